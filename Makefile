@@ -1,0 +1,54 @@
+# Everything a newcomer needs: `make run`, `make demo`, `make test`. Needs Python 3.11+ and make.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+
+.PHONY: run demo setup test check faults bench lock clean
+.DEFAULT_GOAL := run
+
+run: setup
+	$(PY) manage.py up
+
+demo: setup
+	$(PY) manage.py demo
+
+setup: $(VENV)/.run
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Switchboard needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: requirements.txt | $(VENV)/bin/python
+	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	@touch $@
+
+$(VENV)/.test: requirements-test.txt | $(VENV)/bin/python
+	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-test.txt
+	@touch $@ $(VENV)/.run
+
+test: $(VENV)/.test
+	$(PY) -m pytest
+
+check: $(VENV)/.test
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy integrations dashboard manage.py
+	$(VENV)/bin/lint-imports
+	$(PY) manage.py makemigrations --check --dry-run
+	SWITCHBOARD_DATA=$$(mktemp -d) SWITCHBOARD_SECRET_KEY=$$($(PY) -c 'import secrets; print(secrets.token_urlsafe(60))') \
+		SWITCHBOARD_ALLOWED_HOSTS=switchboard.example SWITCHBOARD_HTTPS=1 $(PY) manage.py check --deploy --fail-level WARNING
+
+faults: $(VENV)/.test
+	$(PY) -m pytest -m "faults or long" --override-ini addopts="--strict-markers -ra" --long
+
+bench: $(VENV)/.test
+	$(PY) -m bench
+
+# The exact, hash-checked locks come from pyproject.toml alone; they name no host and no path.
+lock:
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml -o requirements.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra test pyproject.toml -o requirements-test.txt
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
