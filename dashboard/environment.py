@@ -1,0 +1,88 @@
+"""What the environment says: typed readers for the SWITCHBOARD_ variables, and the keys of this installation."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sqlite3
+import sys
+from base64 import urlsafe_b64encode
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+# https://sqlite.org/wal.html#walresetbug: two writing connections could corrupt a WAL database before this version.
+SQLITE_WITHOUT_WAL_RESET_BUG = (3, 51, 3)
+
+
+def text(name: str, default: str = "") -> str:
+    return os.environ.get(f"SWITCHBOARD_{name}", default).strip()
+
+
+def flag(name: str, default: bool = False) -> bool:
+    value = text(name)
+    return default if not value else value.lower() in ("1", "true", "yes", "on")
+
+
+def listed(name: str, default: str = "") -> list[str]:
+    return [part.strip() for part in text(name, default).split(",") if part.strip()]
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The signing key of sessions and links, and the keys that encrypt secrets at rest (newest first)."""
+
+    secret_key: str
+    encryption_keys: list[str]
+    given: bool  # False where neither the environment nor the data folder had them
+
+
+def installation_keys(data: Path, embedded: bool) -> Keys:
+    """The keys from the environment, else from the data folder, where they are made on first use (mode 0600).
+
+    Only an installation on its embedded database makes keys by itself: machines that share one database must
+    share the keys too, so there they have to be given (a system check says so).
+    """
+    given = Keys(text("SECRET_KEY"), listed("ENCRYPTION_KEYS"), given=True)
+    if given.secret_key and given.encryption_keys:
+        return given
+    kept = _kept_keys(data / "keys.json") if embedded else _fresh_keys()
+    return Keys(
+        given.secret_key or kept.secret_key, given.encryption_keys or kept.encryption_keys, given=kept.given
+    )
+
+
+def _kept_keys(path: Path) -> Keys:
+    if not path.exists():
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _keep(path, _fresh_keys())
+    kept = json.loads(path.read_text())
+    return Keys(kept["secret_key"], kept["encryption_keys"], given=True)
+
+
+def _keep(path: Path, keys: Keys) -> None:
+    # Written whole under another name and then linked, so that two first starts agree on one file.
+    draft = path.with_name(f".keys-{os.getpid()}.json")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        json.dump({"secret_key": keys.secret_key, "encryption_keys": keys.encryption_keys}, file)
+    with suppress(FileExistsError):
+        os.link(draft, path)
+    draft.unlink()
+
+
+def _fresh_keys() -> Keys:
+    return Keys(secrets.token_urlsafe(60), [urlsafe_b64encode(secrets.token_bytes(32)).decode()], given=False)
+
+
+def use_safe_sqlite() -> None:
+    """Puts the SQLite of the pysqlite3 wheel under Django's backend where the system's has the WAL-reset bug."""
+    if sqlite3.sqlite_version_info >= SQLITE_WITHOUT_WAL_RESET_BUG:
+        return
+    try:
+        import pysqlite3
+    except ImportError:
+        return  # the doctor says so
+    if pysqlite3.sqlite_version_info > sqlite3.sqlite_version_info:
+        sys.modules["sqlite3"] = pysqlite3
+        sys.modules["sqlite3.dbapi2"] = pysqlite3.dbapi2

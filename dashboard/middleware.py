@@ -1,0 +1,27 @@
+"""Small steps around every request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
+
+ZONE_COOKIE = "switchboard_zone"  # written by console.js with the browser's own zone
+
+
+def zone_of_the_viewer(answer: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
+    """Renders times in the zone that the viewer's browser named; UTC until it has."""
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        try:
+            timezone.activate(ZoneInfo(request.COOKIES.get(ZONE_COOKIE, "UTC")))
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            timezone.activate("UTC")
+        try:
+            return answer(request)
+        finally:
+            timezone.deactivate()
+
+    return middleware

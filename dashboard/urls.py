@@ -1,0 +1,76 @@
+"""Every address of the console; the API answers under /api/v1."""
+
+from django.urls import path
+
+from dashboard.views import (
+    audit,
+    breakers,
+    health,
+    lab,
+    messages,
+    overview,
+    people,
+    services,
+    settings,
+    workers,
+)
+from integrations.api import api
+
+urlpatterns = [
+    path("", overview.overview, name="overview"),
+    # services
+    path("services/", services.listing, name="services"),
+    path("services/new/", services.new, name="service-new"),
+    path("services/<slug:name>/", services.detail, name="service"),
+    path("services/<slug:name>/edit/", services.edit, name="service-edit"),
+    path("services/<slug:name>/pause/", services.pause, name="service-pause"),
+    path("services/<slug:name>/resume/", services.resume, name="service-resume"),
+    path("services/<slug:name>/delete/", services.delete, name="service-delete"),
+    path("services/<slug:name>/breaker/", breakers.steer, name="breaker-steer"),
+    path("services/<slug:name>/endpoints/new/", services.endpoint_new, name="endpoint-new"),
+    path("services/<slug:name>/endpoints/<slug:endpoint>/edit/", services.endpoint_edit, name="endpoint-edit"),
+    path("services/<slug:name>/endpoints/<slug:endpoint>/delete/", services.endpoint_delete, name="endpoint-delete"),
+    # messages
+    path("messages/", messages.listing, name="messages"),
+    path("messages/new/", messages.new, name="message-new"),
+    path("messages/<str:public_id>/", messages.detail, name="message"),
+    path("messages/<str:public_id>/replay/", messages.replay, name="message-replay"),
+    path("messages/<str:public_id>/cancel/", messages.cancel, name="message-cancel"),
+    path("messages/<str:public_id>/retry-now/", messages.retry_now, name="message-retry-now"),
+    path("messages/<str:public_id>/body/", messages.body, name="message-body"),
+    path("attempts/<str:public_id>/body/", messages.attempt_body, name="attempt-body"),
+    # the endpoint tester
+    path("lab/", lab.lab, name="lab"),
+    path("lab/<str:public_id>/", lab.result, name="lab-result"),
+    # breakers, workers, audit
+    path("breakers/", breakers.listing, name="breakers"),
+    path("workers/", workers.listing, name="workers"),
+    path("audit/", audit.listing, name="audit"),
+    # people and settings
+    path("login/", people.login, name="login"),
+    path("logout/", people.logout, name="logout"),
+    path("setup/<str:secret>/", people.setup, name="setup"),
+    path("settings/", settings.settings, name="settings"),
+    path("settings/people/new/", settings.person_new, name="person-new"),
+    path("settings/people/<int:pk>/edit/", settings.person_edit, name="person-edit"),
+    path("settings/tokens/new/", settings.token_new, name="token-new"),
+    path("settings/tokens/<int:pk>/delete/", settings.token_delete, name="token-delete"),
+    path("settings/password/", people.password, name="password"),
+    # fragments that refresh themselves
+    path("_p/overview/", overview.overview_panel, name="_overview"),
+    path("_p/services/", services.listing_panel, name="_services"),
+    path("_p/services/<slug:name>/", services.detail_panel, name="_service"),
+    path("_p/messages/", messages.listing_panel, name="_messages"),
+    path("_p/messages/<str:public_id>/", messages.detail_panel, name="_message"),
+    path("_p/breakers/", breakers.listing_panel, name="_breakers"),
+    path("_p/workers/", workers.listing_panel, name="_workers"),
+    path("_p/lab/endpoints/", lab.endpoints, name="_lab_endpoints"),
+    # for balancers
+    path("healthz", health.healthz, name="healthz"),
+    path("readyz", health.readyz, name="readyz"),
+    path("api/v1/", api.urls),
+]
+
+handler403 = "dashboard.views.errors.forbidden"
+handler404 = "dashboard.views.errors.not_found"
+handler500 = "dashboard.views.errors.broken"

@@ -1,0 +1,5 @@
+from django.http import HttpRequest, HttpResponse
+
+
+def listing(request: HttpRequest, *args: object, **kwargs: object) -> HttpResponse:
+    raise NotImplementedError

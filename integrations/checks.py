@@ -1,0 +1,81 @@
+"""Wrong settings are reported by `manage.py check`, one line each: which variable, and what to put there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from cryptography.fernet import Fernet
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Tags, register
+
+from integrations.network import parse_networks
+
+
+@register(Tags.security)
+def keys_are_given(**_: Any) -> Sequence[CheckMessage]:
+    errors: list[CheckMessage] = []
+    if not settings.KEYS.given:
+        errors.append(
+            Error(
+                "SWITCHBOARD_SECRET_KEY and SWITCHBOARD_ENCRYPTION_KEYS are not both set. Machines that share a "
+                "database must share its keys: set both, the same everywhere.",
+                hint="python -c 'import base64, secrets; print(secrets.token_urlsafe(60)); "
+                "print(base64.urlsafe_b64encode(secrets.token_bytes(32)).decode())' prints a pair.",
+                id="switchboard.E001",
+            )
+        )
+    for position, key in enumerate(settings.ENCRYPTION_KEYS, 1):
+        try:
+            Fernet(key)
+        except ValueError:
+            errors.append(
+                Error(
+                    f"Key {position} of SWITCHBOARD_ENCRYPTION_KEYS is not 32 bytes in URL-safe base64.",
+                    hint="Separate several keys by commas, the newest first.",
+                    id="switchboard.E002",
+                )
+            )
+    if len(settings.SECRET_KEY) < 32:
+        errors.append(
+            Error("SWITCHBOARD_SECRET_KEY has fewer than 32 characters; use a long random one.", id="switchboard.E003")
+        )
+    return errors
+
+
+@register(Tags.security)
+def hosts_are_named(**_: Any) -> Sequence[CheckMessage]:
+    if "*" in settings.ALLOWED_HOSTS and not settings.DEBUG:
+        return [
+            Error(
+                "SWITCHBOARD_ALLOWED_HOSTS holds *: name the hosts that this console is reached by.",
+                id="switchboard.E004",
+            )
+        ]
+    return []
+
+
+@register(Tags.security)
+def networks_are_networks(**_: Any) -> Sequence[CheckMessage]:
+    errors: list[CheckMessage] = []
+    for name, value in (
+        ("SWITCHBOARD_ALLOW_PRIVATE", settings.ALLOW_PRIVATE),
+        ("SWITCHBOARD_METRICS_ALLOW", settings.METRICS_ALLOW),
+    ):
+        try:
+            parse_networks(value)
+        except ValueError as error:
+            errors.append(
+                Error(f"{name}: {error}", hint="A comma list such as 10.0.0.0/8, fd00::/8.", id="switchboard.E005")
+            )
+    return errors
+
+
+@register(Tags.database)
+def database_is_known(**_: Any) -> Sequence[CheckMessage]:
+    url = settings.DATABASE_URL
+    if url and not url.startswith(("sqlite://", "postgres://", "postgresql://")):
+        return [
+            Error("SWITCHBOARD_DATABASE_URL begins with sqlite:///, postgres:// or postgresql://.", id="switchboard.E006")
+        ]
+    return []

@@ -1,0 +1,151 @@
+"""What an operator does to traffic: pause, resume, steer a breaker, cancel, retry now, replay.
+
+Each is one transaction with its audit entry and its event; API and console call the same functions.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import transaction
+from django.utils import timezone
+
+from integrations import intake
+from integrations.models import (
+    AuditEntry,
+    Conflict,
+    Event,
+    Message,
+    Runtime,
+    Service,
+    Status,
+    database_now,
+)
+from integrations.models.message import one_by_one
+from integrations.policies import breaker as breaker_policy
+from integrations.schemas import BreakerIn, PauseIn, ReplayIn, ResumeIn
+
+RELEASE_BATCH = 500
+
+
+# ---- services -----------------------------------------------------------------------------------------------------
+def pause(service: Service, data: PauseIn, *, actor: str) -> None:
+    """Messages are accepted and held from now on, never dropped; expiry goes on."""
+    if data.until and data.until <= timezone.now():
+        raise Conflict("until has passed already")
+    with transaction.atomic():
+        service.pause(data.reason, data.until)
+        Event.objects.create(type="service.paused", service=service, facts={"reason": data.reason, "by": actor})
+        AuditEntry.objects.record(actor, "service.paused", service.name, reason=data.reason)
+
+
+def resume(service: Service, data: ResumeIn, *, actor: str) -> int:
+    """Ends a pause and decides about what waits; answers how many messages stay held."""
+    now = database_now()
+    with transaction.atomic():
+        # Under the runtime's lock no claim can slip in between the two steps.
+        Runtime.objects.locked([service.pk])
+        if not service.reactivate():
+            raise Conflict(f"{service.name} is not paused")
+        waiting = Message.objects.for_service(service).pending().filter(held=False)
+        left_back = {
+            "all": Message.objects.none(),
+            "none": waiting,
+            "newer_than": waiting.filter(created_at__lte=data.newer_than or now),
+        }[data.release]
+        held = left_back.hold()
+        if data.rate:
+            _spread(service, data.rate, now)
+        facts: dict[str, Any] = {"release": data.release, "held": held, "rate": data.rate, "by": actor}
+        Event.objects.create(type="service.resumed", service=service, facts=facts)
+        AuditEntry.objects.record(actor, "service.resumed", service.name, after=facts)
+    return held
+
+
+def _spread(service: Service, rate: float, now: datetime) -> None:
+    """Gives what is due a time of its own, ``rate`` a second, oldest first."""
+    due = Message.objects.due(now).for_service(service).order_by("pk").values_list("pk", flat=True)
+    ids = list(due)
+    for start in range(0, len(ids), RELEASE_BATCH):
+        times = {pk: now + timedelta(seconds=(start + place) / rate) for place, pk in enumerate(ids[start : start + RELEASE_BATCH])}
+        field = Message._meta.get_field("due_at")
+        Message.objects.filter(pk__in=times).update(due_at=one_by_one("due_at", times, field))
+
+
+def steer_breaker(service: Service, data: BreakerIn, *, actor: str) -> Runtime:
+    """A manual change of the breaker. Raises policies.breaker.Conflict where the state does not allow it."""
+    now = database_now()
+    with transaction.atomic():
+        runtime = Runtime.objects.locked([service.pk])[0]
+        before = {"state": runtime.state, "mode": runtime.mode}
+        state, changes = breaker_policy.command(
+            runtime.breaker, service.breaker_policy, data.action, now, reason=data.reason, until=data.until
+        )
+        runtime.breaker = state
+        runtime.save_decided()
+        record_changes(service, changes, now, by=actor)
+        AuditEntry.objects.record(
+            actor,
+            f"breaker.{data.action}",
+            service.name,
+            reason=data.reason,
+            before=before,
+            after={"state": runtime.state, "mode": runtime.mode},
+        )
+    return runtime
+
+
+def record_changes(
+    service: Service, changes: tuple[breaker_policy.Change, ...], now: datetime, *, by: str = "", held: int | None = None
+) -> None:
+    """One event for each change of a breaker, with its cause and the calls that tripped it."""
+    for change in changes:
+        facts: dict[str, Any] = {"cause": change.cause, "attempts": list(change.attempts)}
+        if by:
+            facts["by"] = by
+        if change.observed:
+            facts["observed"] = True
+        if held is not None:
+            facts["held"] = held
+        Event.objects.create(type=f"breaker.{change.type}", at=now, service=service, facts=facts)
+
+
+# ---- messages -----------------------------------------------------------------------------------------------------
+def cancel(message: Message, *, actor: str, reason: str = "") -> None:
+    """Raises Conflict unless it is pending."""
+    with transaction.atomic():
+        message.cancel()
+        AuditEntry.objects.record(actor, "message.cancelled", message.public_id, reason=reason)
+
+
+def cancel_unfinished(service: Service, *, actor: str) -> int:
+    """Cancels what waits for a service that is about to go."""
+    now = timezone.now()
+    with transaction.atomic():
+        cancelled = Message.objects.for_service(service).cancel(now)
+        if cancelled:
+            AuditEntry.objects.record(actor, "service.emptied", service.name, after={"cancelled": len(cancelled)})
+    return len(cancelled)
+
+
+def retry_now(message: Message, *, actor: str) -> None:
+    """Raises Conflict unless it is pending."""
+    with transaction.atomic():
+        message.retry_now()
+        AuditEntry.objects.record(actor, "message.retried_now", message.public_id)
+
+
+def replay(message: Message, data: ReplayIn, *, actor: str) -> tuple[Message, bool]:
+    """The replay, and whether it was made now. Raises Conflict while the message is unfinished, or intake's errors."""
+    with transaction.atomic():
+        made, is_new = intake.replay(message, data)
+        if is_new:
+            AuditEntry.objects.record(
+                actor, "message.replayed", message.public_id, after={"replay": made.public_id, "mode": data.mode}
+            )
+    return made, is_new
+
+
+def unfinished_count(service: Service) -> int:
+    return Message.objects.for_service(service).filter(status__in=(Status.PENDING, Status.DELIVERING)).count()

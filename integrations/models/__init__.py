@@ -1,0 +1,52 @@
+"""What is stored. QuerySets are the vocabulary; a status changes only in here."""
+
+from integrations.models.account import Account, Role, SetupLink, Token
+from integrations.models.attempt import Attempt, Result, Trigger
+from integrations.models.clock import database_now
+from integrations.models.event import AuditEntry, Event
+from integrations.models.idempotency import IdempotentAnswer
+from integrations.models.message import (
+    FINISHED,
+    UNFINISHED,
+    Conflict,
+    Draft,
+    Message,
+    MessageContent,
+    Priority,
+    Status,
+)
+from integrations.models.runtime import Runtime
+from integrations.models.service import AUTH_SECRETS, Endpoint, Ordering, Service, ServiceStatus, Source
+from integrations.models.tally import Tally
+from integrations.models.worker import Worker
+
+__all__ = [
+    "AUTH_SECRETS",
+    "FINISHED",
+    "UNFINISHED",
+    "Account",
+    "Attempt",
+    "AuditEntry",
+    "Conflict",
+    "Draft",
+    "Endpoint",
+    "Event",
+    "IdempotentAnswer",
+    "Message",
+    "MessageContent",
+    "Ordering",
+    "Priority",
+    "Result",
+    "Role",
+    "Runtime",
+    "Service",
+    "ServiceStatus",
+    "SetupLink",
+    "Source",
+    "Status",
+    "Tally",
+    "Token",
+    "Trigger",
+    "Worker",
+    "database_now",
+]

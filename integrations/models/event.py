@@ -1,0 +1,67 @@
+"""What happened, in commit order: the breaker's history and the source of live updates; and who did what."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from django.db import models
+from django.utils import timezone
+
+from integrations.models.service import Service
+
+
+class Event(models.Model):
+    """One change that an operator may care about; types are those of the public event stream."""
+
+    type = models.CharField(max_length=40)
+    at = models.DateTimeField(default=timezone.now)
+    service = models.ForeignKey(Service, null=True, on_delete=models.CASCADE, db_index=False, related_name="events")
+    subject = models.CharField(max_length=60, blank=True)  # public id of the thing, where it is not the service
+    facts = models.JSONField(default=dict)
+
+    class Meta:
+        indexes = (
+            models.Index(fields=["service", "-id"], name="event_of_service"),
+            models.Index(fields=["type", "-id"], name="event_of_type"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.type} {self.at:%F %T}"
+
+
+class AuditManager(models.Manager["AuditEntry"]):
+    def record(
+        self,
+        actor: str,
+        action: str,
+        target: str,
+        *,
+        reason: str = "",
+        before: dict[str, Any] | None = None,
+        after: dict[str, Any] | None = None,
+    ) -> AuditEntry:
+        """Call it in the transaction of the change. Give no secrets: only that one was set."""
+        return self.create(
+            actor=actor, action=action, target=target, reason=reason, before=before or {}, after=after or {}
+        )
+
+
+class AuditEntry(models.Model):
+    """Who changed what, from what to what, and why."""
+
+    at = models.DateTimeField(default=timezone.now)
+    actor = models.CharField(max_length=200)  # "person NAME", "token NAME", "environment", "switchboard"
+    action = models.CharField(max_length=60)  # "service.paused", "breaker.open", "message.cancelled" …
+    target = models.CharField(max_length=200)
+    reason = models.CharField(max_length=500, blank=True)
+    before = models.JSONField(default=dict)
+    after = models.JSONField(default=dict)
+
+    objects: ClassVar[AuditManager] = AuditManager()
+
+    class Meta:
+        verbose_name_plural = "audit entries"
+        indexes = (models.Index(fields=["target", "-id"], name="audit_of_target"),)
+
+    def __str__(self) -> str:
+        return f"{self.actor} {self.action} {self.target}"

@@ -1,0 +1,40 @@
+"""Encryption at rest: the database and its backups never hold a secret in the clear."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from typing import Any
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.db import models
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models.expressions import Expression
+
+
+class EncryptedJSONField(models.TextField[Any, Any]):
+    """JSON, encrypted with the newest of SWITCHBOARD_ENCRYPTION_KEYS and readable with any of them (Fernet)."""
+
+    def get_prep_value(self, value: Any) -> Any:
+        return None if value is None else _cipher().encrypt(json.dumps(value).encode()).decode()
+
+    def from_db_value(self, value: str | None, _expression: Expression, _connection: BaseDatabaseWrapper) -> Any:
+        if value is None:
+            return None
+        try:
+            return json.loads(_cipher().decrypt(value.encode()))
+        except InvalidToken as error:
+            raise ImproperlyConfigured(
+                "A stored secret cannot be read with SWITCHBOARD_ENCRYPTION_KEYS: put the key it was written with back"
+            ) from error
+
+
+def _cipher() -> MultiFernet:
+    return _cipher_for(tuple(settings.ENCRYPTION_KEYS))
+
+
+@lru_cache(maxsize=4)
+def _cipher_for(keys: tuple[str, ...]) -> MultiFernet:
+    return MultiFernet([Fernet(key) for key in keys])

@@ -1,0 +1,206 @@
+"""Services and their endpoints: what operators register."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+from django.conf import settings
+from django.db import models, transaction
+from django.utils import timezone
+
+from integrations.models.fields import EncryptedJSONField
+from integrations.network import Network, parse_networks
+from integrations.policies.breaker import BreakerPolicy
+from integrations.policies.limits import Limits, Timeout
+from integrations.policies.retry import RetryPolicy
+
+
+def default_auth() -> dict[str, Any]:
+    return {"type": "none"}
+
+
+# The secret fields of each kind of authentication; everything else about it is plain configuration.
+AUTH_SECRETS = {
+    "none": (),
+    "basic": ("password",),
+    "bearer": ("token",),
+    "header": ("value",),
+    "oauth2": ("client_secret",),
+    "hmac": ("secret",),
+}
+
+
+class ServiceStatus(models.TextChoices):
+    ACTIVE = "active"
+    PAUSED = "paused"
+
+
+class Source(models.TextChoices):
+    """Where a registration came from."""
+
+    FORM = "form"
+    API = "api"
+    FILE = "file"
+    ENVIRONMENT = "environment"
+
+
+class Ordering(models.TextChoices):
+    NONE = "none"
+    KEY = "key"
+
+
+class ServiceQuerySet(models.QuerySet["Service"]):
+    def active(self) -> ServiceQuerySet:
+        return self.filter(status=ServiceStatus.ACTIVE)
+
+
+class Service(models.Model):
+    """An external HTTP service and the policy for calling it.
+
+    The JSON columns hold the objects of the public contract as given; the properties below read them with their
+    defaults. What workers count lives in ``Runtime``, never here: an operator's form must not fight with them.
+    """
+
+    name = models.SlugField(max_length=63, unique=True)
+    base_url = models.CharField(max_length=2000, blank=True)
+    url_env = models.CharField(max_length=120, blank=True)
+    description = models.TextField(blank=True)
+    owner = models.CharField(max_length=200, blank=True)
+    tags = models.JSONField(default=list, blank=True)
+    headers = models.JSONField(default=dict, blank=True)
+    search_fields = models.JSONField(default=list, blank=True)
+    auth = models.JSONField(default=default_auth, blank=True)
+    # {"auth.password": {"value": …, "set_at": …}}: write-only, see secret() and has_secret()
+    secrets = EncryptedJSONField(default=dict, editable=False)
+    signing = models.JSONField(default=dict, blank=True)
+    timeout = models.JSONField(default=dict, blank=True)
+    response_cap = models.PositiveIntegerField(default=65536)
+    retry = models.JSONField(default=dict, blank=True)
+    breaker = models.JSONField(default=dict, blank=True)
+    limits = models.JSONField(default=dict, blank=True)
+    ordering = models.CharField(max_length=4, choices=Ordering.choices, default=Ordering.NONE)
+    cache = models.JSONField(default=dict, blank=True)
+    network = models.JSONField(default=dict, blank=True)
+    health_check = models.JSONField(default=dict, blank=True)
+
+    status = models.CharField(max_length=6, choices=ServiceStatus.choices, default=ServiceStatus.ACTIVE)
+    paused_reason = models.CharField(max_length=500, blank=True)
+    paused_until = models.DateTimeField(null=True, blank=True)
+    source = models.CharField(max_length=11, choices=Source.choices, default=Source.FORM)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    objects: ClassVar[models.Manager[Service]] = ServiceQuerySet.as_manager()  # type: ignore[assignment]
+
+    class Meta:
+        ordering = ("name",)
+
+    def __str__(self) -> str:
+        return self.name
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Saves, and gives a new service its runtime row: every registered service can be claimed for."""
+        from integrations.models.runtime import Runtime
+
+        with transaction.atomic():
+            super().save(*args, **kwargs)
+            Runtime.objects.get_or_create(service=self)
+
+    # ---- policy, read with its defaults --------------------------------------------------------------------------
+    @property
+    def retry_policy(self) -> RetryPolicy:
+        return RetryPolicy.model_validate(self.retry)
+
+    @property
+    def breaker_policy(self) -> BreakerPolicy:
+        return BreakerPolicy.model_validate(self.breaker)
+
+    @property
+    def limits_policy(self) -> Limits:
+        return Limits.model_validate(self.limits)
+
+    @property
+    def timeouts(self) -> Timeout:
+        return Timeout.model_validate(self.timeout)
+
+    @property
+    def allowed_networks(self) -> tuple[Network, ...]:
+        """The private networks this service may reach: the installation's and its own."""
+        own = ",".join(self.network.get("allow_private", []))
+        return parse_networks(settings.ALLOW_PRIVATE) + parse_networks(own)
+
+    @property
+    def is_paused(self) -> bool:
+        return self.status == ServiceStatus.PAUSED
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self.base_url).netloc
+
+    # ---- secrets ---------------------------------------------------------------------------------------------------
+    def secret(self, name: str) -> str | None:
+        entry = self.secrets.get(name)
+        return None if entry is None else entry["value"]
+
+    def secret_set_at(self, name: str) -> str | None:
+        entry = self.secrets.get(name)
+        return None if entry is None else entry["set_at"]
+
+    def keep_secret(self, name: str, value: str) -> None:
+        """Remembers a secret; the caller saves."""
+        self.secrets = {**self.secrets, name: {"value": value, "set_at": timezone.now().isoformat()}}
+
+    def forget_secrets(self) -> None:
+        """A new host must not receive what was entered for the old one; the caller saves."""
+        self.secrets = {}
+
+    @property
+    def secret_values(self) -> list[str]:
+        """Every secret in the clear, for redaction only."""
+        return [entry["value"] for entry in self.secrets.values()]
+
+    # ---- pause and resume ------------------------------------------------------------------------------------------
+    def pause(self, reason: str, until: datetime | None = None) -> bool:
+        """Holds this service's messages; False where it was paused already (the new reason and end are kept)."""
+        was_active = Service.objects.filter(pk=self.pk, status=ServiceStatus.ACTIVE).update(
+            status=ServiceStatus.PAUSED, paused_reason=reason, paused_until=until
+        )
+        if not was_active:
+            Service.objects.filter(pk=self.pk).update(paused_reason=reason, paused_until=until)
+        self.refresh_from_db(fields=["status", "paused_reason", "paused_until"])
+        return bool(was_active)
+
+    def reactivate(self) -> bool:
+        """Ends a pause without deciding about what waits: see ``resume`` in delivery.py; False where none was on."""
+        resumed = Service.objects.filter(pk=self.pk, status=ServiceStatus.PAUSED).update(
+            status=ServiceStatus.ACTIVE, paused_reason="", paused_until=None
+        )
+        self.refresh_from_db(fields=["status", "paused_reason", "paused_until"])
+        return bool(resumed)
+
+
+class Endpoint(models.Model):
+    """A named operation of a service; a message to it may override query, headers and body."""
+
+    service = models.ForeignKey(Service, on_delete=models.CASCADE, related_name="endpoints")
+    name = models.SlugField(max_length=63)
+    method = models.CharField(max_length=20, default="POST")
+    path = models.CharField(max_length=2000, default="/")
+    query = models.JSONField(default=dict, blank=True)
+    headers = models.JSONField(default=dict, blank=True)
+    content_type = models.CharField(max_length=200, default="application/json", blank=True)
+    body = models.TextField(blank=True)
+    description = models.TextField(blank=True)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        ordering = ("name",)
+        constraints = (models.UniqueConstraint(fields=["service", "name"], name="endpoint_name_unique_in_service"),)
+
+    def __str__(self) -> str:
+        return f"{self.service.name}/{self.name}"
+
+

@@ -1,0 +1,59 @@
+"""Workers: one row for each life of a pump lane. The row is the lease for all that the lane has claimed."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import ClassVar
+
+from django.db import models
+from django.db.models import F
+
+LEASE = timedelta(seconds=20)  # renewed every 5 s, so four renewals were missed
+RENEW_EVERY = timedelta(seconds=5)
+
+
+class WorkerQuerySet(models.QuerySet["Worker"]):
+    def alive(self, now: datetime) -> WorkerQuerySet:
+        return self.filter(stopped_at=None, lease_until__gt=now)
+
+    def lapsed(self, now: datetime) -> WorkerQuerySet:
+        """Whose lease has run out and whose claims nobody has taken back yet."""
+        return self.filter(stopped_at=None, lease_until__lte=now)
+
+    def renew(self, worker_id: int, *, now: datetime, in_flight: int, delivered: int, failed: int) -> bool:
+        """Extends a lease that still stands; False means that it was lost, and all its claims with it."""
+        return bool(
+            self.alive(now)
+            .filter(pk=worker_id)
+            .update(
+                lease_until=now + LEASE,
+                heartbeat_at=now,
+                in_flight=in_flight,
+                delivered=F("delivered") + delivered,
+                failed=F("failed") + failed,
+            )
+        )
+
+
+class Worker(models.Model):
+    """A pump lane from its start to its end; whoever finds the lease run out takes the claims back."""
+
+    cluster = models.CharField(max_length=100)
+    host = models.CharField(max_length=200)
+    pid = models.PositiveIntegerField()
+    started_at = models.DateTimeField()
+    heartbeat_at = models.DateTimeField()
+    lease_until = models.DateTimeField()
+    stopped_at = models.DateTimeField(null=True)
+    lost = models.BooleanField(default=False)
+    in_flight = models.PositiveIntegerField(default=0)
+    delivered = models.PositiveBigIntegerField(default=0)
+    failed = models.PositiveBigIntegerField(default=0)
+
+    objects: ClassVar[WorkerQuerySet] = WorkerQuerySet.as_manager()  # type: ignore[assignment]
+
+    class Meta:
+        indexes = (models.Index(fields=["lease_until"], name="worker_alive", condition=models.Q(stopped_at=None)),)
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.pid}"

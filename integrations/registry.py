@@ -1,0 +1,264 @@
+"""Registering services: from a form, the API or the environment, through the same rules, with an audit entry."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.conf import settings
+from django.db import transaction
+from pydantic import ValidationError
+
+from integrations.models import AUTH_SECRETS, AuditEntry, Endpoint, Event, Message, Ordering, Service, Source
+from integrations.network import check_url, parse_networks, static_refusal
+from integrations.schemas import EndpointIn, ServiceIn
+
+PLAIN_FIELDS = (
+    "description",
+    "owner",
+    "tags",
+    "headers",
+    "search_fields",
+    "response_cap",
+    "ordering",
+)
+POLICY_FIELDS = ("signing", "timeout", "retry", "breaker", "limits", "cache", "network", "health_check")
+
+
+class Invalid(Exception):
+    """What was given breaks a rule that only the registry knows. ``errors``: [(location, words)]."""
+
+    def __init__(self, *errors: tuple[tuple[str, ...], str]) -> None:
+        super().__init__("; ".join(words for _, words in errors))
+        self.errors = errors
+
+
+# ---- services -----------------------------------------------------------------------------------------------------
+def register(data: ServiceIn, *, actor: str, source: Source, may_allow_private: bool = False) -> Service:
+    """Makes a service. Raises Invalid where the name is taken, the address is refused or a right is missing."""
+    if Service.objects.filter(name=data.name).exists():
+        raise Invalid((("name",), f"there is a service named {data.name} already"))
+    service = Service(name=data.name, source=source)
+    with transaction.atomic():
+        _fill(service, data, data.model_fields_set, may_allow_private=may_allow_private)
+        service.save()
+        Event.objects.create(type="service.created", service=service, facts={"source": source})
+        AuditEntry.objects.record(actor, "service.created", service.name, after=readable(service))
+    return service
+
+
+def change(service: Service, data: ServiceIn, given: set[str], *, actor: str, may_allow_private: bool = False) -> Service:
+    """Changes the ``given`` fields of a service. A new host clears its secrets unless they come along."""
+    before = readable(service)
+    if "name" in given and data.name != service.name:
+        raise Invalid((("name",), "a service keeps its name; register a new one instead"))
+    with transaction.atomic():
+        _fill(service, data, given, may_allow_private=may_allow_private)
+        service.save()
+        after = readable(service)
+        changed = {name for name in after if after[name] != before.get(name)}
+        if changed:
+            if "ordering" in changed and service.ordering == Ordering.NONE:
+                Message.objects.for_service(service).unpark()
+            Event.objects.create(type="service.changed", service=service, facts={"fields": sorted(changed)})
+            AuditEntry.objects.record(
+                actor,
+                "service.changed",
+                service.name,
+                before={name: before.get(name) for name in changed},
+                after={name: after[name] for name in changed},
+            )
+    return service
+
+
+def delete(service: Service, *, actor: str) -> None:
+    """Removes a service with all its history; the caller has asked what is to become of unfinished messages."""
+    with transaction.atomic():
+        AuditEntry.objects.record(actor, "service.deleted", service.name, before=readable(service))
+        service.delete()
+
+
+def _fill(service: Service, data: ServiceIn, given: set[str], *, may_allow_private: bool) -> None:
+    for name in PLAIN_FIELDS:
+        if name in given:
+            setattr(service, name, getattr(data, name))
+    _fill_policies(service, data, given, may_allow_private=may_allow_private)
+    if given & {"base_url", "url_env"}:
+        _fill_address(service, data)
+    _check_reachable(service)
+    if "auth" in given:
+        _fill_auth(service, data)
+
+
+def _fill_policies(service: Service, data: ServiceIn, given: set[str], *, may_allow_private: bool) -> None:
+    for name in POLICY_FIELDS:
+        if name not in given:
+            continue
+        value = getattr(data, name).model_dump(mode="json")
+        if name == "network" and value != (service.network or {"allow_private": []}) and not may_allow_private:
+            raise Invalid((("network", "allow_private"), "only an admin may allow private networks"))
+        setattr(service, name, value)
+
+
+def _fill_address(service: Service, data: ServiceIn) -> None:
+    host_before = origin(service.base_url)
+    if data.url_env:
+        if not (address := os.environ.get(data.url_env, "").strip()):
+            raise Invalid((("url_env",), f"{data.url_env} is not set in the environment"))
+        if refusal := check_url(address):
+            raise Invalid((("url_env",), f"{data.url_env}: {refusal}"))
+        service.base_url, service.url_env = address, data.url_env
+    else:
+        service.base_url, service.url_env = data.base_url or "", ""
+    if service.pk and host_before != origin(service.base_url):
+        service.forget_secrets()
+
+
+def _check_reachable(service: Service) -> None:
+    if refusal := static_refusal(service.base_url, service.allowed_networks):
+        raise Invalid((("base_url",), refusal))
+
+
+def _fill_auth(service: Service, data: ServiceIn) -> None:
+    auth = data.auth
+    secret_names = AUTH_SECRETS[auth.type]
+    if service.auth.get("type") != auth.type or (
+        auth.type == "oauth2" and origin(service.auth.get("token_url", "")) != origin(auth.token_url or "")
+    ):
+        service.secrets = {name: kept for name, kept in service.secrets.items() if not name.startswith("auth.")}
+    plain = auth.model_dump(exclude_none=True, exclude={name for names in AUTH_SECRETS.values() for name in names})
+    if auth.type == "hmac":
+        plain.setdefault("algorithm", "sha256")
+    service.auth = plain
+    for name in secret_names:
+        if value := getattr(auth, name):
+            service.keep_secret(f"auth.{name}", value)
+        elif service.secret(f"auth.{name}") is None:
+            raise Invalid((("auth", name), f"{auth.type} authentication needs {name}"))
+
+
+def origin(url: str) -> tuple[str, str]:
+    """Scheme, host and port: what a secret was entered for."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.netloc.lower()
+
+
+def readable(service: Service) -> dict[str, Any]:
+    """The configuration as the API reads it back; a secret shows only that it is set."""
+    auth: dict[str, Any] = dict(service.auth)
+    for name in AUTH_SECRETS.get(service.auth.get("type", "none"), ()):
+        auth[name] = {"set": service.secret(f"auth.{name}") is not None, "set_at": service.secret_set_at(f"auth.{name}")}
+    return {
+        "name": service.name,
+        "base_url": service.base_url,
+        "url_env": service.url_env or None,
+        **{name: getattr(service, name) for name in PLAIN_FIELDS},
+        "auth": auth,
+        "signing": {"enabled": False, **service.signing},
+        "timeout": service.timeouts.model_dump(mode="json"),
+        "retry": service.retry_policy.model_dump(mode="json"),
+        "breaker": service.breaker_policy.model_dump(mode="json"),
+        "limits": service.limits_policy.model_dump(mode="json"),
+        "cache": {"ttl": 0, **service.cache},
+        "network": {"allow_private": [], **service.network},
+        "health_check": {"path": "/", "interval": 0, "expect": "2xx", **service.health_check},
+    }
+
+
+# ---- endpoints ----------------------------------------------------------------------------------------------------
+def save_endpoint(service: Service, data: EndpointIn, *, actor: str, endpoint: Endpoint | None = None) -> Endpoint:
+    """Makes an endpoint, or changes the given one. Raises Invalid where the name is taken in the service."""
+    taken = service.endpoints.filter(name=data.name).exclude(pk=endpoint.pk if endpoint else None)
+    if taken.exists():
+        raise Invalid((("name",), f"{service.name} has an endpoint named {data.name} already"))
+    before = endpoint_readable(endpoint) if endpoint else {}
+    endpoint = endpoint or Endpoint(service=service)
+    for name, value in data.model_dump().items():
+        setattr(endpoint, name, value)
+    with transaction.atomic():
+        endpoint.save()
+        AuditEntry.objects.record(
+            actor,
+            "endpoint.changed" if before else "endpoint.created",
+            str(endpoint),
+            before=before,
+            after=endpoint_readable(endpoint),
+        )
+    return endpoint
+
+
+def delete_endpoint(endpoint: Endpoint, *, actor: str) -> None:
+    with transaction.atomic():
+        AuditEntry.objects.record(actor, "endpoint.deleted", str(endpoint), before=endpoint_readable(endpoint))
+        endpoint.delete()
+
+
+def endpoint_readable(endpoint: Endpoint) -> dict[str, Any]:
+    names = ("name", "method", "path", "query", "headers", "content_type", "body", "description")
+    return {name: getattr(endpoint, name) for name in names}
+
+
+# ---- discovery ----------------------------------------------------------------------------------------------------
+VARIABLE = re.compile(r"^SWITCHBOARD_SERVICE_([A-Z0-9_]+)_URL$")
+
+
+def discover(environ: dict[str, str] | None = None) -> list[str]:
+    """Brings the registrations in line with SWITCHBOARD_SERVICE_<NAME>_URL; answers what was done, in words.
+
+    The environment wins over the form. A variable that went away pauses its service and never deletes it. A bad
+    address is reported and changes nothing.
+    """
+    found = {
+        name: value.strip()
+        for name, value in (os.environ if environ is None else environ).items()
+        if VARIABLE.match(name) and value.strip()
+    }
+    done = [words for name, value in sorted(found.items()) if (words := _discover_one(name, value))]
+    for service in Service.objects.active().exclude(url_env="").exclude(url_env__in=found):
+        with transaction.atomic():
+            service.pause(f"{service.url_env} is no longer set")
+            AuditEntry.objects.record("environment", "service.paused", service.name, reason=service.paused_reason)
+        done.append(f"{service.name}: paused, {service.url_env} is no longer set")
+    return done
+
+
+def _discover_one(variable: str, address: str) -> str | None:
+    name = service_name(variable)
+    service = Service.objects.filter(name=name).first() or Service.objects.filter(url_env=variable).first()
+    allowed = service.allowed_networks if service else parse_networks(settings.ALLOW_PRIVATE)
+    if refusal := check_url(address) or static_refusal(address, allowed):
+        return f"{variable} is not used: {refusal}"
+    if service is None:
+        try:
+            data = ServiceIn(name=name, base_url=address)
+        except ValidationError as error:
+            return f"{variable} is not used: {error.errors()[0]['msg']}"
+        service = register(data, actor="environment", source=Source.ENVIRONMENT)
+        Service.objects.filter(pk=service.pk).update(url_env=variable)
+        return f"{name}: registered from {variable}"
+    words = None
+    gone = f"{variable} is no longer set"
+    if service.base_url != address or service.url_env != variable:
+        with transaction.atomic():
+            # The deployer sets the environment, so the secrets stay: a new host here is not an operator's typo.
+            Service.objects.filter(pk=service.pk).update(base_url=address, url_env=variable)
+            AuditEntry.objects.record(
+                "environment",
+                "service.changed",
+                service.name,
+                before={"base_url": service.base_url},
+                after={"base_url": address},
+            )
+        words = f"{service.name}: address from {variable}"
+    if service.is_paused and service.paused_reason == gone:
+        service.reactivate()
+        words = f"{service.name}: resumed, {variable} is set again"
+    return words
+
+
+def service_name(variable: str) -> str:
+    """SWITCHBOARD_SERVICE_BILLING_EU_URL names the service billing-eu."""
+    match = VARIABLE.match(variable)
+    return match[1].lower().replace("_", "-") if match else ""

@@ -1,0 +1,73 @@
+"""Why a message is not moving, in one sentence, evaluated when somebody looks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from integrations.models import Message, Runtime, Service, ServiceStatus, Status, Worker
+from integrations.models.runtime import as_recent
+from integrations.policies import breaker as breaker_policy
+from integrations.policies.limits import budget_left
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """``kind`` is one of the public words; ``why`` one sentence; ``until`` the earliest time it can change."""
+
+    kind: str
+    why: str
+    until: datetime | None = None
+
+
+def waiting_for(message: Message, now: datetime) -> Waiting | None:
+    """What holds this message back; None when it is finished. Reads the service's runtime and its load."""
+    if message.is_finished:
+        return None
+    service = message.service
+    if message.status == Status.DELIVERING:
+        return Waiting("worker", "A worker is sending it now.")
+    return _own_reason(message, now) or _service_reason(message, service, service.runtime, now) or _no_worker(now)
+
+
+def _own_reason(message: Message, now: datetime) -> Waiting | None:
+    if message.held:
+        return Waiting("held", "It was left back when the service was resumed; retry it now or cancel it.")
+    if message.service.status == ServiceStatus.PAUSED:
+        reason = f": {message.service.paused_reason}" if message.service.paused_reason else ""
+        return Waiting("paused", f"{message.service.name} is paused{reason}.", message.service.paused_until)
+    if message.parked:
+        return Waiting("ordering", f"An earlier message with the key “{message.ordering_key}” is not finished.")
+    if message.due_at and message.due_at > now:
+        if message.retry_at:
+            return Waiting("retry", "The last call failed; it is tried again then.", message.due_at)
+        return Waiting("schedule", "It is to be delivered at that time.", message.due_at)
+    return None
+
+
+def _service_reason(message: Message, service: Service, runtime: Runtime, now: datetime) -> Waiting | None:
+    state = runtime.breaker
+    in_flight = Message.objects.for_service(service).delivering().count()
+    probes = Message.objects.for_service(service).delivering().filter(probe_generation=runtime.generation).count()
+    allowed = breaker_policy.allowance(state, service.breaker_policy, probes, now)
+    if allowed == 0:
+        why = f" ({state.reason})" if state.reason else ""
+        if state.state == "half_open":
+            return Waiting("breaker", f"The breaker of {service.name} is half-open and waits for its probe.")
+        return Waiting("breaker", f"The breaker of {service.name} is open{why}.", state.retry_at or state.mode_until)
+    if runtime.is_throttled(now):
+        return Waiting("rate", f"{service.name} asked us to wait.", runtime.throttled_until)
+    if service.limits_policy.rate and runtime.next_slot and runtime.next_slot > now:
+        return Waiting("rate", f"The rate limit of {service.name} is used up for the moment.", runtime.next_slot)
+    if in_flight >= service.limits_policy.concurrency:
+        return Waiting("concurrency", f"All {in_flight} places of {service.name} are taken by calls under way.")
+    if message.priority and message.attempts and not message.urgent:
+        if budget_left(as_recent(runtime.recent), service.retry_policy.budget, now) <= 0:
+            return Waiting("budget", f"The retries of {service.name} have used their share of this minute's calls.")
+    return None
+
+
+def _no_worker(now: datetime) -> Waiting:
+    if Worker.objects.alive(now).exists():
+        return Waiting("worker", "It is due and waits for a free worker.")
+    return Waiting("worker", "No worker is running; start one with manage.py up.")
