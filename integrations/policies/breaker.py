@@ -1,0 +1,670 @@
+"""The circuit breaker of one service, as a pure state machine: (state, results, now) → (state, changes).
+
+::
+
+              a failed or slow call trips a rule
+    CLOSED ------------------------------------------> OPEN     nothing is sent
+      ^                                                |  ^
+      | every probe succeeded               after open_period  a probe failed
+      |                                                v  |
+      +------------------------------------------- HALF OPEN    at most half_open_calls probes
+
+The state lives in one row per service that every process locks while it decides, so nothing here may depend on who
+asks. Manual modes lie over it: forced_open refuses all, disabled measures nothing, observe measures and lets all pass.
+
+A caller does ``turn`` (what time alone changes), then ``allowance`` when claiming or ``after`` when results are in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+
+State = Literal["closed", "open", "half_open"]
+Mode = Literal["auto", "forced_open", "disabled", "observe"]
+ChangeType = Literal["opened", "half_opened", "closed", "mode"]
+Action = Literal["open", "close", "half_open", "reset", "disable", "observe", "auto"]
+AttemptId = int | str
+TimeWindow = tuple[tuple[int, int, int, int], ...]  # (epoch second, calls, failures, slow)
+Window = str | TimeWindow
+
+EVIDENCE_KEPT = 20  # attempts named in one change: enough to look into, small enough for the row
+WEEK = 7 * 86_400.0
+
+
+class Conflict(ValueError):
+    """An action that the breaker's present state doesn't allow; says why in words."""
+
+
+class WindowPolicy(BaseModel):
+    """What the breaker looks back on: the last ``size`` calls, or the last ``size`` seconds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    type: Literal["count", "time"] = Field("count", description="Whether the window holds calls or seconds.")
+    size: int = Field(50, ge=1, le=1000, description="How many calls, or how many seconds, the window holds.")
+
+
+class BreakerPolicy(BaseModel):
+    """A service's ``breaker`` settings. Durations are seconds, rates are shares between 0 and 1."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    enabled: bool = Field(True, description="Whether the breaker watches this service at all.")
+    consecutive_failures: int = Field(
+        5, ge=0, le=1000, description="Opens after this many failures in a row; 0 turns this rule off."
+    )
+    failure_rate: float = Field(0.5, gt=0, le=1, description="Opens when this share of the calls in the window failed.")
+    slow_call_rate: float | None = Field(
+        None, gt=0, le=1, description="Opens when this share of the calls in the window was slow; empty means never."
+    )
+    slow_call_duration: float | None = Field(
+        None, gt=0, le=300, validate_default=True, description="A call that takes longer than this is slow."
+    )
+    window: WindowPolicy = Field(WindowPolicy(), description="What the rates are measured over.")
+    minimum_calls: int = Field(
+        20,
+        ge=1,
+        le=1_000_000,
+        validate_default=True,
+        description="The rates count only once the window holds this many calls.",
+    )
+    open_for: float = Field(
+        60, ge=0.5, le=86_400, description="How long nothing is sent after opening, before a first probe."
+    )
+    open_factor: float = Field(
+        1, ge=1, le=100, description="Each reopening in a row makes that time this many times longer."
+    )
+    open_max: float = Field(
+        3600, le=WEEK, validate_default=True, description="However often it reopens, it stays open no longer than this."
+    )
+    half_open_calls: int = Field(
+        1, ge=1, le=100, description="How many probes are sent after that time; all must succeed for it to close."
+    )
+
+    @field_validator("slow_call_duration")
+    @classmethod
+    def _is_given_when_slow_calls_count(cls, duration: float | None, info: ValidationInfo) -> float | None:
+        if duration is None and info.data.get("slow_call_rate") is not None:
+            raise PydanticCustomError("slow_call_duration", "say which calls are slow: slow_call_rate needs it")
+        return duration
+
+    @field_validator("minimum_calls")
+    @classmethod
+    def _fits_into_the_window(cls, minimum: int, info: ValidationInfo) -> int:
+        window = info.data.get("window")
+        if window is not None and window.type == "count" and minimum > window.size:
+            raise PydanticCustomError(
+                "minimum_calls",
+                "the window never holds this many calls: its size is {size}",
+                {"size": window.size},
+            )
+        return minimum
+
+    @field_validator("open_max")
+    @classmethod
+    def _is_no_shorter_than_open_for(cls, longest: float, info: ValidationInfo) -> float:
+        open_for = info.data.get("open_for")
+        if open_for is not None and longest < open_for:
+            raise PydanticCustomError(
+                "open_max", "must be at least as long as open_for ({open_for})", {"open_for": open_for}
+            )
+        return longest
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerState:
+    """What is known about one breaker; the row holds exactly this.
+
+    ``generation`` goes up with every change of state or mode: a call carries the generation it was claimed in, and a
+    result of an older one is late and changes nothing. ``window`` is a string with one letter per call ('.' fine,
+    'f' failed, 's' slow, 'b' both) or, for a time window, counts per second. ``evidence`` holds the attempts that the
+    next change will name. In observe mode ``state`` stays closed: ``observed_open`` says that it would not be, and a
+    ``retry_at`` of None beside it that it would be probing.
+    """
+
+    state: State = "closed"
+    mode: Mode = "auto"
+    mode_until: datetime | None = None
+    reason: str = ""
+    opened_at: datetime | None = None
+    retry_at: datetime | None = None
+    reopenings: int = 0
+    generation: int = 0
+    consecutive: int = 0
+    window: Window = ""
+    probes_succeeded: int = 0
+    ramp: int | None = None
+    observed_open: bool = False
+    evidence: tuple[AttemptId, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything as JSON values; times as RFC 3339 text."""
+        stored = {name: getattr(self, name) for name in self.__slots__}
+        for name in ("mode_until", "opened_at", "retry_at"):
+            stored[name] = None if stored[name] is None else stored[name].isoformat()
+        return stored | {"window": window_as_json(self.window), "evidence": list(self.evidence)}
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> BreakerState:
+        """What ``as_json`` gave; fields that were not there yet take their defaults."""
+        values = {name: value for name, value in stored.items() if name in cls.__slots__}
+        for name in ("mode_until", "opened_at", "retry_at"):
+            values[name] = datetime.fromisoformat(values[name]) if values.get(name) else None
+        values["window"] = window_from_json(values.get("window", ""))
+        values["evidence"] = tuple(values.get("evidence", ()))
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One call's result as the breaker sees it. ``at`` is when it ended, ``generation`` the one it was claimed in."""
+
+    failed: bool
+    slow: bool
+    neutral: bool
+    generation: int
+    at: datetime
+    attempt: AttemptId
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change of state or mode, for one event: its cause in words and the attempts that brought it about."""
+
+    type: ChangeType
+    cause: str
+    attempts: tuple[AttemptId, ...] = ()
+    observed: bool = False
+
+
+Turned = tuple[BreakerState, tuple[Change, ...]]
+
+
+# --- Asking ---------------------------------------------------------------------------------------------------------
+
+
+def allowance(state: BreakerState, policy: BreakerPolicy, probes_in_flight: int, now: datetime) -> int | None:
+    """How many calls may be claimed now: None for any number, 0 for none. ``turn`` comes first."""
+    if state.mode == "forced_open":
+        return 0  # an operator's stop holds even where the breaker is switched off
+    if not policy.enabled or state.mode in ("disabled", "observe"):
+        return None
+    if state.state == "open":
+        return 0
+    if state.state == "half_open":
+        return max(0, policy.half_open_calls - probes_in_flight - state.probes_succeeded)
+    return None
+
+
+def ceiling(state: BreakerState, concurrency: int) -> int:
+    """The concurrency a service has now: less than its own while a closed breaker lets a backlog out."""
+    return concurrency if state.ramp is None else min(state.ramp, concurrency)
+
+
+def is_slow(policy: BreakerPolicy, duration: float) -> bool:
+    """Whether a call of ``duration`` seconds counts as slow."""
+    return policy.slow_call_duration is not None and duration > policy.slow_call_duration
+
+
+def open_period(policy: BreakerPolicy, reopenings: int) -> float:
+    """Seconds that an opening lasts after ``reopenings`` reopenings in a row."""
+    try:
+        return min(policy.open_max, policy.open_for * policy.open_factor ** max(0, reopenings))
+    except OverflowError:
+        return policy.open_max
+
+
+def summary(state: BreakerState, policy: BreakerPolicy, now: datetime, probes_in_flight: int = 0) -> dict[str, Any]:
+    """The breaker as the API and the pages show it; ``held`` is the caller's to add."""
+    tally = _tally(state, policy, now)
+    return {
+        "state": state.state,
+        "mode": state.mode,
+        "mode_until": state.mode_until,
+        "reason": state.reason,
+        "opened_at": state.opened_at,
+        "retry_at": state.retry_at,
+        "reopenings": state.reopenings,
+        "observed_open": state.observed_open,
+        "window": {
+            "calls": tally.calls,
+            "failures": tally.failures,
+            "slow": tally.slow,
+            "failure_rate": round(tally.failures / tally.calls, 4) if tally.calls else 0.0,
+        },
+        "probes": {
+            "allowed": policy.half_open_calls,
+            "in_flight": probes_in_flight,
+            "succeeded": state.probes_succeeded,
+        },
+    }
+
+
+# --- What time changes ----------------------------------------------------------------------------------------------
+
+
+def turn(state: BreakerState, policy: BreakerPolicy, now: datetime) -> Turned:
+    """What time alone, or a changed setting, does to a breaker. Gives back the same object when nothing changes."""
+    if state.mode != "auto" and state.mode_until is not None and state.mode_until <= now:
+        return _end_manual_mode(state, policy, now, f"{_MODE_WORDS[state.mode]} until this time")
+    if state.mode in ("forced_open", "disabled"):
+        return state, ()
+    if not policy.enabled:
+        return _switch_off(state, policy)
+    state = _bring_near(state, policy, now)
+    if state.mode == "observe":
+        return _turn_observed(state, now)
+    if state.state == "open" and (state.retry_at is None or state.retry_at <= now):
+        return _half_opened(state, "the open time is over: probing")
+    if state.state == "half_open" and state.probes_succeeded >= policy.half_open_calls:
+        # Fewer probes are asked for than have already succeeded: no further result would ever close it.
+        return _closed(state, policy, _probes_cause(state.probes_succeeded), ramp=1)
+    return state, ()
+
+
+def _bring_near(state: BreakerState, policy: BreakerPolicy, now: datetime) -> BreakerState:
+    """A clock that moved back must not keep the breaker open for longer than one full period."""
+    if state.retry_at is None:
+        return state
+    latest = now + timedelta(seconds=open_period(policy, state.reopenings))
+    return replace(state, retry_at=latest) if state.retry_at > latest else state
+
+
+def _turn_observed(state: BreakerState, now: datetime) -> Turned:
+    if not state.observed_open or state.retry_at is None or state.retry_at > now:
+        return state, ()
+    state = replace(state, retry_at=None, probes_succeeded=0)
+    return state, (Change("half_opened", "the open time would be over", observed=True),)
+
+
+def _switch_off(state: BreakerState, policy: BreakerPolicy) -> Turned:
+    """Nothing measured while it was on may speak when it is switched on again."""
+    reason = "" if state.mode == "auto" else state.reason
+    wanted = replace(_clean(state, policy), reason=reason, reopenings=0, ramp=None)
+    if wanted == state:
+        return state, ()
+    return _changed(state, wanted, "the breaker was switched off in the settings", state.evidence)
+
+
+# --- What results change --------------------------------------------------------------------------------------------
+
+
+def after(
+    state: BreakerState,
+    policy: BreakerPolicy,
+    samples: Sequence[Sample],
+    now: datetime,
+    *,
+    concurrency: int,
+    backlog: bool,
+) -> Turned:
+    """Fold results in, in their order. At most one change, save in observe mode, where calls go on regardless.
+
+    ``concurrency`` is the service's own limit and ``backlog`` whether messages wait: together they decide whether
+    a closing breaker lets them out slowly.
+    """
+    if not policy.enabled or state.mode in ("forced_open", "disabled") or state.state == "open":
+        return state, ()
+    # What a change of state or mode overtook counts nowhere; the same goes for the rest of a batch that trips.
+    counted = [sample for sample in samples if sample.generation == state.generation and not sample.neutral]
+    if not counted:
+        return state, ()
+    if state.state == "half_open":
+        return _after_probes(state, policy, counted, now, concurrency if backlog else None)
+    if state.mode == "observe":
+        return _after_observed(state, policy, counted, now)
+    return _after_calls(state, policy, counted, now, concurrency)
+
+
+def _after_calls(
+    state: BreakerState, policy: BreakerPolicy, samples: Sequence[Sample], now: datetime, concurrency: int
+) -> Turned:
+    record = _Record(state, policy, now)
+    for sample in samples:
+        record.add(sample)
+        if trip := record.tripped_by(sample):
+            return _opened(record.stored(state), policy, now, trip.cause, trip.attempts, state.reopenings)
+    return replace(record.stored(state), ramp=_ramped(state.ramp, samples, concurrency)), ()
+
+
+def _after_probes(
+    state: BreakerState, policy: BreakerPolicy, samples: Sequence[Sample], now: datetime, backlog_over: int | None
+) -> Turned:
+    """``backlog_over`` is the concurrency to climb back to, None without a backlog."""
+    succeeded, evidence = state.probes_succeeded, state.evidence
+    for sample in samples:
+        if sample.failed:
+            return _opened(state, policy, now, "a probe failed", (sample.attempt,), state.reopenings + 1)
+        succeeded, evidence = succeeded + 1, (*evidence, sample.attempt)[-EVIDENCE_KEPT:]
+        if succeeded >= policy.half_open_calls:
+            # A tenth of the concurrency; with a concurrency of one there is nothing to climb.
+            ramp = max(1, backlog_over // 10) if backlog_over is not None and backlog_over > 1 else None
+            return _closed(replace(state, evidence=evidence), policy, _probes_cause(succeeded), ramp=ramp)
+    return replace(state, probes_succeeded=succeeded, evidence=evidence), ()
+
+
+def _after_observed(state: BreakerState, policy: BreakerPolicy, samples: Sequence[Sample], now: datetime) -> Turned:
+    """The same machine in the shadow: it says what it would do, and every call goes on being measured."""
+    record, changes = _Record(state, policy, now), list[Change]()
+    for sample in samples:
+        record.add(sample)
+        if not state.observed_open:
+            if trip := record.tripped_by(sample):
+                state = _observed_opening(state, policy, now, state.reopenings)
+                changes.append(replace(trip, observed=True))
+        elif state.retry_at is not None:
+            continue  # would have been refused
+        elif sample.failed:
+            state = _observed_opening(state, policy, now, state.reopenings + 1)
+            changes.append(Change("opened", "a probe failed", (sample.attempt,), observed=True))
+        elif state.probes_succeeded + 1 < policy.half_open_calls:
+            state = replace(state, probes_succeeded=state.probes_succeeded + 1)
+        else:
+            cause = _probes_cause(state.probes_succeeded + 1)
+            state = replace(_clean(state, policy), observed_open=False, reopenings=0)
+            record = _Record(state, policy, now)
+            changes.append(Change("closed", cause, (sample.attempt,), observed=True))
+    return record.stored(state), tuple(changes)
+
+
+def _observed_opening(state: BreakerState, policy: BreakerPolicy, now: datetime, reopenings: int) -> BreakerState:
+    retry_at = now + timedelta(seconds=open_period(policy, reopenings))
+    return replace(
+        state, observed_open=True, opened_at=now, retry_at=retry_at, reopenings=reopenings, probes_succeeded=0
+    )
+
+
+def _ramped(ramp: int | None, samples: Sequence[Sample], concurrency: int) -> int | None:
+    """One more place per success doubles the places in each round of calls; a failure halves them."""
+    if ramp is None:
+        return None
+    for sample in samples:
+        ramp = max(1, ramp // 2) if sample.failed else ramp + 1
+        if ramp >= concurrency:
+            return None
+    return ramp
+
+
+def _probes_cause(succeeded: int) -> str:
+    return "the probe succeeded" if succeeded == 1 else f"all {succeeded} probes succeeded"
+
+
+# --- What an operator changes ---------------------------------------------------------------------------------------
+
+
+def command(
+    state: BreakerState,
+    policy: BreakerPolicy,
+    action: Action,
+    now: datetime,
+    *,
+    reason: str = "",
+    until: datetime | None = None,
+) -> Turned:
+    """An operator's action. ``until`` is for open, disable and observe; that it lies ahead is the caller's to check.
+
+    Raises Conflict for half_open of a breaker that isn't open, and ValueError for a word that is no action. An action
+    that finds everything as it wants it changes no state, and so no generation and no event.
+    """
+    words = f": {reason}" if reason else ""
+    if action == "open":
+        return _force_open(state, now, reason, until, f"forced open by an operator{words}")
+    if action in ("disable", "observe"):
+        mode: Mode = "disabled" if action == "disable" else "observe"
+        wanted = replace(_clean(state, policy), mode=mode, mode_until=until, reason=reason, ramp=None, reopenings=0)
+        if state.mode == mode:  # already so: only the reason and the end are new
+            return replace(state, mode_until=until, reason=reason), ()
+        return _changed(state, wanted, f"{_MODE_WORDS[mode]} by an operator{words}")
+    if action in ("close", "reset"):
+        wanted = replace(_clean(state, policy), mode="auto", mode_until=None, reason="")
+        # Neither knows of a backlog: beginning with one place costs an idle service nothing.
+        wanted = replace(wanted, ramp=None if state.state == "closed" else 1)
+        wanted = replace(wanted, reopenings=0) if action == "reset" else wanted
+        return _changed(state, wanted, f"{'closed' if action == 'close' else 'reset'} by an operator{words}")
+    if action == "half_open":
+        if state.state != "open":
+            raise Conflict(f"only an open breaker can be half-opened; this one is {state.state.replace('_', '-')}")
+        return _half_opened(state, f"half-opened by an operator{words}")
+    if action == "auto":
+        if state.mode == "auto":
+            return state, ()
+        return _end_manual_mode(state, policy, now, f"{_MODE_WORDS[state.mode]} until an operator ended it{words}")
+    raise ValueError(f"no such action: {action}")
+
+
+_MODE_WORDS: dict[Mode, str] = {
+    "auto": "automatic",
+    "forced_open": "forced open",
+    "disabled": "disabled",
+    "observe": "set to observe",
+}
+
+
+def _force_open(state: BreakerState, now: datetime, reason: str, until: datetime | None, cause: str) -> Turned:
+    wanted = replace(
+        state,
+        state="open",
+        mode="forced_open",
+        mode_until=until,
+        reason=reason,
+        opened_at=state.opened_at if state.state == "open" else now,
+        retry_at=until,
+        probes_succeeded=0,
+        ramp=None,
+        observed_open=False,
+    )
+    return _changed(state, wanted, cause)
+
+
+def _end_manual_mode(state: BreakerState, policy: BreakerPolicy, now: datetime, cause: str) -> Turned:
+    """Back to auto. A forced opening says nothing about the service, so it probes first; the others start clean."""
+    if state.mode == "forced_open" and policy.enabled:
+        return _half_opened(state, cause)
+    wanted = replace(_clean(state, policy), mode="auto", mode_until=None, reason="", reopenings=0, ramp=None)
+    return _changed(state, wanted, cause)
+
+
+# --- Changes, each with its one event -------------------------------------------------------------------------------
+
+
+def _opened(
+    state: BreakerState,
+    policy: BreakerPolicy,
+    now: datetime,
+    cause: str,
+    attempts: tuple[AttemptId, ...],
+    reopenings: int,
+) -> Turned:
+    """Open for a full new period. The window stays as it was, to be looked at while it is open."""
+    wanted = replace(
+        state,
+        state="open",
+        reason=cause,
+        opened_at=now,
+        retry_at=now + timedelta(seconds=open_period(policy, reopenings)),
+        reopenings=reopenings,
+        probes_succeeded=0,
+        ramp=None,
+        evidence=(),
+    )
+    return _changed(state, wanted, cause, attempts)
+
+
+def _half_opened(state: BreakerState, cause: str) -> Turned:
+    wanted = replace(
+        state,
+        state="half_open",
+        mode="auto",
+        mode_until=None,
+        reason=cause,
+        retry_at=None,
+        probes_succeeded=0,
+        ramp=None,
+        evidence=(),
+    )
+    return _changed(state, wanted, cause)
+
+
+def _closed(state: BreakerState, policy: BreakerPolicy, cause: str, *, ramp: int | None) -> Turned:
+    wanted = replace(_clean(state, policy), reason="", reopenings=0, ramp=ramp)
+    return _changed(state, wanted, cause, state.evidence)
+
+
+def _clean(state: BreakerState, policy: BreakerPolicy) -> BreakerState:
+    """Closed, with nothing measured yet."""
+    return replace(
+        state,
+        state="closed",
+        opened_at=None,
+        retry_at=None,
+        consecutive=0,
+        window="" if policy.window.type == "count" else (),
+        probes_succeeded=0,
+        observed_open=False,
+        evidence=(),
+    )
+
+
+_CHANGE_TYPES: dict[State, ChangeType] = {"closed": "closed", "open": "opened", "half_open": "half_opened"}
+
+
+def _changed(before: BreakerState, wanted: BreakerState, cause: str, attempts: tuple[AttemptId, ...] = ()) -> Turned:
+    """``wanted`` with a new generation and one Change where the state or the mode differs; as it is where not."""
+    if wanted.state == before.state and wanted.mode == before.mode:
+        return wanted, ()
+    change_type = "mode" if wanted.state == before.state else _CHANGE_TYPES[wanted.state]
+    return replace(wanted, generation=before.generation + 1), (Change(change_type, cause, attempts),)
+
+
+# --- The window -----------------------------------------------------------------------------------------------------
+
+
+class _Record:
+    """A working copy of what a closed breaker measures, for folding a batch without a new state per result."""
+
+    def __init__(self, state: BreakerState, policy: BreakerPolicy, now: datetime) -> None:
+        self.policy = policy
+        self.tally = _tally(state, policy, now)
+        self.consecutive = state.consecutive
+        self.evidence = deque(state.evidence, maxlen=EVIDENCE_KEPT)
+        self.slow_counts = policy.slow_call_rate is not None
+
+    def add(self, sample: Sample) -> None:
+        self.tally.add(sample)
+        self.consecutive = self.consecutive + 1 if sample.failed else 0
+        if sample.failed or (sample.slow and self.slow_counts):
+            self.evidence.append(sample.attempt)
+
+    def tripped_by(self, sample: Sample) -> Change | None:
+        """The opening that this call brings about, if it does. Only a failed or slow call trips a rule."""
+        if not sample.failed and not (sample.slow and self.slow_counts):
+            return None
+        policy, tally = self.policy, self.tally
+        if 0 < policy.consecutive_failures <= self.consecutive:
+            words = "1 failure" if self.consecutive == 1 else f"{self.consecutive} failures in a row"
+            return Change("opened", words, self._last(self.consecutive))
+        if tally.calls == 0 or tally.calls < policy.minimum_calls:
+            return None
+        if tally.failures / tally.calls >= policy.failure_rate:
+            words = f"{tally.failures} of {tally.calls} calls failed ({_percent(tally.failures, tally.calls)})"
+            return Change("opened", words, self._last(tally.failures + tally.slow))
+        if policy.slow_call_rate is not None and tally.slow / tally.calls >= policy.slow_call_rate:
+            words = f"{tally.slow} of {tally.calls} calls were slow ({_percent(tally.slow, tally.calls)})"
+            return Change("opened", words, self._last(tally.failures + tally.slow))
+        return None
+
+    def _last(self, count: int) -> tuple[AttemptId, ...]:
+        return tuple(self.evidence)[-count:]
+
+    def stored(self, state: BreakerState) -> BreakerState:
+        return replace(state, consecutive=self.consecutive, window=self.tally.stored(), evidence=tuple(self.evidence))
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.0f} %"
+
+
+class _CountTally:
+    """The last ``size`` calls, one letter each, with running totals."""
+
+    def __init__(self, window: str, size: int) -> None:
+        self.size = size
+        self.letters = deque(window[-size:])
+        self.calls = len(self.letters)
+        self.failures = self.letters.count("f") + self.letters.count("b")
+        self.slow = self.letters.count("s") + self.letters.count("b")
+
+    def add(self, sample: Sample) -> None:
+        if self.calls == self.size:
+            oldest = self.letters.popleft()
+            self.failures -= oldest in "fb"
+            self.slow -= oldest in "sb"
+        else:
+            self.calls += 1
+        self.letters.append((".", "s", "f", "b")[2 * sample.failed + sample.slow])
+        self.failures += sample.failed
+        self.slow += sample.slow
+
+    def stored(self) -> str:
+        return "".join(self.letters)
+
+
+class _TimeTally:
+    """The last ``size`` seconds, counted per second; what is exactly ``size`` seconds old is out.
+
+    A second that lies ahead means that the clock moved back, or that another process read it a moment later: what
+    was counted there counts as of now and ages from now on, so it is neither lost nor stuck.
+    """
+
+    def __init__(self, window: TimeWindow, size: int, now: datetime) -> None:
+        self.size = size
+        self.second = math.floor(now.timestamp())
+        self.seconds: dict[int, list[int]] = {}
+        self.calls = self.failures = self.slow = 0
+        for second, calls, failures, slow in window:
+            self._count(second, calls, failures, slow)
+
+    def add(self, sample: Sample) -> None:
+        self._count(math.floor(sample.at.timestamp()), 1, int(sample.failed), int(sample.slow))
+
+    def stored(self) -> TimeWindow:
+        return tuple((second, *counts) for second, counts in sorted(self.seconds.items()))  # type: ignore[misc]
+
+    def _count(self, second: int, calls: int, failures: int, slow: int) -> None:
+        if self.second - second >= self.size:
+            return
+        counts = self.seconds.setdefault(min(second, self.second), [0, 0, 0])
+        counts[0] += calls
+        counts[1] += failures
+        counts[2] += slow
+        self.calls += calls
+        self.failures += failures
+        self.slow += slow
+
+
+def _tally(state: BreakerState, policy: BreakerPolicy, now: datetime) -> _CountTally | _TimeTally:
+    """The window under the present settings: of the other kind, it starts empty; smaller, it keeps the newest."""
+    window, size = state.window, policy.window.size
+    if policy.window.type == "count":
+        return _CountTally(window if isinstance(window, str) else "", size)
+    return _TimeTally(() if isinstance(window, str) else window, size, now)
+
+
+def window_as_json(window: Window) -> str | list[list[int]]:
+    """A window as a JSON value: the letters, or a list per second."""
+    return window if isinstance(window, str) else [list(row) for row in window]
+
+
+def window_from_json(stored: str | Sequence[Sequence[int]] | None) -> Window:
+    """What ``window_as_json`` gave; nothing is an empty window."""
+    if isinstance(stored, str) or stored is None:
+        return stored or ""
+    return tuple((int(second), int(calls), int(failures), int(slow)) for second, calls, failures, slow in stored)
