@@ -36,6 +36,7 @@ TimeWindow = tuple[tuple[int, int, int, int], ...]  # (epoch second, calls, fail
 Window = str | TimeWindow
 
 EVIDENCE_KEPT = 20  # attempts named in one change: enough to look into, small enough for the row
+REASON_KEPT = 500  # characters the row has room for; an operator's own reason is part of some causes
 WEEK = 7 * 86_400.0
 
 
@@ -146,20 +147,19 @@ class BreakerState:
     evidence: tuple[AttemptId, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """Everything as JSON values; times as RFC 3339 text."""
+        """Everything as the row holds it: the window and the evidence as JSON values, times as datetimes."""
         stored = {name: getattr(self, name) for name in self.__slots__}
-        for name in ("mode_until", "opened_at", "retry_at"):
-            stored[name] = None if stored[name] is None else stored[name].isoformat()
         return stored | {"window": window_as_json(self.window), "evidence": list(self.evidence)}
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> BreakerState:
-        """What ``as_json`` gave; fields that were not there yet take their defaults."""
+        """What ``as_json`` gave. Times may be RFC 3339 text; fields that were not there yet take their defaults."""
         values = {name: value for name, value in stored.items() if name in cls.__slots__}
         for name in ("mode_until", "opened_at", "retry_at"):
-            values[name] = datetime.fromisoformat(values[name]) if values.get(name) else None
-        values["window"] = window_from_json(values.get("window", ""))
-        values["evidence"] = tuple(values.get("evidence", ()))
+            if isinstance(values.get(name), str):
+                values[name] = datetime.fromisoformat(values[name])
+        values["window"] = window_from_json(values.get("window"))
+        values["evidence"] = tuple(values.get("evidence") or ())
         return cls(**values)
 
 
@@ -504,7 +504,7 @@ def _half_opened(state: BreakerState, cause: str) -> Turned:
         state="half_open",
         mode="auto",
         mode_until=None,
-        reason=cause,
+        reason=cause[:REASON_KEPT],
         retry_at=None,
         probes_succeeded=0,
         ramp=None,
