@@ -1,0 +1,118 @@
+"""What may be kept and shown of a call: everything but the secrets.
+
+Two nets, because either alone has holes. Header and parameter *names* tell where credentials travel, also those that
+a user wrote into a plain header. The service's own secret *values* are masked wherever they turn up: in an address,
+in an answer that echoes the request, percent-encoded, JSON-escaped or inside base64 (``Basic`` is base64 of
+``user:password``).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from base64 import b64encode
+from collections.abc import Iterable, Iterator
+from urllib.parse import quote, quote_plus, unquote
+
+MASK = "••••"
+SHORTEST_SECRET = 4  # shorter ones are masked only where they are a whole value: they would blot out everything
+
+SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key"})
+SECRET_HEADER = re.compile(r"(^|[-_])(token|secret|key|apikey|password|credentials?)$|signature", re.IGNORECASE)
+PLAIN_HEADERS = frozenset({"idempotency-key"})  # a name of a request, and what people search for
+SECRET_PARAMETER = re.compile(
+    r"token|secret|passw|pwd|signature|credential|api_?-?key|access_?-?key|(^|[-_.])(key|sig|auth)$", re.IGNORECASE
+)
+SCHEMES = frozenset(
+    {"basic", "bearer", "digest", "token", "apikey", "negotiate", "hmac", "signature", "aws4-hmac-sha256"}
+)
+BASE64 = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_=")
+
+
+def redacted_headers(headers: Iterable[tuple[str, str]], secrets: Iterable[str]) -> list[list[str]]:
+    """The headers as ``[[name, value]]`` with credentials masked; the scheme stays as a hint (``Bearer ••••``)."""
+    secrets = list(secrets)
+    return [[redacted_text(name, secrets), _header_value(name, value, secrets)] for name, value in headers]
+
+
+def _header_value(name: str, value: str, secrets: list[str]) -> str:
+    lower = name.lower()
+    named = lower in SECRET_HEADERS or (lower not in PLAIN_HEADERS and SECRET_HEADER.search(lower))
+    if named or value in secrets or redacted_text(value, secrets) != value:
+        scheme, _, rest = value.strip().partition(" ")
+        return f"{scheme} {MASK}" if rest and scheme.lower() in SCHEMES else MASK
+    return value
+
+
+def redacted_url(url: str, secrets: Iterable[str] = ()) -> str:
+    """The address without user and password, without parameters that look like credentials, without the secrets."""
+    base, hash_mark, fragment = url.partition("#")
+    base, question_mark, query = base.partition("?")
+    base = re.sub(r"^([^/?#]*//)[^/?#]*@", rf"\g<1>{MASK}@", base)
+    return redacted_text(base + question_mark + _parameters(query) + hash_mark + _parameters(fragment), secrets)
+
+
+def _parameters(query: str) -> str:
+    return "&".join(_parameter(part) for part in query.split("&"))
+
+
+def _parameter(part: str) -> str:
+    name, equals, value = part.partition("=")
+    return f"{name}={MASK}" if equals and value and SECRET_PARAMETER.search(unquote(name)) else part
+
+
+def redacted_text(text: str, secrets: Iterable[str]) -> str:
+    """The text with every secret masked, in whatever common encoding it appears."""
+    return redacted_bytes(text.encode("utf-8", "surrogatepass"), secrets).decode("utf-8", "surrogatepass")
+
+
+def redacted_bytes(content: bytes, secrets: Iterable[str]) -> bytes:
+    """The same for a body. Give what was read before it is cut, so that no half of a secret is left at the end."""
+    mask = MASK.encode()
+    # The longest first: a secret may contain another one.
+    for secret in sorted({secret for secret in secrets if len(secret) >= SHORTEST_SECRET}, key=len, reverse=True):
+        for spelling in _spellings(secret):
+            content = content.replace(spelling, mask)
+        for core in _base64_cores(secret.encode()):
+            content = _without_runs(content, core, mask)
+    return content
+
+
+def _spellings(secret: str) -> list[bytes]:
+    escaped = (json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1])
+    forms = {
+        secret,
+        quote(secret, safe=""),
+        quote(secret),
+        quote_plus(secret),
+        *escaped,
+        escaped[0].replace("/", "\\/"),
+    }
+    forms |= {re.sub(r"%[0-9A-F]{2}", lambda match: match[0].lower(), form) for form in forms}
+    return sorted((form.encode() for form in forms), key=len, reverse=True)
+
+
+def _base64_cores(secret: bytes) -> Iterator[bytes]:
+    """The part of its base64 that does not depend on what stands before and after, for each of three alignments."""
+    for before, drop in ((0, 0), (1, 2), (2, 3)):
+        whole = (before + len(secret)) * 8 // 6  # characters that are made of known bits alone
+        core = b64encode(b"\0" * before + secret)[drop:whole]
+        if len(core) >= SHORTEST_SECRET:
+            yield core
+            if core != (urlsafe := core.translate(bytes.maketrans(b"+/", b"-_"))):
+                yield urlsafe
+
+
+def _without_runs(content: bytes, core: bytes, mask: bytes) -> bytes:
+    """Masks every base64 run that contains ``core``; finds first and widens then, so a long body stays linear."""
+    kept: list[bytes] = []
+    done = 0
+    while (found := content.find(core, done)) >= 0:
+        start, end = found, found + len(core)
+        while start > done and content[start - 1] in BASE64:
+            start -= 1
+        while end < len(content) and content[end] in BASE64:
+            end += 1
+        kept += (content[done:start], mask)
+        done = end
+    return b"".join((*kept, content[done:]))
