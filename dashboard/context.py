@@ -5,7 +5,29 @@ from __future__ import annotations
 from typing import Any
 
 from django.http import HttpRequest
+from django.utils.functional import SimpleLazyObject
+
+from dashboard.access import person
+from integrations.models import Role, Runtime
+
+# The rail's word for an address that does not begin with it.
+SECTIONS = {"": "overview", "attempts": "messages"}
 
 
 def console(request: HttpRequest) -> dict[str, Any]:
-    return {}
+    """``trouble`` (services whose breaker is open), the rail's ``section``, and what this person may do."""
+    if not hasattr(request, "user") or not request.user.is_authenticated:
+        return {}
+    first = request.path.strip("/").split("/")[0]
+    section = "person" if request.path == "/settings/password/" else SECTIONS.get(first, first)
+    return {
+        "trouble": SimpleLazyObject(trouble),
+        "section": section,
+        "may_operate": person(request).may(Role.OPERATOR),
+        "may_administer": person(request).may(Role.ADMIN),
+    }
+
+
+def trouble() -> int:
+    """How many services are down. One small row per service is read, so it is cheaper than a cache would be."""
+    return Runtime.objects.filter(state="open").count()

@@ -1,0 +1,208 @@
+"""The console's vocabulary for templates: badges, times, numbers, icons, fields, panels."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from django import template
+from django.forms import BoundField, CheckboxInput, Textarea
+from django.forms.utils import flatatt
+from django.template.context import Context
+from django.utils import timezone
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString, mark_safe
+
+from dashboard import live
+
+register = template.Library()
+
+NOTHING: SafeString = mark_safe('<span class="muted">–</span>')
+WORDS = {"half_open": "half-open", "forced_open": "forced open", "unknown": "not known"}
+UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
+
+
+# ---- words --------------------------------------------------------------------------------------------------------
+@register.simple_tag
+def status_badge(word: str) -> SafeString:
+    """A status: a word with a shape and, where somebody is needed, a colour."""
+    return format_html('<span class="badge {}">{}</span>', word, WORDS.get(word, word))
+
+
+@register.simple_tag
+def icon(name: str) -> SafeString:
+    return format_html('<svg class="icon" aria-hidden="true"><use href="#i-{}"/></svg>', name)
+
+
+# ---- times --------------------------------------------------------------------------------------------------------
+@register.filter
+def ago(value: datetime | None) -> SafeString:
+    """“3 min ago” or “in 12 s”; the absolute time in the viewer's zone is its title. console.js keeps it current."""
+    moment = _moment(value)
+    if moment is None:
+        return NOTHING
+    return format_html(
+        '<time class="ago" datetime="{}" title="{}">{}</time>',
+        moment.astimezone(UTC).isoformat().replace("+00:00", "Z"),
+        _absolute(moment),
+        relative((moment - timezone.now()).total_seconds()),
+    )
+
+
+@register.filter
+def at(value: datetime | None) -> SafeString:
+    """The absolute time in the viewer's zone: the clock for today, with the day otherwise."""
+    moment = _moment(value)
+    if moment is None:
+        return NOTHING
+    local = timezone.localtime(moment)
+    today = timezone.localtime()
+    form = "%H:%M:%S" if local.date() == today.date() else "%-d %b %H:%M" if local.year == today.year else "%-d %b %Y"
+    return format_html(
+        '<time datetime="{}" title="{}">{}</time>',
+        moment.astimezone(UTC).isoformat().replace("+00:00", "Z"),
+        _absolute(moment),
+        local.strftime(form),
+    )
+
+
+def _moment(value: datetime | str | None) -> datetime | None:
+    return datetime.fromisoformat(value) if isinstance(value, str) and value else value or None  # type: ignore[return-value]
+
+
+def _absolute(moment: datetime) -> str:
+    return timezone.localtime(moment).strftime("%-d %b %Y, %H:%M:%S %Z")
+
+
+def relative(seconds: float) -> str:
+    """The same words as in console.js."""
+    distance = abs(seconds)
+    if distance < 2:
+        return "now"
+    size, unit = next(row for row in UNITS if distance >= row[0])
+    amount = f"{int(distance // size)} {unit}"
+    return f"in {amount}" if seconds > 0 else f"{amount} ago"
+
+
+@register.filter
+def span_of_time(seconds: float | None) -> str:
+    """340 ms, 1.2 s, 45 s, 12 min 5 s, 3 h 5 min, 2 d 4 h: at most two units."""
+    if seconds is None:
+        return "–"
+    if seconds < 1:
+        return f"{round(seconds * 1000)} ms"
+    if seconds < 10:
+        return f"{seconds:.1f}".removesuffix(".0") + " s"
+    left = round(seconds)
+    parts = []
+    for size, unit in UNITS:
+        if left >= size:
+            parts.append(f"{left // size} {unit}")
+            left %= size
+        elif parts:
+            break
+    return " ".join(parts[:2])
+
+
+# ---- numbers ------------------------------------------------------------------------------------------------------
+@register.filter
+def short(number: float | None) -> SafeString:
+    """12.4k, with the exact number as its title."""
+    if number is None:
+        return NOTHING
+    if abs(number) < 1000:
+        return format_html("{}", int(number))
+    size, letter = next(row for row in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if abs(number) >= row[0] * 0.9995)
+    text = f"{number / size:.1f}" if abs(number) < 100 * size else f"{number / size:.0f}"
+    return format_html('<span title="{}">{}{}</span>', f"{number:,.0f}", text.removesuffix(".0"), letter)
+
+
+@register.filter
+def capped(number: int | None, limit: int = 10_000) -> SafeString:
+    """A count that stopped counting at ``limit``: “10,000+”."""
+    if number is None:
+        return NOTHING
+    if number >= limit:
+        return format_html('<span title="Counting stops at {}">{}+</span>', f"{limit:,}", f"{limit:,}")
+    return short(number)
+
+
+@register.filter
+def percent(share: float | None) -> str:
+    """A share between 0 and 1; 100 % and 0 % are said only when they are exact."""
+    if share is None:
+        return "–"
+    value = share * 100
+    if 99.9 < value < 100:
+        return "99.9 %"
+    if 0 < value < 0.1:
+        return "0.1 %"
+    return f"{value:.1f}".removesuffix(".0") + " %"
+
+
+# ---- links and forms ----------------------------------------------------------------------------------------------
+@register.simple_tag(takes_context=True)
+def query_with(context: Context, **changes: Any) -> str:
+    """The page's own query with some parameters changed; None or an empty text leaves one out."""
+    query = context["request"].GET.copy()
+    for name, value in changes.items():
+        if value is None or value == "":
+            query.pop(name, None)
+        else:
+            query[name] = value
+    return f"?{query.urlencode()}"
+
+
+@register.simple_tag
+def field(bound: BoundField, wide: bool | None = None, label: str = "") -> SafeString:
+    """A form's field with its label, help and errors, tied together for screen readers."""
+    identity = bound.id_for_label or bound.html_name
+    described = []
+    parts = []
+    if bound.help_text:
+        described.append(f"{identity}_help")
+        parts.append(format_html('<p class="help" id="{}_help">{}</p>', identity, bound.help_text))
+    if bound.errors:
+        described.append(f"{identity}_error")
+        parts.append(
+            format_html(
+                '<p class="error" id="{}_error">{}</p>',
+                identity,
+                format_html_join(" ", "{}", ((error,) for error in bound.errors)),
+            )
+        )
+    attributes: dict[str, Any] = {"aria-describedby": " ".join(described) or None}
+    if bound.errors:
+        attributes["aria-invalid"] = "true"
+    widget = bound.as_widget(attrs={name: value for name, value in attributes.items() if value})
+    title = format_html('<label for="{}">{}</label>', identity, label or bound.label)
+    is_check = isinstance(bound.field.widget, CheckboxInput)
+    classes = ["field"]
+    if is_check:
+        classes.append("check")
+    if wide or (wide is None and isinstance(bound.field.widget, Textarea)):
+        classes.append("wide")
+    extra = getattr(bound.field, "shown_for", "")
+    return format_html(
+        "<div{}>{}{}{}</div>",
+        flatatt({"class": " ".join(classes), **({"data-shown-for": extra} if extra else {})}),
+        widget if is_check else title,
+        title if is_check else widget,
+        format_html_join("", "{}", ((part,) for part in parts)),
+    )
+
+
+# ---- panels -------------------------------------------------------------------------------------------------------
+@register.simple_tag(takes_context=True)
+def panel(context: Context, name: str) -> SafeString:
+    """Includes a panel in its page, as its fragment's view renders it."""
+    engine = context.template.engine  # type: ignore[union-attr]
+    return live.versioned(engine.get_template(name).render(context))[0]
+
+
+@register.simple_tag(name="live")
+def live_attributes(url: str, every: int = 3) -> SafeString:
+    """What makes a panel's root element ask for its next version: ``<section id="…" {% live url %}>``."""
+    return format_html(
+        """hx-get="{}" hx-trigger="every {}s" hx-swap="outerHTML" hx-vals='{{"v": "{}"}}'""", url, every, live.VERSION
+    )
