@@ -19,10 +19,9 @@ from integrations.models import (
     Message,
     Runtime,
     Service,
-    Status,
     database_now,
 )
-from integrations.models.message import one_by_one
+from integrations.models.message import times_of
 from integrations.policies import breaker as breaker_policy
 from integrations.schemas import BreakerIn, PauseIn, ReplayIn, ResumeIn
 
@@ -68,9 +67,9 @@ def _spread(service: Service, rate: float, now: datetime) -> None:
     due = Message.objects.due(now).for_service(service).order_by("pk").values_list("pk", flat=True)
     ids = list(due)
     for start in range(0, len(ids), RELEASE_BATCH):
-        times = {pk: now + timedelta(seconds=(start + place) / rate) for place, pk in enumerate(ids[start : start + RELEASE_BATCH])}
-        field = Message._meta.get_field("due_at")
-        Message.objects.filter(pk__in=times).update(due_at=one_by_one("due_at", times, field))
+        batch = enumerate(ids[start : start + RELEASE_BATCH], start)
+        times = {pk: now + timedelta(seconds=place / rate) for place, pk in batch}
+        Message.objects.filter(pk__in=times).update(due_at=times_of(times))
 
 
 def steer_breaker(service: Service, data: BreakerIn, *, actor: str) -> Runtime:
@@ -84,7 +83,7 @@ def steer_breaker(service: Service, data: BreakerIn, *, actor: str) -> Runtime:
         )
         runtime.breaker = state
         runtime.save_decided()
-        record_changes(service, changes, now, by=actor)
+        Event.objects.record_changes(service, changes, now, by=actor)
         AuditEntry.objects.record(
             actor,
             f"breaker.{data.action}",
@@ -94,21 +93,6 @@ def steer_breaker(service: Service, data: BreakerIn, *, actor: str) -> Runtime:
             after={"state": runtime.state, "mode": runtime.mode},
         )
     return runtime
-
-
-def record_changes(
-    service: Service, changes: tuple[breaker_policy.Change, ...], now: datetime, *, by: str = "", held: int | None = None
-) -> None:
-    """One event for each change of a breaker, with its cause and the calls that tripped it."""
-    for change in changes:
-        facts: dict[str, Any] = {"cause": change.cause, "attempts": list(change.attempts)}
-        if by:
-            facts["by"] = by
-        if change.observed:
-            facts["observed"] = True
-        if held is not None:
-            facts["held"] = held
-        Event.objects.create(type=f"breaker.{change.type}", at=now, service=service, facts=facts)
 
 
 # ---- messages -----------------------------------------------------------------------------------------------------
@@ -148,4 +132,4 @@ def replay(message: Message, data: ReplayIn, *, actor: str) -> tuple[Message, bo
 
 
 def unfinished_count(service: Service) -> int:
-    return Message.objects.for_service(service).filter(status__in=(Status.PENDING, Status.DELIVERING)).count()
+    return Message.objects.for_service(service).unfinished().count()

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.db import transaction
+from django.utils import timezone
 from pydantic import ValidationError
 
 from integrations.models import AUTH_SECRETS, AuditEntry, Endpoint, Event, Message, Ordering, Service, Source
@@ -243,7 +244,9 @@ def _discover_one(variable: str, address: str) -> str | None:
     if service.base_url != address or service.url_env != variable:
         with transaction.atomic():
             # The deployer sets the environment, so the secrets stay: a new host here is not an operator's typo.
-            Service.objects.filter(pk=service.pk).update(base_url=address, url_env=variable)
+            Service.objects.filter(pk=service.pk).update(
+                base_url=address, url_env=variable, updated_at=timezone.now()
+            )
             AuditEntry.objects.record(
                 "environment",
                 "service.changed",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from integrations.models import Message, Runtime, Service, ServiceStatus, Status, Worker
+from integrations.models import Message, Priority, Runtime, Service, ServiceStatus, Status, Worker
 from integrations.models.runtime import as_recent
 from integrations.policies import breaker as breaker_policy
 from integrations.policies.limits import budget_left
@@ -61,9 +61,9 @@ def _service_reason(message: Message, service: Service, runtime: Runtime, now: d
         return Waiting("rate", f"The rate limit of {service.name} is used up for the moment.", runtime.next_slot)
     if in_flight >= service.limits_policy.concurrency:
         return Waiting("concurrency", f"All {in_flight} places of {service.name} are taken by calls under way.")
-    if message.priority and message.attempts and not message.urgent:
-        if budget_left(as_recent(runtime.recent), service.retry_policy.budget, now) <= 0:
-            return Waiting("budget", f"The retries of {service.name} have used their share of this minute's calls.")
+    left = budget_left(as_recent(runtime.recent), service.retry_policy.budget, now)
+    if message.priority == Priority.RETRY and left <= 0:
+        return Waiting("budget", f"The retries of {service.name} have used their share of this minute's calls.")
     return None
 
 

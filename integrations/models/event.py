@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, ClassVar
 
 from django.db import models
 from django.utils import timezone
 
 from integrations.models.service import Service
+from integrations.policies.breaker import Change
+
+
+class EventManager(models.Manager["Event"]):
+    def record_changes(
+        self, service: Service, changes: Sequence[Change], now: datetime, *, by: str = "", held: int | None = None
+    ) -> None:
+        """One event for each change of a breaker, with its cause and the attempts that tripped it."""
+        for change in changes:
+            facts: dict[str, Any] = {"cause": change.cause, "attempts": list(change.attempts)}
+            facts |= {"by": by} if by else {}
+            facts |= {"observed": True} if change.observed else {}
+            facts |= {"held": held} if held is not None else {}
+            self.create(type=f"breaker.{change.type}", at=now, service=service, facts=facts)
 
 
 class Event(models.Model):
@@ -18,6 +34,8 @@ class Event(models.Model):
     service = models.ForeignKey(Service, null=True, on_delete=models.CASCADE, db_index=False, related_name="events")
     subject = models.CharField(max_length=60, blank=True)  # public id of the thing, where it is not the service
     facts = models.JSONField(default=dict)
+
+    objects: ClassVar[EventManager] = EventManager()
 
     class Meta:
         indexes = (

@@ -5,27 +5,53 @@ It lies apart from the service that operators edit, so that a form never overwri
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from django.db import models
+from django.db.models import Exists, OuterRef, Q
 
-from integrations.models.service import Service
+from integrations.models.message import Message, Priority
+from integrations.models.service import Service, ServiceStatus
 from integrations.policies.breaker import BreakerState
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 class RuntimeQuerySet(models.QuerySet["Runtime"]):
-    def locked(self, service_ids: Sequence[int]) -> list[Runtime]:
+    def locked(self, service_ids: Iterable[int]) -> list[Runtime]:
         """Waits for the rows, in one order everywhere so that two settlements cannot lock each other out."""
-        return list(
-            self.filter(service_id__in=service_ids)
-            .select_related("service")
-            .select_for_update(of=("self",))
-            .order_by("service_id")
+        return list(self._for_update(service_ids).select_for_update(of=("self",)).order_by("service_id"))
+
+    def free(self, service_ids: Iterable[int]) -> list[Runtime]:
+        """Locks the rows that nobody else is deciding about, the least lately served first."""
+        return list(self._for_update(service_ids).select_for_update(of=("self",), skip_locked=True).order_by("turn"))
+
+    def _for_update(self, service_ids: Iterable[int]) -> RuntimeQuerySet:
+        # On SQLite the lock clauses are nothing: there the transaction itself, begun IMMEDIATE, is the lock.
+        return self.filter(service_id__in=service_ids).select_related("service").defer("service__secrets")
+
+    def serving(self, now: datetime) -> RuntimeQuerySet:
+        """Of services that are not paused, not throttled and whose breaker is not open for longer."""
+        return (
+            self.filter(service__status=ServiceStatus.ACTIVE)
+            .exclude(state="open", retry_at__isnull=True)
+            .exclude(state="open", retry_at__gt=now)
+            .exclude(throttled_until__gt=now)
         )
+
+    def with_due(self, now: datetime) -> RuntimeQuerySet:
+        """Of services that have a message due: one look into the index for each priority."""
+        due = Message.objects.due(now).filter(service_id=OuterRef("service_id"))
+        return self.filter(Q(*(Exists(due.filter(priority=priority)) for priority in Priority), _connector=Q.OR))
+
+    def to_turn(self, now: datetime) -> RuntimeQuerySet:
+        """Whose breaker changes by time alone."""
+        return self.filter(Q(state="open", retry_at__lte=now) | Q(mode_until__lte=now))
+
+    def save_decided(self, runtimes: Sequence[Runtime]) -> None:
+        """Writes what was decided under the rows' locks, in one statement."""
+        if runtimes:
+            self.bulk_update(runtimes, DECIDED_FIELDS)
 
 
 class Runtime(models.Model):
@@ -46,11 +72,16 @@ class Runtime(models.Model):
     probes_succeeded = models.PositiveIntegerField(default=0)
     ramp = models.PositiveIntegerField(null=True)
     observed_open = models.BooleanField(default=False)
+    evidence = models.JSONField(default=list)  # attempts that the next change will name
 
     next_slot = models.DateTimeField(null=True)  # the next free send slot under limits.rate
     throttled_until = models.DateTimeField(null=True)  # a 429 or 503 asked to wait
     recent = models.JSONField(default=list)  # calls and retries of the last minute, for the retry budget
     turn = models.PositiveBigIntegerField(default=0)  # services take turns: the least lately served is first
+
+    # Counted from claims when the row is locked to decide, never stored: a crash leaks no permit.
+    in_flight: int = 0
+    probes_in_flight: int = 0
 
     objects: ClassVar[RuntimeQuerySet] = RuntimeQuerySet.as_manager()  # type: ignore[assignment]
 
@@ -59,6 +90,7 @@ class Runtime(models.Model):
 
     @property
     def breaker(self) -> BreakerState:
+        """The breaker's part of the row as the value that its policy decides on."""
         return BreakerState.from_json({name: getattr(self, name) for name in BREAKER_FIELDS})
 
     @breaker.setter
@@ -69,9 +101,9 @@ class Runtime(models.Model):
     def is_throttled(self, now: datetime) -> bool:
         return self.throttled_until is not None and self.throttled_until > now
 
-    def save_decided(self, *names: str) -> None:
+    def save_decided(self) -> None:
         """Writes what was decided under the row's lock."""
-        self.save(update_fields=list(names or DECIDED_FIELDS))
+        self.save(update_fields=DECIDED_FIELDS)
 
 
 BREAKER_FIELDS = (
@@ -88,6 +120,7 @@ BREAKER_FIELDS = (
     "probes_succeeded",
     "ramp",
     "observed_open",
+    "evidence",
 )
 DECIDED_FIELDS = (*BREAKER_FIELDS, "next_slot", "throttled_until", "recent", "turn")
 

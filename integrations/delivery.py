@@ -1,0 +1,743 @@
+"""The path of a message as named steps: claim → admit → send → settle.
+
+claim    what is due, from services that may be called now, becomes this worker's in one committed write
+admit    how many calls a service gets: breaker, concurrency, rate, retry budget
+send     one call through the client, outside any transaction
+settle   what came of the calls, written together: attempts, messages, breaker, counters
+
+Everything that several processes must agree on is decided under the lock of the service's runtime row.
+Lock order: runtime rows (by service id), then message rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+from base64 import b64encode
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from random import SystemRandom
+from typing import Any
+from urllib.parse import urlencode
+
+from django.db import transaction
+from django.db.models import Count, F
+
+from integrations.client import Call, Client
+from integrations.logs import line
+from integrations.models import (
+    Attempt,
+    AuditEntry,
+    Event,
+    Message,
+    Ordering,
+    Priority,
+    Result,
+    Runtime,
+    Service,
+    Status,
+    Trigger,
+    Worker,
+    database_now,
+)
+from integrations.models import message as messages
+from integrations.models import tally
+from integrations.models.runtime import as_recent
+from integrations.network import Network
+from integrations.outcome import Fault, Outcome
+from integrations.policies import breaker, limits
+from integrations.policies.retry import DeadReason, RetryPolicy, next_attempt
+from integrations.policies.verdict import Verdict, judge
+from integrations.redaction import redacted_headers, redacted_text, redacted_url
+
+log = logging.getLogger("switchboard.delivery")
+random = SystemRandom()
+
+SERVICES_AT_ONCE = 200  # services looked at in one claim; they take turns, so the others are next
+SLOT_HORIZON = timedelta(milliseconds=250)  # how far ahead send slots of a rate are claimed
+SLOT_LATENESS = 0.05  # seconds a send may come after its slot before the slot is given back
+PARK_ROUNDS = 8  # looks past parked messages of ordering keys in one claim
+LOSSES_ALONE = 3  # claims lost in a row while alone before a message is buried
+SWEEP_BATCH = 500
+
+
+# ---- what a claim carries -------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A service's configuration, parsed once for each change of it."""
+
+    service: Service
+    retry: RetryPolicy
+    breaker: breaker.BreakerPolicy
+    limits: limits.Limits
+    timeouts: limits.Timeout
+    allowed: tuple[Network, ...]
+    secret_values: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One message that this worker may send, once."""
+
+    target: Target
+    message: Message
+    trigger: Trigger
+    generation: int
+    send_at: datetime  # its slot, in database time
+    claimed_at: datetime
+
+    @property
+    def number(self) -> int:
+        """The number of the call that is about to be made."""
+        return self.message.calls + 1
+
+
+@dataclass(frozen=True, slots=True)
+class CallResult:
+    """What came of a claim."""
+
+    claim: Claim
+    call: Call | None
+    outcome: Outcome
+    started_at: datetime
+
+
+_targets: dict[int, tuple[datetime, Target]] = {}
+
+
+def target_of(service: Service) -> Target:
+    kept = _targets.get(service.pk)
+    if kept is None or kept[0] != service.updated_at:
+        kept = (
+            service.updated_at,
+            Target(
+                service=service,
+                retry=service.retry_policy,
+                breaker=service.breaker_policy,
+                limits=service.limits_policy,
+                timeouts=service.timeouts,
+                allowed=service.allowed_networks,
+                secret_values=tuple(service.secret_values),
+            ),
+        )
+        _targets[service.pk] = kept
+    return kept[1]
+
+
+# ---- claim ----------------------------------------------------------------------------------------------------------
+def claim(worker_id: int, capacity: int) -> list[Claim]:
+    """Claims up to ``capacity`` due messages for a worker, fairly over the services. Committed when it returns."""
+    now = database_now()
+    # Looked up outside the transaction: on SQLite one that claims nothing would still take the write lock.
+    runtimes = Runtime.objects.serving(now).with_due(now).order_by("turn")
+    service_ids = list(runtimes.values_list("service_id", flat=True)[:SERVICES_AT_ONCE])
+    if not service_ids or capacity <= 0:
+        return []
+    with transaction.atomic():
+        admissions = [_admit(runtime, now) for runtime in _with_load(service_ids)]
+        for admission in admissions:
+            _choose_candidates(admission, capacity, now)
+        places = limits.share(capacity, [len(admission.candidates) for admission in admissions])
+        claims = [
+            claimed
+            for admission, count in zip(admissions, places, strict=True)
+            for claimed in _take(admission, count, now)
+        ]
+        _write_claims(claims, worker_id, now)
+        Runtime.objects.save_decided([admission.runtime for admission in admissions if admission.decided])
+    return claims
+
+
+def claim_suspect(worker_id: int) -> list[Claim]:
+    """Claims one message whose last claim was lost, for a worker that has nothing else in flight."""
+    now = database_now()
+    suspects = Message.objects.due(now).suspect().unexpired(now)
+    service_ids = set(suspects.values_list("service_id", flat=True)[:SERVICES_AT_ONCE])
+    serving = list(Runtime.objects.serving(now).filter(service_id__in=service_ids).values_list("pk", flat=True))
+    if not serving:
+        return []
+    with transaction.atomic():
+        for runtime in _with_load(serving):
+            admission = _admit(runtime, now)
+            admission.candidates = _locked(suspects.filter(service_id=runtime.pk), min(1, admission.places))
+            if claims := _take(admission, 1, now):
+                _write_claims(claims, worker_id, now)
+                runtime.save_decided()
+                return claims
+    return []
+
+
+def _write_claims(claims: list[Claim], worker_id: int, now: datetime) -> None:
+    if not claims:
+        return
+    Message.objects.claim([claimed.message.pk for claimed in claims], worker_id=worker_id, now=now)
+    probes: dict[int, list[int]] = defaultdict(list)
+    for claimed in claims:
+        if claimed.trigger == Trigger.PROBE:
+            probes[claimed.generation].append(claimed.message.pk)
+    for generation, ids in probes.items():
+        Message.objects.mark_probes(ids, generation)
+
+
+# ---- admit ----------------------------------------------------------------------------------------------------------
+@dataclass(slots=True)
+class Admission:
+    """What one service gets in this claim."""
+
+    runtime: Runtime
+    target: Target
+    places: int
+    retries: int  # how many of them the retry budget leaves for retries
+    is_probing: bool
+    candidates: list[Message] = field(default_factory=list)
+    decided: bool = False  # whether the runtime row has something new to write
+
+
+def _with_load(service_ids: Sequence[int]) -> list[Runtime]:
+    """The runtime rows, locked, each with its calls and probes in flight: counted from claims, so that a crash
+    leaks no permit."""
+    runtimes = Runtime.objects.free(service_ids)
+    load = (
+        Message.objects.delivering()
+        .filter(service_id__in=[runtime.pk for runtime in runtimes])
+        .values("service_id", "probe_generation")
+        .annotate(calls=Count("pk"))
+        .values_list("service_id", "probe_generation", "calls")
+    )
+    by_service: dict[int, dict[int | None, int]] = defaultdict(dict)
+    for service_id, generation, calls in load:
+        by_service[service_id][generation] = calls
+    for runtime in runtimes:
+        runtime.in_flight = sum(by_service[runtime.pk].values())
+        runtime.probes_in_flight = by_service[runtime.pk].get(runtime.generation, 0)
+    return runtimes
+
+
+def _admit(runtime: Runtime, now: datetime) -> Admission:
+    """How many calls the service may have now."""
+    target = target_of(runtime.service)
+    state, changes = breaker.turn(runtime.breaker, target.breaker, now)
+    if changes:
+        runtime.breaker = state
+        runtime.probes_in_flight = 0
+        Event.objects.record_changes(runtime.service, changes, now)
+    allowed = breaker.allowance(state, target.breaker, runtime.probes_in_flight, now)
+    places = max(0, breaker.ceiling(state, target.limits.concurrency) - runtime.in_flight)
+    if allowed is not None:
+        places = min(places, allowed)
+    if target.limits.rate:
+        places = len(limits.slots(target.limits, runtime.next_slot, now, places, SLOT_HORIZON)[0])
+    return Admission(
+        runtime=runtime,
+        target=target,
+        places=places,
+        retries=limits.budget_left(as_recent(runtime.recent), target.retry.budget, now),
+        is_probing=state.state == "half_open" and allowed is not None,
+        decided=bool(changes),
+    )
+
+
+def _choose_candidates(admission: Admission, capacity: int, now: datetime) -> None:
+    """The service's next messages: first tries, then retries within their budget, then bulk replays."""
+    room = min(admission.places, capacity)
+    due = Message.objects.due(now).sound().unexpired(now).filter(service_id=admission.runtime.pk)
+    for priority in Priority:
+        wanted = room - len(admission.candidates)
+        if priority == Priority.RETRY and not admission.is_probing:
+            wanted = min(wanted, admission.retries)
+        if wanted > 0:
+            admission.candidates += _in_time(admission, _next(admission, due.filter(priority=priority), wanted), now)
+
+
+def _next(admission: Admission, due: messages.MessageQuerySet, wanted: int) -> list[Message]:
+    if admission.target.service.ordering != Ordering.KEY:
+        return _locked(due, wanted)
+    # A message behind another one of its key is parked when it is met, so that each is looked at once and not at
+    # every claim; the end of the one ahead brings it back (Message.objects.promote).
+    chosen: list[Message] = []
+    for _ in range(PARK_ROUNDS):
+        found = _locked(due.exclude(pk__in=[message.pk for message in chosen]), wanted - len(chosen))
+        behind = set(messages.keyed_behind([message.pk for message in found]))
+        Message.objects.park(list(behind))
+        chosen += [message for message in found if message.pk not in behind]
+        if not behind or len(chosen) >= wanted:
+            break
+    return chosen
+
+
+def _locked(due: messages.MessageQuerySet, count: int) -> list[Message]:
+    if count <= 0:
+        return []
+    query = due.select_related("content").select_for_update(of=("self",), skip_locked=True)
+    return list(query.order_by("due_at", "pk")[:count])
+
+
+def _in_time(admission: Admission, found: list[Message], now: datetime) -> list[Message]:
+    """Without the messages whose deadline has passed while they waited: they are buried."""
+    deadline = admission.target.retry.deadline
+    if deadline is None:
+        return found
+    late = {message.pk for message in found if now > message.first_due + timedelta(seconds=deadline)}
+    if late:
+        Message.objects.filter(pk__in=late).bury(DeadReason.DEADLINE, now)
+    return [message for message in found if message.pk not in late]
+
+
+def _take(admission: Admission, count: int, now: datetime) -> list[Claim]:
+    """The claims for the first ``count`` candidates, each with its send slot; counts them in the runtime row."""
+    runtime, target = admission.runtime, admission.target
+    chosen = admission.candidates[:count]
+    send_times, next_slot = limits.slots(target.limits, runtime.next_slot, now, len(chosen), SLOT_HORIZON)
+    chosen = chosen[: len(send_times)]
+    if not chosen:
+        return []
+    retries = sum(message.priority == Priority.RETRY for message in chosen)
+    runtime.recent = limits.record(as_recent(runtime.recent), now, len(chosen), retries)  # type: ignore[assignment]
+    runtime.next_slot = next_slot
+    runtime.turn = int(now.timestamp() * 1000)
+    admission.decided = True
+    return [
+        Claim(target, message, _trigger(message, admission.is_probing), runtime.generation, send_at, now)
+        for message, send_at in zip(chosen, send_times, strict=True)
+    ]
+
+
+def _trigger(message: Message, is_probing: bool) -> Trigger:
+    if is_probing:
+        return Trigger.PROBE
+    return Trigger.RETRY if message.attempts else Trigger.FIRST
+
+
+# ---- send -----------------------------------------------------------------------------------------------------------
+async def send(client: Client, claimed: Claim, now: datetime) -> CallResult:
+    """Makes the call. Whatever goes wrong is in the outcome."""
+    message, content = claimed.message, claimed.message.content
+    try:
+        call = build_call(
+            claimed.target.service,
+            method=message.method,
+            path=message.path,
+            query=content.query,
+            headers=content.headers,
+            body=bytes(content.body),
+            content_type=content.content_type,
+            identifier=message.wire_id,
+            now=now,
+            target=claimed.target,
+        )
+    except ValueError as error:
+        return CallResult(claimed, None, Outcome(fault=Fault.CONFIG, detail=f"the request cannot be built: {error}"), now)
+    return CallResult(claimed, call, await client.send(call), now)
+
+
+def build_call(
+    service: Service,
+    *,
+    method: str,
+    path: str,
+    query: dict[str, Any],
+    headers: dict[str, str],
+    body: bytes,
+    content_type: str,
+    identifier: str,
+    now: datetime,
+    target: Target | None = None,
+) -> Call:
+    """The call as it goes out: the service's address, headers and authentication around what is to be sent.
+
+    ``identifier`` becomes ``webhook-id``. Raises ValueError where the request cannot be built.
+    """
+    target = target or target_of(service)
+    if not service.base_url:
+        raise ValueError("the service has no address")
+    merged: dict[str, tuple[str, str]] = {}
+    for name, value in [*service.headers.items(), *headers.items()]:
+        merged[name.lower()] = (name, value)
+    if content_type and "content-type" not in merged:
+        merged["content-type"] = ("Content-Type", content_type)
+    for name, value in [
+        *_proof(service, body),
+        ("webhook-id", identifier),
+        ("webhook-timestamp", str(int(now.timestamp()))),
+    ]:
+        merged[name.lower()] = (name, value)
+    return Call(
+        method=method,
+        url=_address(service.base_url, path, query),
+        headers=tuple(merged.values()),
+        body=body,
+        connect_timeout=target.timeouts.connect_within,
+        total_timeout=target.timeouts.total,
+        keep=service.response_cap,
+        allowed=target.allowed,
+    )
+
+
+def _address(base: str, path: str, query: dict[str, Any]) -> str:
+    """The path below the service's address; parameters of the address come first."""
+    base, _, own_query = base.partition("?")
+    parameters = "&".join(part for part in (own_query, urlencode(query, doseq=True)) if part)
+    return base.rstrip("/") + path + (f"?{parameters}" if parameters else "")
+
+
+def _proof(service: Service, body: bytes) -> list[tuple[str, str]]:
+    """The headers that prove who is calling."""
+    auth = service.auth
+    match auth.get("type"):
+        case "basic":
+            pair = f"{auth['username']}:{service.secret('auth.password') or ''}"
+            return [("Authorization", f"Basic {b64encode(pair.encode()).decode()}")]
+        case "bearer":
+            return [("Authorization", f"Bearer {service.secret('auth.token') or ''}")]
+        case "header":
+            return [(auth["name"], service.secret("auth.value") or "")]
+        case "hmac":
+            key = (service.secret("auth.secret") or "").encode()
+            return [(auth["header"], hmac.new(key, body, hashlib.sha256).hexdigest())]
+        case "oauth2":
+            raise ValueError("OAuth 2 is not supported yet")
+    return []
+
+
+# ---- settle ---------------------------------------------------------------------------------------------------------
+def settle(worker_id: int, results: Sequence[CallResult]) -> None:
+    """Writes what came of the calls in one transaction. A result whose claim was lost becomes history, no more."""
+    now = database_now()
+    service_ids = {result.claim.target.service.pk for result in results}
+    with transaction.atomic():
+        runtimes = {runtime.pk: runtime for runtime in Runtime.objects.locked(service_ids)}
+        current, late = _fenced(worker_id, results, runtimes)
+        decisions = [_decide(result, now) for result in current]
+        attempts = Attempt.objects.bulk_create([_attempt(decision, worker_id) for decision in decisions])
+        _write_messages(decisions, worker_id, now)
+        _write_runtimes(runtimes, decisions, attempts, now)
+        tally.add(_counts(decisions), now)
+        Message.objects.promote(
+            (decision.message.service_id, decision.message.ordering_key) for decision in decisions if decision.ends
+        )
+        for result in late:
+            _fill_in(result)
+    for decision in decisions:
+        _log(decision)
+
+
+def _fenced(
+    worker_id: int, results: Sequence[CallResult], runtimes: dict[int, Runtime]
+) -> tuple[list[CallResult], list[CallResult]]:
+    """The results whose claim still stands, and the late ones."""
+    ids = [result.claim.message.pk for result in results]
+    held = dict(
+        Message.objects.held_by(worker_id).filter(pk__in=ids).select_for_update().values_list("pk", "calls")
+    )
+    current, late = [], []
+    for result in results:
+        stands = held.get(result.claim.message.pk) == result.claim.number - 1
+        (current if stands and result.claim.target.service.pk in runtimes else late).append(result)
+    return current, late
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What is to become of a message after its call."""
+
+    result: CallResult
+    verdict: Verdict
+    status: Status
+    due_at: datetime | None = None
+    dead_reason: DeadReason | None = None
+
+    @property
+    def message(self) -> Message:
+        return self.result.claim.message
+
+    @property
+    def ends(self) -> bool:
+        return self.status != Status.PENDING
+
+
+def _decide(result: CallResult, now: datetime) -> Decision:
+    retry, message = result.claim.target.retry, result.claim.message
+    verdict = judge(result.outcome, retry, now)
+    if verdict.action == "deliver":
+        return Decision(result, verdict, Status.DELIVERED)
+    if verdict.action == "bury":
+        return Decision(result, verdict, Status.DEAD, dead_reason=verdict.dead_reason)
+    if verdict.action == "pause":
+        return Decision(result, verdict, Status.PENDING, due_at=now)
+    following = next_attempt(
+        retry,
+        attempts=message.attempts + 1,
+        first_due=message.first_due,
+        expires_at=message.expires_at,
+        now=now,
+        retry_after=verdict.retry_after,
+        random=random,
+    )
+    if isinstance(following, DeadReason):
+        return Decision(result, verdict, Status.DEAD, dead_reason=following)
+    return Decision(result, verdict, Status.PENDING, due_at=following)
+
+
+def _attempt(decision: Decision, worker_id: int) -> Attempt:
+    result = decision.result
+    claimed, outcome = result.claim, result.outcome
+    return Attempt(
+        message=claimed.message,
+        service=claimed.target.service,
+        endpoint_id=claimed.message.endpoint_id,
+        number=claimed.number,
+        trigger=claimed.trigger,
+        worker_id=worker_id,
+        started_at=result.started_at,
+        outcome=Result.SUCCEEDED if outcome.succeeded else Result.FAILED,
+        retry_at=decision.due_at,
+        **call_facts(result.call, outcome, claimed.target.secret_values),
+    )
+
+
+def call_facts(call: Call | None, outcome: Outcome, secret_values: Iterable[str]) -> dict[str, Any]:
+    """The columns of an attempt that say what was sent and what came back, without secrets."""
+    known = tuple(secret_values)
+    return {
+        "duration": outcome.duration,
+        "fault": outcome.fault or "",
+        "status_code": outcome.status_code,
+        "detail": redacted_text(outcome.detail, known)[:500],
+        "timings": outcome.timings.as_json(),
+        "method": call.method if call else "",
+        "url": redacted_text(redacted_url(call.url), known)[:4500] if call else "",
+        "request_headers": redacted_headers(call.headers, known) if call else [],
+        "request_size": len(call.body) if call else 0,
+        "response_headers": redacted_headers(outcome.headers, known),
+        "response_body": outcome.body,
+        "response_size": outcome.size,
+        "truncated": outcome.truncated,
+    }
+
+
+def _write_messages(decisions: Sequence[Decision], worker_id: int, now: datetime) -> None:
+    """One UPDATE for all messages that change alike: usually one for what was delivered."""
+    alike: dict[tuple[Any, ...], list[Decision]] = defaultdict(list)
+    for decision in decisions:
+        outcome = decision.result.outcome
+        alike[
+            (
+                decision.status,
+                decision.dead_reason or "",
+                outcome.status_code,
+                outcome.fault or "",
+                redacted_text(outcome.detail, decision.result.claim.target.secret_values)[:500],
+                decision.status == Status.PENDING and decision.message.priority == Priority.BULK,
+            )
+        ].append(decision)
+    for (status, reason, status_code, fault, detail, is_bulk), group in alike.items():
+        changes: dict[str, Any] = {
+            "attempts": F("attempts") + 1,
+            "calls": F("calls") + 1,
+            "losses": 0,
+            "last_status_code": status_code,
+            "last_fault": fault,
+            "last_detail": detail,
+        }
+        ids = [decision.message.pk for decision in group]
+        if status == Status.PENDING:
+            due = messages.times_of({decision.message.pk: decision.due_at or now for decision in group})
+            changes |= messages.back_to_pending(due, retry_at=due)
+            changes["priority"] = Priority.BULK if is_bulk else Priority.RETRY
+        else:
+            changes |= messages.finished_as(status, now, dead_reason=reason)
+        Message.objects.settle_as(ids, worker_id=worker_id, changes=changes)
+
+
+def _write_runtimes(
+    runtimes: dict[int, Runtime], decisions: Sequence[Decision], attempts: Sequence[Attempt], now: datetime
+) -> None:
+    """Folds the results into each service's breaker and pace."""
+    by_service: dict[int, list[tuple[Decision, Attempt]]] = defaultdict(list)
+    for decision, attempt in zip(decisions, attempts, strict=True):
+        by_service[decision.message.service_id].append((decision, attempt))
+    for service_id, pairs in by_service.items():
+        _write_runtime(runtimes[service_id], pairs, now)
+    Runtime.objects.save_decided([runtimes[service_id] for service_id in by_service])
+
+
+def _write_runtime(runtime: Runtime, pairs: list[tuple[Decision, Attempt]], now: datetime) -> None:
+    target = pairs[0][0].result.claim.target
+    samples = [_sample(decision, attempt, target.breaker, now) for decision, attempt in pairs]
+    before = runtime.breaker
+    backlog = before.state == "half_open" and Message.objects.due(now).filter(service_id=runtime.pk).exists()
+    state, changes = breaker.after(
+        before, target.breaker, samples, now, concurrency=target.limits.concurrency, backlog=backlog
+    )
+    runtime.breaker = state
+    if changes:
+        Event.objects.record_changes(runtime.service, changes, now)
+    waits = [decision.verdict.throttle for decision, _ in pairs if decision.verdict.throttle]
+    if waits:
+        until = now + timedelta(seconds=max(waits))
+        runtime.throttled_until = max(until, runtime.throttled_until or until)
+    if any(decision.verdict.action == "pause" for decision, _ in pairs) and runtime.service.pause("answered 410 Gone"):
+        Event.objects.create(
+            type="service.paused", at=now, service=runtime.service, facts={"reason": "answered 410 Gone"}
+        )
+        AuditEntry.objects.record("switchboard", "service.paused", runtime.service.name, reason="answered 410 Gone")
+
+
+def _sample(decision: Decision, attempt: Attempt, policy: breaker.BreakerPolicy, now: datetime) -> breaker.Sample:
+    return breaker.Sample(
+        failed=decision.verdict.breaker == "failure",
+        slow=breaker.is_slow(policy, decision.result.outcome.duration),
+        neutral=decision.verdict.breaker == "neutral",
+        generation=decision.result.claim.generation,
+        at=now,
+        attempt=attempt.public_id,
+    )
+
+
+def _counts(decisions: Sequence[Decision]) -> dict[int, tally.Counts]:
+    counts: dict[int, tally.Counts] = defaultdict(tally.Counts)
+    for decision in decisions:
+        counted = counts[decision.message.service_id]
+        counted.calls += 1
+        counted.failures += not decision.result.outcome.succeeded
+        counted.retries += decision.result.claim.trigger == Trigger.RETRY
+        counted.delivered += decision.status == Status.DELIVERED
+        counted.dead += decision.status == Status.DEAD
+        counted.seconds += decision.result.outcome.duration
+    return counts
+
+
+def _fill_in(result: CallResult) -> None:
+    """A late result completes the history of its lost call; the message goes its own way."""
+    facts = call_facts(result.call, result.outcome, result.claim.target.secret_values)
+    facts["detail"] = f"the answer came after the claim was lost: {facts['detail']}"[:500]
+    Attempt.objects.filter(
+        message_id=result.claim.message.pk, number=result.claim.number, outcome=Result.LOST
+    ).update(**facts)
+    log.warning(line("late", message=result.claim.message.public_id, attempt=result.claim.number))
+
+
+def _log(decision: Decision) -> None:
+    claimed, outcome = decision.result.claim, decision.result.outcome
+    log.info(
+        line(
+            "attempt",
+            service=claimed.target.service.name,
+            endpoint=claimed.message.endpoint_id,
+            message=claimed.message.public_id,
+            attempt=claimed.number,
+            trigger=claimed.trigger,
+            outcome="succeeded" if outcome.succeeded else "failed",
+            fault=outcome.fault,
+            status=outcome.status_code,
+            duration=outcome.duration,
+            next=decision.due_at.isoformat() if decision.due_at else decision.status,
+        )
+    )
+
+
+# ---- giving back ----------------------------------------------------------------------------------------------------
+def give_back(worker_id: int, claims: Sequence[Claim]) -> None:
+    """Returns claims that were not sent: no call was made, nothing is counted."""
+    if claims:
+        ids = [claimed.message.pk for claimed in claims]
+        Message.objects.give_back(ids, worker_id=worker_id, now=database_now())
+
+
+def stop(worker_id: int) -> int:
+    """Ends a worker's life: what it still holds is recorded as lost and goes back; answers how many."""
+    now = database_now()
+    with transaction.atomic():
+        Worker.objects.filter(pk=worker_id, stopped_at=None).update(stopped_at=now, heartbeat_at=now, in_flight=0)
+        worker = Worker.objects.get(pk=worker_id)
+        return _take_back(worker, now, "the worker was stopped before a result was written", counts_as_loss=False)
+
+
+def rescue() -> int:
+    """Takes back the claims of workers whose lease ran out; answers how many. Any worker may do it."""
+    now = database_now()
+    rescued = 0
+    for worker in Worker.objects.lapsed(now):
+        with transaction.atomic():
+            if not Worker.objects.lapsed(now).filter(pk=worker.pk).update(stopped_at=now, lost=True, in_flight=0):
+                continue  # somebody else did, or it has just renewed
+            detail = f"the worker (process {worker.pid} on {worker.host}) went away before a result was written"
+            rescued += _take_back(worker, now, detail, counts_as_loss=True)
+            Event.objects.create(type="worker.lost", at=now, facts={"host": worker.host, "pid": worker.pid})
+        log.warning(line("rescued", worker=worker.pk, host=worker.host, pid=worker.pid, claims=rescued))
+    return rescued
+
+
+def _take_back(worker: Worker, now: datetime, detail: str, *, counts_as_loss: bool) -> int:
+    """DELIVERING → PENDING with a ``lost`` row for each call, or DEAD after too many losses."""
+    held = list(Message.objects.held_by(worker.pk).select_for_update().order_by("pk"))
+    Attempt.objects.bulk_create(_lost_attempt(message, worker, now, detail) for message in held)
+    changes = {"calls": F("calls") + 1, "losses": F("losses") + counts_as_loss, "last_detail": detail[:500]}
+    buried = [message for message in held if counts_as_loss and message.losses >= LOSSES_ALONE]
+    ends = messages.finished_as(Status.DEAD, now, dead_reason=DeadReason.WORKER_LOST, last_fault=Fault.WORKER_LOST)
+    Message.objects.settle_as([message.pk for message in buried], worker_id=worker.pk, changes={**ends, **changes})
+    Message.objects.promote((message.service_id, message.ordering_key) for message in buried)
+    Message.objects.held_by(worker.pk).update(**messages.back_to_pending(now, last_fault=Fault.WORKER_LOST, **changes))
+    return len(held)
+
+
+def _lost_attempt(message: Message, worker: Worker, now: datetime, detail: str) -> Attempt:
+    return Attempt(
+        message=message,
+        service_id=message.service_id,
+        endpoint_id=message.endpoint_id,
+        number=message.calls + 1,
+        trigger=_trigger(message, message.probe_generation is not None),
+        worker_id=worker.pk,
+        started_at=message.claimed_at or now,
+        outcome=Result.LOST,
+        fault=Fault.WORKER_LOST,
+        detail=detail,
+        method=message.method,
+    )
+
+
+# ---- what time alone changes ----------------------------------------------------------------------------------------
+def sweep() -> None:
+    """Once a second, by any worker: breakers whose time has come, expired messages, pauses that end, lost workers."""
+    rescue()
+    now = database_now()
+    _turn_breakers(now)
+    _bury_expired(now)
+    _end_pauses(now)
+
+
+def _turn_breakers(now: datetime) -> None:
+    service_ids = list(Runtime.objects.to_turn(now).values_list("service_id", flat=True))
+    if not service_ids:
+        return
+    with transaction.atomic():
+        for runtime in Runtime.objects.locked(service_ids):
+            state, changes = breaker.turn(runtime.breaker, target_of(runtime.service).breaker, now)
+            if changes:
+                runtime.breaker = state
+                runtime.save_decided()
+                Event.objects.record_changes(runtime.service, changes, now)
+
+
+def _bury_expired(now: datetime) -> None:
+    expired = list(Message.objects.expired(now).values_list("pk", flat=True)[:SWEEP_BATCH])
+    if expired:
+        Message.objects.filter(pk__in=expired).bury(DeadReason.EXPIRED, now)
+
+
+def _end_pauses(now: datetime) -> None:
+    for service in Service.objects.filter(status="paused", paused_until__lte=now):
+        with transaction.atomic():
+            if service.reactivate():
+                Event.objects.create(type="service.resumed", at=now, service=service, facts={"by": "switchboard"})
+                AuditEntry.objects.record("switchboard", "service.resumed", service.name, reason="the pause has ended")
+
+
+def heal_order() -> int:
+    """Brings back parked messages whose key has nothing ahead of them: a net under ``promote``, seldom needed."""
+    keys = set(Message.objects.pending().filter(parked=True).values_list("service_id", "ordering_key")[:SWEEP_BATCH])
+    return Message.objects.promote(keys)

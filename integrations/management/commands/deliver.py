@@ -1,0 +1,31 @@
+import asyncio
+import os
+import signal
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandParser
+
+
+class Command(BaseCommand):
+    help = "Delivers what is due in this process, without django-q2: for cron, for a look, and for suspects."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--seconds", type=float, help="stop after this long; default: when nothing is due")
+        parser.add_argument("--suspects", action="store_true", help="only messages whose last claim was lost, one by one")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        from integrations.workers import die_with_parent
+
+        if "SWITCHBOARD_LIFELINE" in os.environ:
+            die_with_parent()
+        asyncio.run(self._deliver(options["seconds"], options["suspects"]))
+
+    async def _deliver(self, seconds: float | None, suspects: bool) -> None:
+        from integrations.pump import Pump
+
+        pump = Pump(f"{settings.CLUSTER}-{'suspects' if suspects else 'deliver'}", alone=suspects)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, pump.stop)
+        await pump.run(seconds, until_idle=seconds is None)
+        await pump.close()

@@ -1,0 +1,29 @@
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandParser
+
+
+class Command(BaseCommand):
+    help = "The web server of one `manage.py up`; started by it."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--host", default="127.0.0.1")
+        parser.add_argument("--port", type=int, default=8000)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        import uvicorn
+
+        from integrations.workers import die_with_parent
+
+        die_with_parent()
+        uvicorn.run(
+            "dashboard.asgi:application",
+            host=options["host"],
+            port=options["port"],
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            timeout_graceful_shutdown=5,
+            proxy_headers=True,
+        )

@@ -1,0 +1,64 @@
+import os
+import sys
+from typing import Any
+
+from django.conf import settings
+from django.core import checks
+from django.core.management import call_command
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+
+class Command(BaseCommand):
+    help = "Runs Switchboard: web and workers in one process group that stops cleanly and dies together."
+    requires_system_checks: list[str] = []
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
+        parser.add_argument("--port", type=int, default=8000, help="port to listen on (default 8000)")
+        parser.add_argument("--workers", type=int, default=2, help="pump lanes (default 2)")
+        parser.add_argument("--no-web", action="store_true", help="workers only")
+        parser.add_argument("--no-workers", action="store_true", help="web only")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        self._refuse_unsafe()
+        self._prepare_database()
+        self._discover()
+        self._greet(options)
+        from integrations.workers import Supervisor
+
+        Supervisor(
+            host=options["host"],
+            port=options["port"],
+            lanes=max(1, options["workers"]),
+            web=not options["no_web"],
+            workers=not options["no_workers"],
+        ).run()
+
+    def _refuse_unsafe(self) -> None:
+        errors = [message for message in checks.run_checks() if message.level >= checks.ERROR]
+        if errors:
+            raise CommandError("\n".join(f"{error.msg} {error.hint or ''}".strip() for error in errors))
+
+    def _prepare_database(self) -> None:
+        if settings.EMBEDDED:
+            os.umask(0o077)  # the database and its journal are for this account alone
+            settings.DATA_DIR.mkdir(parents=True, exist_ok=True)
+        call_command("migrate", verbosity=0, interactive=False)
+
+    def _discover(self) -> None:
+        from integrations import registry
+
+        for words in registry.discover():
+            self.stdout.write(f"  {words}")
+
+    def _greet(self, options: dict[str, Any]) -> None:
+        from integrations.models import SetupLink
+
+        if options["no_web"]:
+            self.stdout.write("Switchboard workers are starting.")
+            return
+        address = f"http://{options['host']}:{options['port']}"
+        self.stdout.write(f"Switchboard is starting on {address}/")
+        if secret := SetupLink.objects.open():
+            self.stdout.write(f"Make the first account here (the link works once): {address}/setup/{secret}/")
+        sys.stdout.flush()

@@ -1,0 +1,241 @@
+"""A pump lane: a loop that keeps many calls in flight, with the database in a thread beside it.
+
+The pump is a plain object. django-q2 runs it in slices (tasks.py), `manage.py deliver` and tests run it directly.
+Calls in flight live on from slice to slice; the lease in the worker row covers all that the pump has claimed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import TypeVar
+
+from django.conf import settings
+from django.db import DatabaseError, InterfaceError, connection
+
+from integrations import delivery
+from integrations.client import Client
+from integrations.delivery import CallResult, Claim
+from integrations.doorbell import Doorbell
+from integrations.logs import line
+from integrations.models import Event, Worker, database_now
+from integrations.models.worker import LEASE, RENEW_EVERY
+
+log = logging.getLogger("switchboard.pump")
+T = TypeVar("T")
+
+CAPACITY = 256  # calls in flight in one pump; each is a small task and a connection
+GATHER = 0.002  # seconds that results gather before they are written together
+SWEEP_EVERY = 1.0  # seconds; a breaker's stored state turns within this
+HEAL_EVERY = 30.0
+LOOK_EVERY = 0.25  # seconds between looks for due messages when no doorbell rang
+LOOK_AGAIN = 0.02  # seconds until the next look while messages wait for a place, a slot or a breaker
+GRACE = 12.0  # seconds that calls in flight have to finish when the pump stops
+DATABASE_BACKOFF = (0.2, 0.5, 1.0, 2.0, 5.0)
+
+
+class Pump:
+    """One worker: claims, sends and settles until it is stopped. ``alone`` claims suspects, one at a time."""
+
+    def __init__(self, cluster: str, *, client: Client | None = None, capacity: int = CAPACITY, alone: bool = False):
+        self.cluster = cluster
+        self.capacity = 1 if alone else capacity
+        self.alone = alone
+        self.client = client or Client(own_ports=frozenset({settings.OWN_PORT} - {0}))
+        self.worker_id = 0
+        self.stopping = False
+        self.in_flight: dict[int, tuple[Claim, asyncio.Task[None]]] = {}
+        self._done: list[CallResult] = []
+        self._something = asyncio.Event()
+        self._database = ThreadPoolExecutor(1, thread_name_prefix="database")
+        self._doorbell = Doorbell(self._rang)
+        self._was_rung = False
+        self._offset = timedelta(0)  # the database's clock less ours
+        self._counts = {"delivered": 0, "failed": 0}
+        self._next_renewal = self._next_sweep = self._next_heal = self._next_look = 0.0
+        self._failures = 0
+
+    # ---- running ---------------------------------------------------------------------------------------------------
+    async def run(self, seconds: float | None = None, *, until_idle: bool = False) -> None:
+        """Runs for ``seconds``, until ``stop`` is called, or until nothing is due and nothing in flight."""
+        end = None if seconds is None else time.monotonic() + seconds
+        while not self.stopping and (end is None or time.monotonic() < end):
+            try:
+                busy = await self._turn()
+            except (DatabaseError, InterfaceError) as error:
+                await self._endure(error)
+                continue
+            self._failures = 0
+            if until_idle and not busy and not self.in_flight and not self._done:
+                break
+            await self._wait(0.0 if busy else self._patience(end))
+
+    def stop(self) -> None:
+        """Lets the loop end at its next turn; safe to call from a signal handler of the loop."""
+        self.stopping = True
+        self._something.set()
+
+    async def close(self) -> None:
+        """Waits for the calls in flight, then gives up what is left: its claims go back at once."""
+        self.stopping = True
+        deadline = time.monotonic() + GRACE
+        while self.in_flight and time.monotonic() < deadline:
+            await self._flush()
+            await self._wait(0.1)
+        for _, task in self.in_flight.values():
+            task.cancel()
+        await asyncio.gather(*(task for _, task in self.in_flight.values()), return_exceptions=True)
+        await self._flush()
+        if self.worker_id:
+            await self._in_database(delivery.stop, self.worker_id)
+        await self._in_database(connection.close)
+        self._doorbell.close()
+        await self.client.aclose()
+        self._database.shutdown()
+
+    # ---- one turn --------------------------------------------------------------------------------------------------
+    async def _turn(self) -> bool:
+        """Renews, settles, sweeps, claims; True when there may be more to claim at once."""
+        await self._hold_lease()
+        await self._flush()
+        now = time.monotonic()
+        if now >= self._next_sweep:
+            self._next_sweep = now + SWEEP_EVERY
+            await self._in_database(delivery.sweep)
+        if now >= self._next_heal:
+            self._next_heal = now + HEAL_EVERY
+            await self._in_database(delivery.heal_order)
+        return await self._claim()
+
+    async def _hold_lease(self) -> None:
+        now = time.monotonic()
+        if self.worker_id and now < self._next_renewal:
+            return
+        counts, self._counts = self._counts, {"delivered": 0, "failed": 0}
+        renewed = self.worker_id and await self._in_database(self._renew, counts)
+        if not renewed:
+            # The claims are somebody else's by now; their results will be late and fill in the lost rows.
+            self.worker_id = await self._in_database(self._register)
+        self._doorbell.open()
+        self._next_renewal = now + RENEW_EVERY.total_seconds()
+
+    def _register(self) -> int:
+        now = database_now()
+        self._offset = now - _utc_now()
+        worker = Worker.objects.create(
+            cluster=self.cluster,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            started_at=now,
+            heartbeat_at=now,
+            lease_until=now + LEASE,
+        )
+        Event.objects.create(type="worker.started", at=now, facts={"host": worker.host, "pid": worker.pid})
+        log.info(line("worker", id=worker.pk, cluster=self.cluster, pid=worker.pid, alone=self.alone))
+        return worker.pk
+
+    def _renew(self, counts: dict[str, int]) -> bool:
+        now = database_now()
+        self._offset = now - _utc_now()
+        return Worker.objects.renew(self.worker_id, now=now, in_flight=len(self.in_flight), **counts)
+
+    async def _flush(self) -> None:
+        """Writes the results that have come in; they stay here until they are written."""
+        if not self._done:
+            return
+        batch = self._done[:]
+        await self._in_database(delivery.settle, self.worker_id, batch)
+        del self._done[: len(batch)]
+        for result in batch:
+            self._counts["delivered" if result.outcome.succeeded else "failed"] += 1
+            self.in_flight.pop(result.claim.message.pk, None)
+
+    async def _claim(self) -> bool:
+        free = self.capacity - len(self.in_flight)
+        now = time.monotonic()
+        if free <= 0 or not (self._was_rung or now >= self._next_look):
+            return False
+        self._was_rung = False
+        if self.alone:
+            claims = await self._in_database(delivery.claim_suspect, self.worker_id)
+        else:
+            claims = await self._in_database(delivery.claim, self.worker_id, free)
+        for claimed in claims:
+            task = asyncio.create_task(self._deliver(claimed))
+            self.in_flight[claimed.message.pk] = (claimed, task)
+        # A full answer may have more behind it; a part of one means that what is left has to wait for something.
+        self._next_look = now if len(claims) == free else now + (LOOK_AGAIN if claims else LOOK_EVERY)
+        return bool(claims)
+
+    # ---- one call --------------------------------------------------------------------------------------------------
+    async def _deliver(self, claimed: Claim) -> None:
+        if not await self._reach_slot(claimed):
+            await self._in_database(delivery.give_back, self.worker_id, [claimed])
+            self.in_flight.pop(claimed.message.pk, None)
+            return
+        result = await delivery.send(self.client, claimed, self.now())
+        self._done.append(result)
+        self._something.set()
+
+    async def _reach_slot(self, claimed: Claim) -> bool:
+        """Waits for the claim's send slot; False when it has passed: a late slot is given back, never sent in a
+        clump with the next."""
+        if not claimed.target.limits.rate:
+            return True
+        ahead = (claimed.send_at - self.now()).total_seconds()
+        if ahead > 0:
+            await asyncio.sleep(ahead)
+        late = (self.now() - claimed.send_at).total_seconds()
+        return late <= max(delivery.SLOT_LATENESS, claimed.target.limits.interval.total_seconds())
+
+    def now(self) -> datetime:
+        """The database's time, by our clock and the offset measured at the last renewal."""
+        return _utc_now() + self._offset
+
+    def _rang(self) -> None:
+        self._was_rung = True
+        self._something.set()
+
+    # ---- waiting ---------------------------------------------------------------------------------------------------
+    async def _wait(self, seconds: float) -> None:
+        if seconds > 0 and not self._something.is_set():
+            try:
+                await asyncio.wait_for(self._something.wait(), seconds)
+            except TimeoutError:
+                pass
+        self._something.clear()
+        if self._done and len(self._done) < len(self.in_flight):
+            await asyncio.sleep(GATHER)
+        else:
+            await asyncio.sleep(0)
+
+    def _patience(self, end: float | None) -> float:
+        now = time.monotonic()
+        moments = [self._next_sweep, self._next_renewal]
+        if len(self.in_flight) < self.capacity:
+            moments.append(self._next_look)
+        if end is not None:
+            moments.append(end)
+        return max(0.001, min(moments) - now)
+
+    async def _endure(self, error: Exception) -> None:
+        """The database is away or busy: results are kept, and the lease decides whether they still count."""
+        pause = DATABASE_BACKOFF[min(self._failures, len(DATABASE_BACKOFF) - 1)]
+        self._failures += 1
+        log.warning(line("database", error=str(error).partition("\n")[0], again_in=pause, unwritten=len(self._done)))
+        await self._in_database(connection.close)
+        await asyncio.sleep(pause)
+
+    async def _in_database(self, step: Callable[..., T], *args: object) -> T:
+        """One thread for all of the pump's database work, so one connection and no waiting on the loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._database, step, *args)
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,233 @@
+"""Keeping workers alive: the cluster's processes, their watchdog, and the supervisor behind `manage.py up`.
+
+django-q2's own guard does not see a cluster that stands still (a killed idle worker leaves the shared queue's lock
+held), so the supervisor trusts heartbeats of ours alone: when none of its lanes beats, the whole process tree is
+killed and started again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+from django.conf import settings
+from django.db import DatabaseError, InterfaceError, connection
+
+from integrations.logs import line
+from integrations.models import Message, Worker, database_now
+
+log = logging.getLogger("switchboard.up")
+
+MANAGE = Path(sys.argv[0]).resolve() if sys.argv[0].endswith("manage.py") else settings.BASE_DIR / "manage.py"
+LOOK_EVERY = 1.0  # seconds between looks at the children and their heartbeats
+QUIET = timedelta(seconds=7)  # a heartbeat comes every 5 s: after this a lane is asked for again
+FROZEN = 15.0  # seconds without any sign of life from a lane before the cluster is started again
+STOP_WITHIN = 18.0  # seconds; the contract says 20
+RESTART_PAUSE = (0.2, 1.0, 2.0, 5.0)
+
+
+# ---- a process tree that dies with its parent ---------------------------------------------------------------------
+def die_with_parent() -> None:
+    """Asks the kernel to kill this process when its parent goes, and the same for every process forked from it.
+
+    django-q2's sentinel, workers, pusher and monitor are forks, and an orphan would go on delivering. Linux only;
+    elsewhere a lane ends when the lifeline closes.
+    """
+    parent = os.getppid()
+    _kill_on_parent_death()
+    os.register_at_fork(after_in_child=_kill_on_parent_death)
+    if os.getppid() != parent:  # it went before the request was in place
+        os._exit(1)
+
+
+def _kill_on_parent_death() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, prctl(2)
+
+
+def run_cluster() -> None:
+    """The main process of a django-q2 cluster; ends when it is told to, or with its parent."""
+    from django_q.cluster import Cluster
+
+    die_with_parent()
+    Cluster().start()
+
+
+# ---- one child ----------------------------------------------------------------------------------------------------
+class Child:
+    """A process of ours in a session of its own, started again when it ends."""
+
+    def __init__(self, name: str, arguments: list[str], environment: dict[str, str], fds: tuple[int, ...] = ()):
+        self.name, self.arguments, self.environment, self.fds = name, arguments, environment, fds
+        self.process: subprocess.Popen[bytes] | None = None
+        self.started = 0.0
+        self.ends = 0
+
+    @property
+    def is_running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def start(self) -> None:
+        command = [sys.executable, str(MANAGE), *self.arguments]
+        self.process = subprocess.Popen(  # noqa: S603 - our own command line
+            command, env=self.environment, pass_fds=self.fds, start_new_session=True
+        )
+        self.started = time.monotonic()
+        log.info(line("started", child=self.name, pid=self.process.pid))
+
+    def keep_running(self) -> bool:
+        """Starts it (again) where it does not run, with a growing pause; True when it was started now."""
+        if self.is_running:
+            if time.monotonic() - self.started > 60:
+                self.ends = 0
+            return False
+        if self.process is not None:
+            pause = RESTART_PAUSE[min(self.ends, len(RESTART_PAUSE) - 1)]
+            if time.monotonic() - self.started < pause:
+                return False
+            self.ends += 1
+            self._sweep_up()
+            log.warning(line("ended", child=self.name, code=self.process.returncode))
+        self.start()
+        return True
+
+    def terminate(self) -> None:
+        if self.process is not None and self.is_running:
+            self.process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Ends the process and all of its session, whatever state they are in."""
+        if self.process is not None:
+            self._sweep_up()
+            self.process.wait()
+
+    def _sweep_up(self) -> None:
+        assert self.process is not None
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass
+
+
+# ---- the supervisor -----------------------------------------------------------------------------------------------
+class Supervisor:
+    """Holds the children of one `manage.py up`: the web server, the cluster, and now and then a quarantine."""
+
+    def __init__(self, *, host: str, port: int, lanes: int, web: bool, workers: bool) -> None:
+        self.lanes = lanes
+        self.cluster = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self.lifeline, self._our_end = os.pipe()  # read by the lanes, held open by us
+        environment = {
+            **os.environ,
+            "SWITCHBOARD_CLUSTER": self.cluster,
+            "SWITCHBOARD_LANES": str(lanes),
+            "SWITCHBOARD_OWN_PORT": str(port if web else 0),
+        }
+        with_lifeline = {**environment, "SWITCHBOARD_LIFELINE": str(self.lifeline)}
+        self.web = Child("web", ["serve", "--host", host, "--port", str(port)], environment) if web else None
+        self.workers = Child("cluster", ["cluster"], with_lifeline, (self.lifeline,)) if workers else None
+        self.quarantine = Child("quarantine", ["deliver", "--suspects"], with_lifeline, (self.lifeline,))
+        self.stopping = False
+        self._last_asked = self._all_beat = time.monotonic()
+
+    def run(self) -> None:
+        """Returns after a clean stop; SIGTERM and SIGINT ask for one."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        try:
+            while not self.stopping:
+                self._look_after(self.web)
+                if self.workers:
+                    self._look_after_workers(self.workers)
+                self._pause(LOOK_EVERY)
+        finally:
+            self._shut_down()
+
+    def _stop(self, number: int, _frame: object) -> None:
+        log.info(line("stopping", signal=signal.Signals(number).name))
+        self.stopping = True
+
+    def _look_after(self, child: Child | None) -> None:
+        if child:
+            child.keep_running()
+
+    def _look_after_workers(self, workers: Child) -> None:
+        if workers.keep_running():
+            self._last_asked = self._all_beat = time.monotonic()
+            self._quietly(self._ask_for_lanes, self.lanes)
+        self._quietly(self._watch, workers)
+
+    def _watch(self, workers: Child) -> None:
+        now, moment = database_now(), time.monotonic()
+        beating = Worker.objects.alive(now).filter(cluster=self.cluster, heartbeat_at__gt=now - QUIET).count()
+        if beating >= self.lanes:
+            self._all_beat = moment
+        elif moment - self._all_beat > FROZEN:
+            log.warning(line("frozen", cluster=self.cluster, beating=beating, lanes=self.lanes))
+            workers.kill()
+        elif moment - self._last_asked > QUIET.total_seconds():
+            self._last_asked = moment
+            self._ask_for_lanes(self.lanes - beating)
+        if not self.quarantine.is_running and Message.objects.due(now).suspect().exists():
+            self.quarantine.start()
+
+    def _ask_for_lanes(self, count: int) -> None:
+        from integrations.tasks import queue_slice
+
+        for _ in range(count):
+            queue_slice()
+
+    def _quietly(self, step: Callable[..., None], *args: object) -> None:
+        """The supervisor outlives its database: what cannot be asked now is asked in a second."""
+        try:
+            step(*args)
+        except (DatabaseError, InterfaceError, OSError) as error:
+            connection.close()
+            # Nobody can beat into a database that is away, so silence is no sign of a frozen cluster.
+            self._all_beat = time.monotonic()
+            log.warning(line("supervisor", error=str(error).partition("\n")[0]))
+
+    def _pause(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while not self.stopping and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, 0.1))
+
+    def _shut_down(self) -> None:
+        """Lets calls in flight finish or go back, then ends what is left."""
+        deadline = time.monotonic() + STOP_WITHIN
+        os.close(self._our_end)  # the lanes see it and drain
+        children = [child for child in (self.web, self.quarantine) if child]
+        for child in children:
+            child.terminate()
+        if self.workers:
+            self._quietly(self._wait_for_lanes, deadline - 4)
+            self.workers.terminate()
+            children.append(self.workers)
+        while any(child.is_running for child in children) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        for child in children:
+            child.kill()
+        self._quietly(self._forget_queue)
+
+    def _wait_for_lanes(self, deadline: float) -> None:
+        """django-q2 stops cleanly only when its workers are idle, so the lanes come first."""
+        while time.monotonic() < deadline:
+            if not Worker.objects.alive(database_now()).filter(cluster=self.cluster).exists():
+                return
+            time.sleep(0.1)
+
+    def _forget_queue(self) -> None:
+        """The queue of this cluster ends with it: nobody else reads it."""
+        from django_q.brokers import get_broker
+
+        get_broker(self.cluster).delete_queue()
