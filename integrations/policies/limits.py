@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from pydantic_core import PydanticCustomError
 
 SLOWEST_PACE = 7 * 86_400.0  # one call in a week; who wants less pauses the service
+CLOCK_SKEW = timedelta(seconds=5)  # clocks of several machines may differ so much before a slot is taken for a mistake
 BUDGET_SPAN = 60  # seconds a retry budget looks back
 BUDGET_BUCKET = 5  # seconds per bucket: twelve small rows, and at most 5 s are forgotten early
 
@@ -69,7 +70,9 @@ def slots(
     if limits.rate is None:
         return (now,) * max(0, wanted), None
     interval, last = limits.interval, now + horizon
-    first = now if next_slot is None else min(max(next_slot, now), last + interval)
+    first = max(next_slot or now, now)
+    if first > last + interval + CLOCK_SKEW:
+        first = last + interval
     fitting = 0 if first > last else (last - first) // interval + 1
     given = min(max(0, wanted), fitting)
     return tuple(first + interval * index for index in range(given)), first + interval * given

@@ -1,0 +1,259 @@
+"""What holds for a breaker in any order of events: several processes, lost probes, clocks that jump, operators."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from integrations.policies.breaker import (
+    BreakerPolicy,
+    BreakerState,
+    Change,
+    Conflict,
+    Sample,
+    after,
+    allowance,
+    command,
+    open_period,
+    summary,
+    turn,
+)
+
+START = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+TYPES = {"closed": "closed", "open": "opened", "half_open": "half_opened"}
+
+
+@st.composite
+def policies(draw: st.DrawFn) -> BreakerPolicy:
+    kind, size = draw(st.sampled_from(["count", "time"])), draw(st.integers(1, 12))
+    slow = draw(st.booleans())
+    return BreakerPolicy(
+        enabled=draw(st.integers(0, 9)) > 0,
+        consecutive_failures=draw(st.integers(0, 4)),
+        failure_rate=draw(st.sampled_from([0.1, 0.5, 1])),
+        slow_call_rate=draw(st.sampled_from([0.2, 0.5])) if slow else None,
+        slow_call_duration=1 if slow else None,
+        window={"type": kind, "size": size},
+        minimum_calls=draw(st.integers(1, size)),
+        open_for=draw(st.sampled_from([0.5, 5, 60])),
+        open_factor=draw(st.sampled_from([1, 2, 100])),
+        open_max=draw(st.sampled_from([60, 3600])),
+        half_open_calls=draw(st.integers(1, 4)),
+    )
+
+
+class SharedBreaker(RuleBasedStateMachine):
+    """One row, several processes: each claims under the lock, and what is in flight is derived from the claims."""
+
+    @initialize(policy=policies(), concurrency=st.integers(1, 40))
+    def set_up(self, policy: BreakerPolicy, concurrency: int) -> None:
+        self.policy, self.concurrency = policy, concurrency
+        self.state, self.now, self.attempts = BreakerState(), START, 0
+        self.in_flight: list[tuple[int, int, bool]] = []  # (attempt, generation, is a probe)
+        self.probe_succeeded: dict[int, int] = {}  # by generation, counted apart from the state
+
+    def take(self, result: tuple[BreakerState, tuple[Change, ...]]) -> None:
+        """Every change of state or mode is one Change and one generation; nothing else is."""
+        state, changes = result
+        real = [change for change in changes if not change.observed]
+        differs = (state.state, state.mode) != (self.state.state, self.state.mode)
+        assert len(real) == differs
+        assert state.generation == self.state.generation + len(real)
+        if state.state != self.state.state:
+            assert real[0].type == TYPES[state.state]
+        elif real:
+            assert real[0].type == "mode"
+        for change in changes:
+            assert change.cause
+            assert len(change.attempts) <= 20
+            assert not change.observed or state.mode == "observe"
+        self.state = state
+
+    def probes_in_flight(self) -> int:
+        return sum(probe and generation == self.state.generation for _, generation, probe in self.in_flight)
+
+    @rule(wanted=st.integers(1, 6))
+    def some_process_claims(self, wanted: int) -> None:
+        self.take(turn(self.state, self.policy, self.now))
+        allowed = allowance(self.state, self.policy, self.probes_in_flight(), self.now)
+        for _ in range(wanted if allowed is None else min(wanted, allowed)):
+            self.attempts += 1
+            self.in_flight.append((self.attempts, self.state.generation, allowed is not None))
+
+    @precondition(lambda self: self.in_flight)
+    @rule(
+        choice=st.randoms(use_true_random=False), letters=st.text(".fsbn", min_size=1, max_size=8), late=st.booleans()
+    )
+    def some_results_are_in(self, choice, letters: str, late: bool) -> None:
+        samples = []
+        for letter in letters[: len(self.in_flight)]:
+            attempt, generation, _ = self.in_flight.pop(choice.randrange(len(self.in_flight)))
+            ended = self.now - timedelta(seconds=choice.uniform(0, 20) if late else 0)
+            samples.append(Sample(letter in "fb", letter in "sb", letter == "n", generation, ended, attempt))
+        before = self.state
+        result = after(
+            before, self.policy, samples, self.now, concurrency=self.concurrency, backlog=choice.random() < 0.5
+        )
+        self.take(result)
+        if all(sample.generation != before.generation or sample.neutral for sample in samples):
+            assert self.state == before
+        if self.state.state == "open" and before.state != "open":
+            counted = [sample for sample in samples if not sample.neutral and sample.generation == before.generation]
+            assert any(sample.failed or sample.slow for sample in counted)
+            assert self.state.retry_at == self.now + timedelta(seconds=open_period(self.policy, self.state.reopenings))
+
+    @precondition(lambda self: self.in_flight)
+    @rule(choice=st.randoms(use_true_random=False))
+    def a_worker_dies(self, choice) -> None:
+        self.in_flight.pop(choice.randrange(len(self.in_flight)))
+
+    @rule(seconds=st.sampled_from([0.1, 1, 5, 30, 60, 4000]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+    @rule(seconds=st.sampled_from([0.1, 1, 60, 86_400]))
+    def the_clock_moves_back(self, seconds: float) -> None:
+        self.now -= timedelta(seconds=seconds)
+        before = self.state
+        self.take(turn(before, self.policy, self.now))
+        if before.mode == "auto" and before.state == "closed":
+            assert self.state.state == "closed"  # going back never opens
+        if before.mode == "auto" and before.state == "open" and self.policy.enabled:
+            assert self.state.state != "closed"  # nor closes
+            longest = open_period(self.policy, before.reopenings)
+            later = self.now + timedelta(seconds=longest)
+            assert turn(self.state, self.policy, later)[0].state == "half_open"  # nor pins
+
+    @rule(
+        action=st.sampled_from(["open", "close", "half_open", "reset", "disable", "observe", "auto"]),
+        lasting=st.none() | st.sampled_from([1, 60]),
+    )
+    def an_operator_acts(self, action, lasting: int | None) -> None:
+        until = None if lasting is None else self.now + timedelta(seconds=lasting)
+        try:
+            self.take(command(self.state, self.policy, action, self.now, reason="why", until=until))
+        except Conflict:
+            assert action == "half_open"
+            assert self.state.state != "open"
+
+    @rule(policy=policies())
+    def the_settings_change(self, policy: BreakerPolicy) -> None:
+        self.policy = policy
+
+    @invariant()
+    def open_means_nothing_is_sent(self) -> None:
+        if self.state.state == "open" and (self.policy.enabled or self.state.mode == "forced_open"):
+            assert allowance(self.state, self.policy, 0, self.now) == 0
+
+    @invariant()
+    def places_left_are_those_neither_in_flight_nor_used_up(self) -> None:
+        if self.state.state == "half_open" and self.policy.enabled:
+            allowed = allowance(self.state, self.policy, self.probes_in_flight(), self.now)
+            used = self.probes_in_flight() + self.state.probes_succeeded
+            assert allowed == max(0, self.policy.half_open_calls - used)
+
+    @invariant()
+    def half_open_is_never_stuck(self) -> None:
+        """With nothing in flight there is a place for a probe, or the next turn ends it."""
+        turned, _ = turn(self.state, self.policy, self.now)
+        if turned.state == "half_open" and self.policy.enabled:
+            assert (allowance(turned, self.policy, 0, self.now) or 0) > 0
+
+    @invariant()
+    def numbers_are_never_negative(self) -> None:
+        window = summary(self.state, self.policy, self.now)["window"]
+        assert 0 <= window["failures"] <= window["calls"]
+        assert 0 <= window["slow"] <= window["calls"]
+        assert min(self.state.consecutive, self.state.reopenings, self.state.probes_succeeded) >= 0
+        assert self.state.ramp is None or self.state.ramp >= 1
+        if self.policy.window.type == "count":
+            assert window["calls"] <= self.policy.window.size
+
+    @invariant()
+    def the_row_holds_all_of_it(self) -> None:
+        assert BreakerState.from_json(self.state.as_json()) == self.state
+
+    @invariant()
+    def a_turn_is_done_once(self) -> None:
+        once, _ = turn(self.state, self.policy, self.now)
+        if (once.state, once.mode) == (self.state.state, self.state.mode):
+            assert turn(once, self.policy, self.now) == (once, ())
+
+
+SharedBreaker.TestCase.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+TestSharedBreaker = SharedBreaker.TestCase
+
+
+class ProbingProcesses(RuleBasedStateMachine):
+    """Under one setting, no interleaving of processes has more probes out or succeeded than were asked for."""
+
+    @initialize(places=st.integers(1, 5))
+    def set_up(self, places: int) -> None:
+        self.policy = BreakerPolicy(half_open_calls=places)
+        opened = BreakerState(state="open", retry_at=START, generation=1)
+        self.state, _ = turn(opened, self.policy, START)
+        self.in_flight: dict[int, set[int]] = {0: set(), 1: set(), 2: set()}
+        self.sent = self.succeeded = 0
+
+    @rule(process=st.integers(0, 2), wanted=st.integers(1, 5))
+    def claim(self, process: int, wanted: int) -> None:
+        if self.state.state == "half_open":
+            in_flight = sum(map(len, self.in_flight.values()))
+            for _ in range(min(wanted, allowance(self.state, self.policy, in_flight, START) or 0)):
+                self.sent += 1
+                self.in_flight[process].add(self.sent)
+
+    @rule(process=st.integers(0, 2), kind=st.sampled_from([".", "n", "lost"]))
+    def finish(self, process: int, kind: str) -> None:
+        if self.in_flight[process]:
+            attempt = self.in_flight[process].pop()
+            if kind != "lost":
+                sample = Sample(False, False, kind == "n", 2, START, attempt)
+                self.state, _ = after(self.state, self.policy, [sample], START, concurrency=10, backlog=True)
+            self.succeeded += kind == "."
+
+    @rule(process=st.integers(0, 2))
+    def die(self, process: int) -> None:
+        self.in_flight[process].clear()
+
+    @invariant()
+    def places_are_kept(self) -> None:
+        assert sum(map(len, self.in_flight.values())) + self.succeeded <= self.policy.half_open_calls
+        assert (self.state.state == "closed") == (self.succeeded == self.policy.half_open_calls)
+
+
+ProbingProcesses.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestProbingProcesses = ProbingProcesses.TestCase
+
+
+@given(
+    policy=policies(),
+    letters=st.lists(st.sampled_from(list(".n")), max_size=60),
+    window=st.text(".fsb", max_size=50),
+    consecutive=st.integers(0, 50),
+)
+def test_a_success_never_opens_it_whatever_came_before(policy, letters, window, consecutive) -> None:
+    second = int(START.timestamp())
+    stored = window if policy.window.type == "count" else ((second, 10, 10, 10),)
+    state = BreakerState(window=stored, consecutive=consecutive)
+    samples = [Sample(False, False, letter == "n", 0, START, number) for number, letter in enumerate(letters)]
+    result, changes = after(state, policy, samples, START, concurrency=10, backlog=True)
+    assert (result.state, changes) == ("closed", ())
+
+
+@given(policy=policies(), letters=st.text(".fsbn", max_size=60), cuts=st.lists(st.integers(0, 60), max_size=5))
+def test_results_mean_the_same_in_one_batch_or_in_many(policy: BreakerPolicy, letters: str, cuts: list[int]) -> None:
+    samples = [
+        Sample(letter in "fb", letter in "sb", letter == "n", 0, START, number) for number, letter in enumerate(letters)
+    ]
+    whole, whole_changes = after(BreakerState(), policy, samples, START, concurrency=10, backlog=False)
+    state, changes = BreakerState(), ()
+    edges = [0, *sorted(cuts), len(samples)]
+    for start, end in pairwise(edges):
+        state, more = after(state, policy, samples[start:end], START, concurrency=10, backlog=False)
+        changes += more
+    assert (state, changes) == (whole, whole_changes)
