@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from django.conf import settings
@@ -14,7 +14,13 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models.expressions import Expression
 
 
-class EncryptedJSONField(models.TextField[Any, Any]):
+if TYPE_CHECKING:
+    TextField = models.TextField[Any, Any]
+else:
+    TextField = models.TextField
+
+
+class EncryptedJSONField(TextField):
     """JSON, encrypted with the newest of SWITCHBOARD_ENCRYPTION_KEYS and readable with any of them (Fernet)."""
 
     def get_prep_value(self, value: Any) -> Any:
