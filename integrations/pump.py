@@ -94,7 +94,7 @@ class Pump:
         await self._flush()
         if self.worker_id:
             await self._in_database(delivery.stop, self.worker_id)
-        await self._in_database(connection.close)
+        await self._in_database(_disconnect)
         self._doorbell.close()
         await self.client.aclose()
         self._database.shutdown()
@@ -229,12 +229,16 @@ class Pump:
         pause = DATABASE_BACKOFF[min(self._failures, len(DATABASE_BACKOFF) - 1)]
         self._failures += 1
         log.warning(line("database", error=str(error).partition("\n")[0], again_in=pause, unwritten=len(self._done)))
-        await self._in_database(connection.close)
+        await self._in_database(_disconnect)
         await asyncio.sleep(pause)
 
     async def _in_database(self, step: Callable[..., T], *args: object) -> T:
         """One thread for all of the pump's database work, so one connection and no waiting on the loop."""
         return await asyncio.get_running_loop().run_in_executor(self._database, step, *args)
+
+
+def _disconnect() -> None:
+    connection.close()  # looked up here: each thread has its own
 
 
 def _utc_now() -> datetime:
