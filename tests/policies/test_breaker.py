@@ -130,11 +130,25 @@ def test_the_rest_of_a_batch_that_trips_changes_nothing() -> None:
     assert fold(BreakerState(), POLICY, "fffff...") == fold(BreakerState(), POLICY, "fffff")
 
 
-def test_a_window_forgets_the_oldest_call() -> None:
-    state, _ = fold(BreakerState(), RATE_ONLY, "f........")
-    state, _ = fold(state, RATE_ONLY, "..")
+@pytest.mark.parametrize("oldest", "fsb")
+def test_a_window_forgets_the_oldest_call(oldest: str) -> None:
+    state, _ = fold(BreakerState(), SLOW, f"{oldest}........")
+    state, _ = fold(state, SLOW, "..")
     assert state.window == "." * 10
-    assert summary(state, RATE_ONLY, NOW)["window"] == {"calls": 10, "failures": 0, "slow": 0, "failure_rate": 0.0}
+    assert summary(state, SLOW, NOW)["window"] == {"calls": 10, "failures": 0, "slow": 0, "failure_rate": 0.0}
+
+
+@pytest.mark.parametrize("oldest", ["ffff", "bbbb"])
+def test_what_left_the_window_within_a_batch_trips_nothing(oldest: str) -> None:
+    state = BreakerState(window=f"{oldest}......")
+    assert fold(state, SLOW, "....ffffs")[0].state == "closed"
+    assert fold(state, SLOW, "....fffff")[0].state == "open"
+
+
+def test_an_open_breaker_shows_the_window_that_opened_it() -> None:
+    state, _ = fold(BreakerState(), RATE_ONLY, "f..f")
+    assert (state.window, state.consecutive) == ("f..f", 1)
+    assert summary(state, RATE_ONLY, NOW)["window"] == {"calls": 4, "failures": 2, "slow": 0, "failure_rate": 0.5}
 
 
 def test_a_smaller_window_keeps_the_newest_calls_and_another_kind_starts_empty() -> None:

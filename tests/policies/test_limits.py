@@ -117,7 +117,8 @@ def test_recording_nothing_keeps_nothing() -> None:
 
 
 def test_a_clock_that_moved_back_neither_forgets_nor_pins_retries() -> None:
-    recent = record((), NOW + timedelta(days=1), 0, 10)
+    tomorrow = NOW + timedelta(days=1)
+    recent = record(record((), tomorrow, 0, 5), tomorrow + 10 * SECOND, 0, 5)
     assert budget_left(recent, 0.2, NOW) == 0
     recent = record(recent, NOW, 1, 0)
     assert budget_left(recent, 0.2, NOW + timedelta(seconds=65)) == 10
