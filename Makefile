@@ -27,7 +27,9 @@ $(VENV)/.test: requirements-test.txt | $(VENV)/bin/python
 	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-test.txt
 	@touch $@ $(VENV)/.run
 
+# What touches a database on PostgreSQL and Redis first, then the whole suite on SQLite: the last line counts them all.
 test: $(VENV)/.test
+	$(PY) -m pytest --database postgres
 	$(PY) -m pytest
 
 check: $(VENV)/.test
@@ -40,7 +42,8 @@ check: $(VENV)/.test
 		SWITCHBOARD_ALLOWED_HOSTS=switchboard.example SWITCHBOARD_HTTPS=1 $(PY) manage.py check --deploy --fail-level WARNING
 
 faults: $(VENV)/.test
-	$(PY) -m pytest -m "faults or long" --override-ini addopts="--strict-markers -ra" --long
+	$(PY) -m pytest -m "faults or long" --long --database postgres
+	$(PY) -m pytest -m "faults or long" --long
 
 bench: $(VENV)/.test
 	$(PY) -m bench

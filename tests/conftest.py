@@ -1,0 +1,220 @@
+"""What every test may ask for, and which database a run is about.
+
+`pytest` runs the whole suite on SQLite; `pytest --database postgres` runs what touches a database on PostgreSQL and
+Redis. `--long` adds the long proofs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+
+from tests.backends import Servers
+from tests.installation import Installation, clean_environment, fresh_keys
+from tests.receiver import Receiver
+
+SERVERS = pytest.StashKey[Servers]()
+BROWSERS = pytest.StashKey["BrowserTests"]()
+
+DATABASE_FIXTURES = {"db", "transactional_db", "live_server", "database", "installation", "start_installation"}
+BROWSER_FIXTURES = {"browser", "page"}
+
+# Two cores that also run a database make a deadline a coin toss.
+hypothesis.settings.register_profile("switchboard", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("switchboard")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("switchboard")
+    group.addoption(
+        "--database",
+        choices=("sqlite", "postgres"),
+        default="sqlite",
+        help="sqlite: the whole suite; postgres: all that touches a database, on a PostgreSQL and Redis of its own",
+    )
+    group.addoption("--long", action="store_true", help="also run the long proofs (marked `long`)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.help or config.option.version:
+        return
+    if "DJANGO_SETTINGS_MODULE" in os.environ:
+        # pytest-django would have read them by now, with this shell's database.
+        raise pytest.UsageError("unset DJANGO_SETTINGS_MODULE: the tests choose their settings themselves")
+    servers = config.stash[SERVERS] = Servers()
+    environment = clean_environment() | fresh_keys() | {"SWITCHBOARD_DATA": str(servers.folder / "data")}
+    if config.option.database == "postgres":
+        environment["SWITCHBOARD_DATABASE_URL"] = servers.postgres_url("switchboard")
+        environment["SWITCHBOARD_REDIS_URL"] = servers.redis_url()
+    for name in [name for name in os.environ if name.startswith("SWITCHBOARD_") and not _is_for_tests(name)]:
+        del os.environ[name]
+    os.environ.update(environment)
+    # The settings read all that when they are imported, and pytest-django takes them up after this hook.
+    os.environ["DJANGO_SETTINGS_MODULE"] = "dashboard.settings"
+    import django.conf
+
+    assert django.conf.settings.DATABASES
+    config.stash[BROWSERS] = BrowserTests(config)
+    config.pluginmanager.register(config.stash[BROWSERS])
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if servers := config.stash.get(SERVERS, None):
+        servers.close()
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    on = {"sqlite": "SQLite, the whole suite", "postgres": "PostgreSQL and Redis, all that touches a database"}
+    return f"database: {on[config.option.database]}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if BROWSER_FIXTURES & _fixtures(item):
+            item.add_marker("browser")
+    left_out = [item for item in items if not _belongs(item, config)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
+
+
+def _belongs(item: pytest.Item, config: pytest.Config) -> bool:
+    if item.get_closest_marker("long") and not config.option.long:
+        return False
+    if config.option.database == "sqlite" or item.get_closest_marker("postgres"):
+        return True
+    return not item.get_closest_marker("browser") and _touches_a_database(item)
+
+
+def _touches_a_database(item: pytest.Item) -> bool:
+    from django.test import TransactionTestCase
+
+    of_class = getattr(item, "cls", None)
+    return bool(
+        item.get_closest_marker("django_db")
+        or DATABASE_FIXTURES & _fixtures(item)
+        or (of_class and issubclass(of_class, TransactionTestCase))
+    )
+
+
+def _fixtures(item: pytest.Item) -> set[str]:
+    return set(getattr(item, "fixturenames", ()))
+
+
+def _is_for_tests(name: str) -> bool:
+    return name.startswith("SWITCHBOARD_TEST_")
+
+
+class BrowserTests:
+    """Sees to it that nobody takes a run without its browser tests for a whole one."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.are_required = os.environ.get("SWITCHBOARD_TEST_REQUIRE_BROWSER") == "1"
+        self.are_due = config.option.database == "sqlite"
+        self.ran: set[str] = set()
+        self.skipped: set[str] = set()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if "browser" not in report.keywords:
+            return
+        if report.skipped:
+            self.skipped.add(report.nodeid)
+        elif report.when == "call":
+            self.ran.add(report.nodeid)
+
+    @property
+    def are_missed(self) -> bool:
+        return self.are_required and self.are_due and (not self.ran or bool(self.skipped))
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self.are_missed and not session.config.option.collectonly and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self.skipped or self.are_missed:
+            terminalreporter.section("BROWSER TESTS DID NOT RUN", sep="!", red=True, bold=True)
+            terminalreporter.write_line(
+                f"{len(self.ran)} ran, {len(self.skipped)} were skipped. "
+                "Install Chromium (`apt-get install chromium`, or `python -m playwright install chromium`).",
+                red=True,
+            )
+
+
+# ---- Fixtures -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def database(pytestconfig: pytest.Config) -> str:
+    """Which database this run is about: "sqlite" or "postgres"."""
+    chosen: str = pytestconfig.option.database
+    return chosen
+
+
+@pytest.fixture(scope="session")
+def servers(pytestconfig: pytest.Config) -> Servers:
+    """PostgreSQL and Redis of this run, each started when first asked for; there on a SQLite run as well."""
+    return pytestconfig.stash[SERVERS]
+
+
+@pytest.fixture
+def own_servers() -> Iterator[Servers]:
+    """A PostgreSQL and a Redis that a test may take away without harm to the others."""
+    ours = os.environ.get("SWITCHBOARD_TEST_RUN", "")
+    servers = Servers()
+    yield servers
+    servers.close()
+    os.environ["SWITCHBOARD_TEST_RUN"] = ours
+
+
+@pytest.fixture
+def start_receiver() -> Iterator[Callable[..., Receiver]]:
+    """Starts as many receivers as a test wants: `start_receiver(tls=None)`."""
+    started: list[Receiver] = []
+
+    def start(**options: Any) -> Receiver:
+        started.append(Receiver(**options).start())
+        return started[-1]
+
+    yield start
+    for receiver in started:
+        receiver.close()
+
+
+@pytest.fixture
+def sink(start_receiver: Callable[..., Receiver]) -> Receiver:
+    """A real HTTP server on 127.0.0.1 that remembers its calls; see `Receiver`."""
+    return start_receiver()
+
+
+@pytest.fixture
+def reachable_loopback(settings: Any) -> None:
+    """Lets calls made in this process reach 127.0.0.0/8, which nothing may by default."""
+    settings.ALLOW_PRIVATE = "127.0.0.0/8"
+
+
+@pytest.fixture
+def start_installation(
+    tmp_path: Path, database: str, request: pytest.FixtureRequest
+) -> Iterator[Callable[..., Installation]]:
+    """Starts whole installations: `start_installation(*arguments of up, on=database, start=True, **environment)`."""
+    made: list[Installation] = []
+
+    def start_one(*arguments: str, on: str = database, start: bool = True, **environment: str | None) -> Installation:
+        servers = request.getfixturevalue("servers") if on == "postgres" else None
+        made.append(Installation(tmp_path / f"installation-{len(made) + 1}", servers, arguments, environment))
+        return made[-1].start() if start else made[-1]
+
+    yield start_one
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def installation(start_installation: Callable[..., Installation]) -> Installation:
+    """A running `manage.py up` on the database of this run, new for each test."""
+    return start_installation()

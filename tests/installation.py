@@ -1,0 +1,256 @@
+"""A whole Switchboard as an operator starts it: `manage.py up` in its own process, folder and port."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from base64 import urlsafe_b64encode
+from collections.abc import Mapping
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+import psutil
+
+from tests.backends import MARK, ROOT, Servers, processes_of_run
+
+OWN_MARK = "SWITCHBOARD_TEST_INSTALLATION"
+READY_WITHIN = 60.0  # seconds; the first start migrates, and CI has two cores
+STOPS_WITHIN = 20.0  # seconds; the contract's
+
+# What a child of `manage.py up` calls itself, in its title or on its command line; the first that fits.
+ROLES = {
+    "web": ("uvicorn", "web", "asgi"),
+    "supervisor": ("supervisor", "sentinel", "guard"),
+    "lane": ("lane", "worker"),
+    "cluster": ("qcluster", "cluster", "workers"),
+    "pump": ("pump",),
+}
+
+_numbers = count(1)
+
+
+class Installation:
+    """One `manage.py up` with what belongs to it. `environment` adds SWITCHBOARD_ variables (None takes one away)."""
+
+    def __init__(
+        self,
+        folder: Path,
+        servers: Servers | None = None,
+        arguments: tuple[str, ...] = (),
+        environment: Mapping[str, str | None] | None = None,
+    ) -> None:
+        """With servers it lives on a PostgreSQL and Redis database of its own, without on SQLite in its folder."""
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.folder = folder
+        self.data = folder / "data"
+        self.arguments = arguments
+        self.port = free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+        self._mark = f"{os.getpid()}-{next(_numbers)}"
+        self._log = folder / "up.log"
+        self.env = clean_environment() | {
+            "SWITCHBOARD_DATA": str(self.data),
+            "SWITCHBOARD_ALLOW_PRIVATE": "127.0.0.0/8",
+            "PYTHONUNBUFFERED": "1",
+            OWN_MARK: self._mark,
+        }
+        if servers:
+            self.env["SWITCHBOARD_DATABASE_URL"] = servers.new_postgres_database()
+            self.env["SWITCHBOARD_REDIS_URL"] = servers.new_redis_database()
+            self.env |= fresh_keys()  # several machines share a database, so it does not make its own there
+        for name, value in (environment or {}).items():
+            if value is None:
+                self.env.pop(name, None)
+            else:
+                self.env[name] = value
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def has_web(self) -> bool:
+        return "--no-web" not in self.arguments
+
+    @property
+    def log(self) -> str:
+        """What `manage.py up` and its children have printed so far."""
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
+
+    # ---- Its life ----
+
+    def start(self, wait: bool = True) -> Self:
+        assert self.process is None, "it runs already"
+        web = ("--host", "127.0.0.1", "--port", str(self.port)) if self.has_web else ()
+        with self._log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "manage.py", "up", *web, *self.arguments],
+                cwd=ROOT,
+                env=self.env,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        if wait and self.has_web:
+            self.wait_for_web()
+        return self
+
+    def wait_for_web(self) -> None:
+        assert self.process
+        deadline = time.monotonic() + READY_WITHIN
+        while True:
+            with suppress(httpx.HTTPError):
+                if httpx.get(f"{self.url}/healthz", timeout=2, trust_env=False).status_code == 200:
+                    return
+            if self.process.poll() is not None:
+                raise AssertionError(f"`manage.py up` ended with {self.process.returncode}:\n{self.log[-4000:]}")
+            if time.monotonic() > deadline:
+                raise AssertionError(f"no /healthz within {READY_WITHIN:g} s:\n{self.log[-4000:]}")
+            time.sleep(0.05)
+
+    def stop(self, within: float = STOPS_WITHIN) -> float:
+        """SIGTERM, as an operator's service manager does; returns the seconds it took, fails where it is too long."""
+        if self.process is None:
+            return 0.0
+        began = time.monotonic()
+        self.process.terminate()
+        try:
+            self.process.wait(timeout=within)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still there {within:g} s after SIGTERM:\n{self.log[-4000:]}") from None
+        self.process = None
+        return time.monotonic() - began
+
+    def kill(self) -> None:
+        """SIGKILL to `manage.py up` alone; its children have to notice by themselves."""
+        assert self.process
+        self.process.kill()
+        self.process.wait(timeout=15)
+        self.process = None
+
+    def close(self) -> None:
+        """Ends every process it ever started, also those that left the tree."""
+        for process in self.everything():
+            with suppress(psutil.Error):
+                process.kill()
+        if self.process:
+            self.process.wait(timeout=15)
+            self.process = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ---- What belongs to it ----
+
+    def manage(
+        self, *arguments: str, stdin: str | None = None, check: bool = True, timeout: float = 120
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs a command of manage.py in this installation; its output is in `.stdout` and `.stderr`."""
+        run = subprocess.run(
+            [sys.executable, "manage.py", *arguments],
+            cwd=ROOT,
+            env=self.env,
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+        if check and run.returncode:
+            raise AssertionError(f"manage.py {' '.join(arguments)} ended with {run.returncode}:\n{run.stderr[-4000:]}")
+        return run
+
+    def token(self, role: str = "admin", name: str = "tests") -> str:
+        return self.manage("token", name, "--role", role).stdout.strip()
+
+    def operator(self, name: str = "ada", role: str = "admin", password: str = "correct horse battery") -> str:
+        """Makes an account and returns its password."""
+        self.manage("operator", name, "--role", role, "--password-stdin", stdin=f"{password}\n")
+        return password
+
+    def api(self, token: str | None = None, **options: Any) -> httpx.Client:
+        """A client whose URLs are relative to /api/v1/."""
+        headers = {"Authorization": f"Bearer {token or self.token()}"}
+        return httpx.Client(base_url=f"{self.url}/api/v1/", headers=headers, timeout=30, trust_env=False, **options)
+
+    def processes(self) -> dict[str, list[psutil.Process]]:
+        """The tree under `manage.py up` by role: "up" itself, the words of ROLES, "other"."""
+        roles: dict[str, list[psutil.Process]] = {}
+        if self.process is None:
+            return roles
+        with suppress(psutil.NoSuchProcess):
+            up = psutil.Process(self.process.pid)
+            roles["up"] = [up]
+            for child in up.children(recursive=True):
+                with suppress(psutil.Error):
+                    roles.setdefault(_role(child, up), []).append(child)
+        return roles
+
+    def everything(self) -> list[psutil.Process]:
+        """Every living process that this installation started, in its tree or not."""
+        return [process for process in processes_of_run(self._mark, OWN_MARK) if _lives(process)]
+
+    def wait_until_gone(self, within: float = STOPS_WITHIN) -> None:
+        """Fails where a process of this installation is left after so many seconds."""
+        deadline = time.monotonic() + within
+        while left := self.everything():
+            if time.monotonic() > deadline:
+                raise AssertionError(f"still there: {[process.cmdline() for process in left if _lives(process)]}")
+            time.sleep(0.1)
+
+    def another(self, *arguments: str) -> Installation:
+        """A second `manage.py up` on the same database, not started: another machine, or on SQLite the same one."""
+        other = Installation(self.folder / f"another-{next(_numbers)}", arguments=arguments)
+        data = str(other.data) if "SWITCHBOARD_DATABASE_URL" in self.env else self.env["SWITCHBOARD_DATA"]
+        other.env = self.env | {OWN_MARK: other._mark, "SWITCHBOARD_DATA": data}
+        return other
+
+
+def clean_environment() -> dict[str, str]:
+    """This process's environment without Switchboard's own variables: a test says which it wants."""
+    kept = (MARK,)
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name in kept or (not name.startswith("SWITCHBOARD_") and name != "DJANGO_SETTINGS_MODULE")
+    }
+
+
+def fresh_keys() -> dict[str, str]:
+    return {
+        "SWITCHBOARD_SECRET_KEY": secrets.token_urlsafe(60),
+        "SWITCHBOARD_ENCRYPTION_KEYS": urlsafe_b64encode(secrets.token_bytes(32)).decode(),
+    }
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _role(process: psutil.Process, up: psutil.Process) -> str:
+    command = process.cmdline()
+    if command == up.cmdline():  # forked, and it did not say what it is
+        return "other"
+    said = " ".join(command[1:] or command).lower().replace(str(ROOT).lower(), "")
+    return next((role for role, words in ROLES.items() if any(word in said for word in words)), "other")
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
