@@ -39,7 +39,7 @@ class _Lane:
     def _hand_over(self) -> None:
         if not self.pump.stopping:
             # Beside the loop: queueing is a database or Redis write.
-            self.loop.run_in_executor(None, queue_slice)
+            self.loop.run_in_executor(None, queue_slice, settings.CLUSTER)
 
 
 _lane: _Lane | None = None
@@ -55,9 +55,9 @@ def pump() -> int:
     return len(_lane.pump.in_flight)
 
 
-def queue_slice() -> None:
+def queue_slice(cluster: str) -> None:
     """Asks for one more slice, by whichever worker of this cluster is free."""
-    async_task("integrations.tasks.pump")
+    async_task("integrations.tasks.pump", cluster=cluster)
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

@@ -185,7 +185,7 @@ class Supervisor:
         from integrations.tasks import queue_slice
 
         for _ in range(count):
-            queue_slice()
+            queue_slice(self.cluster)
 
     def _quietly(self, step: Callable[..., None], *args: object) -> None:
         """The supervisor outlives its database: what cannot be asked now is asked in a second."""

@@ -9,6 +9,7 @@ from django.core.management.base import BaseCommand, CommandParser
 
 class Command(BaseCommand):
     help = "Delivers what is due in this process, without django-q2: for cron, for a look, and for suspects."
+    requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--seconds", type=float, help="stop after this long; default: when nothing is due")

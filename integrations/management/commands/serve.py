@@ -5,6 +5,7 @@ from django.core.management.base import BaseCommand, CommandParser
 
 class Command(BaseCommand):
     help = "The web server of one `manage.py up`; started by it."
+    requires_system_checks: list[str] = []  # `manage.py up` has made them
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--host", default="127.0.0.1")
