@@ -1,0 +1,33 @@
+"""Pages for what went wrong, in the console's look. They say what to do next."""
+
+from __future__ import annotations
+
+from django.http import HttpRequest, HttpResponse, HttpResponseForbidden, HttpResponseNotFound, HttpResponseServerError
+from django.template.loader import render_to_string
+
+
+def forbidden(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
+    context = {"layout": _layout(request), "words": str(exception or "") or "You may not open this page."}
+    return HttpResponseForbidden(render_to_string("errors/forbidden.html", context, request))
+
+
+def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
+    context = {"layout": _layout(request)}
+    return HttpResponseNotFound(render_to_string("errors/not_found.html", context, request))
+
+
+def broken(request: HttpRequest) -> HttpResponse:
+    """Asks nothing of the database, which may be what is broken: no request, so no context processor runs."""
+    return HttpResponseServerError(render_to_string("errors/broken.html"))
+
+
+def csrf_refused(request: HttpRequest, reason: str = "") -> HttpResponse:
+    """Django's CSRF_FAILURE_VIEW: most often a form that was open while its session ended."""
+    words = "This form was open for too long, or was sent from elsewhere. Go back, reload the page and send it again."
+    context = {"layout": _layout(request), "words": words}
+    return HttpResponseForbidden(render_to_string("errors/forbidden.html", context, request))
+
+
+def _layout(request: HttpRequest) -> str:
+    is_signed_in = hasattr(request, "user") and request.user.is_authenticated
+    return "base.html" if is_signed_in else "bare.html"

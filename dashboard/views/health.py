@@ -1,9 +1,75 @@
-from django.http import HttpRequest, HttpResponse
+"""What balancers ask: is the process alive, and can it do its work."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from django.db import DatabaseError, connection
+from django.db.migrations.executor import MigrationExecutor
+from django.db.models import Min
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.utils import timezone
+from django.views.decorators.cache import never_cache
+
+from dashboard.access import public
+from integrations.models import Message, Worker
 
 
-def healthz(request: HttpRequest, *args: object, **kwargs: object) -> HttpResponse:
-    raise NotImplementedError
+@public
+@never_cache
+def healthz(request: HttpRequest) -> HttpResponse:
+    """Alive. It touches nothing else, so that a slow database never gets the process killed."""
+    return JsonResponse({"status": "ok"})
 
 
-def readyz(request: HttpRequest, *args: object, **kwargs: object) -> HttpResponse:
-    raise NotImplementedError
+@public
+@never_cache
+def readyz(request: HttpRequest) -> HttpResponse:
+    """200 when the database answers and its migrations are applied, else 503; and how the work stands."""
+    report: dict[str, Any] = {"database": False, "migrations": False}
+    try:
+        report["migrations"] = _migrations_are_applied()
+        report["database"] = True
+        if report["migrations"]:
+            report |= _work()
+    except DatabaseError as error:
+        report["error"] = type(error).__name__
+    report["redis"] = _redis()
+    is_ready = report["database"] and report["migrations"]
+    return JsonResponse({"status": "ready" if is_ready else "not ready", **report}, status=200 if is_ready else 503)
+
+
+_applied = False  # migrations are never taken back under a running process: once they are applied, that is known
+
+
+def _migrations_are_applied() -> bool:
+    global _applied
+    if _applied:
+        connection.ensure_connection()
+        return True
+    executor = MigrationExecutor(connection)
+    _applied = not executor.migration_plan(executor.loader.graph.leaf_nodes())
+    return _applied
+
+
+def _work() -> dict[str, Any]:
+    now = timezone.now()
+    oldest = Message.objects.due(now).aggregate(oldest=Min("due_at"))["oldest"]
+    return {
+        "workers": Worker.objects.alive(now).count(),
+        "backlog_age": round((now - oldest).total_seconds(), 3) if oldest else 0,
+    }
+
+
+def _redis() -> bool | None:
+    """None where none is configured. It is a doorbell: without it, work goes on by polling."""
+    if not settings.REDIS_URL:
+        return None
+    import redis
+
+    try:
+        redis.Redis.from_url(settings.REDIS_URL, socket_timeout=1, socket_connect_timeout=1).ping()
+    except redis.RedisError:
+        return False
+    return True

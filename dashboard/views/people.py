@@ -1,17 +1,97 @@
+"""Signing in and out, the first account, one's own password."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import messages
+from django.contrib.auth import login as sign_in
+from django.contrib.auth import update_session_auth_hash
+from django.contrib.auth.forms import AuthenticationForm, PasswordChangeForm
+from django.contrib.auth.views import LoginView, LogoutView
+from django.db import transaction
 from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
+from django.views.decorators.cache import never_cache
+from django.views.decorators.debug import sensitive_post_parameters
+
+from dashboard.access import actor, person, public, viewer
+from dashboard.answers import form_page, see_other
+from dashboard.people_forms import FirstAdminForm
+from integrations.models import Account, AuditEntry, Role, SetupLink
+from integrations.models.account import digest
 
 
-def login(request: HttpRequest, *args: object, **kwargs: object) -> HttpResponse:
-    raise NotImplementedError
+class SignInForm(AuthenticationForm):
+    error_messages = {
+        **AuthenticationForm.error_messages,
+        "invalid_login": "User name and password don't fit together. Both are case-sensitive.",
+    }
 
 
-def logout(request: HttpRequest, *args: object, **kwargs: object) -> HttpResponse:
-    raise NotImplementedError
+class Login(LoginView):
+    """django-axes counts the failures and shows people/locked_out.html in place of this page after too many."""
+
+    template_name = "people/login.html"
+    authentication_form = SignInForm
+    redirect_authenticated_user = True
+
+    def form_invalid(self, form: AuthenticationForm) -> HttpResponse:
+        return self.render_to_response(self.get_context_data(form=form), status=422)
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        return super().get_context_data(has_accounts=Account.objects.exists(), **kwargs)
 
 
-def setup(request: HttpRequest, *args: object, **kwargs: object) -> HttpResponse:
-    raise NotImplementedError
+login = public(Login.as_view())
+logout = public(LogoutView.as_view(http_method_names=["post", "options"]))
 
 
-def password(request: HttpRequest, *args: object, **kwargs: object) -> HttpResponse:
-    raise NotImplementedError
+@public
+@never_cache
+@sensitive_post_parameters("password")
+def setup(request: HttpRequest, secret: str) -> HttpResponse:
+    """Makes the first admin. The link is used up by whoever sends the form first."""
+    if not SetupLink.objects.valid(secret):
+        return _used_up(request)
+    form = FirstAdminForm(request.POST or None)
+    if not form.is_valid():
+        return form_page(request, "people/setup.html", {"form": form}, is_refused=form.is_bound)
+    account = _first_admin(secret, form.cleaned_data["username"], form.cleaned_data["password"])
+    if account is None:
+        return _used_up(request)
+    sign_in(request, account, backend="django.contrib.auth.backends.ModelBackend")
+    return see_other("overview")
+
+
+@transaction.atomic
+def _first_admin(secret: str, username: str, password: str) -> Account | None:
+    # Deleting the link decides between two at once: the row can be deleted only by one of them.
+    used, _ = SetupLink.objects.filter(digest=digest(secret), expires_at__gt=timezone.now()).delete()
+    if not used or Account.objects.exists():
+        return None
+    account = Account.objects.register(username, password, Role.ADMIN)
+    AuditEntry.objects.record(f"person {username}", "person.created", username, after={"role": account.role})
+    return account
+
+
+def _used_up(request: HttpRequest) -> HttpResponse:
+    page = form_page(request, "people/used_up.html", {}, is_refused=False)
+    page.status_code = 404
+    return page
+
+
+@viewer
+@never_cache
+@sensitive_post_parameters("old_password", "new_password1", "new_password2")
+def password(request: HttpRequest) -> HttpResponse:
+    """One's own password; other sessions of the same person end with the old one."""
+    form = PasswordChangeForm(person(request), request.POST or None)
+    if not form.is_valid():
+        return form_page(request, "people/password.html", {"form": form}, is_refused=form.is_bound)
+    with transaction.atomic():
+        account = form.save()
+        AuditEntry.objects.record(actor(request), "person.password_changed", person(request).username)
+    update_session_auth_hash(request, account)
+    messages.success(request, "Your password is changed. Your other sessions are signed out.")
+    return see_other("password")

@@ -1,21 +1,120 @@
+"""People and tokens: who may come in, and with what."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import messages
+from django.contrib.auth import update_session_auth_hash
+from django.db import transaction
 from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, render
+from django.utils import timezone
+from django.views.decorators.cache import never_cache
+from django.views.decorators.debug import sensitive_post_parameters
+from django.views.decorators.http import require_POST
+
+from dashboard.access import actor, admin, person
+from dashboard.answers import form_page, see_other
+from dashboard.people_forms import PersonEditForm, PersonForm, TokenForm
+from integrations.models import Account, AuditEntry, Role, Token
+
+LISTED = 500
 
 
-def settings(request: HttpRequest, *args: object, **kwargs: object) -> HttpResponse:
-    raise NotImplementedError
+@admin
+def settings(request: HttpRequest) -> HttpResponse:
+    return render(
+        request,
+        "settings/settings.html",
+        {
+            "people": Account.objects.order_by("-is_active", "username")[:LISTED],
+            "tokens": Token.objects.select_related("created_by")[:LISTED],
+            "now": timezone.now(),
+        },
+    )
 
 
-def person_new(request: HttpRequest, *args: object, **kwargs: object) -> HttpResponse:
-    raise NotImplementedError
+# ---- people -------------------------------------------------------------------------------------------------------
+@admin
+@never_cache
+@sensitive_post_parameters("password")
+def person_new(request: HttpRequest) -> HttpResponse:
+    form = PersonForm(request.POST or None)
+    if not form.is_valid():
+        return form_page(request, "settings/person.html", {"form": form}, is_refused=form.is_bound)
+    given = form.cleaned_data
+    with transaction.atomic():
+        account = Account.objects.register(given["username"], given["password"], given["role"])
+        AuditEntry.objects.record(actor(request), "person.created", account.username, after={"role": account.role})
+    messages.success(request, f"{account.username} may sign in now, as {account.role}.")
+    return see_other("settings")
 
 
-def person_edit(request: HttpRequest, *args: object, **kwargs: object) -> HttpResponse:
-    raise NotImplementedError
+@admin
+@never_cache
+@sensitive_post_parameters("password")
+def person_edit(request: HttpRequest, pk: int) -> HttpResponse:
+    account = get_object_or_404(Account, pk=pk)
+    form = PersonEditForm(
+        request.POST or None, owner=account, initial={"role": account.role, "is_active": account.is_active}
+    )
+    if form.is_valid():
+        refusal = _change_person(account, form.cleaned_data, actor(request))
+        if refusal is None:
+            if form.cleaned_data["password"] and account == person(request):
+                update_session_auth_hash(request, account)
+            messages.success(request, f"{account.username} is changed.")
+            return see_other("settings")
+        form.add_error(None, refusal)
+    return form_page(request, "settings/person.html", {"form": form, "account": account}, is_refused=form.is_bound)
 
 
-def token_new(request: HttpRequest, *args: object, **kwargs: object) -> HttpResponse:
-    raise NotImplementedError
+@transaction.atomic
+def _change_person(account: Account, given: dict[str, Any], by: str) -> str | None:
+    """None, or why not. The admins' rows are locked, so that two admins cannot remove each other at once."""
+    admins = Account.objects.select_for_update().filter(role=Role.ADMIN, is_active=True).order_by("pk")
+    others = [other for other in admins if other.pk != account.pk]
+    stays_admin = given["role"] == Role.ADMIN and given["is_active"]
+    if account.may(Role.ADMIN) and not stays_admin and not others:
+        return f"{account.username} is the last admin who may sign in. Make somebody else an admin first."
+    before = {"role": account.role, "is_active": account.is_active}
+    account.role, account.is_active = given["role"], given["is_active"]
+    if given["password"]:
+        account.set_password(given["password"])
+    account.save()
+    after = {"role": account.role, "is_active": account.is_active}
+    if given["password"]:
+        after["password"] = "set anew"  # noqa: S105 - says that, not what
+    AuditEntry.objects.record(by, "person.changed", account.username, before=before, after=after)
+    return None
 
 
-def token_delete(request: HttpRequest, *args: object, **kwargs: object) -> HttpResponse:
-    raise NotImplementedError
+# ---- tokens -------------------------------------------------------------------------------------------------------
+@admin
+@never_cache
+def token_new(request: HttpRequest) -> HttpResponse:
+    """Makes a token; its secret is on this one answer and nowhere else."""
+    form = TokenForm(request.POST or None)
+    if not form.is_valid():
+        return form_page(request, "settings/token.html", {"form": form}, is_refused=form.is_bound)
+    given = form.cleaned_data
+    with transaction.atomic():
+        token, secret = Token.objects.issue(given["name"], given["role"], form.lifetime, by=person(request))
+        AuditEntry.objects.record(
+            actor(request), "token.created", token.name, after={"role": token.role, "prefix": token.prefix}
+        )
+    return render(request, "settings/token_made.html", {"token": token, "secret": secret})
+
+
+@admin
+@require_POST
+def token_delete(request: HttpRequest, pk: int) -> HttpResponse:
+    token = get_object_or_404(Token, pk=pk)
+    with transaction.atomic():
+        AuditEntry.objects.record(
+            actor(request), "token.deleted", token.name, before={"role": token.role, "prefix": token.prefix}
+        )
+        token.delete()
+    messages.success(request, f"The token {token.name} is deleted; calls with it are refused from now on.")
+    return see_other("settings")

@@ -1,0 +1,23 @@
+"""The answers that forms give."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import render, resolve_url
+
+
+class SeeOther(HttpResponseRedirect):
+    """303: what was sent is done, look there; unlike a 302 it never repeats the POST."""
+
+    status_code = 303
+
+
+def see_other(to: Any, *args: Any, **kwargs: Any) -> SeeOther:
+    return SeeOther(resolve_url(to, *args, **kwargs))
+
+
+def form_page(request: HttpRequest, template: str, context: dict[str, Any], *, is_refused: bool) -> HttpResponse:
+    """A page with a form; 422 when it shows what was wrong with what was sent."""
+    return render(request, template, context, status=422 if is_refused else 200)
