@@ -20,14 +20,35 @@ class Waiting:
     until: datetime | None = None
 
 
-def waiting_for(message: Message, now: datetime) -> Waiting | None:
-    """What holds this message back; None when it is finished. Reads the service's runtime and its load."""
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is counted for all messages of a service alike, so that a list counts once for each service."""
+
+    in_flight: int = 0
+    probes: int = 0  # of the breaker's present generation
+    has_workers: bool = True
+
+    @classmethod
+    def of(cls, runtime: Runtime, now: datetime) -> Load:
+        delivering = Message.objects.filter(service=runtime.service_id).delivering()
+        return cls(
+            in_flight=delivering.count(),
+            probes=delivering.filter(probe_generation=runtime.generation).count(),
+            has_workers=Worker.objects.alive(now).exists(),
+        )
+
+
+def waiting_for(message: Message, now: datetime, load: Load | None = None) -> Waiting | None:
+    """What holds this message back; None when it is finished. Reads the service's runtime and, not given, its load."""
     if message.is_finished:
         return None
     service = message.service
     if message.status == Status.DELIVERING:
         return Waiting("worker", "A worker is sending it now.")
-    return _own_reason(message, now) or _service_reason(message, service, service.runtime, now) or _no_worker(now)
+    if own := _own_reason(message, now):
+        return own
+    load = load or Load.of(service.runtime, now)
+    return _service_reason(message, service, service.runtime, load, now) or _no_worker(load)
 
 
 def _own_reason(message: Message, now: datetime) -> Waiting | None:
@@ -45,11 +66,9 @@ def _own_reason(message: Message, now: datetime) -> Waiting | None:
     return None
 
 
-def _service_reason(message: Message, service: Service, runtime: Runtime, now: datetime) -> Waiting | None:
+def _service_reason(message: Message, service: Service, runtime: Runtime, load: Load, now: datetime) -> Waiting | None:
     state = runtime.breaker
-    in_flight = Message.objects.for_service(service).delivering().count()
-    probes = Message.objects.for_service(service).delivering().filter(probe_generation=runtime.generation).count()
-    allowed = breaker_policy.allowance(state, service.breaker_policy, probes, now)
+    allowed = breaker_policy.allowance(state, service.breaker_policy, load.probes, now)
     if allowed == 0:
         why = f" ({state.reason})" if state.reason else ""
         if state.state == "half_open":
@@ -59,15 +78,15 @@ def _service_reason(message: Message, service: Service, runtime: Runtime, now: d
         return Waiting("rate", f"{service.name} asked us to wait.", runtime.throttled_until)
     if service.limits_policy.rate and runtime.next_slot and runtime.next_slot > now:
         return Waiting("rate", f"The rate limit of {service.name} is used up for the moment.", runtime.next_slot)
-    if in_flight >= service.limits_policy.concurrency:
-        return Waiting("concurrency", f"All {in_flight} places of {service.name} are taken by calls under way.")
+    if load.in_flight >= service.limits_policy.concurrency:
+        return Waiting("concurrency", f"All {load.in_flight} places of {service.name} are taken by calls under way.")
     left = budget_left(as_recent(runtime.recent), service.retry_policy.budget, now)
     if message.priority == Priority.RETRY and left <= 0:
         return Waiting("budget", f"The retries of {service.name} have used their share of this minute's calls.")
     return None
 
 
-def _no_worker(now: datetime) -> Waiting:
-    if Worker.objects.alive(now).exists():
+def _no_worker(load: Load) -> Waiting:
+    if load.has_workers:
         return Waiting("worker", "It is due and waits for a free worker.")
     return Waiting("worker", "No worker is running; start one with manage.py up.")
