@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 from django.utils import timezone
 
 from integrations.models import Draft, Endpoint, Message, Service
@@ -9,12 +12,33 @@ from integrations.registry import Invalid
 from integrations.schemas import MessageIn, ReplayIn, TooLarge, body_bytes
 
 
-def draft(data: MessageIn, services: dict[str, Service] | None = None) -> Draft:
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Services and endpoints that were looked up already: what is not in here does not exist."""
+
+    services: dict[str, Service]
+    endpoints: dict[tuple[int, str], Endpoint]  # by service id and name
+
+    @classmethod
+    def for_names(cls, services: Iterable[str], endpoints: Iterable[str]) -> Known:
+        """All that a batch names, in two queries; what holds a service back comes along for ``waiting_for``."""
+        found = Service.objects.filter(name__in=set(services)).select_related("runtime").defer("secrets")
+        by_name = {service.name: service for service in found}
+        named = (
+            Endpoint.objects.filter(service__in=by_name.values(), name__in=names) if (names := set(endpoints)) else ()
+        )
+        return cls(by_name, {(endpoint.service_id, endpoint.name): endpoint for endpoint in named})
+
+
+def draft(data: MessageIn, known: Known | None = None) -> Draft:
     """The message as it will stay for its whole life. Raises Invalid, or TooLarge for the body."""
-    service = (services or {}).get(data.service) or Service.objects.filter(name=data.service).first()
+    known = known or Known.for_names([data.service], [data.endpoint] if data.endpoint else [])
+    service = known.services.get(data.service)
     if service is None:
         raise Invalid((("service",), f"there is no service named {data.service}"))
-    endpoint = _endpoint(service, data.endpoint)
+    endpoint = known.endpoints.get((service.pk, data.endpoint)) if data.endpoint else None
+    if data.endpoint and endpoint is None:
+        raise _no_endpoint(service, data.endpoint)
     if data.expires_at and data.expires_at <= timezone.now():
         raise Invalid((("expires_at",), "this time has passed"))
     body, content_type = _content(data, endpoint)
@@ -57,8 +81,12 @@ def _endpoint(service: Service, name: str | None) -> Endpoint | None:
         return None
     endpoint = service.endpoints.filter(name=name).first()
     if endpoint is None:
-        raise Invalid((("endpoint",), f"{service.name} has no endpoint named {name}"))
+        raise _no_endpoint(service, name)
     return endpoint
+
+
+def _no_endpoint(service: Service, name: str) -> Invalid:
+    return Invalid((("endpoint",), f"{service.name} has no endpoint named {name}"))
 
 
 def _content(data: MessageIn, endpoint: Endpoint | None) -> tuple[bytes, str]:
