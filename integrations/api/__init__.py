@@ -1,5 +1,71 @@
-"""/api/v1."""
+"""/api/v1: the same verbs as the console's, for programs."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from django.http import Http404, HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+from django.urls import URLPattern, URLResolver, re_path
+from django.views.decorators.csrf import csrf_exempt
 from ninja import NinjaAPI
 
-api = NinjaAPI(title="Switchboard", version="1", urls_namespace="api")
+from integrations.api import administration, messages, services
+from integrations.api.problems import Problem, speak_problems
+from integrations.api.wire import StrictParser
+
+DESCRIPTION = """\
+Every call but this page needs `Authorization: Bearer TOKEN`; errors are `application/problem+json` (RFC 9457).
+Lists give `next_cursor`; times are RFC 3339 in UTC, durations are seconds. A request that is repeated with the same
+`Idempotency-Key` is done once."""
+
+
+class Api(NinjaAPI):
+    """ninja's API, whose own 404 and 405 are problem documents too."""
+
+    def _get_urls(self) -> list[URLResolver | URLPattern]:
+        routes = super()._get_urls()
+        for route in routes:
+            if isinstance(route, URLPattern):
+                route.callback = in_words(route.callback)
+        return [*routes, re_path("", csrf_exempt(nothing_here))]
+
+    def get_openapi_operation_id(self, operation: Any) -> str:
+        name: str = operation.view_func.__name__
+        return name
+
+
+def in_words(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
+    @wraps(view)
+    def spoken(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        try:
+            response = view(request, *args, **kwargs)
+        except Http404:
+            return nothing_here(request)
+        if response.status_code == 405:
+            allowed = response.headers.get("Allow", "")
+            words = f"{request.method} is not offered here; use {allowed}."
+            return Problem(405, words, headers={"Allow": allowed}).as_response()
+        return response
+
+    return spoken
+
+
+def nothing_here(request: HttpRequest) -> HttpResponse:
+    return Problem(404, f"There is nothing at {request.path[:200]}.").as_response()
+
+
+api = Api(
+    title="Switchboard",
+    version="1",
+    description=DESCRIPTION,
+    urls_namespace="api",
+    parser=StrictParser(),
+    openapi_extra={"externalDocs": {"url": "https://www.rfc-editor.org/rfc/rfc9457", "description": "Errors"}},
+)
+speak_problems(api)
+api.add_router("", services.router)
+api.add_router("", messages.router)
+api.add_router("", administration.router)

@@ -1,0 +1,92 @@
+"""Tokens and the audit: for admins only."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated, Any
+
+from django.db import transaction
+from django.http import Http404, HttpRequest, HttpResponse
+from ninja import Query, Router
+from pydantic import Field, StringConstraints
+
+from integrations.api.documents import AuditPage, IssuedTokenOut, TokenPage
+from integrations.api.gate import admin, caller
+from integrations.api.pages import LIMIT, Cursor, Limit, listed, page
+from integrations.api.wire import address, answer, no_content
+from integrations.models import AuditEntry, Role, Token
+from integrations.schemas import Strict
+
+router = Router(tags=["Administration"], auth=admin)
+
+TEN_YEARS = 10 * 366 * 86_400.0
+Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
+
+
+class TokenIn(Strict):
+    """A token to make."""
+
+    name: Name = Field(description="Who or what will use it; it is named in the audit.")
+    role: Role = Field(description="What it may do.")
+    expires_in: float | None = Field(None, ge=1, le=TEN_YEARS, description="Seconds it is valid; left out, for ever.")
+
+
+@router.get("/tokens", response=TokenPage)
+def list_tokens(request: HttpRequest, limit: Limit = LIMIT, cursor: Cursor = None) -> HttpResponse:
+    """All tokens, expired ones too; never the tokens themselves."""
+    rows, next_cursor = page(Token.objects.select_related("created_by"), "tokens", limit, cursor)
+    return answer(listed([token_document(token) for token in rows], next_cursor))
+
+
+@router.post("/tokens", response={201: IssuedTokenOut})
+def issue_token(request: HttpRequest, data: TokenIn) -> HttpResponse:
+    """Makes a token and shows it, this once."""
+    lifetime = None if data.expires_in is None else timedelta(seconds=data.expires_in)
+    with transaction.atomic():
+        token, secret = Token.objects.issue(data.name, data.role, lifetime)
+        facts = {"role": token.role, "prefix": token.prefix, "expires_at": token.expires_at and str(token.expires_at)}
+        AuditEntry.objects.record(caller(request).actor, "token.created", token.name, after=facts)
+    return answer({**token_document(token), "token": secret}, 201, location=address("tokens", token.pk))
+
+
+@router.delete("/tokens/{int:token_id}", response={204: None})
+def revoke_token(request: HttpRequest, token_id: int) -> HttpResponse:
+    """Ends a token at once."""
+    token = Token.objects.filter(pk=token_id).first() if token_id < 2**63 else None
+    if token is None:
+        raise Http404(f"There is no token {token_id}.")
+    with transaction.atomic():
+        facts = {"role": token.role, "prefix": token.prefix}
+        AuditEntry.objects.record(caller(request).actor, "token.deleted", token.name, before=facts)
+        token.delete()
+    return no_content()
+
+
+@router.get("/audit", response=AuditPage)
+def list_audit(
+    request: HttpRequest,
+    target: Annotated[str | None, Query(max_length=200, description="What was changed.")] = None,
+    actor: Annotated[str | None, Query(max_length=200, description="Who, such as `token deploy`.")] = None,
+    action: Annotated[str | None, Query(max_length=60, description="Such as `service.paused`.")] = None,
+    limit: Limit = LIMIT,
+    cursor: Cursor = None,
+) -> HttpResponse:
+    """Who changed what, from what to what, and why."""
+    equal = {"target": target, "actor": actor, "action": action}
+    rows = AuditEntry.objects.filter(**{name: value for name, value in equal.items() if value is not None})
+    found, next_cursor = page(rows, "audit", limit, cursor)
+    names = ("id", "at", "actor", "action", "target", "reason", "before", "after")
+    return answer(listed([{name: getattr(entry, name) for name in names} for entry in found], next_cursor))
+
+
+def token_document(token: Token) -> dict[str, Any]:
+    return {
+        "id": token.pk,
+        "name": token.name,
+        "role": token.role,
+        "prefix": token.prefix,
+        "created_at": token.created_at,
+        "created_by": token.created_by.username if token.created_by else None,
+        "expires_at": token.expires_at,
+        "last_used_at": token.last_used_at,
+    }

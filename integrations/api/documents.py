@@ -1,0 +1,248 @@
+"""Shapes of what the API answers, for its description and for the tests that hold every answer against it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from integrations.models import Role
+from integrations.outcome import Fault
+from integrations.policies.breaker import BreakerPolicy
+from integrations.policies.limits import Limits, Timeout
+from integrations.policies.retry import DeadReason, RetryPolicy
+from integrations.schemas import Cache, HealthCheck, NetworkRules, Signing, Strict
+
+Item = TypeVar("Item")
+BATCH_COUNT = 1000  # messages in one batch: one transaction of a few milliseconds
+
+
+class Document(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ProblemOut(BaseModel):
+    """An error, as RFC 9457 has it."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: list[dict[str, Any]] | None = Field(None, description="For a 422: where, and which rule.")
+
+
+class Page(Document, Generic[Item]):
+    items: list[Item]
+    next_cursor: str | None = Field(description="Give it as `cursor` for the next page; null on the last.")
+
+
+# ---- services -----------------------------------------------------------------------------------------------------
+class ServiceOut(Document):
+    name: str
+    base_url: str
+    url_env: str | None
+    description: str
+    owner: str
+    tags: list[str]
+    headers: dict[str, str]
+    search_fields: list[str]
+    response_cap: int
+    ordering: Literal["none", "key"]
+    auth: dict[str, Any] = Field(description="Secrets show only `set` and `set_at`.")
+    signing: Signing
+    timeout: Timeout
+    retry: RetryPolicy
+    breaker: BreakerPolicy
+    limits: Limits
+    cache: Cache
+    network: NetworkRules
+    health_check: HealthCheck
+    status: Literal["active", "paused"]
+    paused_reason: str | None
+    paused_until: datetime | None
+    health: Literal["up", "down", "unknown"]
+    breaker_state: Literal["closed", "open", "half_open"]
+    backlog: int = Field(description="Messages that are not finished.")
+    oldest_due_age: float | None = Field(description="Seconds since the oldest waiting message was due.")
+    source: Literal["form", "api", "file", "environment"]
+    created_at: datetime
+    updated_at: datetime
+
+
+class ServicePage(Page[ServiceOut]):
+    """Services, newest first."""
+
+
+class EndpointOut(Document):
+    name: str
+    method: str
+    path: str
+    query: dict[str, Any]
+    headers: dict[str, str]
+    content_type: str
+    body: str
+    description: str
+    created_at: datetime
+    updated_at: datetime
+
+
+class EndpointPage(Page[EndpointOut]):
+    """Endpoints of a service, newest first."""
+
+
+class BreakerWindow(Document):
+    calls: int
+    failures: int
+    slow: int
+    failure_rate: float
+
+
+class BreakerProbes(Document):
+    allowed: int
+    in_flight: int
+    succeeded: int
+
+
+class BreakerOut(Document):
+    state: Literal["closed", "open", "half_open"]
+    mode: Literal["auto", "forced_open", "disabled", "observe"]
+    mode_until: datetime | None
+    reason: str
+    opened_at: datetime | None
+    retry_at: datetime | None
+    reopenings: int
+    observed_open: bool
+    window: BreakerWindow
+    probes: BreakerProbes
+    held: int = Field(description="Due messages that the breaker holds back.")
+
+
+# ---- messages -----------------------------------------------------------------------------------------------------
+class LastOut(Document):
+    status_code: int | None
+    fault: Fault | None
+    detail: str
+
+
+class WaitingOut(Document):
+    kind: Literal[
+        "schedule", "retry", "breaker", "rate", "concurrency", "budget", "paused", "held", "ordering", "worker"
+    ]
+    until: datetime | None
+    why: str
+
+
+class ListedMessageOut(Document):
+    id: str
+    service: str
+    endpoint: str | None
+    method: str
+    path: str
+    status: Literal["pending", "delivering", "delivered", "dead", "cancelled"]
+    attempts: int
+    created_at: datetime
+    next_attempt_at: datetime | None
+    finished_at: datetime | None
+    deliver_at: datetime | None
+    expires_at: datetime | None
+    ordering_key: str
+    tags: dict[str, str]
+    dead_reason: DeadReason | None
+    last: LastOut
+    replay_of: str | None
+    replays: list[str]
+    operation: str | None
+    waiting_for: WaitingOut | None
+
+
+class MessageOut(ListedMessageOut):
+    query: dict[str, Any]
+    headers: dict[str, str]
+    content_type: str
+    body: Any = Field(None, description="Where the body is JSON as we write it.")
+    body_base64: str | None = Field(None, description="Where it is not: its bytes.")
+
+
+class MessagePage(Page[ListedMessageOut]):
+    """Messages, newest first."""
+
+
+class BatchIn(Strict):
+    """Up to 1,000 messages; each is checked by itself."""
+
+    messages: list[Any] = Field(
+        max_length=BATCH_COUNT,
+        description="Each as for POST /messages.",
+        json_schema_extra={"items": {"type": "object"}},
+    )
+
+
+class AcceptedOut(Document):
+    index: int
+    id: str
+
+
+class RejectedOut(Document):
+    index: int
+    error: ProblemOut
+
+
+class BatchOut(Document):
+    accepted: list[AcceptedOut]
+    rejected: list[RejectedOut]
+
+
+class AttemptOut(Document):
+    id: str
+    number: int
+    trigger: Literal["first", "retry", "probe", "lab", "process", "health"]
+    started_at: datetime
+    duration: float | None
+    outcome: Literal["succeeded", "failed", "lost"]
+    fault: Fault | None
+    status_code: int | None
+    detail: str
+    timings: dict[str, float | None]
+    request: dict[str, Any]
+    response: dict[str, Any]
+    retry_at: datetime | None
+
+
+class AttemptPage(Page[AttemptOut]):
+    """Calls made for a message, oldest first."""
+
+
+# ---- administration -----------------------------------------------------------------------------------------------
+class TokenOut(Document):
+    id: int
+    name: str
+    role: Role
+    prefix: str
+    created_at: datetime
+    created_by: str | None
+    expires_at: datetime | None
+    last_used_at: datetime | None
+
+
+class IssuedTokenOut(TokenOut):
+    token: str = Field(description="The token itself: shown now and never again.")
+
+
+class TokenPage(Page[TokenOut]):
+    """Tokens, newest first."""
+
+
+class AuditEntryOut(Document):
+    id: int
+    at: datetime
+    actor: str
+    action: str
+    target: str
+    reason: str
+    before: dict[str, Any]
+    after: dict[str, Any]
+
+
+class AuditPage(Page[AuditEntryOut]):
+    """Who changed what, newest first."""

@@ -1,0 +1,323 @@
+"""Messages: queue, look at, replay, cancel."""
+
+from __future__ import annotations
+
+import json
+import re
+from base64 import b64encode
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Any
+
+from django.db.models import Count
+from django.db.models.fields.json import KeyTextTransform
+from django.http import Http404, HttpRequest, HttpResponse
+from django.utils import timezone
+from ninja import Query, Router
+from pydantic import AwareDatetime
+
+from integrations import control, intake
+from integrations.api.documents import (
+    AttemptPage,
+    BatchIn,
+    BatchOut,
+    MessageOut,
+    MessagePage,
+)
+from integrations.api.gate import caller, operator, operator_batch, viewer
+from integrations.api.idempotency import PARAMETER, once
+from integrations.api.pages import LIMIT, Cursor, Limit, listed, page
+from integrations.api.problems import broken, problem_of
+from integrations.api.wire import address, answer
+from integrations.models import (
+    UNFINISHED,
+    Attempt,
+    Draft,
+    Endpoint,
+    Message,
+    MessageContent,
+    Service,
+    Status,
+    Worker,
+)
+from integrations.models.identifiers import parse as parse_identifier
+from integrations.models.identifiers import public_id
+from integrations.models.message import MessageQuerySet
+from integrations.outcome import Fault
+from integrations.policies.retry import DeadReason
+from integrations.schemas import MessageIn, ReplayIn, json_bytes
+from integrations.waiting import Load, waiting_for
+
+router = Router(tags=["Messages"])
+
+
+# ---- queue --------------------------------------------------------------------------------------------------------
+@router.post("/messages", auth=operator, response={202: MessageOut}, openapi_extra=PARAMETER)
+def queue_message(request: HttpRequest, data: MessageIn) -> HttpResponse:
+    """Queues one message; after the 202 it is on disk and ends delivered, dead or cancelled by somebody."""
+    draft = intake.draft(data)
+
+    def work() -> HttpResponse:
+        message = Message.objects.accept([draft])[0]
+        return answer(_accepted(message, draft), 202, location=address("messages", message.public_id))
+
+    return once(request, work)
+
+
+@router.post("/messages/batch", auth=operator_batch, response={200: BatchOut}, openapi_extra=PARAMETER)
+def queue_batch(request: HttpRequest, data: BatchIn) -> HttpResponse:
+    """Queues up to 1,000 in one transaction; one bad entry never rejects the others."""
+    drafts: list[tuple[int, Draft]] = []
+    rejected: list[dict[str, Any]] = []
+    known = intake.Known.for_names(_named(data, "service"), _named(data, "endpoint"))
+    for index, entry in enumerate(data.messages):
+        try:
+            drafts.append((index, intake.draft(MessageIn.model_validate(entry), known)))
+        except Exception as error:
+            if (problem := problem_of(error, ("body", "messages", index))) is None:
+                raise
+            rejected.append({"index": index, "error": problem.as_json()})
+
+    def work() -> HttpResponse:
+        messages = Message.objects.accept([draft for _, draft in drafts])
+        accepted = [
+            {"index": index, "id": message.public_id} for (index, _), message in zip(drafts, messages, strict=True)
+        ]
+        return answer({"accepted": accepted, "rejected": rejected})
+
+    return once(request, work)
+
+
+def _named(data: BatchIn, field: str) -> set[str]:
+    """What the entries of a batch name; an entry that is no object is refused in its turn."""
+    entries = (entry.get(field) for entry in data.messages if isinstance(entry, dict))
+    return {name for name in entries if isinstance(name, str)}
+
+
+def _accepted(message: Message, draft: Draft) -> dict[str, Any]:
+    """A message as it is read back the moment it is accepted, without another look at the database."""
+    content = MessageContent(
+        message=message, query=draft.query, headers=draft.headers, content_type=draft.content_type, body=draft.body
+    )
+    waiting = waiting_for(message, message.created_at, Load())
+    return {
+        **_document(message, waiting, replays=[], replay_of=None),
+        **_content_document(content),
+    }
+
+
+# ---- look at ------------------------------------------------------------------------------------------------------
+TAG = re.compile(r"([^:\s]+):(\S+)")
+
+
+@router.get("/messages", auth=viewer, response=MessagePage)
+def list_messages(
+    request: HttpRequest,
+    service: Annotated[str | None, Query(description="Name of a service.")] = None,
+    endpoint: Annotated[str | None, Query(description="Name of an endpoint.")] = None,
+    status: Annotated[Status | None, Query(description="One of the five words.")] = None,
+    dead_reason: Annotated[DeadReason | None, Query(description="Why it is dead.")] = None,
+    fault: Annotated[Fault | None, Query(description="Fault of the last call.")] = None,
+    status_code: Annotated[int | None, Query(ge=100, le=599, description="Answer to the last call.")] = None,
+    replayed: Annotated[bool | None, Query(description="Whether a replay of it is unfinished or delivered.")] = None,
+    created_after: Annotated[AwareDatetime | None, Query(description="Accepted after this time.")] = None,
+    created_before: Annotated[AwareDatetime | None, Query(description="Accepted before this time.")] = None,
+    q: Annotated[str | None, Query(max_length=500, description="`key:value` for a tag, or a message's id.")] = None,
+    limit: Limit = LIMIT,
+    cursor: Cursor = None,
+) -> HttpResponse:
+    """The explorer: what was accepted, newest first, without headers and bodies."""
+    equal = {
+        "service__name": service,
+        "endpoint__name": endpoint,
+        "status": status,
+        "dead_reason": dead_reason,
+        "last_fault": fault,
+        "last_status_code": status_code,
+        "created_at__gt": created_after,
+        "created_at__lt": created_before,
+    }
+    rows = Message.objects.filter(**{name: value for name, value in equal.items() if value is not None})
+    if replayed is not None:
+        unanswered = Message.objects.all().unanswered().values("pk") if replayed else None
+        rows = rows.exclude(pk__in=unanswered) if unanswered is not None else rows.unanswered()
+    found, next_cursor = page(_searched(rows, q or ""), "messages", limit, cursor)
+    return answer(listed(described(found), next_cursor))
+
+
+def _searched(rows: MessageQuerySet, q: str) -> MessageQuerySet:
+    for word in q.split():
+        if (identifier := parse_identifier("msg", word)) is not None:
+            rows = rows.filter(pk=identifier[0], nonce=identifier[1])
+        elif (tag := TAG.fullmatch(word)) is not None:
+            rows = rows.alias(found=KeyTextTransform(tag[1], "tags")).filter(found=tag[2])
+        else:
+            words = f"“{word[:50]}” is neither a tag (key:value) nor a message's id"
+            raise broken([(("query", "q"), words)])
+    return rows
+
+
+@router.get("/messages/{message_id}", auth=viewer, response=MessageOut)
+def get_message(request: HttpRequest, message_id: str) -> HttpResponse:
+    """One message with what it carries."""
+    return answer(_full_document(find_message(message_id)))
+
+
+@router.get("/messages/{message_id}/attempts", auth=viewer, response=AttemptPage)
+def list_attempts(request: HttpRequest, message_id: str, limit: Limit = LIMIT, cursor: Cursor = None) -> HttpResponse:
+    """Every call made for a message, oldest first."""
+    message = find_message(message_id)
+    rows, next_cursor = page(
+        Attempt.objects.filter(message=message), f"attempts.{message.pk}", limit, cursor, oldest_first=True
+    )
+    body = bytes(message.content.body)
+    return answer(listed([attempt.as_json(body) for attempt in rows], next_cursor))
+
+
+# ---- replay, cancel, retry ----------------------------------------------------------------------------------------
+@router.post(
+    "/messages/{message_id}/replay",
+    auth=operator,
+    response={202: MessageOut, 200: MessageOut},
+    openapi_extra=PARAMETER,
+)
+def replay_message(request: HttpRequest, message_id: str, data: ReplayIn | None = None) -> HttpResponse:
+    """A new message from a finished one; while a replay of it is unfinished, that one is answered again (200)."""
+    message = find_message(message_id)
+
+    def work() -> HttpResponse:
+        replay, is_new = control.replay(message, data or ReplayIn(), actor=caller(request).actor)
+        location = address("messages", replay.public_id)
+        return answer(_full_document(replay), 202 if is_new else 200, location=location)
+
+    return once(request, work)
+
+
+@router.post("/messages/{message_id}/cancel", auth=operator, response=MessageOut)
+def cancel_message(request: HttpRequest, message_id: str) -> HttpResponse:
+    """Cancels a pending message; while it is being delivered, or finished, it cannot be."""
+    message = find_message(message_id)
+    control.cancel(message, actor=caller(request).actor)
+    return answer(_full_document(message))
+
+
+@router.post("/messages/{message_id}/retry-now", auth=operator, response=MessageOut)
+def retry_message_now(request: HttpRequest, message_id: str) -> HttpResponse:
+    """Clears a pending message's schedule, retry time and hold; never a pause, breaker, rate or order."""
+    message = find_message(message_id)
+    control.retry_now(message, actor=caller(request).actor)
+    return answer(_full_document(message))
+
+
+def find_message(text: str) -> Message:
+    message = Message.objects.by_public_id(text)
+    if message is None:
+        raise Http404(f"There is no message {text[:50]}.")
+    return message
+
+
+# ---- as JSON ------------------------------------------------------------------------------------------------------
+def described(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Messages as they are listed; the number of queries does not grow with the number of messages."""
+    now = timezone.now()
+    services = Service.objects.select_related("runtime").defer("secrets").in_bulk({row.service_id for row in messages})
+    endpoints = Endpoint.objects.in_bulk({row.endpoint_id for row in messages if row.endpoint_id})
+    originals = dict(
+        Message.objects.filter(pk__in={row.replay_of_id for row in messages if row.replay_of_id}).values_list(
+            "pk", "nonce"
+        )
+    )
+    replays = _replays([row.pk for row in messages])
+    loads = _loads({row.service_id for row in messages if row.status in UNFINISHED}, services, now)
+    documents = []
+    for row in messages:
+        row.service = services[row.service_id]
+        row.endpoint = endpoints.get(row.endpoint_id) if row.endpoint_id else None
+        replay_of = row.replay_of_id
+        documents.append(
+            _document(
+                row,
+                waiting_for(row, now, loads.get(row.service_id)),
+                replays=replays.get(row.pk, []),
+                replay_of=public_id("msg", replay_of, originals[replay_of]) if replay_of in originals else None,
+            )
+        )
+    return documents
+
+
+def _full_document(message: Message) -> dict[str, Any]:
+    return {**described([message])[0], **_content_document(message.content)}
+
+
+def _replays(ids: Sequence[int]) -> dict[int, list[str]]:
+    found: dict[int, list[str]] = {}
+    rows = Message.objects.filter(replay_of__in=ids).order_by("pk").values_list("replay_of", "pk", "nonce")
+    for original, number, nonce in rows:
+        if original is not None:
+            found.setdefault(original, []).append(public_id("msg", number, nonce))
+    return found
+
+
+def _loads(ids: set[int], services: dict[int, Service], now: datetime) -> dict[int, Load]:
+    """What each service is busy with, counted once for all."""
+    if not ids:
+        return {}
+    has_workers = Worker.objects.alive(now).exists()
+    in_flight: dict[int, int] = {}
+    probes: dict[tuple[int, int | None], int] = {}
+    rows = (
+        Message.objects.delivering()
+        .filter(service__in=ids)
+        .order_by()
+        .values_list("service_id", "probe_generation")
+        .annotate(Count("pk"))
+    )
+    for service_id, generation, count in rows:
+        in_flight[service_id] = in_flight.get(service_id, 0) + count
+        probes[service_id, generation] = count
+    return {
+        service_id: Load(
+            in_flight=in_flight.get(service_id, 0),
+            probes=probes.get((service_id, services[service_id].runtime.generation), 0),
+            has_workers=has_workers,
+        )
+        for service_id in ids
+    }
+
+
+def _document(message: Message, waiting: Any, *, replays: list[str], replay_of: str | None) -> dict[str, Any]:
+    return {
+        "id": message.public_id,
+        "service": message.service.name,
+        "endpoint": message.endpoint.name if message.endpoint else None,
+        "method": message.method,
+        "path": message.path,
+        "status": message.status,
+        "attempts": message.attempts,
+        "created_at": message.created_at,
+        "next_attempt_at": message.next_attempt_at,
+        "finished_at": message.finished_at,
+        "deliver_at": message.deliver_at,
+        "expires_at": message.expires_at,
+        "ordering_key": message.ordering_key,
+        "tags": message.tags,
+        "dead_reason": message.dead_reason or None,
+        "last": message.last,
+        "replay_of": replay_of,
+        "replays": replays,
+        "operation": None if message.operation_id is None else str(message.operation_id),
+        "waiting_for": waiting and {"kind": waiting.kind, "until": waiting.until, "why": waiting.why},
+    }
+
+
+def _content_document(content: MessageContent) -> dict[str, Any]:
+    """What a message carries: ``body`` where its bytes are our own writing of a JSON value, else ``body_base64``."""
+    raw = bytes(content.body)
+    body: dict[str, Any] = {"body_base64": b64encode(raw).decode()}
+    try:
+        value = json.loads(raw)
+        if json_bytes(value) == raw:
+            body = {"body": value}
+    except (ValueError, RecursionError):
+        pass
+    return {"query": content.query, "headers": content.headers, "content_type": content.content_type, **body}

@@ -1,0 +1,279 @@
+"""Services, their endpoints and their breakers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Annotated, Any
+
+from django.db import transaction
+from django.db.models import Count, F, Min, Q
+from django.http import Http404, HttpRequest, HttpResponse
+from django.utils import timezone
+from ninja import Body, Query, Router
+
+from integrations import control, registry
+from integrations.api.documents import BreakerOut, EndpointOut, EndpointPage, ServiceOut, ServicePage
+from integrations.api.gate import admin, caller, operator, viewer
+from integrations.api.pages import LIMIT, Cursor, Limit, listed, page
+from integrations.api.problems import Problem
+from integrations.api.wire import address, answer, no_content
+from integrations.models import Conflict, Endpoint, Message, Role, Runtime, Service, Source, Status, Tally
+from integrations.policies import breaker as breaker_policy
+from integrations.schemas import BreakerIn, EndpointIn, PauseIn, ResumeIn, ServiceIn
+
+HEALTHY_FOR = timedelta(hours=1)  # a success longer ago says nothing about now
+
+router = Router(tags=["Services"])
+
+
+# ---- services -----------------------------------------------------------------------------------------------------
+@router.get("/services", auth=viewer, response=ServicePage)
+def list_services(request: HttpRequest, limit: Limit = LIMIT, cursor: Cursor = None) -> HttpResponse:
+    """All registrations, newest first."""
+    rows, next_cursor = page(Service.objects.all(), "services", limit, cursor)
+    return answer(listed(described(rows), next_cursor))
+
+
+@router.post("/services", auth=operator, response={201: ServiceOut})
+def register_service(request: HttpRequest, data: ServiceIn) -> HttpResponse:
+    """Registers a service."""
+    _check_networks(request, data, present=[])
+    service = registry.register(
+        data, actor=caller(request).actor, source=Source.API, may_allow_private=_is_admin(request)
+    )
+    return answer(described([service])[0], 201, location=address("services", service.name))
+
+
+@router.get("/services/{name}", auth=viewer, response=ServiceOut)
+def get_service(request: HttpRequest, name: str) -> HttpResponse:
+    """One registration; secrets show only that they are set."""
+    return answer(described([find_service(name)])[0])
+
+
+@router.patch("/services/{name}", auth=operator, response=ServiceOut)
+def change_service(request: HttpRequest, name: str, data: Annotated[dict[str, Any], Body()]) -> HttpResponse:
+    """Changes what is given; objects such as `retry` merge with what is set. A new host clears the secrets."""
+    service = find_service(name)
+    wanted = ServiceIn.model_validate(_merged(service, data))
+    if "network" in data:
+        _check_networks(request, wanted, present=service.network.get("allow_private", []))
+    registry.change(service, wanted, _given(data), actor=caller(request).actor, may_allow_private=_is_admin(request))
+    return answer(described([service])[0])
+
+
+@router.delete("/services/{name}", auth=admin, response={204: None})
+def delete_service(
+    request: HttpRequest,
+    name: str,
+    force: Annotated[bool, Query(description="Cancel what is unfinished.")] = False,
+) -> HttpResponse:
+    """Removes a service and its history; with unfinished messages only where `force` says so."""
+    service = find_service(name)
+    actor = caller(request).actor
+    if force:
+        # Committed on its own: should a call be under way, the next try finds less to do and not as much again.
+        control.cancel_unfinished(service, actor=actor)
+    with transaction.atomic():
+        Runtime.objects.locked([service.pk])  # no claim from here on
+        if unfinished := control.unfinished_count(service):
+            raise Conflict(_still_there(unfinished, force))
+        registry.delete(service, actor=actor)
+    return no_content()
+
+
+@router.post("/services/{name}/pause", auth=operator, response=ServiceOut)
+def pause_service(request: HttpRequest, name: str, data: PauseIn) -> HttpResponse:
+    """Messages are accepted and held from now on, never dropped."""
+    service = find_service(name)
+    control.pause(service, data, actor=caller(request).actor)
+    return answer(described([service])[0])
+
+
+@router.post("/services/{name}/resume", auth=operator, response=ServiceOut)
+def resume_service(request: HttpRequest, name: str, data: ResumeIn | None = None) -> HttpResponse:
+    """Ends a pause and says what becomes of the messages that waited; an empty body releases all."""
+    service = find_service(name)
+    control.resume(service, data or ResumeIn(), actor=caller(request).actor)
+    return answer(described([service])[0])
+
+
+def find_service(name: str) -> Service:
+    service = Service.objects.filter(name=name).first()
+    if service is None:
+        raise Http404(f"There is no service named {name}.")
+    return service
+
+
+def described(services: Sequence[Service]) -> list[dict[str, Any]]:
+    """Services as they are read back: configuration and present state, in four queries for any number of them."""
+    now = timezone.now()
+    ids = [service.pk for service in services]
+    runtimes = Runtime.objects.in_bulk(ids)
+    waiting = _waiting(ids, now)
+    healthy = set(
+        Tally.objects.filter(service__in=ids, minute__gt=now - HEALTHY_FOR, calls__gt=F("failures")).values_list(
+            "service_id", flat=True
+        )
+    )
+    documents = []
+    for service in services:
+        state = runtimes[service.pk].state if service.pk in runtimes else "closed"
+        backlog, oldest_due = waiting.get(service.pk, (0, None))
+        documents.append(
+            {
+                **registry.readable(service),
+                "status": service.status,
+                "paused_reason": service.paused_reason or None,
+                "paused_until": service.paused_until,
+                "health": "down" if state == "open" else "up" if service.pk in healthy else "unknown",
+                "breaker_state": state,
+                "backlog": backlog,
+                "oldest_due_age": round((now - oldest_due).total_seconds(), 3) if oldest_due else None,
+                "source": service.source,
+                "created_at": service.created_at,
+                "updated_at": service.updated_at,
+            }
+        )
+    return documents
+
+
+def _waiting(ids: Sequence[int], now: datetime) -> dict[int, tuple[int, datetime | None]]:
+    """For each service, how many messages are unfinished and since when the oldest is due."""
+    rows = (
+        Message.objects.unfinished()
+        .filter(service__in=ids)
+        .order_by()
+        .values_list("service_id")
+        .annotate(Count("pk"), Min("due_at", filter=Q(status=Status.PENDING, due_at__lte=now)))
+    )
+    return {service_id: (count, oldest) for service_id, count, oldest in rows}
+
+
+def _merged(service: Service, data: dict[str, Any]) -> dict[str, Any]:
+    """The registration as it would be: what is given over what is set, one level deep."""
+    present = registry.readable(service)
+    present["auth"] = dict(service.auth)  # without the marks that stand for secrets
+    if service.url_env:
+        present["base_url"] = None
+    if data.get("base_url") and "url_env" not in data:
+        present["url_env"] = None
+    merged = {**present, **data}
+    for name in (*registry.POLICY_FIELDS, "auth"):
+        given = data.get(name)
+        another_kind = (
+            name == "auth"
+            and isinstance(given, dict)
+            and given.get("type", present[name].get("type")) != (present[name].get("type"))
+        )
+        if isinstance(given, dict) and not another_kind:
+            merged[name] = _over(present[name], given)
+    return merged
+
+
+def _over(present: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Objects inside merge too, so that {"window": {"size": 10}} keeps the window's type."""
+    merged = {**present, **given}
+    for name, value in given.items():
+        if isinstance(value, dict) and isinstance(present.get(name), dict):
+            merged[name] = {**present[name], **value}
+    return merged
+
+
+def _given(data: dict[str, Any]) -> set[str]:
+    return set(data) | ({"url_env"} if "base_url" in data else set())
+
+
+def _is_admin(request: HttpRequest) -> bool:
+    return caller(request).role.covers(Role.ADMIN)
+
+
+def _check_networks(request: HttpRequest, data: ServiceIn, present: list[str]) -> None:
+    if data.network.allow_private != present and not _is_admin(request):
+        raise Problem(403, f"Only an admin may allow private networks; your role is {caller(request).role}.")
+
+
+def _still_there(unfinished: int, force: bool) -> str:
+    messages = "1 message" if unfinished == 1 else f"{unfinished} messages"
+    if force:
+        return f"What waited is cancelled, but {messages} came in or are being sent right now; try again in a moment."
+    return f"{messages} not finished; with force=true they are cancelled."
+
+
+# ---- endpoints ----------------------------------------------------------------------------------------------------
+@router.get("/services/{name}/endpoints", auth=viewer, response=EndpointPage)
+def list_endpoints(request: HttpRequest, name: str, limit: Limit = LIMIT, cursor: Cursor = None) -> HttpResponse:
+    """The named operations of a service, newest first."""
+    service = find_service(name)
+    rows, next_cursor = page(Endpoint.objects.filter(service=service), f"endpoints.{service.pk}", limit, cursor)
+    return answer(listed([endpoint_document(row) for row in rows], next_cursor))
+
+
+@router.post("/services/{name}/endpoints", auth=operator, response={201: EndpointOut})
+def register_endpoint(request: HttpRequest, name: str, data: EndpointIn) -> HttpResponse:
+    """Names an operation of a service."""
+    endpoint = registry.save_endpoint(find_service(name), data, actor=caller(request).actor)
+    return answer(endpoint_document(endpoint), 201, location=address("services", name, "endpoints", endpoint.name))
+
+
+@router.get("/services/{name}/endpoints/{endpoint}", auth=viewer, response=EndpointOut)
+def get_endpoint(request: HttpRequest, name: str, endpoint: str) -> HttpResponse:
+    """One named operation."""
+    return answer(endpoint_document(_find_endpoint(name, endpoint)))
+
+
+@router.patch("/services/{name}/endpoints/{endpoint}", auth=operator, response=EndpointOut)
+def change_endpoint(
+    request: HttpRequest, name: str, endpoint: str, data: Annotated[dict[str, Any], Body()]
+) -> HttpResponse:
+    """Changes what is given; `query` and `headers` are replaced as a whole."""
+    found = _find_endpoint(name, endpoint)
+    wanted = EndpointIn.model_validate({**registry.endpoint_readable(found), **data})
+    registry.save_endpoint(found.service, wanted, actor=caller(request).actor, endpoint=found)
+    return answer(endpoint_document(found))
+
+
+@router.delete("/services/{name}/endpoints/{endpoint}", auth=operator, response={204: None})
+def delete_endpoint(request: HttpRequest, name: str, endpoint: str) -> HttpResponse:
+    """Forgets a named operation; messages accepted for it keep what they were accepted with."""
+    registry.delete_endpoint(_find_endpoint(name, endpoint), actor=caller(request).actor)
+    return no_content()
+
+
+def _find_endpoint(name: str, endpoint: str) -> Endpoint:
+    found = Endpoint.objects.select_related("service").filter(service__name=name, name=endpoint).first()
+    if found is None:
+        raise Http404(f"There is no endpoint {endpoint} of a service {name}.")
+    return found
+
+
+def endpoint_document(endpoint: Endpoint) -> dict[str, Any]:
+    return {
+        **registry.endpoint_readable(endpoint),
+        "created_at": endpoint.created_at,
+        "updated_at": endpoint.updated_at,
+    }
+
+
+# ---- breaker ------------------------------------------------------------------------------------------------------
+@router.get("/services/{name}/breaker", auth=viewer, response=BreakerOut, tags=["Breakers"])
+def get_breaker(request: HttpRequest, name: str) -> HttpResponse:
+    """The breaker as all workers see it."""
+    service = find_service(name)
+    return answer(breaker_document(service, Runtime.objects.get(service=service)))
+
+
+@router.post("/services/{name}/breaker", auth=operator, response=BreakerOut, tags=["Breakers"])
+def steer_breaker(request: HttpRequest, name: str, data: BreakerIn) -> HttpResponse:
+    """Opens, closes, half-opens, resets, disables or observes; `auto` ends a manual mode."""
+    service = find_service(name)
+    return answer(breaker_document(service, control.steer_breaker(service, data, actor=caller(request).actor)))
+
+
+def breaker_document(service: Service, runtime: Runtime) -> dict[str, Any]:
+    now = timezone.now()
+    state, policy = runtime.breaker, service.breaker_policy
+    probes = Message.objects.for_service(service).delivering().filter(probe_generation=runtime.generation).count()
+    lets_all_pass = breaker_policy.allowance(state, policy, probes, now) is None
+    held = 0 if lets_all_pass else Message.objects.for_service(service).due(now).count()
+    return {**breaker_policy.summary(state, policy, now, probes), "held": held}
