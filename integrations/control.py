@@ -75,6 +75,8 @@ def _spread(service: Service, rate: float, now: datetime) -> None:
 def steer_breaker(service: Service, data: BreakerIn, *, actor: str) -> Runtime:
     """A manual change of the breaker. Raises policies.breaker.Conflict where the state does not allow it."""
     now = database_now()
+    if data.until and data.until <= now:
+        raise Conflict("until has passed already")
     with transaction.atomic():
         runtime = Runtime.objects.locked([service.pk])[0]
         before = {"state": runtime.state, "mode": runtime.mode}

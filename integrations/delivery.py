@@ -219,9 +219,11 @@ def _with_load(service_ids: Sequence[int]) -> list[Runtime]:
 def _admit(runtime: Runtime, now: datetime) -> Admission:
     """How many calls the service may have now."""
     target = target_of(runtime.service)
-    state, changes = breaker.turn(runtime.breaker, target.breaker, now)
-    if changes:
+    before = runtime.breaker
+    state, changes = breaker.turn(before, target.breaker, now)
+    if state is not before:
         runtime.breaker = state
+    if changes:
         runtime.probes_in_flight = 0
         Event.objects.record_changes(runtime.service, changes, now)
     allowed = breaker.allowance(state, target.breaker, runtime.probes_in_flight, now)
@@ -236,7 +238,7 @@ def _admit(runtime: Runtime, now: datetime) -> Admission:
         places=places,
         retries=limits.budget_left(as_recent(runtime.recent), target.retry.budget, now),
         is_probing=state.state == "half_open" and allowed is not None,
-        decided=bool(changes),
+        decided=state is not before,
     )
 
 
@@ -711,15 +713,17 @@ def sweep() -> None:
 
 
 def _turn_breakers(now: datetime) -> None:
-    service_ids = list(Runtime.objects.to_turn(now).values_list("service_id", flat=True))
+    service_ids = list(Runtime.objects.to_turn().values_list("service_id", flat=True))
     if not service_ids:
         return
     with transaction.atomic():
         for runtime in Runtime.objects.locked(service_ids):
-            state, changes = breaker.turn(runtime.breaker, target_of(runtime.service).breaker, now)
-            if changes:
+            before = runtime.breaker
+            state, changes = breaker.turn(before, target_of(runtime.service).breaker, now)
+            if state is not before:
                 runtime.breaker = state
                 runtime.save_decided()
+            if changes:
                 Event.objects.record_changes(runtime.service, changes, now)
 
 

@@ -55,7 +55,7 @@ class Pump:
         self._something = asyncio.Event()
         self._database = ThreadPoolExecutor(1, thread_name_prefix="database")
         self._doorbell = Doorbell(self._rang)
-        self._was_rung = False
+        self._was_rung = self._found_nothing = False
         self._offset = timedelta(0)  # the database's clock less ours
         self._counts = {"delivered": 0, "failed": 0}
         self._next_renewal = self._next_sweep = self._next_heal = self._next_look = 0.0
@@ -72,7 +72,7 @@ class Pump:
                 await self._endure(error)
                 continue
             self._failures = 0
-            if until_idle and not busy and not self.in_flight and not self._done:
+            if until_idle and self._found_nothing and not self.in_flight:
                 break
             await self._wait(0.0 if busy else self._patience(end))
 
@@ -152,6 +152,7 @@ class Pump:
         batch = self._done[:]
         await self._in_database(delivery.settle, self.worker_id, batch)
         del self._done[: len(batch)]
+        self._next_look = 0.0  # places are free again
         for result in batch:
             self._counts["delivered" if result.outcome.succeeded else "failed"] += 1
             self.in_flight.pop(result.claim.message.pk, None)
@@ -166,6 +167,7 @@ class Pump:
             claims = await self._in_database(delivery.claim_suspect, self.worker_id)
         else:
             claims = await self._in_database(delivery.claim, self.worker_id, free)
+        self._found_nothing = not claims
         for claimed in claims:
             task = asyncio.create_task(self._deliver(claimed))
             self.in_flight[claimed.message.pk] = (claimed, task)

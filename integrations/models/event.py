@@ -23,7 +23,9 @@ class EventManager(models.Manager["Event"]):
             facts |= {"by": by} if by else {}
             facts |= {"observed": True} if change.observed else {}
             facts |= {"held": held} if held is not None else {}
-            self.create(type=f"breaker.{change.type}", at=now, service=service, facts=facts)
+            # A change of mode alone is a change of how the service is run; the stream has no word of its own for it.
+            type_ = "service.changed" if change.type == "mode" else f"breaker.{change.type}"
+            self.create(type=type_, at=now, service=service, facts=facts)
 
 
 class Event(models.Model):

@@ -44,9 +44,9 @@ class RuntimeQuerySet(models.QuerySet["Runtime"]):
         due = Message.objects.due(now).filter(service_id=OuterRef("service_id"))
         return self.filter(Q(*(Exists(due.filter(priority=priority)) for priority in Priority), _connector=Q.OR))
 
-    def to_turn(self, now: datetime) -> RuntimeQuerySet:
-        """Whose breaker changes by time alone."""
-        return self.filter(Q(state="open", retry_at__lte=now) | Q(mode_until__lte=now))
+    def to_turn(self) -> RuntimeQuerySet:
+        """Whose breaker time alone, or a changed setting, may change: a handful of rows."""
+        return self.exclude(state="closed", mode="auto")
 
     def save_decided(self, runtimes: Sequence[Runtime]) -> None:
         """Writes what was decided under the rows' locks, in one statement."""

@@ -82,8 +82,8 @@ class RetryPolicy(BaseModel):
 
     @property
     def attempts_allowed(self) -> int:
-        """Calls a message gets at most. A schedule alone decides when it is given: one call, then one per entry."""
-        return self.max_attempts if self.schedule is None else len(self.schedule) + 1
+        """Calls a message gets at most: with a schedule one, then one per entry, and never over ``max_attempts``."""
+        return self.max_attempts if self.schedule is None else min(self.max_attempts, len(self.schedule) + 1)
 
 
 def next_attempt(

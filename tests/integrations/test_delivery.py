@@ -1,0 +1,546 @@
+"""The promises of delivery, as a receiver and an operator see them. The other side is a function or a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import pytest
+from django.utils import timezone
+
+from integrations import control, delivery
+from integrations.client import Client
+from integrations.models import (
+    Attempt,
+    AuditEntry,
+    Conflict,
+    Event,
+    Message,
+    Priority,
+    Runtime,
+    Service,
+    Tally,
+    Worker,
+    database_now,
+)
+from integrations.models.message import Status
+from integrations.schemas import PauseIn, ReplayIn, ResumeIn
+from integrations.waiting import waiting_for
+from tests.receiver import Receiver
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+Register = Callable[..., Service]
+Send = Callable[..., list[Message]]
+Deliver = Callable[..., None]
+
+
+def ok(_: httpx.Request) -> httpx.Response:
+    return httpx.Response(200, json={"ok": True})
+
+
+def answering(status: int, **headers: str) -> Callable[[httpx.Request], httpx.Response]:
+    return lambda _: httpx.Response(status, headers=headers)
+
+
+def kind_of_wait(message: Message) -> str | None:
+    message = Message.objects.select_related("service__runtime").get(pk=message.pk)
+    waiting = waiting_for(message, database_now())
+    return waiting.kind if waiting else None
+
+
+# ---- the straight way ---------------------------------------------------------------------------------------------
+def test_a_delivered_message_has_its_attempt(register: Register, send: Send, deliver: Deliver, sink: Receiver) -> None:
+    sink.answer(201, body={"id": 7})
+    service = register(base_url=f"{sink.url}/v1/", headers={"X-Tenant": "acme"})
+    (message,) = send(service, body=b'{"n": 1}', query={"page": 2}, headers={"X-Trace": "t1"})
+
+    deliver()
+
+    message.refresh_from_db()
+    assert (message.status, message.attempts, message.last_status_code) == (Status.DELIVERED, 1, 201)
+    attempt = Attempt.objects.get(message=message)
+    assert (attempt.number, attempt.trigger, attempt.outcome) == (1, "first", "succeeded")
+    assert attempt.timings["total"] == pytest.approx(attempt.duration, abs=1e-5)
+    assert json.loads(bytes(attempt.response_body)) == {"id": 7}
+    call = sink.last
+    assert (call.method, call.target, call.body) == ("POST", "/v1/hook?page=2", b'{"n": 1}')
+    assert call.header("X-Tenant") == "acme"
+    assert call.header("X-Trace") == "t1"
+    assert call.header("Content-Type") == "application/json"
+    assert call.header("webhook-id") == message.public_id
+    assert Tally.objects.get(service=service).delivered == 1
+
+
+def test_every_attempt_carries_the_same_bytes_and_the_same_id(
+    register: Register, send: Send, deliver: Deliver, sink: Receiver
+) -> None:
+    sink.script(503, 503)
+    service = register(base_url=sink.url, retry={"max_attempts": 3})
+    (message,) = send(service, body="{\"name\":\"Zoë\",\"n\":12345678901234567890}".encode())
+
+    deliver(until=lambda: Message.objects.get(pk=message.pk).status == Status.DELIVERED)
+
+    assert len({call.body for call in sink.calls}) == 1
+    assert {call.header("webhook-id") for call in sink.calls} == {message.public_id}
+    assert [attempt.trigger for attempt in message.attempt_rows.oldest_first()] == ["first", "retry", "retry"]
+
+
+def test_many_messages_are_each_delivered_once(
+    register: Register, send: Send, deliver: Deliver, sink: Receiver
+) -> None:
+    service = register(base_url=sink.url, limits={"concurrency": 20})
+    messages = send(service, count=300)
+
+    deliver()
+
+    assert sorted(sink.ids()) == sorted(message.public_id for message in messages)
+    assert sink.max_in_flight <= 20
+    assert Attempt.objects.count() == 300
+
+
+# ---- the outcome table --------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("status", "headers", "expected", "reason"),
+    [
+        (200, {}, Status.DELIVERED, ""),
+        (204, {}, Status.DELIVERED, ""),
+        (301, {"Location": "https://elsewhere.test/"}, Status.DEAD, "status"),
+        (400, {}, Status.DEAD, "status"),
+        (404, {}, Status.DEAD, "status"),
+        (408, {}, Status.PENDING, ""),
+        (410, {}, Status.DEAD, "gone"),
+        (425, {}, Status.PENDING, ""),
+        (429, {}, Status.PENDING, ""),
+        (500, {}, Status.PENDING, ""),
+        (503, {"Retry-After": "120"}, Status.PENDING, ""),
+        (599, {}, Status.PENDING, ""),
+    ],
+)
+def test_what_an_answer_means_for_the_message(
+    register: Register,
+    send: Send,
+    deliver: Deliver,
+    status: int,
+    headers: dict[str, str],
+    expected: Status,
+    reason: str,
+) -> None:
+    service = register(retry={"initial": 60})
+    (message,) = send(service)
+
+    deliver(answering(status, **headers))
+
+    message.refresh_from_db()
+    assert (message.status, message.dead_reason, message.last_status_code) == (expected, reason, status)
+    if status != 204 and expected == Status.PENDING:
+        assert message.retry_at is not None
+        assert message.due_at == message.retry_at
+
+
+def test_attempts_spent_make_a_message_dead(register: Register, send: Send, deliver: Deliver) -> None:
+    (message,) = send(register(retry={"max_attempts": 3}))
+    deliver(answering(500), until=lambda: Message.objects.get(pk=message.pk).is_finished)
+    message.refresh_from_db()
+    assert (message.status, message.dead_reason, message.attempts) == (Status.DEAD, "attempts", 3)
+    assert message.attempt_rows.count() == 3
+
+
+def test_a_retry_after_makes_the_whole_service_wait(register: Register, send: Send, deliver: Deliver) -> None:
+    service = register()
+    send(service)
+    deliver(answering(429, **{"Retry-After": "300"}))
+    (other,) = send(service)
+    deliver(ok)
+    assert kind_of_wait(other) == "rate"
+    assert Message.objects.get(pk=other.pk).attempts == 0
+
+
+def test_gone_pauses_the_service_where_it_is_told_to(register: Register, send: Send, deliver: Deliver) -> None:
+    service = register(retry={"on_gone": "pause"})
+    (message,) = send(service)
+    deliver(answering(410))
+    service.refresh_from_db()
+    assert service.is_paused
+    assert kind_of_wait(message) == "paused"
+    assert Event.objects.filter(type="service.paused", service=service).count() == 1
+
+
+def test_a_request_that_cannot_be_built_is_dead_and_the_pump_goes_on(
+    register: Register, send: Send, deliver: Deliver
+) -> None:
+    service = register()
+    (bad,) = send(service, headers={"X-Emoji": "☃"})
+    (good,) = send(service)
+    deliver(ok)
+    bad.refresh_from_db()
+    good.refresh_from_db()
+    assert (bad.status, bad.dead_reason) == (Status.DEAD, "config")
+    assert good.status == Status.DELIVERED
+
+
+def test_an_address_inside_is_refused_at_the_call(register: Register, send: Send, deliver: Deliver, settings: Any) -> None:
+    settings.ALLOW_PRIVATE = ""
+    (message,) = send(register(base_url="http://127.0.0.1:9"))
+    deliver()
+    message.refresh_from_db()
+    assert (message.status, message.dead_reason, message.last_fault) == (Status.DEAD, "blocked", "blocked")
+
+
+def test_secrets_are_sent_and_never_recorded(register: Register, send: Send, deliver: Deliver, sink: Receiver) -> None:
+    sink.answer(200, body="you said s3cr3t-canary", headers={"Set-Cookie": "sid=s3cr3t-canary"})
+    service = register(base_url=sink.url, auth={"type": "bearer"})
+    service.keep_secret("auth.token", "s3cr3t-canary")
+    service.save()
+    (message,) = send(service)
+    deliver()
+    assert sink.last.header("Authorization") == "Bearer s3cr3t-canary"
+    attempt = message.attempt_rows.get()
+    assert "s3cr3t-canary" not in json.dumps([attempt.request_headers, attempt.response_headers, attempt.detail])
+
+
+# ---- waiting is not failing ---------------------------------------------------------------------------------------
+def test_a_paused_service_holds_its_messages(register: Register, send: Send, deliver: Deliver) -> None:
+    service = register()
+    control.pause(service, PauseIn(reason="maintenance"), actor="person ada")
+    (message,) = send(service)
+    deliver(ok)
+    assert kind_of_wait(message) == "paused"
+    assert Message.objects.get(pk=message.pk).attempts == 0
+    control.resume(service, ResumeIn(), actor="person ada")
+    deliver(ok)
+    assert Message.objects.get(pk=message.pk).status == Status.DELIVERED
+    assert list(AuditEntry.objects.values_list("action", flat=True)) == ["service.paused", "service.resumed"]
+
+
+def test_a_resume_may_leave_messages_back(register: Register, send: Send, deliver: Deliver) -> None:
+    service = register()
+    control.pause(service, PauseIn(reason="migration"), actor="person ada")
+    (old,) = send(service)
+    moment = timezone.now()
+    (new,) = send(service)
+    held = control.resume(service, ResumeIn(release="newer_than", newer_than=moment), actor="person ada")
+    deliver(ok)
+    assert held == 1
+    assert Message.objects.get(pk=new.pk).status == Status.DELIVERED
+    assert kind_of_wait(old) == "held"
+    control.retry_now(old, actor="person ada")
+    deliver(ok)
+    assert Message.objects.get(pk=old.pk).status == Status.DELIVERED
+
+
+def test_a_resume_with_a_rate_spreads_what_waits(register: Register, send: Send) -> None:
+    service = register()
+    control.pause(service, PauseIn(reason="x"), actor="person ada")
+    send(service, count=5)
+    control.resume(service, ResumeIn(rate=2), actor="person ada")
+    times = list(Message.objects.order_by("pk").values_list("due_at", flat=True))
+    assert [round((time - times[0]).total_seconds(), 3) for time in times] == [0, 0.5, 1, 1.5, 2]
+
+
+def test_a_schedule_waits_and_says_so(register: Register, send: Send, deliver: Deliver) -> None:
+    (message,) = send(register(), deliver_at=timezone.now() + timedelta(hours=1))
+    deliver(ok)
+    assert kind_of_wait(message) == "schedule"
+    control.retry_now(message, actor="person ada")
+    deliver(ok)
+    assert Message.objects.get(pk=message.pk).status == Status.DELIVERED
+
+
+def test_an_expired_message_is_dead_without_a_call(register: Register, send: Send, deliver: Deliver) -> None:
+    service = register()
+    (message,) = send(service)
+    Message.objects.update(expires_at=timezone.now() - timedelta(seconds=1))
+    deliver(ok)
+    message.refresh_from_db()
+    assert (message.status, message.dead_reason, message.attempts) == (Status.DEAD, "expired", 0)
+
+
+def test_a_deadline_ends_what_waited_too_long(register: Register, send: Send, deliver: Deliver) -> None:
+    (message,) = send(register(retry={"deadline": 10}))
+    Message.objects.update(created_at=timezone.now() - timedelta(seconds=11))
+    deliver(ok)
+    message.refresh_from_db()
+    assert (message.status, message.dead_reason) == (Status.DEAD, "deadline")
+
+
+def test_no_more_calls_than_the_concurrency_are_claimed(register: Register, send: Send) -> None:
+    service = register(limits={"concurrency": 3})
+    send(service, count=10)
+    worker = a_worker()
+    assert len(delivery.claim(worker.pk, 100)) == 3
+    assert delivery.claim(worker.pk, 100) == []
+    assert kind_of_wait(Message.objects.pending().first()) == "concurrency"
+
+
+def test_services_share_the_places_of_a_pump(register: Register, send: Send) -> None:
+    for name in ("one", "two", "three"):
+        send(register(name, limits={"concurrency": 100}), count=50)
+    send(register("small"), count=2)
+    claims = delivery.claim(a_worker().pk, 32)
+    by_service = [sum(c.target.service.name == name for c in claims) for name in ("one", "two", "three", "small")]
+    assert by_service == [10, 10, 10, 2]
+
+
+def test_first_tries_go_ahead_of_retries_and_bulk(register: Register, send: Send) -> None:
+    service = register(limits={"concurrency": 3})
+    for priority in (Priority.BULK, Priority.RETRY, Priority.FIRST):
+        send(service, priority=priority)
+    claims = delivery.claim(a_worker().pk, 2)
+    assert [claimed.message.priority for claimed in claims] == [Priority.FIRST, Priority.RETRY]
+
+
+def test_retries_stay_within_their_budget(register: Register, send: Send) -> None:
+    service = register(limits={"concurrency": 100}, retry={"budget": 0.2})
+    Runtime.objects.filter(pk=service.pk).update(recent=[[int(timezone.now().timestamp()), 100, 18]])
+    messages = send(service, count=5, priority=Priority.RETRY)
+    assert len(delivery.claim(a_worker().pk, 100)) == 2
+    assert kind_of_wait(Message.objects.pending().first()) == "budget"
+    control.retry_now(messages[-1], actor="person ada")
+    assert len(delivery.claim(a_worker().pk, 100)) == 1
+
+
+def test_a_rate_gives_each_claim_a_slot_of_its_own(register: Register, send: Send) -> None:
+    service = register(limits={"rate": 20, "concurrency": 50})
+    send(service, count=30)
+    claims = delivery.claim(a_worker().pk, 100)
+    gaps = [(b.send_at - a.send_at).total_seconds() for a, b in zip(claims, claims[1:], strict=False)]
+    assert len(claims) == 6  # a quarter of a second ahead
+    assert gaps == pytest.approx([0.05] * 5)
+    assert delivery.claim(a_worker().pk, 100) == []
+
+
+# ---- breaker ------------------------------------------------------------------------------------------------------
+def test_a_message_held_by_an_open_breaker_keeps_its_attempts(
+    register: Register, send: Send, deliver: Deliver
+) -> None:
+    service = register(retry={"initial": 60}, limits={"concurrency": 1})
+    send(service, count=9)
+    deliver(answering(503))
+    runtime = Runtime.objects.get(pk=service.pk)
+    assert (runtime.state, runtime.reason) == ("open", "5 failures in a row")
+    assert Attempt.objects.count() == 5
+    waiting = Message.objects.filter(attempts=0)
+    assert waiting.count() == 4
+    assert kind_of_wait(waiting[0]) == "breaker"
+    event = Event.objects.get(type="breaker.opened")
+    assert event.facts["attempts"] == [attempt.public_id for attempt in Attempt.objects.order_by("pk")]
+
+
+def test_a_probe_closes_the_breaker_and_the_rest_follows(register: Register, send: Send, deliver: Deliver) -> None:
+    service = register(
+        retry={"max_attempts": 5}, breaker={"open_for": 0.5, "consecutive_failures": 2}, limits={"concurrency": 4}
+    )
+    send(service, count=12)
+    deliver(answering(500))
+    assert Runtime.objects.get(pk=service.pk).state == "open"
+    deliver(ok, until=lambda: Message.objects.filter(status=Status.DELIVERED).count() == 12)
+    assert Runtime.objects.get(pk=service.pk).state == "closed"
+    assert Attempt.objects.filter(trigger="probe").count() == 1
+    types = list(Event.objects.filter(type__startswith="breaker").order_by("pk").values_list("type", flat=True))
+    assert types == ["breaker.opened", "breaker.half_opened", "breaker.closed"]
+
+
+def test_a_failed_probe_opens_it_again_for_longer(register: Register, send: Send, deliver: Deliver) -> None:
+    service = register(
+        retry={"max_attempts": 9}, breaker={"open_for": 0.5, "open_factor": 100, "consecutive_failures": 1}
+    )
+    send(service)
+    deliver(answering(500), until=lambda: Runtime.objects.get(pk=service.pk).reopenings == 1)
+    runtime = Runtime.objects.get(pk=service.pk)
+    assert runtime.state == "open"
+    assert runtime.retry_at - database_now() > timedelta(seconds=40)
+
+
+def test_a_half_open_breaker_lets_one_probe_out_and_a_lost_one_gives_its_place_back(
+    register: Register, send: Send
+) -> None:
+    service = register()
+    send(service, count=5)
+    Runtime.objects.filter(pk=service.pk).update(state="half_open", generation=3)
+    worker = a_worker()
+    (probe,) = delivery.claim(worker.pk, 100)
+    assert probe.trigger == "probe"
+    assert delivery.claim(worker.pk, 100) == []
+    assert kind_of_wait(Message.objects.pending().first()) == "breaker"
+    lose(worker)
+    assert delivery.rescue() == 1
+    assert len(delivery.claim(a_worker().pk, 100)) == 1
+
+
+def test_an_open_breaker_turns_half_open_with_nothing_waiting(register: Register) -> None:
+    service = register()
+    past = timezone.now() - timedelta(seconds=1)
+    Runtime.objects.filter(pk=service.pk).update(state="open", opened_at=past, retry_at=past)
+    delivery.sweep()
+    assert Runtime.objects.get(pk=service.pk).state == "half_open"
+
+
+# ---- lost claims --------------------------------------------------------------------------------------------------
+def a_worker() -> Worker:
+    now = database_now()
+    return Worker.objects.create(
+        cluster="tests", host="here", pid=1, started_at=now, heartbeat_at=now, lease_until=now + timedelta(seconds=20)
+    )
+
+
+def lose(worker: Worker) -> None:
+    Worker.objects.filter(pk=worker.pk).update(lease_until=database_now() - timedelta(seconds=1))
+
+
+def test_a_lost_claim_is_recorded_and_claimed_again(register: Register, send: Send, deliver: Deliver) -> None:
+    (message,) = send(register())
+    worker = a_worker()
+    delivery.claim(worker.pk, 10)
+    lose(worker)
+
+    deliver(ok)  # rescues, and leaves suspects alone
+    message.refresh_from_db()
+    assert (message.status, message.attempts, message.calls, message.losses) == (Status.PENDING, 0, 1, 1)
+    deliver(ok, alone=True)
+
+    message.refresh_from_db()
+    assert (message.status, message.attempts, message.calls, message.losses) == (Status.DELIVERED, 1, 2, 0)
+    assert [attempt.outcome for attempt in message.attempt_rows.oldest_first()] == ["lost", "succeeded"]
+    assert Event.objects.filter(type="worker.lost").count() == 1
+
+
+def test_a_late_result_becomes_history_and_changes_nothing(register: Register, send: Send) -> None:
+    (message,) = send(register())
+    worker = a_worker()
+    claims = delivery.claim(worker.pk, 10)
+    lose(worker)
+    delivery.rescue()
+
+    result = asyncio.run(delivery.send(Client(transport=httpx.MockTransport(ok)), claims[0], timezone.now()))
+    delivery.settle(worker.pk, [result])
+
+    message.refresh_from_db()
+    assert (message.status, message.attempts) == (Status.PENDING, 0)
+    attempt = message.attempt_rows.get()
+    assert (attempt.outcome, attempt.status_code) == ("lost", 200)
+
+
+def test_a_message_that_loses_its_worker_again_and_again_is_dead(register: Register, send: Send) -> None:
+    (message,) = send(register())
+    for _ in range(4):  # once among others, three times alone
+        worker = a_worker()
+        claims = delivery.claim(worker.pk, 10) or delivery.claim_suspect(worker.pk)
+        assert len(claims) == 1
+        lose(worker)
+        delivery.rescue()
+    message.refresh_from_db()
+    assert (message.status, message.dead_reason, message.attempts) == (Status.DEAD, "worker_lost", 0)
+    assert message.attempt_rows.filter(outcome="lost").count() == 4
+
+
+def test_a_stopped_worker_gives_its_claims_back(register: Register, send: Send) -> None:
+    (message,) = send(register())
+    worker = a_worker()
+    delivery.claim(worker.pk, 10)
+    delivery.stop(worker.pk)
+    message.refresh_from_db()
+    assert (message.status, message.losses, message.calls) == (Status.PENDING, 0, 1)
+    assert not Worker.objects.alive(database_now()).exists()
+
+
+def test_a_claim_given_back_before_its_call_leaves_no_trace(register: Register, send: Send) -> None:
+    (message,) = send(register())
+    worker = a_worker()
+    delivery.give_back(worker.pk, delivery.claim(worker.pk, 10))
+    message.refresh_from_db()
+    assert (message.status, message.calls, message.attempt_rows.count()) == (Status.PENDING, 0, 0)
+
+
+# ---- order --------------------------------------------------------------------------------------------------------
+def test_messages_of_one_key_keep_their_order_over_failures(
+    register: Register, send: Send, deliver: Deliver, sink: Receiver
+) -> None:
+    service = register(
+        base_url=sink.url,
+        ordering="key",
+        limits={"concurrency": 20},
+        retry={"max_attempts": 20, "budget": 1},
+        breaker={"enabled": False},
+    )
+    keys = [f"k{number}" for number in range(8)]
+    accepted = {key: [] for key in keys}
+    for _ in range(6):
+        for key in keys:
+            accepted[key] += [message.public_id for message in send(service, ordering_key=key)]
+    seen: set[str] = set()
+
+    def sometimes_failing(call: Any) -> int:
+        identifier = call.header("webhook-id")
+        fails = identifier not in seen and hash(identifier) % 4 == 0
+        seen.add(identifier)
+        return 500 if fails else 200
+
+    sink.decide(sometimes_failing)
+    deliver(until=lambda: not Message.objects.unfinished().exists(), within=30)
+
+    delivered = [call.header("webhook-id") for call in sink.calls]
+    for key in keys:
+        firsts = sorted(accepted[key], key=delivered.index)
+        assert firsts == accepted[key]
+    for key, ids in accepted.items():
+        last_call = {identifier: max(i for i, d in enumerate(delivered) if d == identifier) for identifier in ids}
+        first_call = {identifier: delivered.index(identifier) for identifier in ids}
+        for ahead, behind in zip(ids, ids[1:], strict=False):
+            assert last_call[ahead] < first_call[behind], key
+
+
+def test_a_message_behind_another_of_its_key_waits_for_it(register: Register, send: Send, deliver: Deliver) -> None:
+    service = register(ordering="key")
+    (head,) = send(service, ordering_key="a", deliver_at=timezone.now() + timedelta(hours=1))
+    (behind,) = send(service, ordering_key="a")
+    (free,) = send(service)
+    deliver(ok)
+    assert kind_of_wait(behind) == "ordering"
+    assert Message.objects.get(pk=free.pk).status == Status.DELIVERED
+    control.cancel(head, actor="person ada")
+    deliver(ok)
+    assert Message.objects.get(pk=behind.pk).status == Status.DELIVERED
+
+
+# ---- replay -------------------------------------------------------------------------------------------------------
+def test_a_replay_is_a_new_message_with_the_first_ones_id(
+    register: Register, send: Send, deliver: Deliver, sink: Receiver
+) -> None:
+    sink.script(400)
+    (message,) = send(register(base_url=sink.url))
+    deliver()
+    replay, is_new = control.replay(message, ReplayIn(), actor="person ada")
+    again, is_new_again = control.replay(message, ReplayIn(), actor="person ada")
+    assert (again.pk, is_new, is_new_again) == (replay.pk, True, False)
+    deliver()
+    assert Message.objects.get(pk=replay.pk).status == Status.DELIVERED
+    assert Message.objects.get(pk=message.pk).status == Status.DEAD
+    assert sink.last.header("webhook-id") == message.public_id
+    assert not Message.objects.dead().unanswered().exists()
+
+
+def test_an_edited_replay_has_an_id_of_its_own(register: Register, send: Send, deliver: Deliver, sink: Receiver) -> None:
+    (message,) = send(register(base_url=sink.url))
+    deliver()
+    replay, _ = control.replay(message, ReplayIn(body={"fixed": True}), actor="person ada")
+    deliver()
+    assert sink.last.header("webhook-id") == replay.public_id
+    assert sink.last.json() == {"fixed": True}
+
+
+def test_an_unfinished_message_cannot_be_replayed_and_a_finished_one_not_cancelled(
+    register: Register, send: Send, deliver: Deliver
+) -> None:
+    (message,) = send(register())
+    with pytest.raises(Conflict, match="it is pending"):
+        control.replay(message, ReplayIn(), actor="person ada")
+    deliver(ok)
+    with pytest.raises(Conflict, match="it is delivered"):
+        control.cancel(message, actor="person ada")
+    with pytest.raises(Conflict, match="it is delivered"):
+        control.retry_now(message, actor="person ada")
