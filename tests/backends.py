@@ -256,7 +256,9 @@ if __name__ == "__main__":
     os.environ.pop(MARK, None)  # its servers are ended in order, not among the strays
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    os.environ["XDG_RUNTIME_DIR"] = str(Path(sys.argv[1], "data"))  # the wheel looks for one when it is imported, and warns
+    os.environ["XDG_RUNTIME_DIR"] = str(
+        Path(sys.argv[1], "data")
+    )  # the wheel looks for one when it is imported, and warns
     guardian = Guardian(Path(sys.argv[1]), int(sys.argv[2]))
     try:
         guardian.watch()

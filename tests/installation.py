@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import socket
 import subprocess
@@ -23,15 +24,6 @@ from tests.backends import MARK, ROOT, Servers, processes_of_run
 OWN_MARK = "SWITCHBOARD_TEST_INSTALLATION"
 READY_WITHIN = 60.0  # seconds; the first start migrates, and CI has two cores
 STOPS_WITHIN = 20.0  # seconds; the contract's
-
-# What a child of `manage.py up` calls itself, in its title or on its command line; the first that fits.
-ROLES = {
-    "web": ("uvicorn", "web", "asgi"),
-    "supervisor": ("supervisor", "sentinel", "guard"),
-    "lane": ("lane", "worker"),
-    "cluster": ("qcluster", "cluster", "workers"),
-    "pump": ("pump",),
-}
 
 _numbers = count(1)
 
@@ -185,16 +177,21 @@ class Installation:
         return httpx.Client(base_url=f"{self.url}/api/v1/", headers=headers, timeout=30, trust_env=False, **options)
 
     def processes(self) -> dict[str, list[psutil.Process]]:
-        """The tree under `manage.py up` by role: "up" itself, the words of ROLES, "other"."""
+        """The tree under `manage.py up` by role: up, web, cluster, sentinel, lane, helper, quarantine, other.
+
+        django-q2 forks: cluster → sentinel → lanes (known by their line in the log), pusher and monitor ("helper").
+        """
         roles: dict[str, list[psutil.Process]] = {}
         if self.process is None:
             return roles
+        lanes = set(re.findall(r"switchboard\.pump worker .*?pid=(\d+)", self.log))
         with suppress(psutil.NoSuchProcess):
             up = psutil.Process(self.process.pid)
-            roles["up"] = [up]
-            for child in up.children(recursive=True):
+            tree = [(up, 0), *_descendants(up, 1)]
+            for process, depth in tree:
                 with suppress(psutil.Error):
-                    roles.setdefault(_role(child, up), []).append(child)
+                    role = "lane" if str(process.pid) in lanes and depth > 1 else _role(process, depth)
+                    roles.setdefault(role, []).append(process)
         return roles
 
     def everything(self) -> list[psutil.Process]:
@@ -241,12 +238,25 @@ def free_port() -> int:
         return port
 
 
-def _role(process: psutil.Process, up: psutil.Process) -> str:
+def _descendants(process: psutil.Process, depth: int) -> list[tuple[psutil.Process, int]]:
+    found = []
+    for child in process.children():
+        with suppress(psutil.NoSuchProcess):
+            found += [(child, depth), *_descendants(child, depth + 1)]
+    return found
+
+
+def _role(process: psutil.Process, depth: int) -> str:
     command = process.cmdline()
-    if command == up.cmdline():  # forked, and it did not say what it is
-        return "other"
-    said = " ".join(command[1:] or command).lower().replace(str(ROOT).lower(), "")
-    return next((role for role, words in ROLES.items() if any(word in said for word in words)), "other")
+    if depth == 0:
+        return "up"
+    if "serve" in command:
+        return "web"
+    if "deliver" in command:
+        return "quarantine"
+    if "cluster" in command:
+        return {1: "cluster", 2: "sentinel"}.get(depth, "helper")
+    return "other"
 
 
 def _lives(process: psutil.Process) -> bool:
