@@ -9,7 +9,7 @@ from binascii import Error as Base64Error
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from integrations.client import header_refusal
 from integrations.network import check_url, parse_networks
@@ -304,12 +304,12 @@ class PauseIn(Strict):
     reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)] = Field(
         description="Why; shown to everybody."
     )
-    until: datetime | None = Field(None, description="When it ends by itself.")
+    until: AwareDatetime | None = Field(None, description="When it ends by itself.")
 
 
 class ResumeIn(Strict):
     release: Literal["all", "none", "newer_than"] = Field("all", description="Which of the waiting messages go.")
-    newer_than: datetime | None = Field(None, description="With release newer_than: accepted after this time.")
+    newer_than: AwareDatetime | None = Field(None, description="With release newer_than: accepted after this time.")
     rate: float | None = Field(None, gt=0, le=100_000, description="Messages a second to release.")
 
     @model_validator(mode="after")
@@ -326,4 +326,4 @@ class BreakerIn(Strict):
     reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)] = Field(
         description="Why; shown to everybody."
     )
-    until: datetime | None = Field(None, description="When a manual mode ends by itself.")
+    until: AwareDatetime | None = Field(None, description="When a manual mode ends by itself.")
