@@ -677,7 +677,7 @@ def _take_back(worker: Worker, now: datetime, detail: str, *, counts_as_loss: bo
     """DELIVERING → PENDING with a ``lost`` row for each call, or DEAD after too many losses."""
     held = list(Message.objects.held_by(worker.pk).select_for_update().order_by("pk"))
     Attempt.objects.bulk_create(_lost_attempt(message, worker, now, detail) for message in held)
-    changes = {"calls": F("calls") + 1, "losses": F("losses") + counts_as_loss, "last_detail": detail[:500]}
+    changes = {"calls": F("calls") + 1, "losses": F("losses") + int(counts_as_loss), "last_detail": detail[:500]}
     buried = [message for message in held if counts_as_loss and message.losses >= LOSSES_ALONE]
     ends = messages.finished_as(Status.DEAD, now, dead_reason=DeadReason.WORKER_LOST, last_fault=Fault.WORKER_LOST)
     Message.objects.settle_as([message.pk for message in buried], worker_id=worker.pk, changes={**ends, **changes})
