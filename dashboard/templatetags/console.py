@@ -36,7 +36,7 @@ def icon(name: str) -> SafeString:
 
 # ---- times --------------------------------------------------------------------------------------------------------
 @register.filter
-def ago(value: datetime | None) -> SafeString:
+def ago(value: datetime | str | None) -> SafeString:
     """“3 min ago” or “in 12 s”; the absolute time in the viewer's zone is its title. console.js keeps it current."""
     moment = _moment(value)
     if moment is None:
@@ -50,7 +50,7 @@ def ago(value: datetime | None) -> SafeString:
 
 
 @register.filter
-def at(value: datetime | None) -> SafeString:
+def at(value: datetime | str | None) -> SafeString:
     """The absolute time in the viewer's zone: the clock for today, with the day otherwise."""
     moment = _moment(value)
     if moment is None:
@@ -67,7 +67,9 @@ def at(value: datetime | None) -> SafeString:
 
 
 def _moment(value: datetime | str | None) -> datetime | None:
-    return datetime.fromisoformat(value) if isinstance(value, str) and value else value or None  # type: ignore[return-value]
+    if isinstance(value, str):
+        return datetime.fromisoformat(value) if value else None
+    return value
 
 
 def _absolute(moment: datetime) -> str:
@@ -196,7 +198,7 @@ def field(bound: BoundField, wide: bool | None = None, label: str = "") -> SafeS
 @register.simple_tag(takes_context=True)
 def panel(context: Context, name: str) -> SafeString:
     """Includes a panel in its page, as its fragment's view renders it."""
-    engine = context.template.engine  # type: ignore[union-attr]
+    engine = context.template.engine
     return live.versioned(engine.get_template(name).render(context))[0]
 
 

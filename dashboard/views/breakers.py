@@ -1,13 +1,82 @@
+"""Every breaker as a tile, and steering one by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, render
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.http import url_has_allowed_host_and_scheme
+
+from dashboard import live
+from dashboard.access import actor, operator, viewer
+from dashboard.answers import form_page, see_other
+from dashboard.figures import standings
+from dashboard.forms import BreakerForm
+from dashboard.words import breaker_rule_words
+from integrations import control
+from integrations.models import Conflict, Service
+from integrations.policies import breaker as breaker_policy
+
+SHOWN = 200  # tiles; open ones come first
 
 
-def steer(request: HttpRequest, *args: object, **kwargs: object) -> HttpResponse:
-    raise NotImplementedError
+@viewer
+def listing(request: HttpRequest) -> HttpResponse:
+    return render(request, "breakers/breakers.html", _context())
 
 
-def listing(request: HttpRequest, *args: object, **kwargs: object) -> HttpResponse:
-    raise NotImplementedError
+@viewer
+def listing_panel(request: HttpRequest) -> HttpResponse:
+    return live.panel(request, "breakers/_panel.html", _context())
 
 
-def listing_panel(request: HttpRequest, *args: object, **kwargs: object) -> HttpResponse:
-    raise NotImplementedError
+def _context() -> dict[str, Any]:
+    now = timezone.now()
+    found = sorted(standings(Service.objects.all(), now), key=lambda standing: standing.rank)
+    tiles = [
+        {
+            "standing": standing,
+            "service": standing.service,
+            "breaker": breaker_policy.summary(standing.runtime.breaker, standing.service.breaker_policy, now),
+            "policy": standing.service.breaker_policy,
+            "rules": breaker_rule_words(standing.service),
+        }
+        for standing in found[:SHOWN]
+    ]
+    return {
+        "tiles": tiles,
+        "total": len(found),
+        "open": sum(standing.is_open for standing in found),
+        "probing": sum(standing.is_probing for standing in found),
+        "actions": BreakerForm.choices["action"].items(),
+    }
+
+
+@operator
+def steer(request: HttpRequest, name: str) -> HttpResponse:
+    """Opens, closes, probes … by hand. The form is on the tile and on the service; a refused one has its own page."""
+    service = get_object_or_404(Service.objects.select_related("runtime"), name=name)
+    form = BreakerForm(request.POST or None)
+    if form.is_valid():
+        try:
+            runtime = control.steer_breaker(service, form.value, actor=actor(request))
+        except (Conflict, breaker_policy.Conflict) as conflict:
+            form.refuse([(("action",), str(conflict))])
+        else:
+            state = runtime.state.replace("_", "-")
+            messages.success(request, f"The breaker of {service.name} is {state} now ({_mode_words(runtime.mode)}).")
+            return see_other(_next(request) or reverse("service", args=[service.name]))
+    return form_page(request, "breakers/steer.html", {"form": form, "service": service}, is_refused=form.is_bound)
+
+
+def _mode_words(mode: str) -> str:
+    return {"auto": "automatic", "forced_open": "by hand"}.get(mode, mode)
+
+
+def _next(request: HttpRequest) -> str:
+    target = request.POST.get("next", "")
+    return target if target and url_has_allowed_host_and_scheme(target, allowed_hosts=None) else ""

@@ -1,9 +1,54 @@
+"""What needs a person now, and how the last hour went."""
+
+from __future__ import annotations
+
+from typing import Any
+
 from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.utils import timezone
+
+from dashboard import live
+from dashboard.access import viewer
+from dashboard.figures import WAITING_CAP, Hour, Standing, last_hour, standings
+from integrations.models import Service, Worker
+
+SHOWN = 12  # services in the table; the rest are on their own page
 
 
-def overview(request: HttpRequest, *args: object, **kwargs: object) -> HttpResponse:
-    raise NotImplementedError
+@viewer
+def overview(request: HttpRequest) -> HttpResponse:
+    return render(request, "overview/overview.html", _context())
 
 
-def overview_panel(request: HttpRequest, *args: object, **kwargs: object) -> HttpResponse:
-    raise NotImplementedError
+@viewer
+def overview_panel(request: HttpRequest) -> HttpResponse:
+    return live.panel(request, "overview/_panel.html", _context())
+
+
+def _context() -> dict[str, Any]:
+    now = timezone.now()
+    found = sorted(standings(Service.objects.all(), now), key=lambda standing: standing.rank)
+    workers = Worker.objects.alive(now).count()
+    attention = [standing for standing in found if standing.rank[0] < 5]
+    return {
+        "standings": found[:SHOWN],
+        "service_count": len(found),
+        "attention": attention,
+        "needs": len(attention) + (0 if workers else 1),
+        "workers": workers,
+        "total": _total(found),
+        "waiting": min(WAITING_CAP, sum(standing.waiting for standing in found)),
+        "in_flight": sum(standing.in_flight for standing in found),
+        "oldest_due": min((standing.oldest_due for standing in found if standing.oldest_due), default=None),
+        "oldest_due_age": max((standing.oldest_due_age for standing in found), default=0),
+        "chart": last_hour(now),
+    }
+
+
+def _total(found: list[Standing]) -> Hour:
+    total = Hour()
+    for standing in found:
+        for name in Hour.__slots__:
+            setattr(total, name, getattr(total, name) + getattr(standing.hour, name))
+    return total

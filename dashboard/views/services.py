@@ -1,49 +1,242 @@
+"""Services: the list, one of them, its form, and what an operator does to it."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlencode
+
+from django.contrib import messages
+from django.db.models import Q, QuerySet, TextField
+from django.db.models.functions import Cast
 from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, render
+from django.urls import reverse
+from django.utils import timezone
+from django.views.decorators.http import require_POST
+
+from dashboard import live
+from dashboard.access import actor, admin, operator, person, viewer
+from dashboard.answers import form_page, see_other
+from dashboard.figures import WAITING_CAP, last_hour, standings
+from dashboard.forms import BreakerForm, DeleteForm, EndpointForm, PauseForm, ResumeForm, ServiceForm
+from dashboard.words import breaker_rule_words, event_words, limit_words, retry_words
+from integrations import control, registry
+from integrations.models import AUTH_SECRETS, Conflict, Endpoint, Message, Role, Service, Source
+from integrations.policies import breaker as breaker_policy
+
+EVENTS_SHOWN = 12
+PAGE = 100
 
 
-def listing(request: HttpRequest, *args: object, **kwargs: object) -> HttpResponse:
-    raise NotImplementedError
+# ---- the list -----------------------------------------------------------------------------------------------------
+@viewer
+def listing(request: HttpRequest) -> HttpResponse:
+    return render(request, "services/services.html", _listing_context(request))
 
 
-def new(request: HttpRequest, *args: object, **kwargs: object) -> HttpResponse:
-    raise NotImplementedError
+@viewer
+def listing_panel(request: HttpRequest) -> HttpResponse:
+    return live.panel(request, "services/_listing.html", _listing_context(request))
 
 
-def detail(request: HttpRequest, *args: object, **kwargs: object) -> HttpResponse:
-    raise NotImplementedError
+def _listing_context(request: HttpRequest) -> dict[str, Any]:
+    search = request.GET.get("q", "").strip()[:200]
+    found = _found(search)
+    total = found.count()
+    page = found.order_by("name")[:PAGE]
+    return {
+        "search": search,
+        "panel_url": reverse("_services") + (f"?{urlencode({'q': search})}" if search else ""),
+        "standings": sorted(standings(page, timezone.now()), key=lambda standing: standing.rank),
+        "total": total,
+        "limit": PAGE,
+    }
 
 
-def edit(request: HttpRequest, *args: object, **kwargs: object) -> HttpResponse:
-    raise NotImplementedError
+def _found(search: str) -> QuerySet[Service]:
+    services = Service.objects.all()
+    if not search:
+        return services
+    return services.annotate(tag_text=Cast("tags", TextField())).filter(
+        Q(name__icontains=search)
+        | Q(base_url__icontains=search)
+        | Q(owner__icontains=search)
+        | Q(description__icontains=search)
+        | Q(tag_text__icontains=search)
+    )
 
 
-def pause(request: HttpRequest, *args: object, **kwargs: object) -> HttpResponse:
-    raise NotImplementedError
+# ---- one service --------------------------------------------------------------------------------------------------
+@viewer
+def detail(request: HttpRequest, name: str) -> HttpResponse:
+    service = get_object_or_404(Service, name=name)
+    context = _panel_context(service) | {
+        "endpoints": service.endpoints.all()[:500],
+        "secrets": _secrets(service),
+        "retry_words": retry_words(service.retry_policy, timezone.now()),
+        "breaker_words": breaker_rule_words(service),
+        "limit_words": limit_words(service),
+        "retry_on": ", ".join(map(str, service.retry_policy.retry_on)),
+        "pause_form": PauseForm(),
+        "resume_form": ResumeForm(),
+        "breaker_form": BreakerForm(),
+    }
+    return render(request, "services/service.html", context)
 
 
-def resume(request: HttpRequest, *args: object, **kwargs: object) -> HttpResponse:
-    raise NotImplementedError
+@viewer
+def detail_panel(request: HttpRequest, name: str) -> HttpResponse:
+    service = get_object_or_404(Service, name=name)
+    return live.panel(request, "services/_service.html", _panel_context(service))
 
 
-def delete(request: HttpRequest, *args: object, **kwargs: object) -> HttpResponse:
-    raise NotImplementedError
+def _panel_context(service: Service) -> dict[str, Any]:
+    now = timezone.now()
+    standing = standings(Service.objects.filter(pk=service.pk), now)[0]
+    events = service.events.order_by("-pk")[:EVENTS_SHOWN]
+    return {
+        "service": service,
+        "standing": standing,
+        "runtime": standing.runtime,
+        "breaker": breaker_policy.summary(standing.runtime.breaker, service.breaker_policy, now),
+        "chart": last_hour(now, service),
+        "events": [(event.at, event_words(event)) for event in events],
+    }
 
 
-def endpoint_new(request: HttpRequest, *args: object, **kwargs: object) -> HttpResponse:
-    raise NotImplementedError
+def _secrets(service: Service) -> list[tuple[str, str | None]]:
+    """Each secret that this service's authentication has, and when it was set; never the value."""
+    names = AUTH_SECRETS.get(service.auth.get("type", "none"), ())
+    return [(name.replace("_", " "), service.secret_set_at(f"auth.{name}")) for name in names]
 
 
-def endpoint_edit(request: HttpRequest, *args: object, **kwargs: object) -> HttpResponse:
-    raise NotImplementedError
+# ---- the form -----------------------------------------------------------------------------------------------------
+@operator
+def new(request: HttpRequest) -> HttpResponse:
+    may_allow_private = person(request).may(Role.ADMIN)
+    form = ServiceForm(request.POST or None, may_allow_private=may_allow_private)
+    if form.is_valid():
+        try:
+            service = registry.register(
+                form.value, actor=actor(request), source=Source.FORM, may_allow_private=may_allow_private
+            )
+        except registry.Invalid as refusal:
+            form.refuse(refusal)
+        else:
+            messages.success(request, f"{service.name} is registered. Test it, then send it a message.")
+            return see_other("service", service.name)
+    return form_page(request, "services/edit.html", {"form": form}, is_refused=form.is_bound)
 
 
-def endpoint_delete(request: HttpRequest, *args: object, **kwargs: object) -> HttpResponse:
-    raise NotImplementedError
+@operator
+def edit(request: HttpRequest, name: str) -> HttpResponse:
+    service = get_object_or_404(Service, name=name)
+    may_allow_private = person(request).may(Role.ADMIN)
+    form = ServiceForm(
+        request.POST or None,
+        service=service,
+        present=registry.readable(service),
+        may_allow_private=may_allow_private,
+    )
+    if form.is_valid():
+        had_secrets = set(service.secrets)
+        try:
+            registry.change(
+                service, form.value, form.given_fields, actor=actor(request), may_allow_private=may_allow_private
+            )
+        except registry.Invalid as refusal:
+            form.refuse(refusal)
+            service = get_object_or_404(Service, name=name)  # as it is stored, without what was refused
+        else:
+            messages.success(request, f"{service.name} is changed; the next calls go by it.")
+            if lost := had_secrets - set(service.secrets):
+                words = ", ".join(sorted(lost))
+                messages.warning(request, f"It has another host or authentication now, so it forgot: {words}.")
+            return see_other("service", service.name)
+    return form_page(request, "services/edit.html", {"form": form, "service": service}, is_refused=form.is_bound)
 
 
-def listing_panel(request: HttpRequest, *args: object, **kwargs: object) -> HttpResponse:
-    raise NotImplementedError
+# ---- what an operator does ----------------------------------------------------------------------------------------
+@operator
+def pause(request: HttpRequest, name: str) -> HttpResponse:
+    service = get_object_or_404(Service, name=name)
+    form = PauseForm(request.POST or None)
+    if form.is_valid():
+        try:
+            control.pause(service, form.value, actor=actor(request))
+        except Conflict as conflict:
+            form.refuse([(("until",), str(conflict))])
+        else:
+            messages.success(request, f"{service.name} is paused. What comes for it is kept.")
+            return see_other("service", service.name)
+    return form_page(request, "services/pause.html", {"form": form, "service": service}, is_refused=form.is_bound)
 
 
-def detail_panel(request: HttpRequest, *args: object, **kwargs: object) -> HttpResponse:
-    raise NotImplementedError
+@operator
+def resume(request: HttpRequest, name: str) -> HttpResponse:
+    service = get_object_or_404(Service, name=name)
+    form = ResumeForm(request.POST or None)
+    if form.is_valid():
+        try:
+            held = control.resume(service, form.value, actor=actor(request))
+        except Conflict as conflict:
+            form.refuse([((), str(conflict))])
+        else:
+            messages.success(request, f"{service.name} goes on." + (f" {held:,} messages stay held." if held else ""))
+            return see_other("service", service.name)
+    return form_page(request, "services/resume.html", {"form": form, "service": service}, is_refused=form.is_bound)
+
+
+@admin
+def delete(request: HttpRequest, name: str) -> HttpResponse:
+    service = get_object_or_404(Service, name=name)
+    # Counting ends at the cap, like everywhere.
+    unfinished = len(Message.objects.for_service(service).unfinished().values_list("pk")[:WAITING_CAP])
+    form = DeleteForm(request.POST or None)
+    if form.is_bound and form.is_valid():
+        if unfinished and not form.cleaned_data["force"]:
+            form.add_error("force", "It has unfinished messages. Say that they may be cancelled, or let them finish.")
+        else:
+            if unfinished:
+                control.cancel_unfinished(service, actor=actor(request))
+            registry.delete(service, actor=actor(request))
+            messages.success(request, f"{name} is deleted with its history.")
+            return see_other("services")
+    context = {"form": form, "service": service, "unfinished": unfinished}
+    return form_page(request, "services/delete.html", context, is_refused=form.is_bound)
+
+
+# ---- endpoints ----------------------------------------------------------------------------------------------------
+@operator
+def endpoint_new(request: HttpRequest, name: str) -> HttpResponse:
+    return _endpoint_form(request, get_object_or_404(Service, name=name), None)
+
+
+@operator
+def endpoint_edit(request: HttpRequest, name: str, endpoint: str) -> HttpResponse:
+    found = get_object_or_404(Endpoint.objects.select_related("service"), service__name=name, name=endpoint)
+    return _endpoint_form(request, found.service, found)
+
+
+def _endpoint_form(request: HttpRequest, service: Service, endpoint: Endpoint | None) -> HttpResponse:
+    form = EndpointForm(request.POST or None, present=registry.endpoint_readable(endpoint) if endpoint else None)
+    name = endpoint.name if endpoint else ""
+    if form.is_valid():
+        try:
+            saved = registry.save_endpoint(service, form.value, actor=actor(request), endpoint=endpoint)
+        except registry.Invalid as refusal:
+            form.refuse(refusal)
+        else:
+            messages.success(request, f"The endpoint {saved.name} is saved.")
+            return see_other("service", service.name)
+    context = {"form": form, "service": service, "endpoint_name": name}
+    return form_page(request, "services/endpoint.html", context, is_refused=form.is_bound)
+
+
+@operator
+@require_POST
+def endpoint_delete(request: HttpRequest, name: str, endpoint: str) -> HttpResponse:
+    found = get_object_or_404(Endpoint, service__name=name, name=endpoint)
+    registry.delete_endpoint(found, actor=actor(request))
+    messages.success(request, f"The endpoint {endpoint} is deleted. Messages that used it keep their path.")
+    return see_other("service", name)

@@ -1,0 +1,223 @@
+"""The numbers on the pages, each from something that stays cheap: counters per minute, capped counts, index ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from django.db.models import IntegerField, OuterRef, Q, QuerySet, Subquery, Sum
+
+from integrations.models import Message, Priority, Runtime, Service, Status, Tally
+
+WAITING_CAP = 10_000  # nobody reads more digits, and counting on would read every row
+DEAD_CAP = 100
+DEAD_LOOKED_AT = 500  # the newest dead messages of a service, of which the unanswered ones are counted
+BACKLOG_IS_LATE = timedelta(minutes=1)
+HOUR = timedelta(hours=1)
+
+
+class CountOf(Subquery):
+    """Counts the rows of a sliced subquery, so that a count ends at its cap."""
+
+    template = "(SELECT COUNT(*) FROM (%(subquery)s) counted)"
+    output_field = IntegerField()
+
+
+@dataclass(slots=True)
+class Hour:
+    """What the counters say about the last hour."""
+
+    calls: int = 0
+    failures: int = 0
+    delivered: int = 0
+    dead: int = 0
+    seconds: float = 0.0
+
+    @property
+    def success_rate(self) -> float | None:
+        return 1 - self.failures / self.calls if self.calls else None
+
+    @property
+    def average(self) -> float | None:
+        """Seconds of a call."""
+        return self.seconds / self.calls if self.calls else None
+
+
+@dataclass(slots=True)
+class Standing:
+    """How one service stands now."""
+
+    service: Service
+    runtime: Runtime
+    waiting: int  # capped
+    in_flight: int
+    dead: int  # of the last day, without an answer; capped
+    oldest_due: datetime | None
+    now: datetime
+    hour: Hour = field(default_factory=Hour)
+    last_minute: int = 0  # calls of the last whole minute
+
+    @property
+    def is_open(self) -> bool:
+        return self.runtime.state == "open"
+
+    @property
+    def is_probing(self) -> bool:
+        return self.runtime.state == "half_open"
+
+    @property
+    def oldest_due_age(self) -> float:
+        return max(0.0, (self.now - self.oldest_due).total_seconds()) if self.oldest_due else 0.0
+
+    @property
+    def is_late(self) -> bool:
+        """Something is due for longer than it should be, and neither breaker nor pause explains it."""
+        explained = self.is_open or self.is_probing or self.service.is_paused
+        return not explained and self.oldest_due_age > BACKLOG_IS_LATE.total_seconds()
+
+    @property
+    def rank(self) -> tuple[int, float, str]:
+        """Trouble first: what kind, then how many messages it blocks for how long."""
+        kind = (
+            0 if self.is_open else 1 if self.is_probing else 2 if self.is_late else 3 if self.service.is_paused
+            else 4 if self.dead else 5
+        )  # fmt: skip
+        return kind, -(self.waiting or 0) * max(1.0, self.oldest_due_age), self.service.name
+
+    @property
+    def tone(self) -> str:
+        return "red" if self.is_open else "amber" if self.is_probing or self.service.is_paused else ""
+
+
+def standings(services: QuerySet[Service], now: datetime) -> list[Standing]:
+    """Two queries for any number of services: how they stand, and what their last hour was like."""
+    rows = _annotated(services.select_related("runtime"), now)
+    found = [
+        Standing(
+            service=service,
+            runtime=service.runtime,
+            oldest_due=min(filter(None, (getattr(service, f"due_{priority}") for priority in Priority)), default=None),
+            **{name: getattr(service, name) for name in ("waiting", "in_flight", "dead")},
+            now=now,
+        )
+        for service in rows
+    ]
+    hours = hours_by_service(now)
+    for standing in found:
+        standing.hour, standing.last_minute = hours.get(standing.service.pk, (Hour(), 0))
+    return found
+
+
+def _annotated(services: QuerySet[Service], now: datetime) -> QuerySet[Service]:
+    mine = Message.objects.filter(service=OuterRef("pk"))
+    # Through the index of what is due: its rows have a due_at, so what is held or parked is not among them.
+    due = mine.filter(status=Status.PENDING, due_at__isnull=False)
+    newest_dead = (
+        Message.objects.filter(service=OuterRef(OuterRef("pk")), status=Status.DEAD)
+        .order_by("-pk")
+        .values("pk")[:DEAD_LOOKED_AT]
+    )
+    dead = Message.objects.filter(pk__in=newest_dead, finished_at__gte=now - timedelta(days=1)).unanswered()
+    return services.annotate(
+        waiting=CountOf(due.values("pk")[:WAITING_CAP]),
+        in_flight=CountOf(mine.filter(status=Status.DELIVERING).values("pk")[:WAITING_CAP]),
+        dead=CountOf(dead.values("pk")[:DEAD_CAP]),
+        **{
+            # One index seek for each priority: the earliest of each lies at an end of the index.
+            f"due_{priority}": Subquery(
+                due.filter(priority=priority, due_at__lte=now).order_by("due_at").values("due_at")[:1]
+            )
+            for priority in Priority
+        },
+    )
+
+
+def hours_by_service(now: datetime) -> dict[int, tuple[Hour, int]]:
+    """The last hour of each service that had one, and the calls of its last whole minute."""
+    last_minute = now.replace(second=0, microsecond=0) - timedelta(minutes=1)
+    rows = (
+        Tally.objects.filter(minute__gt=now - HOUR)
+        .order_by()
+        .values("service_id")
+        .annotate(
+            **{f"whole_{name}": Sum(name) for name in Hour.__slots__},
+            last=Sum("calls", filter=Q(minute=last_minute), default=0),
+        )
+    )
+    return {
+        row["service_id"]: (Hour(**{name: row[f"whole_{name}"] for name in Hour.__slots__}), row["last"])
+        for row in rows.values("service_id", "last", *(f"whole_{name}" for name in Hour.__slots__))
+    }
+
+
+# ---- charts -------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One minute of a chart, in units of its viewBox."""
+
+    minute: datetime
+    calls: int
+    failures: int
+    x: float
+    width: float
+    top: float
+    height: float
+    failed_top: float
+    failed_height: float
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """Calls a minute over the last hour, failures at the foot of each bar."""
+
+    bars: list[Bar]
+    most: int
+    calls: int
+    failures: int
+    width: int = 600
+    height: int = 100
+
+    @property
+    def start(self) -> datetime:
+        return self.bars[0].minute
+
+    @property
+    def busy(self) -> list[Bar]:
+        """For the table: the minutes in which something happened, newest first."""
+        return [bar for bar in reversed(self.bars) if bar.calls]
+
+
+def last_hour(now: datetime, service: Service | None = None) -> Chart:
+    this_minute = now.replace(second=0, microsecond=0)
+    tallies = Tally.objects.filter(minute__gt=this_minute - HOUR)
+    if service is not None:
+        tallies = tallies.filter(service=service)
+    counted = {
+        minute: (calls, failures)
+        for minute, calls, failures in tallies.values_list("minute")
+        .annotate(Sum("calls"), Sum("failures"))
+        .order_by()
+        .values_list("minute", "calls__sum", "failures__sum")
+    }
+    minutes = [this_minute - timedelta(minutes=back) for back in range(59, -1, -1)]
+    most = max((calls for calls, _ in counted.values()), default=0)
+    bars = [_bar(place, minute, *counted.get(minute, (0, 0)), most) for place, minute in enumerate(minutes)]
+    return Chart(bars, most, sum(bar.calls for bar in bars), sum(bar.failures for bar in bars))
+
+
+def _bar(place: int, minute: datetime, calls: int, failures: int, most: int) -> Bar:
+    scale = 100 / most if most else 0
+    # A single failure among thousands must still be seen: two units at least.
+    failed = max(2.0, failures * scale) if failures else 0.0
+    whole = max(failed, max(1.0, calls * scale) if calls else 0.0)
+    return Bar(
+        minute=minute,
+        calls=calls,
+        failures=failures,
+        x=place * 10 + 1,
+        width=8,
+        top=round(100 - whole, 2),
+        height=round(whole - failed, 2),
+        failed_top=round(100 - failed, 2),
+        failed_height=round(failed, 2),
+    )

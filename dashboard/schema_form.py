@@ -1,0 +1,259 @@
+"""Forms made from the schemas that the API uses: fields, help texts, defaults and rules stand in one place.
+
+A form field is named by its path in the schema (``retry.max_attempts``). What was typed is put together into the
+nested object, the schema judges it, and its complaints come back to the fields they belong to.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin
+
+from django import forms
+from django.utils import timezone
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from integrations.registry import Invalid
+
+Kind = Literal["text", "number", "check", "choice", "list", "lines", "time"]
+
+
+class SchemaForm(forms.Form):
+    """``names`` are the fields in their order; ``value`` is the judged object once ``is_valid()`` says yes."""
+
+    schema: ClassVar[type[BaseModel]]
+    names: ClassVar[tuple[str, ...]]
+    labels: ClassVar[dict[str, str]] = {}
+    choices: ClassVar[dict[str, dict[str, str]]] = {}
+    secret: ClassVar[frozenset[str]] = frozenset()  # never echoed; left empty, what was set stays
+    large: ClassVar[frozenset[str]] = frozenset()  # text of several lines
+    shown_for: ClassVar[dict[str, str]] = {}  # "auth.type=basic": what another field must be for this one to matter
+    value: Any = None
+
+    def __init__(
+        self,
+        given: Any = None,
+        *,
+        present: dict[str, Any] | None = None,
+        without: Iterable[str] = (),
+        fixed: dict[str, Any] | None = None,
+    ) -> None:
+        """``present``: what is set now, as the API reads it; ``fixed``: parts of the object that nobody types."""
+        self.leaves = leaves(self.schema)
+        initial = {name: _shown(_at(present, name)) for name in self.names} if present is not None else None
+        super().__init__(given, initial=initial)
+        self.fixed = fixed or {}
+        hidden = set(without)
+        for name in self.names:
+            if name not in hidden:
+                self.fields[name] = self._field(name)
+
+    def _field(self, name: str) -> forms.Field:
+        info, kind = self.leaves[name], kind_of(self.leaves[name])
+        options: dict[str, Any] = {
+            "label": self.labels.get(name) or name.split(".")[-1].replace("_", " ").capitalize(),
+            "help_text": info.description or "",
+            "required": False,
+            "initial": None if info.is_required() else _shown(info.get_default(call_default_factory=True)),
+        }
+        made: forms.Field
+        if kind == "check":
+            made = forms.BooleanField(**options)
+        elif kind == "choice":
+            words = self.choices.get(name, {})
+            allowed = [word for word in get_args(_plain(info)) if isinstance(word, str)] or list(words)
+            made = forms.ChoiceField(choices=[(word, words.get(word, word)) for word in allowed], **options)
+        elif kind == "time":
+            made = forms.DateTimeField(
+                widget=forms.DateTimeInput(attrs={"type": "datetime-local"}, format="%Y-%m-%dT%H:%M"), **options
+            )
+        else:
+            made = forms.CharField(strip=name not in self.large, widget=self._widget(name, kind), **options)
+        made.shown_for = self.shown_for.get(name, "")  # type: ignore[attr-defined]
+        return made
+
+    def _widget(self, name: str, kind: Kind) -> forms.Widget:
+        if name in self.secret:
+            return forms.PasswordInput(attrs={"autocomplete": "off", "data-1p-ignore": ""})
+        if kind == "lines" or name in self.large:
+            code = {"class": "mono", "spellcheck": "false"} if kind == "lines" or name == "body" else {}
+            return forms.Textarea(attrs={"rows": 3, **code})
+        if kind == "number":
+            return forms.TextInput(attrs={"inputmode": "decimal", "autocomplete": "off"})
+        return forms.TextInput(attrs={"autocomplete": "off"})
+
+    # ---- from what was typed to the object ------------------------------------------------------------------------
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        nested: dict[str, Any] = {}
+        for name in self.fields:
+            try:
+                given, value = self._typed(name, cleaned.get(name))
+            except ValueError as error:
+                self.add_error(name, str(error))
+                continue
+            if given:
+                _put(nested, name, value)
+        nested |= self.fixed
+        if not self.errors:
+            try:
+                self.value = self.schema.model_validate(nested)
+            except ValidationError as error:
+                self.refuse((tuple(map(str, row["loc"])), _words(row)) for row in error.errors(include_url=False))
+        return cleaned
+
+    def _typed(self, name: str, value: Any) -> tuple[bool, Any]:
+        """Whether this field says anything, and what."""
+        kind, info = kind_of(self.leaves[name]), self.leaves[name]
+        if not self._matters(name):
+            return False, None
+        if kind == "check":
+            return True, bool(value)
+        if value in (None, ""):
+            empty: Any = {"lines": {}, "list": []}.get(kind, "")
+            if kind == "list" and info.default is None:
+                return True, None
+            if kind in ("list", "lines"):
+                return True, empty
+            # An empty text is a text; an empty number or choice is the default.
+            return kind == "text" and info.default == "", ""
+        if kind == "lines":
+            return True, _from_lines(value, ":" if name.endswith("headers") else "=")
+        if kind == "list":
+            return True, [int(part) if part.isdecimal() else part for part in map(str.strip, value.split(",")) if part]
+        return True, value
+
+    def _matters(self, name: str) -> bool:
+        if name not in self.shown_for:
+            return True
+        other, _, words = self.shown_for[name].partition("=")
+        return self.cleaned_data.get(other) in words.split()
+
+    # ---- from complaints to fields --------------------------------------------------------------------------------
+    def refuse(self, complaints: Invalid | Iterable[tuple[Sequence[str], str]]) -> None:
+        """Puts each complaint at the field it is about, the first one per field."""
+        for location, words in complaints.errors if isinstance(complaints, Invalid) else complaints:
+            name = self._field_at(location)
+            sentence = words[:1].upper() + words[1:]
+            if name is None:
+                self.add_error(None, sentence)
+            elif name not in self.errors:
+                self.add_error(name, sentence if sentence.endswith((".", "?")) else f"{sentence}.")
+
+    def _field_at(self, location: Sequence[str]) -> str | None:
+        for length in range(len(location), 0, -1):
+            path = ".".join(location[:length])
+            if path in self.fields:
+                return path
+            if inside := next((name for name in self.fields if name.startswith(f"{path}.")), None):
+                return inside
+        return None
+
+
+# ---- reading a schema ---------------------------------------------------------------------------------------------
+def leaves(schema: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
+    """Every plain field of a schema by its path."""
+    found: dict[str, FieldInfo] = {}
+    for name, info in schema.model_fields.items():
+        inner = info.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            found |= leaves(inner, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = info
+    return found
+
+
+def kind_of(info: FieldInfo) -> Kind:
+    plain = _plain(info)
+    origin = get_origin(plain)
+    if origin is Literal:
+        return "choice"
+    if plain is bool:
+        return "check"
+    if plain in (int, float):
+        return "number"
+    if plain is datetime:
+        return "time"
+    if origin is dict:
+        return "lines"
+    if origin in (list, tuple):
+        return "list"
+    return "text"
+
+
+def _plain(info: FieldInfo) -> Any:
+    """The annotation without ``| None`` and without constraints."""
+    annotation: Any = info.annotation
+    if get_origin(annotation) in (Union, types.UnionType):
+        annotation = next(part for part in get_args(annotation) if part is not type(None))
+    while hasattr(annotation, "__metadata__"):
+        annotation = annotation.__origin__
+    return annotation
+
+
+# ---- values and texts ---------------------------------------------------------------------------------------------
+def _shown(value: Any) -> Any:
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else repr(value)
+    if isinstance(value, dict):
+        return "\n".join(f"{name}: {text}" for name, text in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(str(_shown(part)) for part in value)
+    return value
+
+
+def _from_lines(text: str, separator: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        # Both signs are taken, whichever comes first: the form shows what is stored with a colon.
+        place = min((line.find(sign) for sign in {separator, ":"} if sign in line), default=-1)
+        if place < 1:
+            raise ValueError(f"Line {number} is not of the form “Name{separator} value”.")
+        found[line[:place].strip()] = line[place + 1 :].strip()
+    return found
+
+
+def _at(nested: Any, path: str) -> Any:
+    for part in path.split("."):
+        nested = nested.get(part) if isinstance(nested, dict) else None
+    return nested
+
+
+def _put(nested: dict[str, Any], path: str, value: Any) -> None:
+    *parents, last = path.split(".")
+    for part in parents:
+        nested = nested.setdefault(part, {})
+    nested[last] = value
+
+
+def _words(row: ErrorDetails) -> str:
+    """A complaint of pydantic's in the console's words."""
+    bounds = row.get("ctx", {})
+    words = {
+        "missing": "This is needed",
+        "int_parsing": "Give a whole number",
+        "int_from_float": "Give a whole number",
+        "float_parsing": "Give a number",
+        "greater_than_equal": f"At least {bounds.get('ge')}",
+        "greater_than": f"More than {bounds.get('gt')}",
+        "less_than_equal": f"At most {bounds.get('le')}",
+        "string_too_long": f"At most {bounds.get('max_length')} characters",
+        "string_too_short": "This is needed",
+        "string_pattern_mismatch": "This is not of the right form",
+        "datetime_parsing": "Give a date and a time",
+    }.get(row["type"], row["msg"].removeprefix("Value error, "))
+    in_a_list = any(isinstance(part, int) for part in row["loc"])
+    return f"“{row['input']}”: {words[:1].lower()}{words[1:]}" if in_a_list else words
+
+
+def as_time(value: datetime | None) -> str:
+    """For a datetime-local input, in the viewer's zone."""
+    return timezone.localtime(value).strftime("%Y-%m-%dT%H:%M") if value else ""

@@ -1,0 +1,85 @@
+"""What happened and what will happen, in sentences."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from django.utils import timezone
+
+from integrations.models import Event, Service
+from integrations.policies.retry import RetryPolicy, preview
+
+SHOWN_FIRST = 5  # retry times before the dots
+
+
+def event_words(event: Event) -> str:
+    """One change of a service, in one sentence."""
+    facts = event.facts
+    by = f" by {facts['by']}" if facts.get("by") else ""
+    cause = f": {facts['cause']}" if facts.get("cause") else ""
+    reason = f": {facts['reason']}" if facts.get("reason") else ""
+    would = "would have " if facts.get("observed") else ""
+    match event.type:
+        case "service.created":
+            return f"Registered ({facts.get('source', 'form')})"
+        case "service.changed":
+            return f"Settings changed{by}: {', '.join(facts.get('fields', [])) or 'nothing'}"
+        case "service.paused":
+            return f"Paused{by}{reason}"
+        case "service.resumed":
+            held = f", {facts['held']} stay held" if facts.get("held") else ""
+            return f"Resumed{by}{held}"
+        case "service.down":
+            return "Went down"
+        case "service.up":
+            return "Came up again"
+        case "breaker.opened":
+            return f"Breaker {would}opened{cause}"
+        case "breaker.half_opened":
+            return f"Breaker {would}half-opened{cause}"
+        case "breaker.closed":
+            return f"Breaker {would}closed{cause}"
+        case "breaker.mode":
+            return f"Breaker changed{cause}"
+    return event.type.replace(".", " ").replace("_", "-").capitalize()
+
+
+def retry_words(policy: RetryPolicy, now: datetime) -> str:
+    """The times of a message that is due now and always fails at once: “tries at …; gives up tomorrow 05:40”."""
+    times = preview(policy, now, limit=100)
+    if len(times) == 1:
+        return "One call, no retry."
+    first = ", ".join(_clock(moment, now) for moment in times[:SHOWN_FIRST])
+    dots = " …" if len(times) > SHOWN_FIRST + 1 else ""
+    return f"Tries at {first}{dots} and gives up {_clock(times[-1], now)}, after {len(times)} calls, at the earliest."
+
+
+def _clock(moment: datetime, now: datetime) -> str:
+    local, today = timezone.localtime(moment), timezone.localtime(now).date()
+    if local.date() == today:
+        return local.strftime("%H:%M:%S")
+    if local.date() == today + timedelta(days=1):
+        return local.strftime("tomorrow %H:%M")
+    return local.strftime("%-d %b %H:%M")
+
+
+def breaker_rule_words(service: Service) -> str:
+    """When this service's breaker opens, and for how long."""
+    policy = service.breaker_policy
+    if not policy.enabled:
+        return "Switched off: every call is made, whatever comes back."
+    unit = "calls" if policy.window.type == "count" else "seconds"
+    window = f"the last {policy.window.size} {unit}"
+    rules = [f"{policy.failure_rate:.0%} of {window} failed (from {policy.minimum_calls} calls on)"]
+    if policy.consecutive_failures:
+        rules.insert(0, f"{policy.consecutive_failures} calls in a row failed")
+    if policy.slow_call_rate is not None:
+        rules.append(f"{policy.slow_call_rate:.0%} took longer than {policy.slow_call_duration:g} s")
+    probes = "one probe" if policy.half_open_calls == 1 else f"{policy.half_open_calls} probes"
+    return f"Opens when {' or '.join(rules)}; after {policy.open_for:g} s it sends {probes}."
+
+
+def limit_words(service: Service) -> str:
+    limits, timeout = service.limits_policy, service.timeouts
+    rate = f"{limits.rate:g} calls every {limits.per:g} s, " if limits.rate else ""
+    return f"{rate}{limits.concurrency} at the same time, {timeout.total:g} s each ({timeout.connect:g} s to connect)."
