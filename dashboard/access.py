@@ -27,8 +27,7 @@ def needs(role: Role) -> Callable[[View[P]], View[P]]:
                 raise PermissionDenied(f"This needs the {role} role; yours is {person(request).role}.")
             return view(request, *args, **kwargs)
 
-        checked.needed_role = role  # type: ignore[attr-defined] - the access test reads it from every route
-        return checked
+        return _marked(cast("View[P]", checked), role)
 
     return decorate
 
@@ -40,7 +39,12 @@ admin = needs(Role.ADMIN)
 
 def public(view: View[P]) -> View[P]:
     """Marks the few pages that anybody may open, so that a page without a rule is told apart."""
-    view.needed_role = None  # type: ignore[attr-defined]
+    return _marked(view, None)
+
+
+def _marked(view: View[P], role: Role | None) -> View[P]:
+    """The rule travels with the view: a test reads it from every route."""
+    vars(view)["needed_role"] = role
     return view
 
 

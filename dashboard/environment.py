@@ -48,9 +48,7 @@ def installation_keys(data: Path, embedded: bool) -> Keys:
     if given.secret_key and given.encryption_keys:
         return given
     kept = _kept_keys(data / "keys.json") if embedded else _fresh_keys()
-    return Keys(
-        given.secret_key or kept.secret_key, given.encryption_keys or kept.encryption_keys, given=kept.given
-    )
+    return Keys(given.secret_key or kept.secret_key, given.encryption_keys or kept.encryption_keys, given=kept.given)
 
 
 def _kept_keys(path: Path) -> Keys:

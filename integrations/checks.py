@@ -76,6 +76,8 @@ def database_is_known(**_: Any) -> Sequence[CheckMessage]:
     url = settings.DATABASE_URL
     if url and not url.startswith(("sqlite://", "postgres://", "postgresql://")):
         return [
-            Error("SWITCHBOARD_DATABASE_URL begins with sqlite:///, postgres:// or postgresql://.", id="switchboard.E006")
+            Error(
+                "SWITCHBOARD_DATABASE_URL begins with sqlite:///, postgres:// or postgresql://.", id="switchboard.E006"
+            )
         ]
     return []

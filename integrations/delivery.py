@@ -49,6 +49,7 @@ from integrations.models.runtime import as_recent
 from integrations.network import Network
 from integrations.outcome import Fault, Outcome
 from integrations.policies import breaker, limits
+from integrations.policies.limits import Timeout
 from integrations.policies.retry import DeadReason, RetryPolicy, next_attempt
 from integrations.policies.verdict import Verdict, judge
 from integrations.redaction import redacted_headers, redacted_text, redacted_url
@@ -73,7 +74,7 @@ class Target:
     retry: RetryPolicy
     breaker: breaker.BreakerPolicy
     limits: limits.Limits
-    timeouts: limits.Timeout
+    timeouts: Timeout
     allowed: tuple[Network, ...]
     secret_values: tuple[str, ...]
 
@@ -297,7 +298,7 @@ def _take(admission: Admission, count: int, now: datetime) -> list[Claim]:
     if not chosen:
         return []
     retries = sum(message.priority == Priority.RETRY for message in chosen)
-    runtime.recent = limits.record(as_recent(runtime.recent), now, len(chosen), retries)  # type: ignore[assignment]
+    runtime.recent = limits.record(as_recent(runtime.recent), now, len(chosen), retries)
     runtime.next_slot = next_slot
     runtime.turn = int(now.timestamp() * 1000)
     admission.decided = True
@@ -331,7 +332,9 @@ async def send(client: Client, claimed: Claim, now: datetime) -> CallResult:
             target=claimed.target,
         )
     except ValueError as error:
-        return CallResult(claimed, None, Outcome(fault=Fault.CONFIG, detail=f"the request cannot be built: {error}"), now)
+        return CallResult(
+            claimed, None, Outcome(fault=Fault.CONFIG, detail=f"the request cannot be built: {error}"), now
+        )
     return CallResult(claimed, call, await client.send(call), now)
 
 
@@ -431,10 +434,9 @@ def _fenced(
 ) -> tuple[list[CallResult], list[CallResult]]:
     """The results whose claim still stands, and the late ones."""
     ids = [result.claim.message.pk for result in results]
-    held = dict(
-        Message.objects.held_by(worker_id).filter(pk__in=ids).select_for_update().values_list("pk", "calls")
-    )
-    current, late = [], []
+    held = dict(Message.objects.held_by(worker_id).filter(pk__in=ids).select_for_update().values_list("pk", "calls"))
+    current: list[CallResult] = []
+    late: list[CallResult] = []
     for result in results:
         stands = held.get(result.claim.message.pk) == result.claim.number - 1
         (current if stands and result.claim.target.service.pk in runtimes else late).append(result)
@@ -616,9 +618,9 @@ def _fill_in(result: CallResult) -> None:
     """A late result completes the history of its lost call; the message goes its own way."""
     facts = call_facts(result.call, result.outcome, result.claim.target.secret_values)
     facts["detail"] = f"the answer came after the claim was lost: {facts['detail']}"[:500]
-    Attempt.objects.filter(
-        message_id=result.claim.message.pk, number=result.claim.number, outcome=Result.LOST
-    ).update(**facts)
+    Attempt.objects.filter(message_id=result.claim.message.pk, number=result.claim.number, outcome=Result.LOST).update(
+        **facts
+    )
     log.warning(line("late", message=result.claim.message.public_id, attempt=result.claim.number))
 
 

@@ -68,7 +68,9 @@ class Doorbell:
 
         try:
             parameters = connection.get_connection_params()
-            parameters = {name: value for name, value in parameters.items() if name not in ("context", "cursor_factory")}
+            parameters = {
+                name: value for name, value in parameters.items() if name not in ("context", "cursor_factory")
+            }
             parameters.pop("prepare_threshold", None)
             self._listener = psycopg.connect(**parameters, autocommit=True)
             self._listener.execute(f"LISTEN {CHANNEL}")

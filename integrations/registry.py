@@ -50,7 +50,9 @@ def register(data: ServiceIn, *, actor: str, source: Source, may_allow_private: 
     return service
 
 
-def change(service: Service, data: ServiceIn, given: set[str], *, actor: str, may_allow_private: bool = False) -> Service:
+def change(
+    service: Service, data: ServiceIn, given: set[str], *, actor: str, may_allow_private: bool = False
+) -> Service:
     """Changes the ``given`` fields of a service. A new host clears its secrets unless they come along."""
     before = readable(service)
     if "name" in given and data.name != service.name:
@@ -150,7 +152,10 @@ def readable(service: Service) -> dict[str, Any]:
     """The configuration as the API reads it back; a secret shows only that it is set."""
     auth: dict[str, Any] = dict(service.auth)
     for name in AUTH_SECRETS.get(service.auth.get("type", "none"), ()):
-        auth[name] = {"set": service.secret(f"auth.{name}") is not None, "set_at": service.secret_set_at(f"auth.{name}")}
+        auth[name] = {
+            "set": service.secret(f"auth.{name}") is not None,
+            "set_at": service.secret_set_at(f"auth.{name}"),
+        }
     return {
         "name": service.name,
         "base_url": service.base_url,
@@ -171,7 +176,7 @@ def readable(service: Service) -> dict[str, Any]:
 # ---- endpoints ----------------------------------------------------------------------------------------------------
 def save_endpoint(service: Service, data: EndpointIn, *, actor: str, endpoint: Endpoint | None = None) -> Endpoint:
     """Makes an endpoint, or changes the given one. Raises Invalid where the name is taken in the service."""
-    taken = service.endpoints.filter(name=data.name).exclude(pk=endpoint.pk if endpoint else None)
+    taken = service.endpoints.filter(name=data.name).exclude(pk=endpoint.pk if endpoint else 0)
     if taken.exists():
         raise Invalid((("name",), f"{service.name} has an endpoint named {data.name} already"))
     before = endpoint_readable(endpoint) if endpoint else {}
@@ -244,9 +249,7 @@ def _discover_one(variable: str, address: str) -> str | None:
     if service.base_url != address or service.url_env != variable:
         with transaction.atomic():
             # The deployer sets the environment, so the secrets stay: a new host here is not an operator's typo.
-            Service.objects.filter(pk=service.pk).update(
-                base_url=address, url_env=variable, updated_at=timezone.now()
-            )
+            Service.objects.filter(pk=service.pk).update(base_url=address, url_env=variable, updated_at=timezone.now())
             AuditEntry.objects.record(
                 "environment",
                 "service.changed",

@@ -93,9 +93,9 @@ class Auth(Strict):
         for name in needed:
             if not getattr(self, name):
                 raise ValueError(f"{self.type} authentication needs {name}")
-        for name in (self.name if self.type == "header" else None, self.header if self.type == "hmac" else None):
-            if name and (refusal := header_refusal(name, "")):
-                raise ValueError(refusal)
+        carrier = {"header": self.name, "hmac": self.header}.get(self.type)
+        if carrier and (refusal := header_refusal(carrier, "")):
+            raise ValueError(refusal)
         if self.type == "oauth2" and self.token_url and (refusal := check_url(self.token_url)):
             raise ValueError(f"token_url: {refusal}")
         for value in (self.password, self.token, self.value, self.client_secret, self.secret):
@@ -257,12 +257,12 @@ class MessageIn(Strict):
 
     def content(self) -> tuple[bytes, str] | None:
         """The bytes and their type, or None where no body was given. Raises ValueError in words."""
-        return body_bytes(
-            self.body, self.body_base64, self.content_type, given="body" in self.model_fields_set
-        )
+        return body_bytes(self.body, self.body_base64, self.content_type, given="body" in self.model_fields_set)
 
 
-def body_bytes(body: Any, body_base64: str | None, content_type: str | None, *, given: bool) -> tuple[bytes, str] | None:
+def body_bytes(
+    body: Any, body_base64: str | None, content_type: str | None, *, given: bool
+) -> tuple[bytes, str] | None:
     if body_base64 is not None:
         try:
             content = b64decode(body_base64, validate=True)

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -43,16 +44,23 @@ def die_with_parent() -> None:
     django-q2's sentinel, workers, pusher and monitor are forks, and an orphan would go on delivering. Linux only;
     elsewhere a lane ends when the lifeline closes.
     """
-    parent = os.getppid()
-    _kill_on_parent_death()
-    os.register_at_fork(after_in_child=_kill_on_parent_death)
-    if os.getppid() != parent:  # it went before the request was in place
-        os._exit(1)
+    if "SWITCHBOARD_PARENT" not in os.environ:
+        return  # started by hand
+    expected = int(os.environ["SWITCHBOARD_PARENT"])
+    _kill_on_death_of(expected)
+
+    def note_parent() -> None:
+        nonlocal expected
+        expected = os.getpid()
+
+    os.register_at_fork(before=note_parent, after_in_child=lambda: _kill_on_death_of(expected))
 
 
-def _kill_on_parent_death() -> None:
+def _kill_on_death_of(parent: int) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, prctl(2)
+    if os.getppid() != parent:  # it went before the request was in place
+        os._exit(1)
 
 
 def run_cluster() -> None:
@@ -112,11 +120,9 @@ class Child:
             self.process.wait()
 
     def _sweep_up(self) -> None:
-        assert self.process is not None
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass
+        if self.process is not None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, signal.SIGKILL)
 
 
 # ---- the supervisor -----------------------------------------------------------------------------------------------
@@ -129,6 +135,7 @@ class Supervisor:
         self.lifeline, self._our_end = os.pipe()  # read by the lanes, held open by us
         environment = {
             **os.environ,
+            "SWITCHBOARD_PARENT": str(os.getpid()),
             "SWITCHBOARD_CLUSTER": self.cluster,
             "SWITCHBOARD_LANES": str(lanes),
             "SWITCHBOARD_OWN_PORT": str(port if web else 0),

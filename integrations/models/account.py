@@ -130,8 +130,7 @@ class SetupLinkManager(models.Manager["SetupLink"]):
 
     def valid(self, secret: str) -> bool:
         return (
-            self.filter(digest=digest(secret), expires_at__gt=timezone.now()).exists()
-            and not Account.objects.exists()
+            self.filter(digest=digest(secret), expires_at__gt=timezone.now()).exists() and not Account.objects.exists()
         )
 
 

@@ -49,7 +49,9 @@ class Attempt(models.Model):
     """One call: what was sent (redacted), what came back (capped), how long each phase took, and what follows."""
 
     nonce = models.BigIntegerField(default=identifiers.fresh_nonce, editable=False)
-    message = models.ForeignKey(Message, null=True, on_delete=models.CASCADE, db_index=False, related_name="attempt_rows")
+    message = models.ForeignKey(
+        Message, null=True, on_delete=models.CASCADE, db_index=False, related_name="attempt_rows"
+    )
     service = models.ForeignKey(Service, on_delete=models.CASCADE, db_index=False, related_name="attempt_rows")
     endpoint = models.ForeignKey(Endpoint, null=True, on_delete=models.SET_NULL, db_index=False, related_name="+")
     number = models.PositiveIntegerField(default=1)

@@ -101,9 +101,7 @@ class MessageQuerySet(models.QuerySet["Message"]):
 
     def unanswered(self) -> MessageQuerySet:
         """Leaves out what has a replay that is unfinished or delivered: nothing is left to do about it."""
-        answered = Message.objects.filter(
-            replay_of=OuterRef("pk"), status__in=(*UNFINISHED, Status.DELIVERED)
-        )
+        answered = Message.objects.filter(replay_of=OuterRef("pk"), status__in=(*UNFINISHED, Status.DELIVERED))
         return self.filter(~Exists(answered))
 
     def newest_first(self) -> MessageQuerySet:
@@ -248,7 +246,7 @@ def _pending(**changes: Any) -> dict[str, Any]:
     return {"status": Status.PENDING, "worker_id": None, "claimed_at": None, "probe_generation": None, **changes}
 
 
-def back_to_pending(due_at: datetime, **changes: Any) -> dict[str, Any]:
+def back_to_pending(due_at: datetime | Case, **changes: Any) -> dict[str, Any]:
     return _pending(due_at=due_at, **changes)
 
 

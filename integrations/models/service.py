@@ -92,7 +92,7 @@ class Service(models.Model):
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     updated_at = models.DateTimeField(auto_now=True)
 
-    objects: ClassVar[models.Manager[Service]] = ServiceQuerySet.as_manager()  # type: ignore[assignment]
+    objects: ClassVar[models.Manager[Service]] = ServiceQuerySet.as_manager()
 
     class Meta:
         ordering = ("name",)
@@ -202,5 +202,3 @@ class Endpoint(models.Model):
 
     def __str__(self) -> str:
         return f"{self.service.name}/{self.name}"
-
-

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from datetime import datetime
+from typing import Any
 
 from django.db import connection, models
 
@@ -48,7 +49,7 @@ def add(counts: dict[int, Counts], now: datetime) -> None:
     if not counts:
         return
     minute = connection.ops.adapt_datetimefield_value(now.replace(second=0, microsecond=0))
-    rows: list[Sequence[object]] = [(service_id, minute, *astuple(counted)) for service_id, counted in counts.items()]
+    rows: list[Sequence[Any]] = [(service_id, minute, *astuple(counted)) for service_id, counted in counts.items()]
     places = ", ".join(["(%s, %s, %s, %s, %s, %s, %s, %s)"] * len(rows))
     added = ", ".join(f"{name} = integrations_tally.{name} + excluded.{name}" for name in Counts.__slots__)
     with connection.cursor() as cursor:

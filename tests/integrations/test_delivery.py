@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections.abc import Callable
 from datetime import timedelta
@@ -81,7 +82,7 @@ def test_every_attempt_carries_the_same_bytes_and_the_same_id(
 ) -> None:
     sink.script(503, 503)
     service = register(base_url=sink.url, retry={"max_attempts": 3})
-    (message,) = send(service, body="{\"name\":\"Zoë\",\"n\":12345678901234567890}".encode())
+    (message,) = send(service, body='{"name":"Zoë","n":12345678901234567890}'.encode())
 
     deliver(until=lambda: Message.objects.get(pk=message.pk).status == Status.DELIVERED)
 
@@ -183,7 +184,9 @@ def test_a_request_that_cannot_be_built_is_dead_and_the_pump_goes_on(
     assert good.status == Status.DELIVERED
 
 
-def test_an_address_inside_is_refused_at_the_call(register: Register, send: Send, deliver: Deliver, settings: Any) -> None:
+def test_an_address_inside_is_refused_at_the_call(
+    register: Register, send: Send, deliver: Deliver, settings: Any
+) -> None:
     settings.ALLOW_PRIVATE = ""
     (message,) = send(register(base_url="http://127.0.0.1:9"))
     deliver()
@@ -308,16 +311,14 @@ def test_a_rate_gives_each_claim_a_slot_of_its_own(register: Register, send: Sen
     service = register(limits={"rate": 20, "concurrency": 50})
     send(service, count=30)
     claims = delivery.claim(a_worker().pk, 100)
-    gaps = [(b.send_at - a.send_at).total_seconds() for a, b in zip(claims, claims[1:], strict=False)]
+    gaps = [(b.send_at - a.send_at).total_seconds() for a, b in itertools.pairwise(claims)]
     assert len(claims) == 6  # a quarter of a second ahead
     assert gaps == pytest.approx([0.05] * 5)
     assert delivery.claim(a_worker().pk, 100) == []
 
 
 # ---- breaker ------------------------------------------------------------------------------------------------------
-def test_a_message_held_by_an_open_breaker_keeps_its_attempts(
-    register: Register, send: Send, deliver: Deliver
-) -> None:
+def test_a_message_held_by_an_open_breaker_keeps_its_attempts(register: Register, send: Send, deliver: Deliver) -> None:
     service = register(retry={"initial": 60}, limits={"concurrency": 1})
     send(service, count=9)
     deliver(answering(503))
@@ -490,7 +491,7 @@ def test_messages_of_one_key_keep_their_order_over_failures(
     for key, ids in accepted.items():
         last_call = {identifier: max(i for i, d in enumerate(delivered) if d == identifier) for identifier in ids}
         first_call = {identifier: delivered.index(identifier) for identifier in ids}
-        for ahead, behind in zip(ids, ids[1:], strict=False):
+        for ahead, behind in itertools.pairwise(ids):
             assert last_call[ahead] < first_call[behind], key
 
 
@@ -524,7 +525,9 @@ def test_a_replay_is_a_new_message_with_the_first_ones_id(
     assert not Message.objects.dead().unanswered().exists()
 
 
-def test_an_edited_replay_has_an_id_of_its_own(register: Register, send: Send, deliver: Deliver, sink: Receiver) -> None:
+def test_an_edited_replay_has_an_id_of_its_own(
+    register: Register, send: Send, deliver: Deliver, sink: Receiver
+) -> None:
     (message,) = send(register(base_url=sink.url))
     deliver()
     replay, _ = control.replay(message, ReplayIn(body={"fixed": True}), actor="person ada")

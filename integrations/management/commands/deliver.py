@@ -1,5 +1,4 @@
 import asyncio
-import os
 import signal
 from typing import Any
 
@@ -13,13 +12,14 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--seconds", type=float, help="stop after this long; default: when nothing is due")
-        parser.add_argument("--suspects", action="store_true", help="only messages whose last claim was lost, one by one")
+        parser.add_argument(
+            "--suspects", action="store_true", help="only messages whose last claim was lost, one by one"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         from integrations.workers import die_with_parent
 
-        if "SWITCHBOARD_LIFELINE" in os.environ:
-            die_with_parent()
+        die_with_parent()
         asyncio.run(self._deliver(options["seconds"], options["suspects"]))
 
     async def _deliver(self, seconds: float | None, suspects: bool) -> None:
