@@ -1,0 +1,279 @@
+"""One call to an upstream, as a value in and a value out.
+
+::
+
+    Call  ->  Client.send  ->  Outcome
+
+``send`` raises nothing that the network, the upstream or the call's own fields can cause: ``FAULTS`` is the one table
+from exceptions to fault words. Where a call may go, and how it goes over the wire, is in ``network`` and ``transport``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import socket
+import ssl
+from dataclasses import dataclass
+from functools import lru_cache
+from http import HTTPStatus
+from typing import cast
+
+import httpx
+
+from integrations.network import Network, Refused, parse_url
+from integrations.outcome import Fault, Outcome
+from integrations.transport import (
+    FACTS_KEY,
+    KEY,
+    Body,
+    Facts,
+    Options,
+    PinnedTransport,
+    ResolveError,
+    ResolveTimeout,
+    TLSError,
+    TLSTimeout,
+)
+
+READ_CAP = 1024 * 1024  # bytes of an answer's body that are read, whatever is kept of them
+DETAIL_LIMIT = 300  # characters
+HEADERS_KEPT, HEADERS_KEPT_SIZE = 100, 16 * 1024  # of an answer: how many, and characters in all
+HEADER_NAME_LIMIT, HEADER_VALUE_LIMIT = 256, 8 * 1024  # characters; what common servers take
+TIMEOUT_LIMIT = 3_600.0  # seconds
+
+# Connection, framing and routing belong to the transport (RFC 9110 section 7.6.1, RFC 9112 section 6).
+FORBIDDEN_HEADERS = frozenset(
+    {
+        "connection",
+        "content-length",
+        "host",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
+CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+VISIBLE = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)}
+VISIBLE_HEADER = {code: text for code, text in VISIBLE.items() if code != 0x09}
+
+log = logging.getLogger("switchboard.client")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request. Times in seconds: the first until the request can be written, the second for everything."""
+
+    method: str
+    url: str
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = b""
+    connect_timeout: float = 5.0
+    total_timeout: float = 30.0
+    keep: int = 65_536  # bytes of the answer that are kept
+    allowed: tuple[Network, ...] = ()
+
+
+class Client:
+    """Makes calls, many at once, over connections that are kept open between them. Belongs to one event loop.
+
+    Another ``transport`` (httpx.MockTransport in a test) is given requests as they are: only the default one checks
+    where they go.
+    """
+
+    def __init__(
+        self, transport: httpx.AsyncBaseTransport | None = None, own_ports: frozenset[int] = frozenset()
+    ) -> None:
+        self._transport = transport or PinnedTransport(own_ports=own_ports)
+        self._keeps_deadlines = isinstance(self._transport, PinnedTransport)
+
+    async def send(self, call: Call) -> Outcome:
+        """What the call came to. Only asyncio.CancelledError passes through."""
+        facts = Facts()
+        try:
+            request = _build(call)
+        except Exception as error:
+            return Outcome(Fault.CONFIG, None, _build_words(error), facts.timings())
+        try:
+            if self._keeps_deadlines:
+                response = await self._transport.handle_async_request(request)
+                body = cast(Body, response.stream).raw
+                facts = response.extensions[FACTS_KEY]
+            else:
+                response, body = await self._send_by_another(request, call, facts)
+        except Exception as error:
+            return _failed(error, request.extensions[FACTS_KEY] if self._keeps_deadlines else facts, call)
+        return _answered(response, body, facts, call)
+
+    async def aclose(self) -> None:
+        await self._transport.aclose()
+
+    async def _send_by_another(self, request: httpx.Request, call: Call, facts: Facts) -> tuple[httpx.Response, bytes]:
+        """The same promises (total timeout, read cap, undecoded bytes) for a transport that doesn't make them."""
+        chunks = []
+        async with asyncio.timeout(call.total_timeout):
+            response = await self._transport.handle_async_request(request)
+            try:
+                async for chunk in cast(httpx.AsyncByteStream, response.stream):
+                    facts.size += len(chunk)
+                    chunks.append(chunk)
+                    if facts.size > READ_CAP:
+                        facts.truncated, facts.size = True, READ_CAP
+                        break
+            finally:
+                await response.aclose()
+        return response, b"".join(chunks)[:READ_CAP]
+
+
+# ---- the request ----------------------------------------------------------------------------------------------------
+def _build(call: Call) -> httpx.Request:
+    """The request a call describes. Raises ValueError with words, and whatever else odd fields bring about."""
+    for timeout in (call.connect_timeout, call.total_timeout):
+        if not 0 < timeout <= TIMEOUT_LIMIT:
+            raise ValueError(f"a timeout is between 0 and {TIMEOUT_LIMIT:g} s")
+    if not TOKEN.fullmatch(call.method) or call.method.upper() == "CONNECT":
+        raise ValueError("this is not a method that a call can have")
+    url = parse_url(call.url)
+    given = set()
+    headers = [(b"Host", url.netloc)]
+    if call.body or call.method.upper() in ("POST", "PUT", "PATCH"):  # RFC 9110 section 8.6
+        headers.append((b"Content-Length", b"%d" % len(call.body)))
+    for name, value in call.headers:
+        if words := header_refusal(name, value, own=True):
+            raise ValueError(words)
+        given.add(name.lower())
+        headers.append((name.encode("ascii"), value.encode("latin-1")))
+    if "accept-encoding" not in given:
+        headers.append((b"Accept-Encoding", b"identity"))  # 218 bytes of gzip can be 30 MB
+    if "user-agent" not in given:
+        headers.append((b"User-Agent", b"Switchboard"))
+    options = Options(call.connect_timeout, call.total_timeout, READ_CAP, call.allowed)
+    # With ``stream`` httpx adds no header of its own, which saves 20 µs.
+    return httpx.Request(call.method, url, headers=headers, stream=Body(call.body), extensions={KEY: options})
+
+
+def header_refusal(name: str, value: str, *, own: bool = False) -> str | None:
+    """Why a header can't be sent, in words, or ``None``. ``own`` lets our delivery code set ``webhook-*``."""
+    if words := _name_refusal(name):
+        return words
+    if not own and name.lower().startswith("webhook-"):
+        return f"{name} is set by Switchboard itself"
+    if len(value) > HEADER_VALUE_LIMIT:
+        return f"the value of {name} is longer than {HEADER_VALUE_LIMIT} characters"
+    if value.isascii() and value.isprintable():
+        return None
+    if CONTROL.search(value):
+        return f"the value of {name} has control characters or line breaks"
+    try:
+        value.encode("latin-1")
+    except UnicodeEncodeError:
+        return f"the value of {name} has characters that a header cannot carry"
+    return None
+
+
+@lru_cache(maxsize=1024)
+def _name_refusal(name: str) -> str | None:
+    if len(name) > HEADER_NAME_LIMIT:
+        return f"a header's name has at most {HEADER_NAME_LIMIT} characters"
+    if not TOKEN.fullmatch(name):
+        return "a header's name has only letters, digits and hyphens" if name else "a header has a name"
+    if name.lower() in FORBIDDEN_HEADERS or name.lower().startswith("proxy-"):
+        return f"{name} belongs to the connection and cannot be set"
+    return None
+
+
+def _build_words(error: Exception) -> str:
+    """Our own words where the error has them; others' could repeat a header's secret."""
+    if type(error) is ValueError:
+        return _line(str(error))
+    return f"the request cannot be built ({type(error).__name__})"
+
+
+# ---- the outcome ----------------------------------------------------------------------------------------------------
+# The first line that matches decides, so a subclass stands before its base.
+FAULTS: tuple[tuple[tuple[type[Exception], ...], Fault, str], ...] = (
+    ((Refused,), Fault.BLOCKED, "the address is not allowed"),
+    ((ResolveError, ResolveTimeout, socket.gaierror), Fault.DNS, "the name has no address"),
+    ((TLSError, TLSTimeout, ssl.SSLError), Fault.TLS, "the TLS handshake failed"),
+    ((httpx.ConnectError, httpx.ConnectTimeout), Fault.CONNECT, "no connection could be made"),
+    ((httpx.TimeoutException, TimeoutError), Fault.TIMEOUT, "no complete answer in time"),
+    ((httpx.NetworkError, ConnectionError), Fault.RESET, "the connection was reset"),
+    (
+        (httpx.LocalProtocolError, httpx.UnsupportedProtocol, httpx.InvalidURL, ValueError, TypeError),
+        Fault.CONFIG,
+        "the request cannot be sent",
+    ),
+    ((OSError,), Fault.CONNECT, "the connection failed"),
+    ((Exception,), Fault.PROTOCOL, "the answer is not valid HTTP"),
+)
+
+
+def _failed(error: Exception, facts: Facts, call: Call) -> Outcome:
+    fault, words = _fault(error)
+    if isinstance(error, TimeoutError):
+        words = f"no complete answer within {call.total_timeout:g} s"
+    elif isinstance(error, (httpx.HTTPError, Refused)) or type(error) is ValueError:
+        words = str(error) or words
+    elif fault is Fault.PROTOCOL:
+        log.exception("a call failed in a way that has no fault word", exc_info=error)
+        words = f"the call failed ({type(error).__name__})"
+    return Outcome(fault, None, _line(words), facts.timings(), size=facts.size, peer=facts.peer)
+
+
+def _fault(error: Exception) -> tuple[Fault, str]:
+    """The table's word. Other transports wrap what happened in a ConnectError, so its causes are asked first."""
+    chain: list[BaseException] = [error]
+    if isinstance(error, httpx.ConnectError):
+        while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
+            chain.append(cause)
+        for cause in chain:
+            if isinstance(cause, (ssl.SSLError, socket.gaierror)):
+                return next((fault, words) for types, fault, words in FAULTS if isinstance(cause, types))
+    return next((fault, words) for types, fault, words in FAULTS if isinstance(error, types))
+
+
+def _answered(response: httpx.Response, body: bytes, facts: Facts, call: Call) -> Outcome:
+    status = response.status_code
+    return Outcome(
+        None if 200 <= status <= 299 else Fault.STATUS,
+        status,
+        _answer_words(status),
+        facts.timings(),
+        _headers(response.headers.raw),
+        body[: call.keep],
+        facts.truncated or len(body) > call.keep,
+        facts.size,
+        facts.peer,
+    )
+
+
+@lru_cache(maxsize=1000)
+def _answer_words(status: int) -> str:
+    """The phrase is the registry's: the upstream's own could say anything."""
+    try:
+        return f"answered {status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return f"answered {status}"
+
+
+def _headers(raw: list[tuple[bytes, bytes]]) -> tuple[tuple[str, str], ...]:
+    """An answer's headers as text that can be shown, and no more of them than a row should hold."""
+    kept, size = [], 0
+    for name, value in raw[:HEADERS_KEPT]:
+        size += len(name) + len(value)
+        if size > HEADERS_KEPT_SIZE:
+            break
+        text = value.decode("latin-1")
+        kept.append((name.decode("latin-1"), text if text.isprintable() else text.translate(VISIBLE_HEADER)))
+    return tuple(kept)
+
+
+def _line(words: str) -> str:
+    return words[:DETAIL_LIMIT].translate(VISIBLE)

@@ -1,0 +1,370 @@
+"""Where a call may go: deny by default, decided on the address that will be dialled.
+
+::
+
+    check_url      a form's check of what somebody typed           (words or None, no network)
+    resolve        a host and a port -> every address it stands for
+    vet            every one of those addresses, or Refused
+    refusal        one address against the allow list              (words or None)
+
+Every spelling of a host (decimal, octal, hex, short, mapped, bracketed, with a trailing dot, international) ends up as
+an address in ``refusal``. The lists are written out because the flags of ``ipaddress`` are wrong for this purpose:
+on Python 3.11 ``is_global`` is true for ``64:ff9b::a9fe:a9fe``, ``2002:7f00:1::`` and ``::127.0.0.1``, and
+``is_private`` is false for ``100.64.0.0/10``. Sources: RFC 6890 and the IANA special-purpose address registries,
+RFC 6052 (NAT64), RFC 3056 (6to4), RFC 4380 (Teredo).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from functools import lru_cache
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
+from pathlib import Path
+from urllib.parse import unquote
+
+import httpx
+
+Network = IPv4Network | IPv6Network
+Address = IPv4Address | IPv6Address
+
+URL_LIMIT = 8_192  # characters; what common servers take as a request line
+NAME_LIMIT, LABEL_LIMIT = 253, 63  # characters, RFC 1035
+HOSTS_FILE = Path("/etc/hosts")
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+# Not for any allow list: who reaches these can ask for the machine's own credentials.
+METADATA_ADDRESSES: frozenset[Address] = frozenset(
+    ip_address(text)
+    for text in (
+        "169.254.169.254",  # AWS, Azure, Google, Oracle, DigitalOcean, OpenStack
+        "169.254.170.2",  # AWS ECS
+        "169.254.170.23",  # AWS EKS
+        "169.254.0.23",  # Tencent
+        "169.254.42.42",  # Scaleway
+        "100.100.100.200",  # Alibaba
+        "192.0.0.192",  # Oracle classic
+        "168.63.129.16",  # Azure's wire server: a public address that only answers inside
+        "fd00:ec2::254",  # AWS
+        "fd00:ec2::23",  # AWS EKS
+        "fd20:ce::254",  # Google
+        "fd00:42::42",  # Scaleway
+    )
+)
+METADATA_NAMES = frozenset(
+    {
+        "metadata",
+        "metadata.google.internal",
+        "metadata.goog",
+        "metadata.azure.internal",
+        "metadata.azure.com",
+        "metadata.oraclecloud.com",
+        "metadata.tencentyun.com",
+        "metadata.platformequinix.com",
+        "instance-data",
+        "instance-data.ec2.internal",
+    }
+)
+
+DENIED_V4: tuple[tuple[IPv4Network, str], ...] = tuple(
+    (IPv4Network(text), kind)
+    for text, kind in (
+        ("0.0.0.0/8", "an address of this machine"),
+        ("10.0.0.0/8", "a private address"),
+        ("100.64.0.0/10", "an address shared inside a provider"),
+        ("127.0.0.0/8", "a loopback address"),
+        ("169.254.0.0/16", "a link-local address"),
+        ("172.16.0.0/12", "a private address"),
+        ("192.0.0.0/24", "an address reserved for protocols"),
+        ("192.0.2.0/24", "an address for documentation"),
+        ("192.88.99.0/24", "a 6to4 relay address"),
+        ("192.168.0.0/16", "a private address"),
+        ("198.18.0.0/15", "an address for benchmarks"),
+        ("198.51.100.0/24", "an address for documentation"),
+        ("203.0.113.0/24", "an address for documentation"),
+        ("224.0.0.0/4", "a multicast address"),
+        ("240.0.0.0/4", "a reserved address"),
+    )
+)
+# The first that holds names the kind, so narrow ones stand before wide ones. What is left is 2000::/3 without its
+# special blocks, the only space from which public unicast addresses are given out.
+DENIED_V6: tuple[tuple[IPv6Network, str], ...] = tuple(
+    (IPv6Network(text), kind)
+    for text, kind in (
+        ("::/128", "an address of this machine"),
+        ("::1/128", "a loopback address"),
+        ("64:ff9b:1::/48", "an address of a local translator"),
+        ("fc00::/7", "a private address"),
+        ("fe80::/10", "a link-local address"),
+        ("fec0::/10", "a site-local address"),
+        ("ff00::/8", "a multicast address"),
+        ("2001::/32", "a Teredo address"),
+        ("2001:db8::/32", "an address for documentation"),
+        ("2001::/23", "an address reserved for protocols"),
+        ("2002::/16", "a 6to4 address"),
+        ("3ffe::/16", "a reserved address"),
+        ("3fff::/20", "an address for documentation"),
+        ("::/3", "a reserved address"),
+        ("4000::/2", "a reserved address"),
+        ("8000::/1", "a reserved address"),
+    )
+)
+NAT64 = IPv6Network("64:ff9b::/96")
+LOCAL_NAT64 = IPv6Network("64:ff9b:1::/48")
+TEREDO = IPv6Network("2001::/32")
+SIX_TO_FOUR = IPv6Network("2002::/16")
+MAPPED = IPv6Network("::ffff:0:0/96")
+COMPATIBLE = IPv6Network("::/96")
+
+EVERYTHING: tuple[Network, ...] = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))  # all that an allow list can give
+
+LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?")
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\\]")
+
+
+class Refused(Exception):
+    """A call that may not be made. The message is one sentence for an operator."""
+
+
+# ---- what somebody typed --------------------------------------------------------------------------------------------
+def check_url(url: str) -> str | None:
+    """Why this can't be a service's address, in words, or ``None``. Looks nothing up."""
+    try:
+        host = parse_url(url).host
+    except ValueError as error:
+        return str(error)
+    return _metadata_refusal(host)
+
+
+def static_refusal(url: str, allowed: Sequence[Network]) -> str | None:
+    """Why a call to this address would be refused, as far as its text says. Names are judged at the call."""
+    if words := check_url(url):
+        return words
+    address = literal(parse_url(url).raw_host.decode("ascii"))
+    return refusal(address, allowed) if address else None
+
+
+@lru_cache(maxsize=1024)
+def parse_url(url: str) -> httpx.URL:
+    """The address as httpx will use it, so that the checker and the caller read the same text in the same way.
+
+    Raises ValueError with words.
+    """
+    if len(url) > URL_LIMIT:
+        raise ValueError(f"an address has at most {URL_LIMIT} characters")
+    if " " in url.partition("?")[0] or CONTROL.search(url):
+        raise ValueError("an address has no spaces, backslashes or control characters")
+    try:
+        parsed = httpx.URL(url)
+        host = parsed.host  # decodes an international name, which can fail as well
+    except (httpx.InvalidURL, ValueError):
+        raise ValueError("this is not a valid address") from None
+    if parsed.scheme not in DEFAULT_PORTS:
+        raise ValueError("an address begins with http:// or https://")
+    if not host:
+        raise ValueError("an address has a host after http:// or https://")
+    if parsed.userinfo:
+        raise ValueError("an address carries no user name or password: put them into the service's authentication")
+    if parsed.fragment or "#" in url:
+        raise ValueError("an address has no fragment (#…): it would never be sent")
+    check_port(DEFAULT_PORTS[parsed.scheme] if parsed.port is None else parsed.port)
+    _check_host(parsed.raw_host.decode("ascii"))
+    return parsed
+
+
+def check_port(port: int) -> None:
+    """Raises ValueError. Asked before anything is looked up: getaddrinfo takes 65558 for 22."""
+    if not 1 <= port <= 65_535:
+        raise ValueError(f"port {port} is not between 1 and 65535")
+
+
+def _check_host(host: str) -> None:
+    if ":" in host:
+        if literal(host) is None:
+            raise ValueError("what stands in brackets is not an IPv6 address")
+        return
+    name = host.removesuffix(".")
+    if len(name) > NAME_LIMIT:
+        raise ValueError(f"a host name has at most {NAME_LIMIT} characters")
+    for label in name.split("."):
+        if len(label) > LABEL_LIMIT or not LABEL.fullmatch(label):
+            raise ValueError("the host is not a valid name")
+
+
+@lru_cache(maxsize=256)
+def parse_networks(text: str) -> tuple[Network, ...]:
+    """The networks of a comma-separated list of CIDRs; an empty text is an empty list. Raises ValueError with words."""
+    return tuple(_parse_network(part.strip()) for part in text.split(",") if part.strip())
+
+
+def _parse_network(text: str) -> Network:
+    try:
+        network = ip_network(text)
+    except ValueError:
+        try:
+            meant = ip_network(text, strict=False)
+        except ValueError:
+            raise ValueError(f"“{text}” is not a network such as 10.0.0.0/8 or fd00::/8") from None
+        raise ValueError(f"“{text}” names an address inside a network: write {meant}") from None
+    if isinstance(network, IPv6Network) and network.subnet_of(MAPPED):
+        # A mapped address is judged as the IPv4 address that is dialled, so its network must be one too.
+        return IPv4Network((int(network.network_address) & 0xFFFFFFFF, network.prefixlen - 96))
+    return network
+
+
+# ---- one address ----------------------------------------------------------------------------------------------------
+def refusal(address: str, allowed: Sequence[Network]) -> str | None:
+    """``None`` where a call to this address may be made, otherwise one sentence that says why not."""
+    try:
+        found = ip_address(address.partition("%")[0])
+    except ValueError:
+        return f"“{address[:64]}” is not an address"
+    judged = _unmapped(found)
+    carried = _carried(judged)
+    if any(one in METADATA_ADDRESSES for one in (judged, *carried)):
+        return f"{found} is a cloud metadata address: never a target, whatever is allowed"
+    if words := _kind_refusal(judged, allowed):
+        return words
+    if judged in NAT64 or judged in SIX_TO_FOUR:
+        return _kind_refusal(carried[0], allowed)
+    return None
+
+
+def _kind_refusal(address: Address, allowed: Sequence[Network]) -> str | None:
+    if any(address in network for network in allowed if network.version == address.version):
+        return None
+    if address in NAT64:
+        return None  # as public as the address it carries, which is judged by itself
+    denied: Sequence[tuple[Network, str]] = DENIED_V4 if address.version == 4 else DENIED_V6
+    for network, kind in denied:
+        if address in network:
+            return f"{address} is {kind}; an admin can allow its network for this service"
+    return None
+
+
+def _unmapped(address: Address) -> Address:
+    """A mapped address is the IPv4 address itself as far as the kernel that dials it is concerned."""
+    if isinstance(address, IPv6Address) and address.ipv4_mapped:
+        return address.ipv4_mapped
+    return address
+
+
+def _carried(address: Address) -> list[IPv4Address]:
+    """The IPv4 addresses that a translator or a tunnel may take out of an IPv6 address."""
+    if isinstance(address, IPv4Address):
+        return []
+    value, packed = int(address), address.packed
+    if address in NAT64 or address in COMPATIBLE:
+        return [IPv4Address(value & 0xFFFFFFFF)]
+    if address in LOCAL_NAT64:  # RFC 6052 section 2.2: the prefix may be 48 or 96 bits long
+        return [IPv4Address(packed[6:8] + packed[9:11]), IPv4Address(value & 0xFFFFFFFF)]
+    if address in SIX_TO_FOUR:
+        return [IPv4Address(packed[2:6])]
+    if address in TEREDO:
+        return [IPv4Address(packed[4:8]), IPv4Address(~value & 0xFFFFFFFF)]
+    return []
+
+
+# ---- every address of a host ----------------------------------------------------------------------------------------
+def vet(
+    host: str, port: int, answers: Sequence[str], allowed: Sequence[Network], own_ports: frozenset[int] = frozenset()
+) -> list[str]:
+    """The answers, in their order, when a call may go to every one of them.
+
+    One forbidden answer refuses the name: which of them is dialled must not be the name's owner's choice.
+    Raises Refused.
+    """
+    refuse_metadata(host)
+    for address in answers:
+        if words := refusal(address, allowed):
+            raise Refused(words)
+        if port in own_ports and _is_this_machine(address):
+            raise Refused("The console's own port is never a target")
+    return list(answers)
+
+
+def refuse_metadata(host: str) -> None:
+    """Raises Refused for a metadata name or address; asked before a name is looked up."""
+    if words := _metadata_refusal(host):
+        raise Refused(words)
+
+
+def _metadata_refusal(host: str) -> str | None:
+    if host.lower().rstrip(".") in METADATA_NAMES:
+        return f"{host} is a cloud metadata name: never a target, whatever is allowed"
+    address = literal(host)
+    return refusal(address, EVERYTHING) if address else None
+
+
+def _is_this_machine(address: str) -> bool:
+    """Whether an address belongs to this machine: only such an address can be bound."""
+    found = _unmapped(ip_address(address.partition("%")[0]))
+    if found.is_loopback or found.is_unspecified:
+        return True
+    with socket.socket(socket.AF_INET if found.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((str(found), 0))
+        except OSError:
+            return False
+    return True
+
+
+async def resolve(host: str, port: int, executor: Executor | None = None) -> list[str]:
+    """Every address a host stands for, in the system's order of preference and without repeats.
+
+    A literal in any spelling is read without a lookup; a name is looked up in a thread. Raises ValueError for a port
+    out of range and socket.gaierror (UnicodeError for a name no resolver takes) where there is no answer.
+    """
+    check_port(port)
+    if address := literal(host):
+        return [address]
+    answers = await asyncio.get_running_loop().run_in_executor(executor, _look_up, host, port)
+    return list(dict.fromkeys(str(answer[4][0]) for answer in answers))
+
+
+def literal(host: str) -> str | None:
+    """The address that a host's text is a spelling of, or ``None`` for a name.
+
+    Asks the C library, which will also read it at the dial: it takes decimal, octal, hex and short forms.
+    """
+    text = unquote(host).strip("[]").removesuffix(".")
+    try:
+        answers = socket.getaddrinfo(text.partition("%")[0], None, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except (OSError, UnicodeError, ValueError):
+        return None
+    return str(answers[0][4][0])
+
+
+def _look_up(host: str, port: int) -> list[tuple[int, int, int, str, tuple[str, int] | tuple[str, int, int, int]]]:
+    return socket.getaddrinfo(_absolute(host), port, type=socket.SOCK_STREAM)  # type: ignore[return-value]
+
+
+def _absolute(host: str) -> str:
+    """The name with a trailing dot, so that the resolver's search domains can't send it elsewhere.
+
+    A single label (``localhost``, a container's name) has no absolute form that would be found, and the C library
+    finds an entry of the hosts file only as it is written there.
+    """
+    name = host.removesuffix(".")
+    if "." not in name or _is_in_hosts_file(name):
+        return name
+    return name + "."
+
+
+def _is_in_hosts_file(name: str) -> bool:
+    try:
+        text = HOSTS_FILE.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    wanted = name.lower()
+    return any(wanted in line.partition("#")[0].lower().split()[1:] for line in text.splitlines())
