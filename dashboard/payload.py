@@ -94,17 +94,14 @@ def pretty_json(text: str) -> str | None:
     lines: list[str] = []
     line, depth, length, before = "", 0, 0, ""
     for token in _TOKEN.findall(text):
-        if token in "}]":
+        if token in ("}", "]"):
             depth -= 1
-        if (before in ("{", "[") and token not in "}]") or (token in ("}", "]") and before not in ("{", "[")):
+        opened, closes = before in ("{", "["), token in ("}", "]")
+        if before == "," or opened != closes:
             lines.append(line)
             length += len(line)
             line = "  " * depth
-        elif before == ",":
-            lines.append(line)
-            length += len(line)
-            line = "  " * depth
-        line += token + (" " if token == ":" else "")
+        line += ": " if token == ":" else token  # noqa: S105 - a token of JSON
         if token in ("{", "["):
             depth += 1
         before = token

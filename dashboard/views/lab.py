@@ -1,13 +1,101 @@
-from django.http import HttpRequest, HttpResponse
+"""The endpoint tester: preview a call, make it, look at every part of it, make it again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import render, resolve_url
+from django.views.decorators.http import require_GET, require_http_methods
+
+from dashboard.access import actor, operator, viewer
+from dashboard.message_forms import LabForm, endpoints_of
+from dashboard.once import see_other
+from dashboard.payload import curl
+from dashboard.search import Page, page
+from dashboard.views.messages import starting_point
+from integrations import lab as tester
+from integrations.models import Attempt, Endpoint
+
+HISTORY = 20
+ENDPOINTS_OFFERED = 300
 
 
-def lab(request: HttpRequest, *args: object, **kwargs: object) -> HttpResponse:
-    raise NotImplementedError
+@viewer
+@require_http_methods(["GET", "POST"])
+def lab(request: HttpRequest) -> HttpResponse:
+    if request.method == "POST":
+        return _called(request)
+    start = {"method": "GET", **{name: value for name, value in starting_point(request).items() if value}}
+    if not any(request.GET.get(name) for name in ("message", "attempt", "endpoint", "method")):
+        start["method"] = "GET"
+    return _lab_page(request, LabForm(initial=start))
 
 
-def result(request: HttpRequest, *args: object, **kwargs: object) -> HttpResponse:
-    raise NotImplementedError
+@operator
+def _called(request: HttpRequest) -> HttpResponse:
+    form = LabForm(request.POST)
+    asked = form.request()
+    if asked is None:
+        return _lab_page(request, form, status=422)
+    if "preview" in request.POST:
+        try:
+            return _lab_page(request, form, preview=tester.preview(asked))
+        except ValueError as error:
+            form.add_error(None, f"The request cannot be built: {error}.")
+            return _lab_page(request, form, status=422)
+    attempt = tester.run(asked, actor=actor(request))
+    return see_other(resolve_url("lab-result", attempt.public_id))
 
 
-def endpoints(request: HttpRequest, *args: object, **kwargs: object) -> HttpResponse:
-    raise NotImplementedError
+def _lab_page(
+    request: HttpRequest, form: LabForm, *, preview: tester.Preview | None = None, status: int = 200
+) -> HttpResponse:
+    context = {
+        "form": form,
+        "preview": preview,
+        "preview_curl": curl(preview.method, preview.url, preview.headers, preview.body) if preview else "",
+        "known_endpoints": _known_endpoints(),
+        **_history(request),
+    }
+    return render(request, "lab/lab.html", context, status=status)
+
+
+def _known_endpoints() -> list[Endpoint]:
+    known = Endpoint.objects.select_related("service").only("name", "method", "path", "service__name")
+    return list(known.order_by("service__name", "name")[:ENDPOINTS_OFFERED])
+
+
+def _history(request: HttpRequest) -> dict[str, Any]:
+    calls = Attempt.objects.from_lab().select_related("service", "endpoint")
+    only = calls.only(
+        "nonce", "started_at", "duration", "outcome", "fault", "status_code", "actor", "method", "url",
+        "service__name", "endpoint__name",
+    )  # fmt: skip
+    shown: Page = page(only, request.GET.get("cursor", ""), HISTORY)
+    return {"history": shown.rows, "page": shown}
+
+
+@viewer
+@require_GET
+def result(request: HttpRequest, public_id: str) -> HttpResponse:
+    attempt = Attempt.objects.from_lab().select_related("service", "endpoint").by_public_id(public_id)
+    if attempt is None:
+        raise Http404("There is no call from the lab with this id. It may have been pruned.")
+    body = bytes(attempt.request_body or b"")
+    context = {
+        "attempt": attempt,
+        "response_body": bytes(attempt.response_body),
+        "request_body": body,
+        "curl": curl(attempt.method, attempt.url, attempt.request_headers, body),
+        **_history(request),
+    }
+    return render(request, "lab/result.html", context)
+
+
+@viewer
+@require_GET
+def endpoints(request: HttpRequest) -> HttpResponse:
+    """The suggestions for the endpoint field, when another service was chosen."""
+    found = endpoints_of(request.GET.get("service", "")[:63])
+    return render(request, "lab/_endpoints.html", {"endpoints": found})

@@ -1,9 +1,45 @@
+"""Workers: who is sending, and who stopped or was lost."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
 from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.urls import reverse
+from django.views.decorators.http import require_GET
+
+from dashboard import live
+from dashboard.access import viewer
+from integrations.models import Worker, database_now
+
+ALIVE_SHOWN = 200
+RECENT = timedelta(hours=24)
+RECENT_SHOWN = 20
 
 
-def listing(request: HttpRequest, *args: object, **kwargs: object) -> HttpResponse:
-    raise NotImplementedError
+@viewer
+@require_GET
+def listing(request: HttpRequest) -> HttpResponse:
+    return render(request, "workers/listing.html", _context())
 
 
-def listing_panel(request: HttpRequest, *args: object, **kwargs: object) -> HttpResponse:
-    raise NotImplementedError
+@viewer
+@require_GET
+def listing_panel(request: HttpRequest) -> HttpResponse:
+    return live.panel(request, "workers/_panel.html", _context())
+
+
+def _context() -> dict[str, Any]:
+    now = database_now()
+    alive = list(Worker.objects.alive(now).order_by("host", "pid", "pk")[:ALIVE_SHOWN])
+    lapsed = list(Worker.objects.lapsed(now).order_by("-pk")[:RECENT_SHOWN])
+    return {
+        "alive": alive,
+        "hosts": len({worker.host for worker in alive}),
+        "in_flight": sum(worker.in_flight for worker in alive),
+        "lapsed": lapsed,
+        "gone": list(Worker.objects.filter(stopped_at__gt=now - RECENT).order_by("-stopped_at")[:RECENT_SHOWN]),
+        "panel_url": reverse("_workers"),
+    }
