@@ -11,9 +11,11 @@ from django.http.response import HttpResponseBase
 from django.urls import URLPattern, URLResolver, re_path
 from django.views.decorators.csrf import csrf_exempt
 from ninja import NinjaAPI
+from ninja.openapi.schema import OpenAPISchema
 
 from integrations.api import administration, messages, services
-from integrations.api.problems import Problem, speak_problems
+from integrations.api.documents import ProblemOut
+from integrations.api.problems import MEDIA_TYPE, Problem, speak_problems
 from integrations.api.wire import StrictParser
 
 DESCRIPTION = """\
@@ -31,6 +33,18 @@ class Api(NinjaAPI):
             if isinstance(route, URLPattern):
                 route.callback = in_words(route.callback)
         return [*routes, re_path("", csrf_exempt(nothing_here))]
+
+    def get_openapi_schema(self, **kwargs: Any) -> OpenAPISchema:
+        """The description, with the problem document that every call may answer."""
+        schema = super().get_openapi_schema(**kwargs)
+        schema["components"]["schemas"]["Problem"] = ProblemOut.model_json_schema()
+        for methods in schema["paths"].values():
+            for operation in methods.values():
+                operation["responses"]["default"] = {
+                    "description": "A problem",
+                    "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+                }
+        return schema
 
     def get_openapi_operation_id(self, operation: Any) -> str:
         name: str = operation.view_func.__name__

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from django.db.models import Count
-from django.db.models.fields.json import KeyTextTransform
+from django.db.models.fields.json import KeyTransform
 from django.http import Http404, HttpRequest, HttpResponse
 from django.utils import timezone
 from ninja import Query, Router
@@ -150,7 +150,7 @@ def _searched(rows: MessageQuerySet, q: str) -> MessageQuerySet:
         if (identifier := parse_identifier("msg", word)) is not None:
             rows = rows.filter(pk=identifier[0], nonce=identifier[1])
         elif (tag := TAG.fullmatch(word)) is not None:
-            rows = rows.alias(found=KeyTextTransform(tag[1], "tags")).filter(found=tag[2])
+            rows = rows.alias(found=KeyTransform(tag[1], "tags")).filter(found=tag[2])
         else:
             words = f"“{word[:50]}” is neither a tag (key:value) nor a message's id"
             raise broken([(("query", "q"), words)])

@@ -145,7 +145,7 @@ def _waiting(ids: Sequence[int], now: datetime) -> dict[int, tuple[int, datetime
         .filter(service__in=ids)
         .order_by()
         .values_list("service_id")
-        .annotate(Count("pk"), Min("due_at", filter=Q(status=Status.PENDING, due_at__lte=now)))
+        .annotate(count=Count("pk"), oldest=Min("due_at", filter=Q(status=Status.PENDING, due_at__lte=now)))
     )
     return {service_id: (count, oldest) for service_id, count, oldest in rows}
 
