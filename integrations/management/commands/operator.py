@@ -1,0 +1,49 @@
+"""`manage.py operator NAME --role … --password-stdin`: an account, without a prompt."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from django.contrib.auth.password_validation import validate_password
+from django.core.exceptions import ValidationError
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import transaction
+
+from integrations.models import Account, AuditEntry, Role
+
+NAME_LIMIT = 150
+
+
+class Command(BaseCommand):
+    help = "Makes an account; its password is the first line of the standard input."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("name")
+        parser.add_argument("--role", required=True, choices=Role.values)
+        parser.add_argument("--password-stdin", action="store_true", required=True, help="read the password from stdin")
+        parser.add_argument("--replace", action="store_true", help="give an account that exists this role and password")
+
+    def handle(self, *_: Any, name: str, role: str, replace: bool, **__: Any) -> None:
+        name = name.strip()
+        if not 0 < len(name) <= NAME_LIMIT or not name.isprintable():
+            raise CommandError(f"Give the account a name of 1 to {NAME_LIMIT} printable characters.")
+        account = Account.objects.filter(username=name).first()
+        if account and not replace:
+            raise CommandError(f"There is an account named {name}; --replace gives it this role and password.")
+        password = sys.stdin.readline().rstrip("\r\n")
+        try:
+            validate_password(password, account or Account(username=name))
+        except ValidationError as error:
+            raise CommandError(" ".join(error.messages)) from None
+        with transaction.atomic():
+            if account:
+                account.role, account.is_active = role, True
+                account.set_password(password)
+                account.save()
+            else:
+                account = Account.objects.register(name, password, Role(role))
+            AuditEntry.objects.record(
+                "command line", "person.changed" if replace else "person.created", name, after={"role": role}
+            )
+        self.stderr.write(f"{name} is {role}.")
