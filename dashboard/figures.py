@@ -70,6 +70,15 @@ class Standing:
         return max(0.0, (self.now - self.oldest_due).total_seconds()) if self.oldest_due else 0.0
 
     @property
+    def probe_is_due(self) -> bool:
+        return self.runtime.retry_at is not None and self.runtime.retry_at <= self.now
+
+    @property
+    def lines(self) -> int:
+        """How many lines it has among what needs attention."""
+        return (self.rank[0] < 3) + self.service.is_paused + bool(self.dead)
+
+    @property
     def is_late(self) -> bool:
         """Something is due for longer than it should be, and neither breaker nor pause explains it."""
         explained = self.is_open or self.is_probing or self.service.is_paused

@@ -188,6 +188,7 @@ class ServiceForm(SchemaForm):
                 without |= {"base_url", "url_env"}
                 fixed["base_url"] = service.base_url
         super().__init__(given, present=present, without=without, fixed=fixed)
+        self.fields["auth.type"].help_text = ServiceIn.model_fields["auth"].description or ""
         if service is not None:
             for name in self.secret & self.fields.keys():
                 if service.secret(name) is not None:

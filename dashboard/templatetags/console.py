@@ -136,10 +136,10 @@ def percent(share: float | None) -> str:
         return "–"
     value = share * 100
     if 99.9 < value < 100:
-        return "99.9 %"
+        return "99.9\u202f%"
     if 0 < value < 0.1:
-        return "0.1 %"
-    return f"{value:.1f}".removesuffix(".0") + " %"
+        return "0.1\u202f%"
+    return f"{value:.1f}".removesuffix(".0") + "\u202f%"
 
 
 # ---- links and forms ----------------------------------------------------------------------------------------------

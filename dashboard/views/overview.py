@@ -35,7 +35,7 @@ def _context() -> dict[str, Any]:
         "standings": found[:SHOWN],
         "service_count": len(found),
         "attention": attention,
-        "needs": len(attention) + (0 if workers else 1),
+        "needs": sum(standing.lines for standing in attention) + (0 if workers else 1),
         "workers": workers,
         "total": _total(found),
         "waiting": min(WAITING_CAP, sum(standing.waiting for standing in found)),
