@@ -6,10 +6,10 @@ import json
 import re
 from base64 import b64decode
 from binascii import Error as Base64Error
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from integrations.client import header_refusal
 from integrations.network import check_url, parse_networks
@@ -60,6 +60,18 @@ def checked_method(method: str) -> str:
     return method
 
 
+def in_utc(moment: datetime) -> datetime:
+    """As it is stored and answered. The ends of the calendar are refused: beyond them the database has years that
+    Python cannot read back."""
+    if moment.tzinfo is None:
+        raise ValueError("give the time with its zone, such as 2026-01-31T10:00:00Z")
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("this time is out of range") from None
+
+
+Moment = Annotated[datetime, AfterValidator(in_utc)]
 Headers = dict[str, str]
 Query = dict[str, str | int | float | bool | list[str]]
 
@@ -210,8 +222,8 @@ class MessageIn(Strict):
     body_base64: str | None = Field(None, description="The body's bytes, in base64; needs content_type.")
     content_type: Short | None = Field(None, description="Type of the body.")
     ordering_key: Short = Field("", description="Messages with the same key keep their order, where the service does.")
-    deliver_at: datetime | None = Field(None, description="Not before this time.")
-    expires_at: datetime | None = Field(None, description="Not after this time.")
+    deliver_at: Moment | None = Field(None, description="Not before this time.")
+    expires_at: Moment | None = Field(None, description="Not after this time.")
     tags: dict[Short, Short] = Field(default_factory=dict, max_length=30, description="Labels to find it by.")
 
     @field_validator("method")
@@ -234,13 +246,6 @@ class MessageIn(Strict):
     def is_a_header_value(cls, value: str | None) -> str | None:
         if value and (refusal := header_refusal("Content-Type", value)):
             raise ValueError(refusal)
-        return value
-
-    @field_validator("deliver_at", "expires_at")
-    @classmethod
-    def has_a_zone(cls, value: datetime | None) -> datetime | None:
-        if value is not None and value.tzinfo is None:
-            raise ValueError("give the time with its zone, such as 2026-01-31T10:00:00Z")
         return value
 
     @model_validator(mode="after")
@@ -304,12 +309,12 @@ class PauseIn(Strict):
     reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)] = Field(
         description="Why; shown to everybody."
     )
-    until: AwareDatetime | None = Field(None, description="When it ends by itself.")
+    until: Moment | None = Field(None, description="When it ends by itself.")
 
 
 class ResumeIn(Strict):
     release: Literal["all", "none", "newer_than"] = Field("all", description="Which of the waiting messages go.")
-    newer_than: AwareDatetime | None = Field(None, description="With release newer_than: accepted after this time.")
+    newer_than: Moment | None = Field(None, description="With release newer_than: accepted after this time.")
     rate: float | None = Field(None, gt=0, le=100_000, description="Messages a second to release.")
 
     @model_validator(mode="after")
@@ -326,4 +331,4 @@ class BreakerIn(Strict):
     reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)] = Field(
         description="Why; shown to everybody."
     )
-    until: AwareDatetime | None = Field(None, description="When a manual mode ends by itself.")
+    until: Moment | None = Field(None, description="When a manual mode ends by itself.")
