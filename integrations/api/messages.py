@@ -14,7 +14,6 @@ from django.db.models.fields.json import KeyTransform
 from django.http import Http404, HttpRequest, HttpResponse
 from django.utils import timezone
 from ninja import Query, Router
-from pydantic import AwareDatetime
 
 from integrations import control, intake
 from integrations.api.documents import (
@@ -45,7 +44,7 @@ from integrations.models.identifiers import public_id
 from integrations.models.message import MessageQuerySet
 from integrations.outcome import Fault
 from integrations.policies.retry import DeadReason
-from integrations.schemas import MessageIn, ReplayIn, json_bytes
+from integrations.schemas import MessageIn, Moment, ReplayIn, json_bytes
 from integrations.waiting import Load, waiting_for
 
 router = Router(tags=["Messages"])
@@ -120,8 +119,8 @@ def list_messages(
     fault: Annotated[Fault | None, Query(description="Fault of the last call.")] = None,
     status_code: Annotated[int | None, Query(ge=100, le=599, description="Answer to the last call.")] = None,
     replayed: Annotated[bool | None, Query(description="Whether a replay of it is unfinished or delivered.")] = None,
-    created_after: Annotated[AwareDatetime | None, Query(description="Accepted after this time.")] = None,
-    created_before: Annotated[AwareDatetime | None, Query(description="Accepted before this time.")] = None,
+    created_after: Annotated[Moment | None, Query(description="Accepted after this time.")] = None,
+    created_before: Annotated[Moment | None, Query(description="Accepted before this time.")] = None,
     q: Annotated[str | None, Query(max_length=500, description="`key:value` for a tag, or a message's id.")] = None,
     limit: Limit = LIMIT,
     cursor: Cursor = None,

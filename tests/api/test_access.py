@@ -25,7 +25,9 @@ def operations() -> list[tuple[str, str, Role]]:
                 needed = Role.ADMIN
             else:
                 needed = Role.VIEWER if method == "get" else Role.OPERATOR
-            found.append((method.upper(), re.sub(r"\{[^}]*id\}", "999", re.sub(r"\{(name|endpoint)\}", "x", path)), needed))
+            found.append(
+                (method.upper(), re.sub(r"\{[^}]*id\}", "999", re.sub(r"\{(name|endpoint)\}", "x", path)), needed)
+            )
     return found
 
 

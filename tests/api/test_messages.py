@@ -122,9 +122,21 @@ def test_not_base64_is_said_in_words(operator: Api, billing: Service) -> None:
     assert is_problem(answer, 422)["errors"] == [{"loc": ["body", "body_base64"], "msg": "body_base64 is not base64"}]
 
 
-def test_a_time_at_the_end_of_the_calendar_is_refused_in_words(operator: Api, billing: Service) -> None:
-    sent = {"service": "billing", "path": "/", "deliver_at": "9999-12-31T23:59:59-12:00"}
-    is_problem(operator.post("/messages", sent), 422)
+@pytest.mark.parametrize("moment", ["9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+14:00"])
+def test_a_time_beyond_the_calendar_is_refused_in_words(
+    operator: Api, viewer: Api, billing: Service, moment: str
+) -> None:
+    answer = operator.post("/messages", {"service": "billing", "path": "/", "deliver_at": moment})
+    assert is_problem(answer, 422)["errors"][0]["msg"] == "this time is out of range"
+    is_problem(operator.post("/services/billing/pause", {"reason": "x", "until": moment}), 422)
+    is_problem(viewer.get(f"/messages?created_after={moment.replace('+', '%2B')}"), 422)
+
+
+def test_times_are_answered_in_utc(operator: Api, billing: Service) -> None:
+    sent = {"service": "billing", "path": "/", "deliver_at": "2031-01-01T12:00:00+02:00"}
+    made = operator.post("/messages", sent)
+    assert made.json()["deliver_at"] == "2031-01-01T10:00:00Z"
+    assert operator.get(made["Location"]).json() == made.json()
 
 
 # ---- batch --------------------------------------------------------------------------------------------------------
