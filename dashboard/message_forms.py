@@ -254,6 +254,11 @@ class LabForm(RequestForm):
         widget=forms.NumberInput(attrs={"step": "any"}),
     )
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.fields["body"].help_text = "Numbers keep every digit. Empty: no body."
+        self.fields["endpoint"].help_text = "Only a label in the history here; Load above fills in what it says."
+
     def request(self) -> Request | None:
         """What was typed as a request that can be sent, or None with errors on the fields."""
         if not self.is_valid():

@@ -38,7 +38,7 @@ class Payload:
         return self.shown < self.size
 
 
-def payload(body: bytes, limit: int = SHOWN) -> Payload:
+def payload(body: bytes, limit: int = SHOWN, *, pretty: bool = True) -> Payload:
     """The body laid out for reading, at most ``limit`` bytes of it; pretty only where all of it is shown."""
     size = len(body)
     if not size:
@@ -46,8 +46,9 @@ def payload(body: bytes, limit: int = SHOWN) -> Payload:
     text = _text(body[:limit])
     if text is None:
         return Payload("hex", hex_dump(body[:HEX_SHOWN]), size, min(size, HEX_SHOWN))
-    if size <= limit and text.lstrip()[:1] in ("{", "[") and (pretty := pretty_json(text)) is not None:
-        return Payload("json", pretty, size, size)
+    is_object = size <= limit and text.lstrip()[:1] in ("{", "[")
+    if pretty and is_object and (laid_out := pretty_json(text)) is not None:
+        return Payload("json", laid_out, size, size)
     return Payload("text", text.translate(_CONTROLS), size, min(size, limit))
 
 

@@ -124,7 +124,7 @@ def _parts(text: str) -> list[str]:
 
 
 # ---- the messages -------------------------------------------------------------------------------------------------
-@dataclass(slots=True)
+@dataclass
 class Found:
     """A search over the messages. ``is_bounded`` says that only the newest were looked through."""
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from django import template
 from django.template.defaultfilters import filesizeformat
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
 
 from dashboard import payload as shown
+from dashboard.templatetags.console import ago, span_of_time
 
 register = template.Library()
 
@@ -27,9 +32,10 @@ def payload(
     truncated: bool = False,
     limit: int = shown.SHOWN,
     label: str = "Body",
+    raw: bool = False,
 ) -> dict[str, Any]:
     """A body with its size, what is missing of it, copy, wrap and download. ``name`` is unique on the page."""
-    laid_out = shown.payload(bytes(body or b""), limit)
+    laid_out = shown.payload(bytes(body or b""), limit, pretty=not raw)
     kept = laid_out.size
     return {
         "payload": laid_out,
@@ -40,19 +46,38 @@ def payload(
         "shown_words": bytes_in_words(laid_out.shown),
         "whole_words": bytes_in_words(size) if size and size > kept else "",
         "truncated": truncated,
+        "raw": raw,
     }
 
 
 @register.filter
 def bytes_in_words(size: int | None) -> str:
     """0 bytes, 812 bytes, 64 KB."""
-    return str(filesizeformat(size or 0)).replace("\xa0", " ")
+    return str(filesizeformat(size or 0)).replace("\xa0", " ").replace(".0 ", " ")
 
 
 @register.inclusion_tag("messages/_timing.html")
 def timing(timings: dict[str, float | None], name: str) -> dict[str, Any]:
     """The phases of a call as one bar, with the numbers beside it."""
     return {"phases": shown.phases(timings), "total": timings.get("total"), "name": name}
+
+
+@register.filter
+def phase_time(seconds: float | None) -> str:
+    """A part of a call: with a tenth under ten milliseconds, where a look-up or a connection mostly lies."""
+    if seconds is None:
+        return "–"
+    return f"{seconds * 1000:.1f} ms" if seconds < 0.0095 else span_of_time(seconds)
+
+
+@register.filter
+def due(moment: datetime | None) -> SafeString:
+    """“in 4 min”, or “due” where the time has come: what it waits for then is the message's own sentence."""
+    if moment is None or moment > timezone.now():
+        return ago(moment)
+    return format_html(
+        '<span title="since {}">due</span>', timezone.localtime(moment).strftime("%-d %b %Y, %H:%M:%S %Z")
+    )
 
 
 FAULTS = {

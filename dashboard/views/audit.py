@@ -65,9 +65,10 @@ def changes(before: dict[str, Any], after: dict[str, Any]) -> list[Change]:
     """What differs, by the full name of each value: ``retry.max_attempts`` from 10 to 5."""
     old, new = dict(_flat(before)), dict(_flat(after))
     return [
-        Change(name, _words(old.get(name)), _words(new.get(name)))
+        Change(name, was, became)
         for name in dict.fromkeys([*old, *new])
-        if old.get(name) != new.get(name)
+        if (was := _words(old.get(name))) != (became := _words(new.get(name)))
+        or (was is not None and old.get(name) != new.get(name))  # alike only because the words were cut
     ]
 
 

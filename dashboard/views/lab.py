@@ -87,6 +87,7 @@ def result(request: HttpRequest, public_id: str) -> HttpResponse:
         "attempt": attempt,
         "response_body": bytes(attempt.response_body),
         "request_body": body,
+        "is_raw": request.GET.get("view") == "raw",
         "curl": curl(attempt.method, attempt.url, attempt.request_headers, body),
         **_history(request),
     }

@@ -224,11 +224,13 @@ def _message_or_404(public_id: str) -> Message:
 
 
 def _detail_context(message: Message) -> dict[str, Any]:
+    now = timezone.now()
     attempts = list(message.attempt_rows.order_by("-number", "-pk")[: ATTEMPTS_SHOWN + 1])
     ahead, behind = _neighbours(message)
     return {
         "message": message,
-        "waiting": waiting.waiting_for(message, timezone.now()),
+        "waiting": waiting.waiting_for(message, now),
+        "is_scheduled": message.next_attempt_at is not None and message.next_attempt_at > now,
         "attempts": attempts[:ATTEMPTS_SHOWN],
         "has_earlier_attempts": len(attempts) > ATTEMPTS_SHOWN,
         "attempt_body_shown": ATTEMPT_BODY_SHOWN,
