@@ -8,7 +8,7 @@ from typing import Any
 
 import pydantic
 from django.core.exceptions import RequestDataTooBig
-from django.db import DataError, IntegrityError, OperationalError
+from django.db import DataError, IntegrityError, InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, UnreadablePostError
 from ninja import NinjaAPI
 from ninja.errors import AuthenticationError, HttpError
@@ -122,6 +122,7 @@ def speak_problems(api: NinjaAPI) -> None:
     answers(UnreadablePostError, lambda _: Problem(400, "The body ended early."))
     answers(IntegrityError, lambda _: Problem(409, "It was changed by somebody else at the same time; look again."))
     answers(OperationalError, _of_database)
+    answers(InterfaceError, _of_database)  # psycopg's word for a connection that was cut
     answers(Exception, lambda _: None)
 
 
@@ -145,7 +146,7 @@ def _of_body(error: HttpError) -> Problem:
     return Problem(status, error.message)
 
 
-def _of_database(error: OperationalError) -> Problem:
+def _of_database(error: OperationalError | InterfaceError) -> Problem:
     logger.warning("the database did not answer: %s", error)
     return Problem(503, "The database is busy or away; try again.", headers={"Retry-After": str(BUSY_RETRY)})
 

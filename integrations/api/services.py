@@ -54,11 +54,14 @@ def get_service(request: HttpRequest, name: str) -> HttpResponse:
 @router.patch("/services/{name}", auth=operator, response=ServiceOut)
 def change_service(request: HttpRequest, name: str, data: Annotated[dict[str, Any], Body()]) -> HttpResponse:
     """Changes what is given; objects such as `retry` merge with what is set. A new host clears the secrets."""
-    service = find_service(name)
-    wanted = ServiceIn.model_validate(_merged(service, data))
-    if "network" in data:
-        _check_networks(request, wanted, present=service.network.get("allow_private", []))
-    registry.change(service, wanted, _given(data), actor=caller(request).actor, may_allow_private=_is_admin(request))
+    with transaction.atomic():
+        service = find_service(name, locked=True)  # what it merges with must not change before it is saved
+        wanted = ServiceIn.model_validate(_merged(service, data))
+        if "network" in data:
+            _check_networks(request, wanted, present=service.network.get("allow_private", []))
+        registry.change(
+            service, wanted, _given(data), actor=caller(request).actor, may_allow_private=_is_admin(request)
+        )
     return answer(described([service])[0])
 
 
@@ -98,8 +101,9 @@ def resume_service(request: HttpRequest, name: str, data: ResumeIn | None = None
     return answer(described([service])[0])
 
 
-def find_service(name: str) -> Service:
-    service = Service.objects.filter(name=name).first()
+def find_service(name: str, *, locked: bool = False) -> Service:
+    services = Service.objects.select_for_update() if locked else Service.objects.all()
+    service = services.filter(name=name).first()
     if service is None:
         raise Http404(f"There is no service named {name}.")
     return service
@@ -227,9 +231,11 @@ def change_endpoint(
     request: HttpRequest, name: str, endpoint: str, data: Annotated[dict[str, Any], Body()]
 ) -> HttpResponse:
     """Changes what is given; `query` and `headers` are replaced as a whole."""
-    found = _find_endpoint(name, endpoint)
-    wanted = EndpointIn.model_validate({**registry.endpoint_readable(found), **data})
-    registry.save_endpoint(found.service, wanted, actor=caller(request).actor, endpoint=found)
+    with transaction.atomic():
+        service = find_service(name, locked=True)
+        found = _find_endpoint(name, endpoint)
+        wanted = EndpointIn.model_validate({**registry.endpoint_readable(found), **data})
+        registry.save_endpoint(service, wanted, actor=caller(request).actor, endpoint=found)
     return answer(endpoint_document(found))
 
 

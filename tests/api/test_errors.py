@@ -120,3 +120,12 @@ def test_a_fault_of_ours_is_500_without_its_details(
     answer = operator.post("/messages", {"service": "billing", "path": "/"})
     is_problem(answer, 500)
     assert b"secret" not in answer.content
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_nul_character_is_stored_or_refused_and_nothing_breaks(operator: Api, billing: Service) -> None:
+    for sent in ({"tags": {"a": "b\x00"}}, {"ordering_key": "b\x00"}):
+        answer = operator.post("/messages", {"service": "billing", "path": "/", **sent})
+        assert answer.status_code in (202, 422)
+    for path in ("/services/a%00", "/messages?service=a%00", "/messages?q=a:b%00", "/audit?target=%00"):
+        assert operator.get(path).status_code < 500

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import threading
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.utils import timezone
 
 from integrations.api.documents import BreakerOut, EndpointOut, ServiceOut, ServicePage
-from integrations.models import AuditEntry, Message, Runtime, Service, Status, Tally
+from integrations.models import AuditEntry, Message, Role, Runtime, Service, Source, Status, Tally, Token
+from integrations.registry import register
+from integrations.schemas import ServiceIn
 from tests.api.calling import Api, is_problem
 
 CANARY = "canary-5f1e0c"
@@ -197,3 +201,28 @@ def test_endpoints_are_named_changed_and_forgotten(operator: Api, billing: Servi
     assert operator.delete(made["Location"]).status_code == 204
     is_problem(operator.get(made["Location"]), 404)
     is_problem(operator.get("/services/nobody/endpoints"), 404)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_patches_at_once_both_count() -> None:
+    register(ServiceIn(name="billing", base_url="https://b.example.com"), actor="person test", source=Source.FORM)
+    operator = Api(*Token.objects.issue("a", Role.OPERATOR))
+    start = threading.Barrier(6)
+    patches: list[dict[str, Any]] = [{"retry": {"max_attempts": 3}}, {"retry": {"initial": 2}}, {"owner": "ada"}]
+    patches += [{"limits": {"rate": 7}}, {"limits": {"concurrency": 3}}, {"description": "known"}]
+
+    def send(body: dict[str, Any]) -> None:
+        try:
+            start.wait()
+            assert operator.patch("/services/billing", body).status_code == 200
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=send, args=[body]) for body in patches]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    service = operator.get("/services/billing").json()
+    assert (service["retry"]["max_attempts"], service["retry"]["initial"], service["owner"]) == (3, 2, "ada")
+    assert (service["limits"]["rate"], service["limits"]["concurrency"], service["description"]) == (7, 3, "known")
