@@ -19,6 +19,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from http import HTTPStatus
 from random import SystemRandom
 from typing import Any
 from urllib.parse import urlencode
@@ -26,6 +27,7 @@ from urllib.parse import urlencode
 from django.db import transaction
 from django.db.models import Count, F
 
+from integrations import oauth
 from integrations.client import Call, Client
 from integrations.logs import line
 from integrations.models import (
@@ -42,9 +44,9 @@ from integrations.models import (
     Trigger,
     Worker,
     database_now,
+    tally,
 )
 from integrations.models import message as messages
-from integrations.models import tally
 from integrations.models.runtime import as_recent
 from integrations.network import Network
 from integrations.outcome import Fault, Outcome
@@ -52,7 +54,7 @@ from integrations.policies import breaker, limits
 from integrations.policies.limits import Timeout
 from integrations.policies.retry import DeadReason, RetryPolicy, next_attempt
 from integrations.policies.verdict import Verdict, judge
-from integrations.redaction import redacted_headers, redacted_text, redacted_url
+from integrations.redaction import redacted_bytes, redacted_headers, redacted_text, redacted_url
 
 log = logging.getLogger("switchboard.delivery")
 random = SystemRandom()
@@ -116,7 +118,7 @@ def target_of(service: Service) -> Target:
             service.updated_at,
             Target(
                 service=service,
-                retry=service.retry_policy,
+                retry=_retry_policy(service),
                 breaker=service.breaker_policy,
                 limits=service.limits_policy,
                 timeouts=service.timeouts,
@@ -126,6 +128,14 @@ def target_of(service: Service) -> Target:
         )
         _targets[service.pk] = kept
     return kept[1]
+
+
+def _retry_policy(service: Service) -> RetryPolicy:
+    """With OAuth 2 a 401 mostly means that the token has ended early: it is tried again, with a fresh one."""
+    policy = service.retry_policy
+    if service.auth.get("type") != "oauth2":
+        return policy
+    return policy.model_copy(update={"retry_on": (*policy.retry_on, HTTPStatus.UNAUTHORIZED.value)})
 
 
 # ---- claim ----------------------------------------------------------------------------------------------------------
@@ -335,7 +345,13 @@ async def send(client: Client, claimed: Claim, now: datetime) -> CallResult:
         return CallResult(
             claimed, None, Outcome(fault=Fault.CONFIG, detail=f"the request cannot be built: {error}"), now
         )
-    return CallResult(claimed, call, await client.send(call), now)
+    ready = await oauth.authorized(client, claimed.target.service, call)
+    if isinstance(ready, Outcome):
+        return CallResult(claimed, call, ready, now)
+    outcome = await client.send(ready)
+    if outcome.status_code == HTTPStatus.UNAUTHORIZED:
+        oauth.forget(claimed.target.service)
+    return CallResult(claimed, ready, outcome, now)
 
 
 def build_call(
@@ -402,9 +418,7 @@ def _proof(service: Service, body: bytes) -> list[tuple[str, str]]:
         case "hmac":
             key = (service.secret("auth.secret") or "").encode()
             return [(auth["header"], hmac.new(key, body, hashlib.sha256).hexdigest())]
-        case "oauth2":
-            raise ValueError("OAuth 2 is not supported yet")
-    return []
+    return []  # OAuth 2 needs a call of its own: see oauth.py
 
 
 # ---- settle ---------------------------------------------------------------------------------------------------------
@@ -516,7 +530,7 @@ def call_facts(call: Call | None, outcome: Outcome, secret_values: Iterable[str]
         "request_headers": redacted_headers(call.headers, known) if call else [],
         "request_size": len(call.body) if call else 0,
         "response_headers": redacted_headers(outcome.headers, known),
-        "response_body": outcome.body,
+        "response_body": redacted_bytes(outcome.body, known),
         "response_size": outcome.size,
         "truncated": outcome.truncated,
     }

@@ -14,6 +14,7 @@ from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
+from integrations import oauth
 from integrations.client import Call, Client
 from integrations.delivery import build_call, call_facts
 from integrations.models import Attempt, AuditEntry, Endpoint, Result, Service, Trigger
@@ -86,18 +87,18 @@ def run(request: Request, *, actor: str, client: Client | None = None) -> Attemp
         call = request.call(attempt.public_id, attempt.started_at)
     except ValueError as error:
         return _end(attempt, None, Outcome(fault=Fault.CONFIG, detail=f"the request cannot be built: {error}"))
-    return _end(attempt, call, asyncio.run(_sent(call, client)))
+    return _end(attempt, *asyncio.run(_sent(request.service, call, client)))
 
 
-async def _sent(call: Call, client: Client | None) -> Outcome:
-    if client is not None:
-        return await client.send(call)
+async def _sent(service: Service, call: Call, client: Client | None) -> tuple[Call, Outcome]:
     own_ports = frozenset({settings.OWN_PORT} if settings.OWN_PORT else ())
-    client = Client(own_ports=own_ports)
+    used = client or Client(own_ports=own_ports)
     try:
-        return await client.send(call)
+        ready = await oauth.authorized(used, service, call)
+        return (call, ready) if isinstance(ready, Outcome) else (ready, await used.send(ready))
     finally:
-        await client.aclose()
+        if client is None:
+            await used.aclose()
 
 
 def _begin(request: Request, actor: str) -> Attempt:

@@ -31,7 +31,7 @@ from integrations.models import (
 from integrations.models.message import Status
 from integrations.schemas import PauseIn, ReplayIn, ResumeIn
 from integrations.waiting import waiting_for
-from tests.receiver import Receiver
+from tests.receiver import Answer, Receiver
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -547,3 +547,43 @@ def test_an_unfinished_message_cannot_be_replayed_and_a_finished_one_not_cancell
         control.cancel(message, actor="person ada")
     with pytest.raises(Conflict, match="it is delivered"):
         control.retry_now(message, actor="person ada")
+
+
+# ---- OAuth 2 ------------------------------------------------------------------------------------------------------
+def test_a_token_is_fetched_once_and_again_after_a_401(
+    register: Register, send: Send, deliver: Deliver, sink: Receiver
+) -> None:
+    tokens = iter(["first", "second"])
+
+    def answer(call: Any) -> Answer:
+        if call.path == "/token":
+            return Answer(200, body={"access_token": next(tokens), "expires_in": 3600})
+        is_stale = call.header("Authorization") == "Bearer first" and call.path == "/stale"
+        return Answer(401 if is_stale else 200)
+
+    sink.decide(answer)
+    auth = {"type": "oauth2", "token_url": f"{sink.url}/token", "client_id": "us", "scope": "orders"}
+    service = register(base_url=sink.url, auth=auth, limits={"concurrency": 1})
+    service.keep_secret("auth.client_secret", "hush")
+    service.save()
+    send(service, count=3)
+    send(service, path="/stale")
+
+    deliver(until=lambda: not Message.objects.unfinished().exists())
+
+    asked = [call for call in sink.calls if call.path == "/token"]
+    assert len(asked) == 2
+    assert asked[0].header("Authorization") == "Basic dXM6aHVzaA=="
+    assert b"scope=orders" in asked[0].body
+    assert Message.objects.filter(status=Status.DELIVERED).count() == 4
+    assert "Bearer first" not in json.dumps(list(Attempt.objects.values_list("request_headers", flat=True)))
+
+
+def test_no_token_means_no_call(register: Register, send: Send, deliver: Deliver, sink: Receiver) -> None:
+    sink.answer(500)
+    auth = {"type": "oauth2", "token_url": f"{sink.url}/token", "client_id": "us"}
+    (message,) = send(register(base_url=f"{sink.url}", auth=auth, retry={"initial": 60}))
+    deliver()
+    assert [call.path for call in sink.calls] == ["/token"]
+    message.refresh_from_db()
+    assert message.last_detail.startswith("no token from the token URL")
