@@ -58,6 +58,7 @@ def in_words(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpRespons
             response = view(request, *args, **kwargs)
         except Http404:
             return nothing_here(request)
+        response.headers.setdefault("Cache-Control", "no-store")  # a token is shown once, a backlog is old at once
         if response.status_code == 405:
             allowed = response.headers.get("Allow", "")
             words = f"{request.method} is not offered here; use {allowed}."

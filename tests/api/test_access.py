@@ -96,6 +96,7 @@ def test_a_token_is_shown_once_and_ends_at_once(admin: Api) -> None:
     assert made.status_code == 201
     issued = IssuedTokenOut.model_validate_json(made.content)
     assert made["Location"] == f"/api/v1/tokens/{issued.id}"
+    assert made["Cache-Control"] == "no-store"
     holder = Api(Token.objects.get(pk=issued.id), issued.token)
     assert holder.get("/services").status_code == 200
     listed = admin.get("/tokens")
