@@ -57,18 +57,12 @@ def hosts_are_named(**_: Any) -> Sequence[CheckMessage]:
 
 @register(Tags.security)
 def networks_are_networks(**_: Any) -> Sequence[CheckMessage]:
-    errors: list[CheckMessage] = []
-    for name, value in (
-        ("SWITCHBOARD_ALLOW_PRIVATE", settings.ALLOW_PRIVATE),
-        ("SWITCHBOARD_METRICS_ALLOW", settings.METRICS_ALLOW),
-    ):
-        try:
-            parse_networks(value)
-        except ValueError as error:
-            errors.append(
-                Error(f"{name}: {error}", hint="A comma list such as 10.0.0.0/8, fd00::/8.", id="switchboard.E005")
-            )
-    return errors
+    try:
+        parse_networks(settings.ALLOW_PRIVATE)
+    except ValueError as error:
+        hint = "A comma list such as 10.0.0.0/8, fd00::/8."
+        return [Error(f"SWITCHBOARD_ALLOW_PRIVATE: {error}", hint=hint, id="switchboard.E005")]
+    return []
 
 
 @register(Tags.database)
