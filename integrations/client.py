@@ -140,6 +140,8 @@ def _build(call: Call) -> httpx.Request:
             raise ValueError(f"a timeout is between 0 and {TIMEOUT_LIMIT:g} s")
     if not TOKEN.fullmatch(call.method) or call.method.upper() == "CONNECT":
         raise ValueError("this is not a method that a call can have")
+    if not isinstance(call.body, bytes):
+        raise TypeError  # asyncio would only find out while it writes
     url = parse_url(call.url)
     given = set()
     headers = [(b"Host", url.netloc)]

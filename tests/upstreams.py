@@ -250,8 +250,14 @@ async def answers_before_reading(peer: Peer) -> None:
     await peer.stay()
 
 
+async def answers_anything(peer: Peer) -> None:
+    """Answers 400 to whatever comes, as a plain HTTP server does to a TLS handshake."""
+    await peer.reader.read(1)
+    await peer.say(status(400, b"", b"Connection: close"))
+
+
 def status(code: int | str, body: bytes = b"", *headers: bytes) -> bytes:
-    lines = [b"HTTP/1.1 " + f"{code:03}".encode() + b" Whatever", b"Content-Length: %d" % len(body), *headers]
+    lines = [b"HTTP/1.1 " + str(code).encode() + b" Whatever", b"Content-Length: %d" % len(body), *headers]
     return b"\r\n".join(lines) + b"\r\n\r\n" + body
 
 
@@ -313,4 +319,5 @@ ANIMALS: dict[str, Animal] = {
     "head": keeps_saying(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"),
     "odd_headers": keeps_saying(status(200, b"ok", b"X-Raw: caf\xe9 \xff", b"X-Tab: a\tb", b"X-Dup: 1", b"X-Dup: 2")),
     "answers_before_reading": answers_before_reading,
+    "answers_anything": answers_anything,
 }
