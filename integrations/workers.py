@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -127,9 +127,21 @@ class Child:
 
 # ---- the supervisor -----------------------------------------------------------------------------------------------
 class Supervisor:
-    """Holds the children of one `manage.py up`: the web server, the cluster, and now and then a quarantine."""
+    """Holds the children of one `manage.py up`: the web server, the cluster, and now and then a quarantine.
 
-    def __init__(self, *, host: str, port: int, lanes: int, web: bool, workers: bool) -> None:
+    ``others`` are more commands of manage.py to keep running, by name.
+    """
+
+    def __init__(
+        self,
+        *,
+        host: str,
+        port: int,
+        lanes: int,
+        web: bool,
+        workers: bool,
+        others: Mapping[str, list[str]] | None = None,
+    ) -> None:
         self.lanes = lanes
         self.cluster = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self.lifeline, self._our_end = os.pipe()  # read by the lanes, held open by us
@@ -144,6 +156,7 @@ class Supervisor:
         self.web = Child("web", ["serve", "--host", host, "--port", str(port)], environment) if web else None
         self.workers = Child("cluster", ["cluster"], with_lifeline, (self.lifeline,)) if workers else None
         self.quarantine = Child("quarantine", ["deliver", "--suspects"], with_lifeline, (self.lifeline,))
+        self.others = [Child(name, arguments, environment) for name, arguments in (others or {}).items()]
         self.stopping = False
         self._last_asked = self._all_beat = time.monotonic()
 
@@ -153,7 +166,8 @@ class Supervisor:
             signal.signal(number, self._stop)
         try:
             while not self.stopping:
-                self._look_after(self.web)
+                for child in (self.web, *self.others):
+                    self._look_after(child)
                 if self.workers:
                     self._look_after_workers(self.workers)
                 self._pause(LOOK_EVERY)
@@ -213,7 +227,7 @@ class Supervisor:
         """Lets calls in flight finish or go back, then ends what is left."""
         deadline = time.monotonic() + STOP_WITHIN
         os.close(self._our_end)  # the lanes see it and drain
-        children = [child for child in (self.web, self.quarantine) if child]
+        children = [child for child in (self.web, self.quarantine, *self.others) if child]
         for child in children:
             child.terminate()
         if self.workers:

@@ -23,6 +23,7 @@ class Command(BaseCommand):
         self._refuse_unsafe()
         self._prepare_database()
         self._discover()
+        others = self._other_children(options)
         self._greet(options)
         from integrations.workers import Supervisor
 
@@ -32,6 +33,7 @@ class Command(BaseCommand):
             lanes=max(1, options["workers"]),
             web=not options["no_web"],
             workers=not options["no_workers"],
+            others=others,
         ).run()
 
     def _refuse_unsafe(self) -> None:
@@ -50,6 +52,10 @@ class Command(BaseCommand):
 
         for words in registry.discover():
             self.stdout.write(f"  {words}")
+
+    def _other_children(self, options: dict[str, Any]) -> dict[str, list[str]]:
+        """More commands of manage.py that run along, by name; `manage.py demo` has one."""
+        return {}
 
     def _greet(self, options: dict[str, Any]) -> None:
         from integrations.models import SetupLink
