@@ -10,7 +10,7 @@ run: setup
 	$(PY) manage.py up
 
 demo: setup
-	$(PY) manage.py demo
+	SWITCHBOARD_DATA=$${SWITCHBOARD_DATA:-data/demo} $(PY) manage.py demo
 
 setup: $(VENV)/.run
 

@@ -1,0 +1,347 @@
+"""The sandbox: six upstreams that behave and misbehave, their services, and a gentle stream of messages.
+
+::
+
+    register_services   the services and endpoints, once; what somebody changed about them since stays
+    Upstreams           the server they point to: one port, one path for each
+    Traffic             a few messages a second to all of them, bounded in time and in what may wait
+
+For `manage.py demo`, where a newcomer sees a console that lives. Nothing here is used by an installation that works.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+from collections import deque
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import timedelta
+from random import Random, SystemRandom
+from time import monotonic
+from typing import Any
+
+from django.db import DatabaseError, InterfaceError, connection
+from django.utils import timezone
+
+from integrations import registry
+from integrations.logs import line
+from integrations.models import Draft, Endpoint, Message, Service, Source
+from integrations.schemas import EndpointIn, ServiceIn, json_bytes
+
+log = logging.getLogger("switchboard.sandbox")
+
+ACTOR = "demo"
+PREFIX = "sandbox-"
+HEAD_LIMIT = 64 * 1024  # bytes of a request's head
+BODY_LIMIT = 2 * 1024 * 1024  # more than a message may carry
+
+SLOWNESS = (1.0, 3.0)  # seconds, from and to
+FLAKINESS = 0.2  # share of the calls that fail
+CALLS_ALLOWED, CALLS_PER = 2, 1.0  # calls in so many seconds before the rate-limiting upstream refuses
+
+PAUSE = 0.35  # seconds between messages
+LIVELY = 1_800  # messages, about ten minutes of them; after that the demo keeps quiet
+QUIET_PAUSE = 5.0
+WAITING_LIMIT = 30  # unfinished messages of one service; it gets no more until there are fewer
+STALE_AFTER = timedelta(minutes=4)  # what a dead upstream could not take ends as expired
+
+
+# ---- the services ---------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Sandbox:
+    """One upstream as it is registered. ``weight``: its share of the traffic."""
+
+    behaviour: str
+    description: str
+    tags: list[str]
+    weight: int
+    endpoints: tuple[tuple[str, str, str, str], ...]  # name, method, path, description
+    policy: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return PREFIX + self.behaviour
+
+    def registration(self, port: int) -> ServiceIn:
+        return ServiceIn.model_validate(
+            {
+                "name": self.name,
+                "base_url": f"http://127.0.0.1:{port}/{self.behaviour}",
+                "description": self.description,
+                "owner": "The sandbox of make demo",
+                "tags": ["sandbox", *self.tags],
+                "network": {"allow_private": ["127.0.0.0/8"]},
+                **self.policy,
+            }
+        )
+
+
+SANDBOX = (
+    Sandbox(
+        "healthy",
+        "Answers 200 at once. Orders of one customer keep their order.",
+        ["orders"],
+        5,
+        (
+            ("order-created", "POST", "/orders", "A customer has ordered."),
+            ("order-paid", "POST", "/orders/paid", "The money is there."),
+            ("order-shipped", "PUT", "/orders/shipped", "The parcel is on its way."),
+        ),
+        {"ordering": "key"},
+    ),
+    Sandbox(
+        "slow",
+        "Answers 200 after one to three seconds.",
+        ["reports"],
+        1,
+        (("report-requested", "POST", "/reports", "A monthly report."), ("export", "POST", "/exports", "An export.")),
+        {"timeout": {"connect": 2, "total": 10}, "limits": {"concurrency": 4}},
+    ),
+    Sandbox(
+        "flaky",
+        "Fails one call in five with 500; a retry brings the message home.",
+        ["invoices"],
+        3,
+        (
+            ("invoice-issued", "POST", "/invoices", "An invoice goes out."),
+            ("invoice-voided", "DELETE", "/invoices", "An invoice is taken back."),
+        ),
+        {"retry": {"max_attempts": 6, "initial": 2, "factor": 2, "max": 30}},
+    ),
+    Sandbox(
+        "down",
+        "Answers 503, always. Its breaker opens after three calls and probes every fifteen seconds and more.",
+        ["stock"],
+        1,
+        (("stock-changed", "POST", "/stock", "The warehouse counted."), ("stock-level", "GET", "/stock", "A look.")),
+        {
+            "retry": {"max_attempts": 4, "initial": 5, "factor": 2},
+            "breaker": {"consecutive_failures": 3, "open_for": 15, "open_factor": 2, "open_max": 60},
+        },
+    ),
+    Sandbox(
+        "rate-limiting",
+        f"Answers 429 with Retry-After to more than {CALLS_ALLOWED} calls a second.",
+        ["mail"],
+        3,
+        (("mail-queued", "POST", "/mail", "A letter to a customer."), ("digest", "POST", "/digest", "The week.")),
+        {"retry": {"max_attempts": 10, "initial": 1, "factor": 2, "max": 20}},
+    ),
+    Sandbox(
+        "garbage",
+        "Answers rubbish, or half an answer, or nothing, and hangs up.",
+        ["legacy"],
+        1,
+        (("price-list", "POST", "/prices", "Prices for the shop of 1998."),),
+        {
+            "retry": {"max_attempts": 3, "initial": 3, "factor": 2},
+            "breaker": {"consecutive_failures": 4, "open_for": 20, "open_max": 60},
+        },
+    ),
+)
+
+
+def register_services(port: int) -> list[Service]:
+    """Registers what is missing and points the services to ``port``; everything else about them is left alone."""
+    return [_registered(one, port) for one in SANDBOX]
+
+
+def _registered(one: Sandbox, port: int) -> Service:
+    registration = one.registration(port)
+    service = Service.objects.filter(name=one.name).first()
+    if service is None:
+        service = registry.register(registration, actor=ACTOR, source=Source.FORM, may_allow_private=True)
+        for endpoint in _endpoints(one):
+            registry.save_endpoint(service, endpoint, actor=ACTOR)
+    elif service.base_url != registration.base_url:
+        registry.change(service, registration, {"base_url"}, actor=ACTOR)
+    return service
+
+
+def _endpoints(one: Sandbox) -> list[EndpointIn]:
+    return [
+        EndpointIn(
+            name=name,
+            method=method,
+            path=path,
+            description=description,
+            body="" if method == "GET" else json.dumps(Subject(Random(name)).body(name), indent=2),  # noqa: S311
+        )
+        for name, method, path, description in one.endpoints
+    ]
+
+
+# ---- the upstreams --------------------------------------------------------------------------------------------------
+class Upstreams:
+    """The server of all six: the first part of the path says who answers."""
+
+    def __init__(self, random: Random | None = None) -> None:
+        self.port = 0
+        self._random = random or SystemRandom()
+        self._recent_calls: deque[float] = deque()
+        self._server: asyncio.Server | None = None
+        self._behaviours: dict[str, Callable[[], Awaitable[bytes]]] = {
+            "healthy": self._healthy,
+            "slow": self._slow,
+            "flaky": self._flaky,
+            "down": self._down,
+            "rate-limiting": self._rate_limiting,
+            "garbage": self._garbage,
+        }
+
+    async def start(self, port: int = 0) -> None:
+        """Listens on 127.0.0.1; port 0 is any that is free, ``port`` then says which."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port, limit=HEAD_LIMIT)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def close(self) -> None:
+        if self._server:
+            self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while (behaviour := await _request(reader)) is not None:
+                answer = self._behaviours.get(behaviour)
+                writer.write(await answer() if answer else _answer("404 Not Found", {"error": "no such upstream"}))
+                await writer.drain()
+                if behaviour == "garbage":
+                    break
+        except (OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            pass  # the other side went away, or speaks no HTTP
+        finally:
+            writer.close()
+
+    # ---- one answer each -------------------------------------------------------------------------------------------
+    async def _healthy(self) -> bytes:
+        return _answer("200 OK", {"accepted": True})
+
+    async def _slow(self) -> bytes:
+        await asyncio.sleep(self._random.uniform(*SLOWNESS))
+        return _answer("200 OK", {"accepted": True, "queued": True})
+
+    async def _flaky(self) -> bytes:
+        if self._random.random() < FLAKINESS:
+            return _answer("500 Internal Server Error", {"error": "deadlock detected, try again"})
+        return _answer("200 OK", {"accepted": True})
+
+    async def _down(self) -> bytes:
+        return _answer("503 Service Unavailable", {"error": "maintenance"})
+
+    async def _rate_limiting(self) -> bytes:
+        now = monotonic()
+        while self._recent_calls and self._recent_calls[0] <= now - CALLS_PER:
+            self._recent_calls.popleft()
+        if len(self._recent_calls) >= CALLS_ALLOWED:
+            return _answer("429 Too Many Requests", {"error": "slow down"}, "Retry-After: 1\r\n")
+        self._recent_calls.append(now)
+        return _answer("200 OK", {"accepted": True})
+
+    async def _garbage(self) -> bytes:
+        whole = _answer("200 OK", {"prices": ["9.99"] * 20})
+        rubbish = b"\x00\xff\x13" + self._random.randbytes(60) + b"\r\n\r\n"
+        return self._random.choice([rubbish, whole[:-100], b""])
+
+
+async def _request(reader: asyncio.StreamReader) -> str | None:
+    """Reads one request whole; the first part of its path, or None at the end of the connection."""
+    try:
+        head = await reader.readuntil(b"\r\n\r\n")
+    except asyncio.IncompleteReadError:
+        return None
+    request_line, *headers = head.decode("latin-1").split("\r\n")
+    named = {name.strip().lower(): value.strip() for name, _, value in (header.partition(":") for header in headers)}
+    length = int(named.get("content-length", "0"))
+    if not 0 <= length <= BODY_LIMIT:
+        raise ValueError("no such length")
+    await reader.readexactly(length)
+    return request_line.split(" ")[1].split("?")[0].strip("/").partition("/")[0]
+
+
+def _answer(status: str, body: dict[str, Any], headers: str = "") -> bytes:
+    content = json_bytes(body)
+    head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n{headers}\r\n"
+    return head.encode() + content
+
+
+# ---- the traffic ----------------------------------------------------------------------------------------------------
+class Subject:
+    """A made-up customer with an order: what bodies, tags and keys are made from."""
+
+    def __init__(self, random: Random) -> None:
+        self.customer = f"cus_{random.randrange(1, 41):04}"
+        self.order = f"ord_{random.randrange(10_000, 99_999)}"
+        self.region = random.choice(("eu", "us", "apac"))
+        self.plan = random.choice(("free", "team", "team", "enterprise"))
+        self.lines: list[dict[str, Any]] = [
+            {"sku": f"SKU-{random.randrange(100, 999)}", "quantity": random.randrange(1, 5), "price": price}
+            for price in random.choices(("4.90", "19.00", "129.00", "1290.00"), k=random.randrange(1, 4))
+        ]
+
+    def body(self, event: str) -> dict[str, Any]:
+        total = sum(float(one["price"]) * one["quantity"] for one in self.lines)
+        return {
+            "type": event.replace("-", "."),
+            "customer": {"id": self.customer, "plan": self.plan, "region": self.region},
+            "order": {"id": self.order, "lines": self.lines, "total": f"{total:.2f}", "currency": "EUR"},
+        }
+
+    def draft(self, endpoint: Endpoint) -> Draft:
+        return Draft(
+            service=endpoint.service,
+            endpoint=endpoint,
+            method=endpoint.method,
+            path=endpoint.path,
+            body=b"" if endpoint.method == "GET" else json_bytes(self.body(endpoint.name)),
+            content_type="" if endpoint.method == "GET" else endpoint.content_type,
+            ordering_key=self.customer,
+            expires_at=timezone.now() + STALE_AFTER,
+            tags={"region": self.region, "plan": self.plan, "order": self.order},
+        )
+
+
+class Traffic:
+    """Sends messages to the sandbox's endpoints, as operators left them."""
+
+    def __init__(self, random: Random | None = None) -> None:
+        self.sent = 0
+        self._random = random or SystemRandom()
+
+    @property
+    def pause(self) -> float:
+        """Seconds until the next message."""
+        return PAUSE if self.sent < LIVELY else QUIET_PAUSE
+
+    def send_one(self) -> Message | None:
+        """Queues one message; None where its service has enough waiting, or lost its endpoints."""
+        (one,) = self._random.choices(SANDBOX, [one.weight for one in SANDBOX])
+        endpoints = list(Endpoint.objects.filter(service__name=one.name).select_related("service"))
+        if not endpoints or Message.objects.unfinished().for_service(endpoints[0].service).count() >= WAITING_LIMIT:
+            return None
+        (message,) = Message.objects.accept([Subject(self._random).draft(self._random.choice(endpoints))])
+        self.sent += 1
+        return message
+
+
+# ---- the process ----------------------------------------------------------------------------------------------------
+async def run(port: int) -> None:
+    """The sandbox's process: serves and sends until it is ended."""
+    upstreams, traffic = Upstreams(), Traffic()
+    await upstreams.start(port)
+    log.info(line("sandbox", port=upstreams.port, pid=os.getpid()))
+    loop = asyncio.get_running_loop()
+    with ThreadPoolExecutor(1, thread_name_prefix="database") as database:  # one thread, so one connection
+        while True:
+            await asyncio.sleep(traffic.pause)
+            await loop.run_in_executor(database, _send_quietly, traffic)
+
+
+def _send_quietly(traffic: Traffic) -> None:
+    try:
+        traffic.send_one()
+    except (DatabaseError, InterfaceError) as error:
+        connection.close()
+        log.warning(line("sandbox", error=str(error).partition("\n")[0]))
