@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
 from django.shortcuts import render, resolve_url
 
 
@@ -16,6 +16,11 @@ class SeeOther(HttpResponseRedirect):
 
 def see_other(to: Any, *args: Any, **kwargs: Any) -> SeeOther:
     return SeeOther(resolve_url(to, *args, **kwargs))
+
+
+def posted(request: HttpRequest) -> QueryDict | None:
+    """What a form sent, be it nothing at all; None when there was no form."""
+    return request.POST if request.method == "POST" else None
 
 
 def form_page(request: HttpRequest, template: str, context: dict[str, Any], *, is_refused: bool) -> HttpResponse:

@@ -44,7 +44,11 @@ class SchemaForm(forms.Form):
     ) -> None:
         """``present``: what is set now, as the API reads it; ``fixed``: parts of the object that nobody types."""
         self.leaves = leaves(self.schema)
-        initial = {name: _shown(_at(present, name)) for name in self.names} if present is not None else None
+        initial = (
+            {name: _shown(_at(present, name)) for name in self.names if name not in self.secret}
+            if present is not None
+            else None
+        )
         super().__init__(given, initial=initial)
         self.fixed = fixed or {}
         hidden = set(without)
@@ -73,7 +77,6 @@ class SchemaForm(forms.Form):
             )
         else:
             made = forms.CharField(strip=name not in self.large, widget=self._widget(name, kind), **options)
-        made.shown_for = self.shown_for.get(name, "")  # type: ignore[attr-defined]
         return made
 
     def _widget(self, name: str, kind: Kind) -> forms.Widget:
@@ -99,11 +102,10 @@ class SchemaForm(forms.Form):
             if given:
                 _put(nested, name, value)
         nested |= self.fixed
-        if not self.errors:
-            try:
-                self.value = self.schema.model_validate(nested)
-            except ValidationError as error:
-                self.refuse((tuple(map(str, row["loc"])), _words(row)) for row in error.errors(include_url=False))
+        try:
+            self.value = self.schema.model_validate(nested)
+        except ValidationError as error:
+            self.refuse((tuple(map(str, row["loc"])), _words(row)) for row in error.errors(include_url=False))
         return cleaned
 
     def _typed(self, name: str, value: Any) -> tuple[bool, Any]:
@@ -137,7 +139,8 @@ class SchemaForm(forms.Form):
     def refuse(self, complaints: Invalid | Iterable[tuple[Sequence[str], str]]) -> None:
         """Puts each complaint at the field it is about, the first one per field."""
         for location, words in complaints.errors if isinstance(complaints, Invalid) else complaints:
-            name = self._field_at(location)
+            # “basic authentication needs username” is said of auth as a whole; it belongs beside that field.
+            name = self._field_at((*location, words.split()[-1])) if words else self._field_at(location)
             sentence = words[:1].upper() + words[1:]
             if name is None:
                 self.add_error(None, sentence)

@@ -50,8 +50,10 @@ def retry_words(policy: RetryPolicy, now: datetime) -> str:
     if len(times) == 1:
         return "One call, no retry."
     first = ", ".join(_clock(moment, now) for moment in times[:SHOWN_FIRST])
-    dots = " …" if len(times) > SHOWN_FIRST + 1 else ""
-    return f"Tries at {first}{dots} and gives up {_clock(times[-1], now)}, after {len(times)} calls, at the earliest."
+    if len(times) <= SHOWN_FIRST:
+        return f"Tries at {first}, then gives up, at the earliest."
+    last = _clock(times[-1], now)
+    return f"Tries at {first} … gives up {last}, at the earliest, after {len(times)} calls."
 
 
 def _clock(moment: datetime, now: datetime) -> str:
@@ -70,13 +72,17 @@ def breaker_rule_words(service: Service) -> str:
         return "Switched off: every call is made, whatever comes back."
     unit = "calls" if policy.window.type == "count" else "seconds"
     window = f"the last {policy.window.size} {unit}"
-    rules = [f"{policy.failure_rate:.0%} of {window} failed (from {policy.minimum_calls} calls on)"]
+    rules = [f"{_share(policy.failure_rate)} of {window} failed (from {policy.minimum_calls} calls on)"]
     if policy.consecutive_failures:
         rules.insert(0, f"{policy.consecutive_failures} calls in a row failed")
     if policy.slow_call_rate is not None:
-        rules.append(f"{policy.slow_call_rate:.0%} took longer than {policy.slow_call_duration:g} s")
+        rules.append(f"{_share(policy.slow_call_rate)} took longer than {policy.slow_call_duration:g} s")
     probes = "one probe" if policy.half_open_calls == 1 else f"{policy.half_open_calls} probes"
     return f"Opens when {' or '.join(rules)}; after {policy.open_for:g} s it sends {probes}."
+
+
+def _share(share: float) -> str:
+    return f"{share * 100:g}\u202f%"
 
 
 def limit_words(service: Service) -> str:

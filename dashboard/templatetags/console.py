@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from django import template
 from django.forms import BoundField, CheckboxInput, Textarea
@@ -184,7 +184,7 @@ def field(bound: BoundField, wide: bool | None = None, label: str = "") -> SafeS
         classes.append("check")
     if wide or (wide is None and isinstance(bound.field.widget, Textarea)):
         classes.append("wide")
-    extra = getattr(bound.field, "shown_for", "")
+    extra = getattr(bound.form, "shown_for", {}).get(bound.name, "")
     return format_html(
         "<div{}>{}{}{}</div>",
         flatatt({"class": " ".join(classes), **({"data-shown-for": extra} if extra else {})}),
@@ -198,7 +198,7 @@ def field(bound: BoundField, wide: bool | None = None, label: str = "") -> SafeS
 @register.simple_tag(takes_context=True)
 def panel(context: Context, name: str) -> SafeString:
     """Includes a panel in its page, as its fragment's view renders it."""
-    engine = context.template.engine
+    engine = cast(template.Template, context.template).engine
     return live.versioned(engine.get_template(name).render(context))[0]
 
 

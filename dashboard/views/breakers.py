@@ -13,7 +13,7 @@ from django.utils.http import url_has_allowed_host_and_scheme
 
 from dashboard import live
 from dashboard.access import actor, operator, viewer
-from dashboard.answers import form_page, see_other
+from dashboard.answers import form_page, posted, see_other
 from dashboard.figures import standings
 from dashboard.forms import BreakerForm
 from dashboard.words import breaker_rule_words
@@ -60,7 +60,7 @@ def _context() -> dict[str, Any]:
 def steer(request: HttpRequest, name: str) -> HttpResponse:
     """Opens, closes, probes … by hand. The form is on the tile and on the service; a refused one has its own page."""
     service = get_object_or_404(Service.objects.select_related("runtime"), name=name)
-    form = BreakerForm(request.POST or None)
+    form = BreakerForm(posted(request))
     if form.is_valid():
         try:
             runtime = control.steer_breaker(service, form.value, actor=actor(request))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from django.contrib import messages
 from django.contrib.auth import login as sign_in
@@ -14,9 +14,10 @@ from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
+from django.views.decorators.http import require_POST
 
 from dashboard.access import actor, person, public, viewer
-from dashboard.answers import form_page, see_other
+from dashboard.answers import form_page, posted, see_other
 from dashboard.people_forms import FirstAdminForm
 from integrations.models import Account, AuditEntry, Role, SetupLink
 from integrations.models.account import digest
@@ -43,8 +44,15 @@ class Login(LoginView):
         return super().get_context_data(has_accounts=Account.objects.exists(), **kwargs)
 
 
-login = public(Login.as_view())
-logout = public(LogoutView.as_view(http_method_names=["post", "options"]))
+@public
+def login(request: HttpRequest) -> HttpResponse:
+    return cast(HttpResponse, Login.as_view()(request))
+
+
+@public
+@require_POST
+def logout(request: HttpRequest) -> HttpResponse:
+    return LogoutView.as_view()(request)
 
 
 @public
@@ -54,7 +62,7 @@ def setup(request: HttpRequest, secret: str) -> HttpResponse:
     """Makes the first admin. The link is used up by whoever sends the form first."""
     if not SetupLink.objects.valid(secret):
         return _used_up(request)
-    form = FirstAdminForm(request.POST or None)
+    form = FirstAdminForm(posted(request))
     if not form.is_valid():
         return form_page(request, "people/setup.html", {"form": form}, is_refused=form.is_bound)
     account = _first_admin(secret, form.cleaned_data["username"], form.cleaned_data["password"])
@@ -86,7 +94,7 @@ def _used_up(request: HttpRequest) -> HttpResponse:
 @sensitive_post_parameters("old_password", "new_password1", "new_password2")
 def password(request: HttpRequest) -> HttpResponse:
     """One's own password; other sessions of the same person end with the old one."""
-    form = PasswordChangeForm(person(request), request.POST or None)
+    form = PasswordChangeForm(person(request), posted(request))
     if not form.is_valid():
         return form_page(request, "people/password.html", {"form": form}, is_refused=form.is_bound)
     with transaction.atomic():

@@ -16,7 +16,7 @@ from django.views.decorators.http import require_POST
 
 from dashboard import live
 from dashboard.access import actor, admin, operator, person, viewer
-from dashboard.answers import form_page, see_other
+from dashboard.answers import form_page, posted, see_other
 from dashboard.figures import WAITING_CAP, last_hour, standings
 from dashboard.forms import BreakerForm, DeleteForm, EndpointForm, PauseForm, ResumeForm, ServiceForm
 from dashboard.words import breaker_rule_words, event_words, limit_words, retry_words
@@ -114,7 +114,7 @@ def _secrets(service: Service) -> list[tuple[str, str | None]]:
 @operator
 def new(request: HttpRequest) -> HttpResponse:
     may_allow_private = person(request).may(Role.ADMIN)
-    form = ServiceForm(request.POST or None, may_allow_private=may_allow_private)
+    form = ServiceForm(posted(request), may_allow_private=may_allow_private)
     if form.is_valid():
         try:
             service = registry.register(
@@ -133,7 +133,7 @@ def edit(request: HttpRequest, name: str) -> HttpResponse:
     service = get_object_or_404(Service, name=name)
     may_allow_private = person(request).may(Role.ADMIN)
     form = ServiceForm(
-        request.POST or None,
+        posted(request),
         service=service,
         present=registry.readable(service),
         may_allow_private=may_allow_private,
@@ -160,7 +160,7 @@ def edit(request: HttpRequest, name: str) -> HttpResponse:
 @operator
 def pause(request: HttpRequest, name: str) -> HttpResponse:
     service = get_object_or_404(Service, name=name)
-    form = PauseForm(request.POST or None)
+    form = PauseForm(posted(request))
     if form.is_valid():
         try:
             control.pause(service, form.value, actor=actor(request))
@@ -175,7 +175,7 @@ def pause(request: HttpRequest, name: str) -> HttpResponse:
 @operator
 def resume(request: HttpRequest, name: str) -> HttpResponse:
     service = get_object_or_404(Service, name=name)
-    form = ResumeForm(request.POST or None)
+    form = ResumeForm(posted(request))
     if form.is_valid():
         try:
             held = control.resume(service, form.value, actor=actor(request))
@@ -192,7 +192,7 @@ def delete(request: HttpRequest, name: str) -> HttpResponse:
     service = get_object_or_404(Service, name=name)
     # Counting ends at the cap, like everywhere.
     unfinished = len(Message.objects.for_service(service).unfinished().values_list("pk")[:WAITING_CAP])
-    form = DeleteForm(request.POST or None)
+    form = DeleteForm(posted(request))
     if form.is_bound and form.is_valid():
         if unfinished and not form.cleaned_data["force"]:
             form.add_error("force", "It has unfinished messages. Say that they may be cancelled, or let them finish.")
@@ -219,7 +219,7 @@ def endpoint_edit(request: HttpRequest, name: str, endpoint: str) -> HttpRespons
 
 
 def _endpoint_form(request: HttpRequest, service: Service, endpoint: Endpoint | None) -> HttpResponse:
-    form = EndpointForm(request.POST or None, present=registry.endpoint_readable(endpoint) if endpoint else None)
+    form = EndpointForm(posted(request), present=registry.endpoint_readable(endpoint) if endpoint else None)
     name = endpoint.name if endpoint else ""
     if form.is_valid():
         try:

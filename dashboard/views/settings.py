@@ -15,7 +15,7 @@ from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_POST
 
 from dashboard.access import actor, admin, person
-from dashboard.answers import form_page, see_other
+from dashboard.answers import form_page, posted, see_other
 from dashboard.people_forms import PersonEditForm, PersonForm, TokenForm
 from integrations.models import Account, AuditEntry, Role, Token
 
@@ -40,7 +40,7 @@ def settings(request: HttpRequest) -> HttpResponse:
 @never_cache
 @sensitive_post_parameters("password")
 def person_new(request: HttpRequest) -> HttpResponse:
-    form = PersonForm(request.POST or None)
+    form = PersonForm(posted(request))
     if not form.is_valid():
         return form_page(request, "settings/person.html", {"form": form}, is_refused=form.is_bound)
     given = form.cleaned_data
@@ -57,7 +57,7 @@ def person_new(request: HttpRequest) -> HttpResponse:
 def person_edit(request: HttpRequest, pk: int) -> HttpResponse:
     account = get_object_or_404(Account, pk=pk)
     form = PersonEditForm(
-        request.POST or None, owner=account, initial={"role": account.role, "is_active": account.is_active}
+        posted(request), owner=account, initial={"role": account.role, "is_active": account.is_active}
     )
     if form.is_valid():
         refusal = _change_person(account, form.cleaned_data, actor(request))
@@ -95,7 +95,7 @@ def _change_person(account: Account, given: dict[str, Any], by: str) -> str | No
 @never_cache
 def token_new(request: HttpRequest) -> HttpResponse:
     """Makes a token; its secret is on this one answer and nowhere else."""
-    form = TokenForm(request.POST or None)
+    form = TokenForm(posted(request))
     if not form.is_valid():
         return form_page(request, "settings/token.html", {"form": form}, is_refused=form.is_bound)
     given = form.cleaned_data

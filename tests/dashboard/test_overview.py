@@ -1,0 +1,135 @@
+"""The overview: what needs a person first, then how the last hour went."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from integrations.models import Message, Role, Status, Tally, Worker
+from tests.dashboard.signed_in import a_service, browser, messages_of, trip, words
+
+pytestmark = pytest.mark.django_db
+
+
+def a_worker() -> Worker:
+    now = timezone.now()
+    return Worker.objects.create(
+        cluster="c", host="h", pid=1, started_at=now, heartbeat_at=now, lease_until=now + timedelta(seconds=20)
+    )
+
+
+def test_without_services_it_teaches_the_first_step() -> None:
+    assert "Register the first service" in words(browser().get("/"))
+    assert "An operator can register one" in words(browser(Role.VIEWER).get("/"))
+
+
+def test_when_all_is_well_it_says_so() -> None:
+    a_service()
+    a_worker()
+    page = words(browser().get("/"))
+    assert "Nothing needs you" in page
+    assert "Every breaker is closed" in page
+
+
+def test_an_open_breaker_comes_first_with_its_cause_and_what_it_holds() -> None:
+    a_worker()
+    paused = a_service("paused-one")
+    paused.pause("Contract ends")
+    down = a_service("down-one")
+    trip(down, "5 calls in a row failed")
+    messages_of(down, Status.PENDING, 4)
+    page = words(browser().get("/"))
+    assert "down-one is down Breaker open 3 min ago : 5 calls in a row failed. 4 held." in page
+    assert page.index("down-one is down") < page.index("paused-one is paused")
+    assert "Contract ends" in page
+
+
+def test_missing_workers_are_reported_before_all_else() -> None:
+    trip(a_service())
+    page = words(browser().get("/"))
+    assert page.index("No worker is running") < page.index("billing is down")
+
+
+def test_a_backlog_is_late_only_when_nothing_else_explains_it() -> None:
+    a_worker()
+    long_ago = timezone.now() - timedelta(minutes=10)
+    late, down = a_service("late-one"), a_service("down-one")
+    trip(down)
+    for service in (late, down):
+        messages_of(service, Status.PENDING, 2, due_at=long_ago)
+    page = words(browser().get("/"))
+    assert "late-one is behind 2 waiting; the oldest was due 10 min ago" in page
+    assert "down-one is behind" not in page
+
+
+def test_dead_messages_count_until_they_are_answered() -> None:
+    a_worker()
+    service = a_service()
+    first, second = messages_of(service, Status.DEAD, 2)
+    messages_of(service, Status.DEAD, 1, finished_at=timezone.now() - timedelta(days=2))
+    client = browser()
+    assert "2 dead messages of billing" in words(client.get("/"))
+    messages_of(service, Status.DELIVERED, replay_of=first)
+    assert "1 dead message of billing" in words(client.get("/"))
+    messages_of(service, Status.DELIVERED, replay_of=second)
+    assert "Nothing needs you" in words(client.get("/"))
+
+
+def test_the_last_hour_comes_from_the_counters() -> None:
+    service = a_service()
+    this_minute = timezone.now().replace(second=0, microsecond=0)
+    Tally.objects.create(service=service, minute=this_minute, calls=30, failures=10, delivered=20, dead=1, seconds=6)
+    Tally.objects.create(service=service, minute=this_minute - timedelta(hours=2), calls=999, failures=999)
+    page = words(browser().get("/"))
+    assert "Delivered, last hour 20" in page
+    assert "Failed calls, last hour 10 of 30" in page
+    assert "Dead, last hour 1" in page
+    assert "66.7 %" in page
+    assert "200 ms" in page
+
+
+def test_it_stays_within_its_queries_however_many_services(django_assert_max_num_queries: Any) -> None:
+    for number in range(15):
+        service = a_service(f"service-{number}")
+        messages_of(service, Status.PENDING, 3)
+        messages_of(service, Status.DEAD, 3)
+        if number % 3 == 0:
+            trip(service)
+    client = browser()
+    for path in ("/", "/_p/overview/"):
+        with django_assert_max_num_queries(12):
+            client.get(path)
+
+
+def test_title_and_icon_carry_the_state() -> None:
+    trip(a_service())
+    page = browser().get("/").content.decode()
+    assert "<title>(1 down) Overview · Switchboard</title>" in page
+    assert 'href="/static/favicon-red.svg"' in page
+
+
+def test_a_count_ends_at_its_cap(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dashboard import figures
+
+    monkeypatch.setattr(figures, "WAITING_CAP", 5)
+    service = a_service()
+    messages_of(service, Status.PENDING, 9)
+    [standing] = figures.standings(type(service)._default_manager.all(), timezone.now())  # type: ignore[arg-type]
+    assert standing.waiting == 5
+    assert Message.objects.count() == 9
+
+
+def test_pages_carry_no_inline_script_or_style() -> None:
+    trip(a_service())
+    client = browser(Role.ADMIN)
+    for path in ("/", "/services/", "/services/billing/", "/services/new/", "/breakers/", "/settings/"):
+        answer = client.get(path)
+        page = answer.content.decode()
+        assert " style=" not in page
+        assert "<style" not in page
+        assert " onclick=" not in page
+        assert page.count("<script") == page.count("<script src=")
+        assert "script-src 'self'" in answer["Content-Security-Policy"]

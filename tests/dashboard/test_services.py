@@ -1,0 +1,366 @@
+"""The service pages: list, detail, form, pause, resume, delete, endpoints."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.utils import timezone
+
+from integrations.models import AuditEntry, Endpoint, Message, Role, Service, Status, Tally
+from tests.dashboard.signed_in import a_service, browser, messages_of, trip, words
+
+pytestmark = pytest.mark.django_db
+
+NEW = {"name": "billing", "base_url": "https://api.example.com/v1"}
+
+
+# ---- who may ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "path", ["new/", "billing/edit/", "billing/pause/", "billing/resume/", "billing/endpoints/new/"]
+)
+def test_a_viewer_cannot_change_services(path: str) -> None:
+    a_service()
+    client = browser(Role.VIEWER)
+    assert client.get(f"/services/{path}").status_code == 403
+    assert client.post(f"/services/{path}", {"reason": "x"}).status_code == 403
+
+
+def test_only_an_admin_deletes_a_service() -> None:
+    a_service()
+    assert browser(Role.OPERATOR).post("/services/billing/delete/").status_code == 403
+    assert browser(Role.ADMIN).post("/services/billing/delete/").status_code == 303
+    assert not Service.objects.exists()
+
+
+def test_a_viewer_sees_services_without_the_buttons() -> None:
+    a_service()
+    page = browser(Role.VIEWER).get("/services/billing/")
+    assert page.status_code == 200
+    assert "Steer by hand" not in words(page)
+    assert "/services/billing/edit/" not in page.content.decode()
+
+
+# ---- the list -----------------------------------------------------------------------------------------------------
+def test_the_empty_list_teaches_the_first_step() -> None:
+    page = words(browser().get("/services/"))
+    assert "No services yet" in page
+    assert "Register the first service" in page
+
+
+def test_the_list_finds_services_by_name_host_owner_and_tag() -> None:
+    a_service("billing", tags=["money"], owner="Ada")
+    a_service("crm", base_url="https://crm.example.org")
+    client = browser()
+    for search, found in (("bill", "billing"), ("example.org", "crm"), ("ada", "billing"), ("money", "billing")):
+        page = words(client.get("/_p/services/", {"q": search}))
+        assert found in page
+        assert ({"billing", "crm"} - {found}).pop() not in page
+    assert "No service like “nothing”" in words(client.get("/services/", {"q": "nothing"}))
+
+
+def test_the_list_puts_trouble_first() -> None:
+    a_service("aaa")
+    trip(a_service("zzz"))
+    page = words(browser().get("/_p/services/"))
+    assert page.index("zzz") < page.index("aaa")
+
+
+def test_polled_pages_stay_within_their_queries(django_assert_max_num_queries: Any) -> None:
+    for number in range(12):
+        service = a_service(f"service-{number}")
+        messages_of(service, Status.PENDING, 5)
+        messages_of(service, Status.DEAD, 5)
+        Tally.objects.create(service=service, minute=timezone.now().replace(second=0, microsecond=0), calls=3)
+    client = browser()
+    for path in ("/services/", "/_p/services/", "/services/service-1/", "/_p/services/service-1/"):
+        with django_assert_max_num_queries(12):
+            assert client.get(path).status_code == 200
+
+
+def test_a_fragment_is_the_same_as_in_its_page_and_is_sent_only_when_it_changed() -> None:
+    service = a_service()
+    client = browser()
+    for page_path, fragment_path in (("/services/", "/_p/services/"), ("/services/billing/", "/_p/services/billing/")):
+        fragment = client.get(fragment_path).content.decode()
+        assert fragment.strip() in client.get(page_path).content.decode()
+        version = fragment.partition('"v": "')[2].partition('"')[0]
+        unchanged = client.get(fragment_path, {"v": version})
+        assert (unchanged.status_code, unchanged.content) == (204, b"")
+        assert unchanged["Cache-Control"] == "no-store"
+        assert "HX-Request" in unchanged["Vary"]
+        assert "Cookie" in unchanged["Vary"]
+        trip(service)
+        changed = client.get(fragment_path, {"v": version})
+        assert changed.status_code == 200
+        assert changed["X-Switchboard-Trouble"] == "1"
+        service.runtime.state = "closed"
+        service.runtime.save()
+
+
+# ---- one service --------------------------------------------------------------------------------------------------
+def test_an_open_breaker_says_why_and_when_it_probes() -> None:
+    service = a_service()
+    trip(service, "5 calls in a row failed")
+    messages_of(service, Status.PENDING, 3)
+    page = words(browser().get("/services/billing/"))
+    assert "5 calls in a row failed. Nothing is sent." in page
+    assert "Next probe in" in page
+    assert "Held 3" in page
+    assert "(1 down)" in browser(name="other").get("/services/billing/").content.decode()
+
+
+def test_what_was_typed_by_others_is_shown_as_text() -> None:
+    evil = "<img src=x onerror=alert(1)>"
+    service = a_service(description=evil, owner=evil, tags=[evil])
+    service.pause(evil)
+    trip(service, evil)
+    Endpoint.objects.create(service=service, name="op", path="/", description=evil)
+    client = browser()
+    for path in ("/", "/services/", "/services/billing/", "/services/billing/edit/", "/breakers/"):
+        page = client.get(path).content.decode()
+        assert "<img src=x" not in page, path
+
+
+def test_a_secret_is_told_by_its_age_and_never_shown() -> None:
+    a_service(auth={"type": "bearer", "token": "canary-token-1"})
+    client = browser(Role.ADMIN)
+    for path in ("/services/billing/", "/services/billing/edit/", "/_p/services/billing/", "/audit/"):
+        assert "canary-token-1" not in client.get(path).content.decode()
+    assert "bearer, token set" in words(client.get("/services/billing/"))
+
+
+def test_an_unknown_service_is_a_page_in_words() -> None:
+    answer = browser().get("/services/nope/")
+    assert answer.status_code == 404
+    assert "nothing at this address" in words(answer)
+
+
+# ---- the form -----------------------------------------------------------------------------------------------------
+def test_a_name_and_an_address_are_enough() -> None:
+    answer = browser().post("/services/new/", NEW)
+    assert answer.status_code == 303
+    service = Service.objects.get()
+    assert service.base_url == NEW["base_url"]
+    assert service.retry_policy.max_attempts == 10
+    assert service.breaker_policy.enabled is False  # an unticked box is a no
+    assert AuditEntry.objects.get(action="service.created").actor == "person a-operator"
+
+
+def test_the_form_as_it_comes_registers_the_defaults() -> None:
+    client = browser()
+    form = client.get("/services/new/").context["form"]
+    given = {name: form[name].value() for name in form.fields if form[name].value() not in (None, False)}
+    assert client.post("/services/new/", given | NEW).status_code == 303
+    service = Service.objects.get()
+    assert service.retry_policy == type(service.retry_policy)()
+    assert service.breaker_policy == type(service.breaker_policy)()
+    assert service.limits_policy == type(service.limits_policy)()
+
+
+def test_every_field_of_the_form_reaches_the_service() -> None:
+    given = NEW | {
+        "description": "Invoices",
+        "owner": "Ada",
+        "tags": "money, eu",
+        "headers": "X-Tenant: 7\nAccept: application/json",
+        "search_fields": "order.id",
+        "auth.type": "basic",
+        "auth.username": "ada",
+        "auth.password": "pass word",
+        "timeout.connect": "2",
+        "timeout.total": "9.5",
+        "response_cap": "1000",
+        "retry.max_attempts": "3",
+        "retry.schedule": "5, 30",
+        "retry.retry_on": "5xx, 429",
+        "retry.on_gone": "pause",
+        "breaker.enabled": "on",
+        "breaker.window.type": "time",
+        "breaker.window.size": "60",
+        "limits.rate": "2",
+        "limits.per": "10",
+        "limits.concurrency": "4",
+        "ordering": "key",
+        "signing.enabled": "on",
+    }
+    assert browser().post("/services/new/", given).status_code == 303
+    service = Service.objects.get()
+    assert service.headers == {"X-Tenant": "7", "Accept": "application/json"}
+    assert service.tags == ["money", "eu"]
+    assert service.search_fields == ["order.id"]
+    assert service.auth == {"type": "basic", "username": "ada"}
+    assert service.secret("auth.password") == "pass word"
+    assert service.timeouts.total == 9.5
+    assert service.retry_policy.schedule == (5, 30)
+    assert service.retry_policy.retry_on == ("5xx", 429)
+    assert service.retry_policy.on_gone == "pause"
+    assert (service.breaker_policy.window.type, service.breaker_policy.window.size) == ("time", 60)
+    assert (service.limits_policy.rate, service.limits_policy.concurrency) == (2, 4)
+    assert service.ordering == "key"
+    assert service.signing == {"enabled": True}
+
+
+def test_errors_stand_beside_their_fields_and_what_was_typed_is_kept() -> None:
+    wrong = {
+        "name": "Bad Name",
+        "base_url": "ftp://example.com",
+        "owner": "Ada",
+        "auth.type": "basic",
+        "auth.password": "canary-typed",
+        "retry.max_attempts": "0",
+        "retry.retry_on": "5xx, abc",
+        "headers": "nonsense",
+    }
+    answer = browser().post("/services/new/", wrong)
+    page = answer.content.decode()
+    assert answer.status_code == 422
+    for name in ("name", "base_url", "auth.username", "retry.max_attempts", "retry.retry_on", "headers"):
+        assert f'id="id_{name}_error"' in page, name
+        assert f'id="id_{name}"' in page
+    assert "“abc”" in words(answer)
+    assert 'value="Ada"' in page
+    assert "canary-typed" not in page
+    assert '<details class="more" id="retries" open>' in page
+    assert not Service.objects.exists()
+
+
+def test_a_refusal_of_the_registry_stands_beside_its_field() -> None:
+    a_service("billing")
+    client = browser()
+    assert 'id="id_name_error"' in client.post("/services/new/", NEW).content.decode()
+    inward = client.post("/services/new/", {"name": "inward", "base_url": "http://169.254.169.254/"})
+    assert inward.status_code == 422
+    assert 'id="id_base_url_error"' in inward.content.decode()
+
+
+def test_only_an_admin_is_offered_and_allowed_private_networks() -> None:
+    given = NEW | {"base_url": "http://10.1.2.3/", "network.allow_private": "10.0.0.0/8"}
+    operator = browser(Role.OPERATOR)
+    assert "network.allow_private" not in operator.get("/services/new/").content.decode()
+    assert operator.post("/services/new/", given).status_code == 422
+    assert browser(Role.ADMIN).post("/services/new/", given).status_code == 303
+    assert Service.objects.get().network == {"allow_private": ["10.0.0.0/8"]}
+
+
+def edited(client: Client, **changes: str) -> Any:
+    """Sends the edit form as it is shown, with some fields changed."""
+    form = client.get("/services/billing/edit/").context["form"]
+    given = {name: form[name].value() for name in form.fields if form[name].value() not in (None, False)}
+    return client.post(
+        "/services/billing/edit/", given | {name.replace("__", "."): value for name, value in changes.items()}
+    )
+
+
+def test_an_edit_keeps_the_secret_that_was_left_empty() -> None:
+    a_service(auth={"type": "bearer", "token": "kept"}, health_check={"path": "/up"}, cache={"ttl": 5})
+    assert edited(browser(), description="New words").status_code == 303
+    service = Service.objects.get()
+    assert (service.description, service.secret("auth.token")) == ("New words", "kept")
+    assert service.health_check["path"] == "/up"  # what the form does not show stays as it was
+    assert service.cache["ttl"] == 5
+
+
+def test_another_host_asks_for_the_secret_again_and_says_so_before() -> None:
+    a_service(auth={"type": "bearer", "token": "for-the-old-host"})
+    client = browser()
+    assert "Another host clears the secrets" in words(client.get("/services/billing/edit/"))
+    refused = edited(client, base_url="https://elsewhere.example.com")
+    assert refused.status_code == 422
+    assert 'id="id_auth.token_error"' in refused.content.decode()
+    assert Service.objects.get().secret("auth.token") == "for-the-old-host"
+
+    told = edited(client, base_url="https://elsewhere.example.com", auth__type="none")
+    assert "it forgot: auth.token" in words(client.get(told["Location"]))
+    assert Service.objects.get().secrets == {}
+
+
+def test_an_address_from_the_environment_is_shown_and_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWITCHBOARD_SERVICE_BILLING_URL", "https://env.example.com")
+    service = a_service(url_env="SWITCHBOARD_SERVICE_BILLING_URL", base_url=None)
+    monkeypatch.delenv("SWITCHBOARD_SERVICE_BILLING_URL")
+    client = browser()
+    page = client.get("/services/billing/edit/")
+    assert "readonly" in page.content.decode()
+    assert "SWITCHBOARD_SERVICE_BILLING_URL" in words(page)
+    assert edited(client, base_url="https://other.example.com", owner="Ada").status_code == 303
+    service.refresh_from_db()
+    assert (service.base_url, service.owner) == ("https://env.example.com", "Ada")
+
+
+# ---- pause, resume, delete ----------------------------------------------------------------------------------------
+def test_a_pause_needs_a_reason_and_shows_it() -> None:
+    a_service()
+    client = browser()
+    assert client.post("/services/billing/pause/", {"reason": " "}).status_code == 422
+    assert client.post("/services/billing/pause/", {"reason": "Contract ends"}).status_code == 303
+    assert "Paused: Contract ends." in words(client.get("/services/billing/"))
+    assert AuditEntry.objects.get(action="service.paused").reason == "Contract ends"
+
+
+def test_a_pause_ends_at_a_time_in_the_viewers_zone() -> None:
+    a_service()
+    client = browser()
+    client.cookies["switchboard_zone"] = "Europe/Berlin"
+    local = (timezone.now() + timedelta(days=1)).replace(hour=12, minute=0, second=0, microsecond=0)
+    answer = client.post("/services/billing/pause/", {"reason": "x", "until": local.strftime("%Y-%m-%dT%H:%M")})
+    assert answer.status_code == 303
+    until = Service.objects.get().paused_until
+    assert until is not None
+    assert until < local
+    past = client.post("/services/billing/pause/", {"reason": "x", "until": "2020-01-01T00:00"})
+    assert past.status_code == 422
+    assert 'id="id_until_error"' in past.content.decode()
+
+
+def test_resuming_decides_what_becomes_of_what_waits() -> None:
+    service = a_service()
+    service.pause("x")
+    messages_of(service, Status.PENDING, 2)
+    client = browser()
+    assert client.post("/services/billing/resume/", {"release": "newer_than"}).status_code == 422
+    assert client.post("/services/billing/resume/", {"release": "none"}).status_code == 303
+    assert Message.objects.filter(held=True).count() == 2
+    again = client.post("/services/billing/resume/", {"release": "all"})
+    assert again.status_code == 422
+    assert "not paused" in words(again)
+
+
+def test_a_service_with_unfinished_messages_is_deleted_only_when_that_is_meant() -> None:
+    messages_of(a_service(), Status.PENDING, 3)
+    client = browser(Role.ADMIN)
+    assert "3 of its messages are not finished" in words(client.get("/services/billing/delete/"))
+    assert client.post("/services/billing/delete/", {}).status_code == 422
+    assert Service.objects.exists()
+    assert client.post("/services/billing/delete/", {"force": "on"}).status_code == 303
+    assert not Service.objects.exists()
+    assert AuditEntry.objects.filter(action="service.emptied").exists()
+
+
+# ---- endpoints ----------------------------------------------------------------------------------------------------
+def test_an_endpoint_is_added_edited_and_deleted() -> None:
+    a_service()
+    client = browser()
+    given = {"name": "refund", "method": "PUT", "path": "/refunds", "query": "dry=1", "headers": "X-A: b"}
+    assert client.post("/services/billing/endpoints/new/", given).status_code == 303
+    endpoint = Endpoint.objects.get()
+    assert (endpoint.method, endpoint.query, endpoint.headers) == ("PUT", {"dry": "1"}, {"X-A": "b"})
+    assert endpoint.content_type == "application/json"
+
+    changed = client.post("/services/billing/endpoints/refund/edit/", given | {"path": "/v2/refunds"})
+    assert changed.status_code == 303
+    assert "PUT /v2/refunds" in words(client.get("/services/billing/"))
+
+    assert client.get("/services/billing/endpoints/refund/delete/").status_code == 405
+    assert client.post("/services/billing/endpoints/refund/delete/").status_code == 303
+    assert not Endpoint.objects.exists()
+
+
+def test_a_wrong_endpoint_keeps_what_was_typed() -> None:
+    a_service()
+    answer = browser().post("/services/billing/endpoints/new/", {"name": "refund", "path": "no-slash", "body": "{}"})
+    assert answer.status_code == 422
+    assert 'id="id_path_error"' in answer.content.decode()
+    assert 'value="no-slash"' in answer.content.decode()
