@@ -10,6 +10,7 @@ from django.db import IntegrityError, transaction
 from django.http import HttpRequest, HttpResponse
 
 from dashboard.access import person
+from dashboard.answers import SeeOther
 from integrations.models import IdempotentAnswer
 
 FIELD = "form_key"
@@ -50,14 +51,9 @@ def once(request: HttpRequest, action: Callable[[], HttpResponse]) -> HttpRespon
 
 def _answered(owner: str, key: str) -> HttpResponse | None:
     row = IdempotentAnswer.objects.filter(owner=owner, key=key).first()
-    return HttpResponse(status=303, headers={"Location": row.location}) if row and row.status else None
+    return SeeOther(row.location) if row and row.status else None
 
 
 def _digest(request: HttpRequest) -> str:
     fields = sorted((name, *values) for name, values in request.POST.lists() if name != "csrfmiddlewaretoken")
     return sha256(repr((request.path, fields)).encode()).hexdigest()
-
-
-def see_other(location: str) -> HttpResponse:
-    """303: what a POST led to is looked at with a GET."""
-    return HttpResponse(status=303, headers={"Location": location})

@@ -16,7 +16,7 @@ from typing import Any
 from django import forms
 from django.core.signing import BadSignature, Signer
 from django.db.models import Max, Min, TextField
-from django.db.models.fields.json import KeyTextTransform
+from django.db.models.fields.json import KeyTransform
 from django.db.models.functions import Cast
 from django.http import QueryDict
 
@@ -191,7 +191,7 @@ class Found:
 def _tagged(found: MessageQuerySet, tag: str) -> MessageQuerySet:
     name, equals, value = tag.partition("=")
     if equals:
-        return found.annotate(_tag=KeyTextTransform(name, "tags")).filter(_tag=value)
+        return found.annotate(_tag=KeyTransform(name, "tags")).filter(_tag=value)
     return found.annotate(_tags=Cast("tags", TextField())).filter(_tags__icontains=f'"{tag}"')
 
 

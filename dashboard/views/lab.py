@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from django.http import Http404, HttpRequest, HttpResponse
-from django.shortcuts import render, resolve_url
+from django.shortcuts import render
 from django.views.decorators.http import require_GET, require_http_methods
 
 from dashboard.access import actor, operator, viewer
+from dashboard.answers import see_other
 from dashboard.message_forms import LabForm, endpoints_of
-from dashboard.once import see_other
 from dashboard.payload import curl
 from dashboard.search import Page, page
 from dashboard.views.messages import starting_point
@@ -45,7 +45,7 @@ def _called(request: HttpRequest) -> HttpResponse:
             form.add_error(None, f"The request cannot be built: {error}.")
             return _lab_page(request, form, status=422)
     attempt = tester.run(asked, actor=actor(request))
-    return see_other(resolve_url("lab-result", attempt.public_id))
+    return see_other("lab-result", attempt.public_id)
 
 
 def _lab_page(

@@ -16,6 +16,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from dashboard import live
 from dashboard.access import actor, operator, viewer
+from dashboard.answers import see_other
 from dashboard.message_forms import (
     ReplayForm,
     SendForm,
@@ -26,7 +27,7 @@ from dashboard.message_forms import (
     from_draft,
     from_endpoint,
 )
-from dashboard.once import fresh_key, once, see_other
+from dashboard.once import fresh_key, once
 from dashboard.payload import curl
 from dashboard.search import Found, Page, page, read
 from integrations import control, lab, waiting
@@ -162,7 +163,7 @@ def _send(request: HttpRequest) -> HttpResponse:
         facts = {"service": draft.service.name, "method": draft.method, "path": draft.path}
         AuditEntry.objects.record(actor(request), "message.sent", message.public_id, after=facts)
     toasts.success(request, f"Queued for {draft.service.name}.")
-    return see_other(resolve_url("message", message.public_id))
+    return see_other("message", message.public_id)
 
 
 def _send_form(request: HttpRequest, form: SendForm, status: int = 200) -> HttpResponse:
@@ -308,12 +309,12 @@ def _edited_replay(request: HttpRequest, message: Message) -> HttpResponse:
 
 def _replayed(request: HttpRequest, made: Message, is_new: bool) -> HttpResponse:
     toasts.success(request, "Replayed: this is the new message." if is_new else "A replay was under way already.")
-    return see_other(resolve_url("message", made.public_id))
+    return see_other("message", made.public_id)
 
 
 def _not_replayed(request: HttpRequest, message: Message, refusal: Exception) -> HttpResponse:
     toasts.error(request, f"Not replayed: {refusal}.")
-    return see_other(resolve_url("message", message.public_id))
+    return see_other("message", message.public_id)
 
 
 def _as_it_was(message: Message) -> dict[str, Any]:
@@ -356,7 +357,7 @@ def _act(request: HttpRequest, public_id: str, verb: Callable[..., None], done: 
         toasts.error(request, f"{refused}: {conflict}.")
     else:
         toasts.success(request, done)
-    return see_other(resolve_url("message", message.public_id))
+    return see_other("message", message.public_id)
 
 
 # ---- downloads ----------------------------------------------------------------------------------------------------

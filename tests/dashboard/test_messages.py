@@ -1,0 +1,496 @@
+"""Finding messages, sending one, and what a message's own page tells and lets do."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from dashboard import search
+from dashboard.payload import compact_json, json_refusal, payload, phases, pretty_json
+from integrations.models import Attempt, AuditEntry, Endpoint, IdempotentAnswer, Message, Service
+
+Queue = Callable[..., Message]
+FORM: dict[str, Any] = {
+    "service": "billing",
+    "method": "POST",
+    "path": "/orders",
+    "body_kind": "json",
+    "form_key": "k1",
+}
+
+
+def page_of(client: Client, url: str) -> str:
+    response = client.get(url)
+    assert response.status_code == 200
+    return response.content.decode()
+
+
+def attempt_of(message: Message, **fields: Any) -> Attempt:
+    return Attempt.objects.create(
+        message=message,
+        service=message.service,
+        **{
+            "number": 1,
+            "trigger": "first",
+            "started_at": timezone.now(),
+            "duration": 0.5,
+            "outcome": "failed",
+            "fault": "status",
+            "status_code": 503,
+            "detail": "answered 503",
+            "timings": {"dns": 0.1, "connect": 0.1, "tls": None, "first_byte": 0.2, "total": 0.5},
+            "method": "POST",
+            "url": "https://billing.example/api/orders",
+            **fields,
+        },
+    )
+
+
+# ---- the list -----------------------------------------------------------------------------------------------------
+def test_an_empty_console_says_what_a_message_is(operator: Client, db: None) -> None:
+    assert "Register a service" in page_of(operator, "/messages/")
+    Service.objects.create(name="billing", base_url="https://billing.example")
+    assert "/api/v1/messages" in page_of(operator, "/messages/")
+
+
+def test_a_list_without_a_hit_says_so(viewer: Client, queue: Queue) -> None:
+    queue()
+    assert "Nothing matches" in page_of(viewer, "/messages/?status=dead")
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "service=billing&status=dead", "q=service:billing+status:dead", "dead_reason=attempts", "fault=timeout",
+        "status_code=504", "q=code:504", "ordering_key=acme", "q=key:acme", "q=tag:customer%3Dacme", "q=tag:acme",
+        "q=/wanted", "q=put", "endpoint=create", "q=%22/wanted%22", "created_after=2020-01-01T00:00",
+    ],
+)  # fmt: skip
+def test_a_filter_finds_the_message_and_only_it(viewer: Client, queue: Queue, billing: Service, query: str) -> None:
+    endpoint = Endpoint.objects.create(service=billing, name="create")
+    other = queue(path="/other", created_at=datetime(2019, 1, 1, tzinfo=UTC))
+    wanted = queue(
+        method="PUT", path="/wanted", endpoint=endpoint, ordering_key="acme", tags={"customer": "acme"},
+        status="dead", dead_reason="attempts", last_fault="timeout", last_status_code=504, due_at=None,
+    )  # fmt: skip
+    page = page_of(viewer, f"/messages/?{query}")
+    assert wanted.public_id in page
+    assert other.public_id not in page
+
+
+@pytest.mark.parametrize(
+    "query", ["status=nonsense", "status_code=9", "created_after=yesterday", "q=colour:red", "q=code:many", "q=%22open"]
+)
+def test_a_filter_that_cannot_be_read_is_said_and_breaks_nothing(viewer: Client, queue: Queue, query: str) -> None:
+    queue()
+    assert "left out" in (page := page_of(viewer, f"/messages/?{query}")) or "qualifier" in page or "q=" in query
+
+
+def test_a_public_id_in_the_search_leads_to_the_message(viewer: Client, queue: Queue) -> None:
+    message = queue()
+    attempt = attempt_of(message)
+    assert viewer.get("/messages/", {"q": f" {message.public_id} "})["Location"] == f"/messages/{message.public_id}/"
+    assert viewer.get("/messages/", {"q": attempt.public_id})["Location"].endswith("#attempt-1")
+
+
+def test_pages_lead_both_ways_and_lose_nothing(viewer: Client, queue: Queue, monkeypatch: Any) -> None:
+    messages = [queue().public_id for _ in range(7)][::-1]
+    found = [search.page(Message.objects.all(), "", 3)]
+    while found[-1].older:
+        found.append(search.page(Message.objects.all(), found[-1].older, 3))
+    assert [row.public_id for page in found for row in page.rows] == messages
+    assert [len(page.rows) for page in found] == [3, 3, 1]
+    back = search.page(Message.objects.all(), found[2].newer, 3)
+    assert [row.pk for row in back.rows] == [row.pk for row in found[1].rows]
+    first = search.page(Message.objects.all(), back.newer, 3)
+    assert first.is_first
+    assert not first.newer
+
+
+@pytest.mark.parametrize("cursor", ["garbage", "older 3:forged", "%00", "older%205:AAAA"])
+def test_a_tampered_cursor_shows_the_first_page_with_a_notice(viewer: Client, queue: Queue, cursor: str) -> None:
+    message = queue()
+    page = page_of(viewer, f"/messages/?cursor={cursor}")
+    assert message.public_id in page
+    assert "its beginning" in page
+
+
+def test_the_row_of_a_point_in_time_is_found_in_few_looks(db: None, queue: Queue, monkeypatch: Any) -> None:
+    monkeypatch.setattr(search, "PROBES", 4)
+    monkeypatch.setattr(search, "SLACK", 1)
+    start = timezone.now()
+    messages = [queue(created_at=start + timedelta(minutes=place)) for place in range(60)]
+    Message.objects.filter(pk__in=[message.pk for message in messages[20:30]]).delete()  # pruned
+    for place in (0, 7, 40, 59):
+        found = search.first_since(start + timedelta(minutes=place))
+        assert abs(found - messages[place].pk) <= 1
+    assert search.first_since(start + timedelta(days=1)) >= messages[-1].pk
+
+
+def test_a_search_without_an_index_says_that_it_is_bounded(viewer: Client, queue: Queue, monkeypatch: Any) -> None:
+    old = queue(path="/wanted")
+    for _ in range(5):
+        queue()
+    monkeypatch.setattr(search, "SEARCHED", 3)
+    page = page_of(viewer, "/messages/?q=/wanted")
+    assert old.public_id not in page
+    assert "newest" in page
+
+
+def test_rows_on_the_screen_change_in_place_and_new_ones_are_only_counted(viewer: Client, queue: Queue) -> None:
+    message = queue()
+    page = page_of(viewer, "/messages/?status=pending")
+    url = re.search(r'hx-get="([^"]+)"', page)[1].replace("&amp;", "&")  # type: ignore[index]
+    version = re.search(r'"v": "(\w+)"', page)[1]  # type: ignore[index]
+    assert viewer.get(f"{url}&v={version}").status_code == 204
+    Message.objects.filter(pk=message.pk).update(status="delivered", due_at=None)
+    new = queue()
+    panel = page_of(viewer, f"{url}&v={version}")
+    assert "1 new" in panel
+    assert message.public_id in panel
+    assert "badge delivered" in panel
+    assert new.public_id not in panel
+
+
+def test_the_polled_list_stays_within_twelve_queries(operator: Client, queue: Queue) -> None:
+    rows = [queue().pk for _ in range(30)]
+    with CaptureQueriesContext(
+        connection,
+    ) as queries:
+        page_of(operator, f"/_p/messages/?first=1&service=billing&rows={'-'.join(map(str, rows))}")
+    assert len(queries) <= 12
+    with CaptureQueriesContext(connection) as queries:
+        page_of(operator, "/messages/?service=billing&created_after=2020-01-01")
+    assert len(queries) <= 12
+
+
+# ---- sending ------------------------------------------------------------------------------------------------------
+def test_a_message_by_hand_is_queued_and_audited(operator: Client, billing: Service) -> None:
+    response = operator.post(
+        "/messages/new/",
+        {**FORM, "body": '{ "a" : 1 }', "query": "page=2\npage=3", "headers": "X-A: b: c", "tags": "customer=acme"},
+    )
+    message = Message.objects.get()
+    assert (response.status_code, response["Location"]) == (303, f"/messages/{message.public_id}/")
+    assert bytes(message.content.body) == b'{"a":1}'
+    assert message.content.query == {"page": ["2", "3"]}
+    assert message.content.headers == {"X-A": "b: c"}
+    assert message.content.content_type == "application/json"
+    assert message.tags == {"customer": "acme"}
+    assert AuditEntry.objects.get(action="message.sent").actor == "person operator"
+
+
+def test_numbers_and_keys_travel_exactly_as_typed(operator: Client, billing: Service) -> None:
+    typed = '{"id": 12345678901234567890, "price": 1.10, "big": 1e400, "a": 1, "a": 2}'
+    operator.post("/messages/new/", {**FORM, "body": typed})
+    message = Message.objects.get()
+    assert bytes(message.content.body).decode() == typed.replace(" ", "")
+    page = page_of(operator, f"/messages/{message.public_id}/")
+    for exact in ("12345678901234567890", "1.10", "1e400"):
+        assert exact in page
+
+
+def test_a_double_submit_makes_one_message(operator: Client, billing: Service) -> None:
+    answers = [operator.post("/messages/new/", {**FORM, "body": "{}"}) for _ in range(2)]
+    assert Message.objects.count() == 1
+    assert answers[0]["Location"] == answers[1]["Location"]
+    assert AuditEntry.objects.filter(action="message.sent").count() == 1
+
+
+def test_the_same_form_with_another_content_means_another_message(operator: Client, billing: Service) -> None:
+    for body in ("1", "2"):
+        operator.post("/messages/new/", {**FORM, "body": body})
+    assert Message.objects.count() == 2
+
+
+def test_another_persons_form_key_is_not_mine(signed_in: Callable[[str], Client], billing: Service) -> None:
+    for role in ("operator", "admin"):
+        signed_in(role).post("/messages/new/", {**FORM, "body": "{}"})
+    assert Message.objects.count() == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"service": ""}, "Choose a service."),
+        ({"service": "unknown"}, "There is no service named unknown."),
+        ({"path": ""}, "Give an endpoint or a path."),
+        ({"path": "orders"}, "A path starts with /."),
+        ({"path": "/a?b=c"}, "put parameters into query"),
+        ({"body": "{bad"}, "not valid JSON"),
+        ({"body": "NaN"}, "NaN is not a JSON value"),
+        ({"body": "no base64!", "body_kind": "base64"}, "is not base64"),
+        ({"headers": "no colon"}, "Line 1"),
+        ({"headers": "Content-Length: 3"}, "Content-Length"),
+        ({"endpoint": "missing", "path": ""}, "no endpoint named missing"),
+        ({"expires_at": "2020-01-01T10:00"}, "This time has passed."),
+        ({"body": '"' + "a" * (1024 * 1024) + '"'}, "at most 1,048,576"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_said_beside_its_field_and_keeps_what_was_typed(
+    operator: Client, billing: Service, changes: dict[str, str], words: str
+) -> None:
+    response = operator.post("/messages/new/", {**FORM, "body": '"typed"', "ordering_key": "kept-key", **changes})
+    page = response.content.decode()
+    assert response.status_code == 422
+    assert words in page
+    assert 'aria-invalid="true"' in page
+    assert "kept-key" in page
+    assert not Message.objects.exists()
+    assert not IdempotentAnswer.objects.exists()
+
+
+def test_a_corrected_form_is_sent_under_the_same_key(operator: Client, billing: Service) -> None:
+    operator.post("/messages/new/", {**FORM, "body": "{bad"})
+    assert operator.post("/messages/new/", {**FORM, "body": "{}"}).status_code == 303
+
+
+def test_times_are_read_in_the_zone_of_the_viewer(operator: Client, billing: Service) -> None:
+    operator.cookies["switchboard_zone"] = "Asia/Tokyo"
+    operator.post("/messages/new/", {**FORM, "deliver_at": "2031-01-31T09:30"})
+    assert Message.objects.get().deliver_at == datetime(2031, 1, 31, 0, 30, tzinfo=UTC)
+
+
+def test_text_and_base64_go_out_byte_for_byte(operator: Client, billing: Service) -> None:
+    operator.post("/messages/new/", {**FORM, "body_kind": "text", "body": " two\r\nlines "})
+    operator.post("/messages/new/", {**FORM, "body_kind": "base64", "body": "AAH/\r\n"})
+    first, second = Message.objects.order_by("pk")
+    assert (bytes(first.content.body), first.content.content_type) == (b" two\nlines ", "text/plain; charset=utf-8")
+    assert (bytes(second.content.body), second.content.content_type) == (b"\0\x01\xff", "application/octet-stream")
+
+
+def test_a_viewer_may_not_send(viewer: Client, billing: Service) -> None:
+    assert viewer.get("/messages/new/").status_code == 403
+    assert viewer.post("/messages/new/", FORM).status_code == 403
+    assert "Send a message" not in page_of(viewer, "/messages/")
+
+
+# ---- one message --------------------------------------------------------------------------------------------------
+def test_markup_in_payloads_is_shown_as_text(viewer: Client, queue: Queue) -> None:
+    evil = '"><script>alert(1)</script>'
+    message = queue(body=json.dumps({"x": evil}).encode(), headers={"X-Evil": evil}, tags={"t": evil}, path="/" + evil)
+    attempt_of(message, detail=evil, response_body=evil.encode(), response_headers=[["X", evil]], url=evil)
+    for page in (page_of(viewer, f"/messages/{message.public_id}/"), page_of(viewer, "/messages/")):
+        assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(1)" in page_of(viewer, f"/messages/{message.public_id}/")
+
+
+def test_a_binary_body_is_shown_as_hex(viewer: Client, queue: Queue) -> None:
+    message = queue(body=b"\x00\xff\x10Switch", content_type="application/octet-stream")
+    assert "000000  00 ff 10 53 77 69 74 63 68" in page_of(viewer, f"/messages/{message.public_id}/")
+
+
+def test_a_line_of_a_megabyte_is_cut_and_said(viewer: Client, queue: Queue) -> None:
+    message = queue(body=b'{"x":"' + b"a" * (1024 * 1024 - 8) + b'"}')
+    page = page_of(viewer, f"/messages/{message.public_id}/")
+    assert len(page) < 200_000
+    assert "The first 64 KB of 1 MB are shown" in page
+
+
+def test_no_secret_is_on_the_page(operator: Client, queue: Queue) -> None:
+    message = queue(headers={"X-Copy": "canary-7c1e55", "X-Api-Key": "typed-by-hand"})
+    page = page_of(operator, f"/messages/{message.public_id}/")
+    assert "canary-7c1e55" not in page
+    assert "typed-by-hand" not in page
+    assert "Bearer ••••" in page  # in the curl command
+
+
+def test_the_page_says_why_a_message_waits(viewer: Client, queue: Queue, billing: Service) -> None:
+    message = queue()
+    assert "No worker is running" in page_of(viewer, f"/messages/{message.public_id}/")
+    billing.pause("their maintenance")
+    assert "billing is paused: their maintenance." in page_of(viewer, f"/messages/{message.public_id}/")
+
+
+def test_every_call_is_on_the_page_newest_first(viewer: Client, queue: Queue) -> None:
+    message = queue(status="dead", dead_reason="attempts", calls=2, attempts=2, due_at=None)
+    attempt_of(message)
+    attempt_of(message, number=2, trigger="retry", fault="timeout", status_code=None, detail="no answer in 30 s")
+    page = page_of(viewer, f"/messages/{message.public_id}/")
+    assert page.index('id="attempt-2"') < page.index('id="attempt-1"')
+    assert "timed out" in page
+    assert "All attempts are used up." in page
+
+
+def test_the_panel_of_a_finished_message_ends_the_polling(viewer: Client, queue: Queue) -> None:
+    message = queue()
+    assert "hx-get" in page_of(viewer, f"/messages/{message.public_id}/")
+    assert viewer.get(f"/_p/messages/{message.public_id}/").status_code == 200
+    Message.objects.filter(pk=message.pk).update(status="delivered", due_at=None)
+    response = viewer.get(f"/_p/messages/{message.public_id}/")
+    assert response.status_code == 286
+    assert b"hx-get" not in response.content
+
+
+def test_the_polled_message_stays_within_twelve_queries(operator: Client, queue: Queue) -> None:
+    before, message, _ = queue(ordering_key="a"), queue(ordering_key="a"), queue(ordering_key="a")
+    for number in range(1, 9):
+        attempt_of(message, number=number)
+    with CaptureQueriesContext(connection) as queries:
+        page = page_of(operator, f"/_p/messages/{message.public_id}/")
+    assert before.public_id in page
+    assert len(queries) <= 12
+
+
+def test_bodies_are_downloads_that_no_browser_renders(viewer: Client, queue: Queue) -> None:
+    message = queue(body=b"<html>hi", content_type="text/html")
+    attempt = attempt_of(message, response_body=b"\xff\x00", request_body=b"asked")
+    for url, content, kind in (
+        (f"/messages/{message.public_id}/body/", b"<html>hi", "text/plain; charset=utf-8"),
+        (f"/attempts/{attempt.public_id}/body/", b"\xff\x00", "application/octet-stream"),
+        (f"/attempts/{attempt.public_id}/body/?part=request", b"asked", "text/plain; charset=utf-8"),
+    ):
+        response = viewer.get(url)
+        assert (response.content, response["Content-Type"]) == (content, kind)
+        assert response["Content-Disposition"].startswith("attachment")
+        assert response["X-Content-Type-Options"] == "nosniff"
+
+
+@pytest.mark.parametrize("url", ["/messages/msg_1_00000000/", "/messages/x/", "/attempts/att_9_00000000/body/"])
+def test_an_unknown_id_is_not_found(viewer: Client, db: None, url: str) -> None:
+    assert viewer.get(url).status_code == 404
+
+
+# ---- actions ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("verb", ["replay", "cancel", "retry-now"])
+def test_a_viewer_cannot_act(viewer: Client, queue: Queue, verb: str) -> None:
+    message = queue()
+    assert viewer.post(f"/messages/{message.public_id}/{verb}/").status_code == 403
+    assert viewer.get(f"/messages/{message.public_id}/replay/").status_code == 403
+    page = page_of(viewer, f"/messages/{message.public_id}/") + page_of(viewer, "/messages/")
+    assert f"/{verb}/" not in page
+
+
+@pytest.mark.parametrize("verb", ["cancel", "retry-now"])
+def test_actions_are_posts(operator: Client, queue: Queue, verb: str) -> None:
+    assert operator.get(f"/messages/{queue().public_id}/{verb}/").status_code == 405
+
+
+def test_a_pending_message_is_cancelled(operator: Client, queue: Queue) -> None:
+    message = queue()
+    response = operator.post(f"/messages/{message.public_id}/cancel/")
+    assert (response.status_code, response["Location"]) == (303, f"/messages/{message.public_id}/")
+    message.refresh_from_db()
+    assert message.status == "cancelled"
+    assert AuditEntry.objects.get(action="message.cancelled").target == message.public_id
+
+
+def test_cancelling_a_delivered_message_says_why_not(operator: Client, queue: Queue) -> None:
+    message = queue(status="delivered", due_at=None)
+    page = operator.post(f"/messages/{message.public_id}/cancel/", follow=True).content.decode()
+    assert "Not cancelled: it is delivered; only a pending message can be cancelled." in page
+
+
+def test_retry_now_clears_the_schedule(operator: Client, queue: Queue) -> None:
+    message = queue(deliver_at=timezone.now() + timedelta(days=1))
+    operator.post(f"/messages/{message.public_id}/retry-now/")
+    message.refresh_from_db()
+    assert message.due_at is not None
+    assert message.due_at <= timezone.now()
+
+
+def test_a_dead_message_is_replayed_once_however_often_it_is_clicked(operator: Client, queue: Queue) -> None:
+    message = queue(status="dead", due_at=None)
+    locations = {operator.post(f"/messages/{message.public_id}/replay/")["Location"] for _ in range(3)}
+    assert locations == {f"/messages/{message.replays.get().public_id}/"}
+
+
+def test_replaying_an_unfinished_message_says_why_not(operator: Client, queue: Queue) -> None:
+    page = operator.post(f"/messages/{queue().public_id}/replay/", follow=True).content.decode()
+    assert "Not replayed: it is pending; only a finished message can be replayed." in page
+
+
+def test_a_replay_with_current_settings_takes_the_endpoints_new_path(
+    operator: Client, queue: Queue, billing: Service
+) -> None:
+    endpoint = Endpoint.objects.create(service=billing, name="create", path="/v2/orders")
+    message = queue(endpoint=endpoint, path="/v1/orders", status="dead", due_at=None)
+    operator.post(f"/messages/{message.public_id}/replay/", {"mode": "current"})
+    assert message.replays.get().path == "/v2/orders"
+
+
+def test_an_edited_replay_carries_the_new_body_and_an_id_of_its_own(operator: Client, queue: Queue) -> None:
+    message = queue(body=b'{"amount":12345678901234567890}', headers={"X-A": "b"}, status="dead", due_at=None)
+    assert "12345678901234567890" in page_of(operator, f"/messages/{message.public_id}/replay/")
+    form = {"edited": "1", "body": '{"amount": 12345678901234567891}', "headers": "X-A: b", "endpoint": ""}
+    operator.post(f"/messages/{message.public_id}/replay/", form)
+    made = message.replays.get()
+    assert bytes(made.content.body) == b'{"amount":12345678901234567891}'
+    assert made.content.headers == {"X-A": "b"}
+    assert made.wire_id == made.public_id
+
+
+def test_an_edit_without_a_change_keeps_the_first_id_and_bytes(operator: Client, queue: Queue) -> None:
+    message = queue(body=b'{"a": 1.10,"a":2}', status="dead", due_at=None)
+    form = {"edited": "1", "body": '{\r\n  "a": 1.10,\r\n  "a": 2\r\n}', "headers": "", "endpoint": ""}
+    operator.post(f"/messages/{message.public_id}/replay/", form)
+    made = message.replays.get()
+    assert bytes(made.content.body) == b'{"a": 1.10,"a":2}'
+    assert made.wire_id == message.public_id
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"body": "{bad"}, "not valid JSON"),
+        ({"endpoint": "missing"}, "no endpoint named missing"),
+        ({"headers": "Content-Length: 1"}, "Content-Length"),
+    ],
+)
+def test_a_wrong_edit_is_said_beside_its_field(
+    operator: Client, queue: Queue, changes: dict[str, str], words: str
+) -> None:
+    message = queue(status="dead", due_at=None)
+    form = {"edited": "1", "body": "{}", "headers": "", "endpoint": "", **changes}
+    response = operator.post(f"/messages/{message.public_id}/replay/", form)
+    assert response.status_code == 422
+    assert words in response.content.decode()
+    assert not message.replays.exists()
+
+
+def test_a_binary_message_keeps_its_body_in_an_edited_replay(operator: Client, queue: Queue) -> None:
+    message = queue(body=b"\x00\xff", content_type="application/octet-stream", status="dead", due_at=None)
+    assert "is sent as it was" in page_of(operator, f"/messages/{message.public_id}/replay/")
+    operator.post(f"/messages/{message.public_id}/replay/", {"edited": "1", "headers": "X-A: b", "endpoint": ""})
+    assert bytes(message.replays.get().content.body) == b"\x00\xff"
+
+
+# ---- bodies -------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "text",
+    ['{"a":[],"b":{},"c":[1,{"d":null}]}', "[]", '{"quote":"a\\"b,{}[]:"}', "[[[[1]]]]", '{"\\u00e9":"\\ud800"}'],
+)
+def test_indented_json_is_the_same_json(text: str) -> None:
+    pretty = pretty_json(text)
+    assert pretty is not None
+    assert json.loads(pretty) == json.loads(text)
+    assert compact_json(pretty) == text
+
+
+def test_json_that_would_outgrow_its_indentation_is_shown_as_it_is() -> None:
+    deep = "[" * 60 + "]" * 60
+    assert pretty_json(deep) is None
+    assert payload(deep.encode()).kind == "text"
+    assert json_refusal("[" * 100_000) is not None
+
+
+def test_text_shows_its_control_characters_and_a_cut_spares_half_a_letter() -> None:
+    assert payload(b"a\x1b[31mb\n").text == "a␛[31mb\n"
+    assert payload("aé".encode(), limit=2).text == "a"
+    assert payload(b"").kind == "empty"
+
+
+def test_the_phases_of_a_call_fill_its_bar() -> None:
+    bar = phases({"dns": 0.1, "connect": None, "tls": None, "first_byte": 0.2, "total": 0.4})
+    assert [phase.name for phase in bar] == ["dns", "first_byte", "rest"]
+    assert round(sum(phase.width for phase in bar)) == 1000
+    assert phases({"total": 0}) == []
