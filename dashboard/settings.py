@@ -29,6 +29,7 @@ ALLOWED_HOSTS = environment.listed("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
 
 # ---- Switchboard's own --------------------------------------------------------------------------------------------
 ALLOW_PRIVATE = environment.text("ALLOW_PRIVATE")  # CIDRs that every service may reach; vetted by a check
+TOKEN_RATE = float(environment.text("TOKEN_RATE", "200"))  # API requests a second for each token; 0 is off
 CLUSTER = environment.text("CLUSTER", "switchboard")  # `manage.py up` names its own, so its lanes stay on its host
 OWN_PORT = int(environment.text("OWN_PORT", "0"))  # set by `manage.py up`: never a target of a call
 

@@ -34,6 +34,7 @@ from integrations.models import (
     Attempt,
     AuditEntry,
     Event,
+    IdempotentAnswer,
     Message,
     Ordering,
     Priority,
@@ -755,6 +756,12 @@ def _end_pauses(now: datetime) -> None:
             if service.reactivate():
                 Event.objects.create(type="service.resumed", at=now, service=service, facts={"by": "switchboard"})
                 AuditEntry.objects.record("switchboard", "service.resumed", service.name, reason="the pause has ended")
+
+
+def tidy() -> None:
+    """Twice a minute, by any worker: what is seldom needed."""
+    heal_order()
+    IdempotentAnswer.objects.prune(database_now())
 
 
 def heal_order() -> int:

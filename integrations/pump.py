@@ -33,7 +33,7 @@ T = TypeVar("T")
 CAPACITY = 256  # calls in flight in one pump; each is a small task and a connection
 GATHER = 0.002  # seconds that results gather before they are written together
 SWEEP_EVERY = 1.0  # seconds; a breaker's stored state turns within this
-HEAL_EVERY = 30.0
+TIDY_EVERY = 30.0
 LOOK_EVERY = 0.25  # seconds between looks for due messages when no doorbell rang
 LOOK_AGAIN = 0.02  # seconds until the next look while messages wait for a place, a slot or a breaker
 GRACE = 12.0  # seconds that calls in flight have to finish when the pump stops
@@ -58,7 +58,7 @@ class Pump:
         self._was_rung = self._found_nothing = False
         self._offset = timedelta(0)  # the database's clock less ours
         self._counts = {"delivered": 0, "failed": 0}
-        self._next_renewal = self._next_sweep = self._next_heal = self._next_look = 0.0
+        self._next_renewal = self._next_sweep = self._next_tidying = self._next_look = 0.0
         self._failures = 0
 
     # ---- running ---------------------------------------------------------------------------------------------------
@@ -108,9 +108,9 @@ class Pump:
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_EVERY
             await self._in_database(delivery.sweep)
-        if now >= self._next_heal:
-            self._next_heal = now + HEAL_EVERY
-            await self._in_database(delivery.heal_order)
+        if now >= self._next_tidying:
+            self._next_tidying = now + TIDY_EVERY
+            await self._in_database(delivery.tidy)
         return await self._claim()
 
     async def _hold_lease(self) -> None:

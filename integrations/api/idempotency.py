@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 
 from django.db import IntegrityError, transaction
 from django.http import HttpRequest, HttpResponse
@@ -19,8 +18,8 @@ from django.utils import timezone
 from integrations.api.gate import caller
 from integrations.api.problems import Problem, broken
 from integrations.models import IdempotentAnswer
+from integrations.models.idempotency import KEPT_FOR
 
-KEPT_FOR = timedelta(hours=24)
 KEY_LIMIT = 255  # characters
 
 # What the API's description says about the header.

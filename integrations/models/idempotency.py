@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+from typing import ClassVar
+
 from django.db import models
 from django.utils import timezone
+
+
+KEPT_FOR = timedelta(hours=24)
+PRUNE_BATCH = 500  # rows removed at once, so that nobody waits long for the lock
+
+
+class IdempotentAnswerManager(models.Manager["IdempotentAnswer"]):
+    def prune(self, now: datetime) -> None:
+        """Removes answers that have served their time."""
+        old = self.filter(created_at__lt=now - KEPT_FOR).values_list("pk", flat=True)[:PRUNE_BATCH]
+        self.filter(pk__in=list(old)).delete()
 
 
 class IdempotentAnswer(models.Model):
@@ -17,6 +31,8 @@ class IdempotentAnswer(models.Model):
     location = models.CharField(max_length=500, blank=True)
     content = models.BinaryField(default=bytes)
     created_at = models.DateTimeField(default=timezone.now)
+
+    objects: ClassVar[IdempotentAnswerManager] = IdempotentAnswerManager()
 
     class Meta:
         constraints = (models.UniqueConstraint(fields=["owner", "key"], name="idempotency_key_of_owner"),)

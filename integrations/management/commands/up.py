@@ -1,4 +1,3 @@
-import os
 import sys
 from typing import Any
 
@@ -43,7 +42,6 @@ class Command(BaseCommand):
 
     def _prepare_database(self) -> None:
         if settings.EMBEDDED:
-            os.umask(0o077)  # the database and its journal are for this account alone
             settings.DATA_DIR.mkdir(parents=True, exist_ok=True)
         call_command("migrate", verbosity=0, interactive=False)
 
