@@ -1,0 +1,77 @@
+"""The audit trail's page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.test import Client
+
+from dashboard.views.audit import changes
+from integrations.models import AuditEntry
+
+
+@pytest.fixture
+def entries(db: None) -> None:
+    record = AuditEntry.objects.record
+    record("person ada", "service.paused", "billing", reason="their maintenance <b>")
+    record("token ci", "service.changed", "billing", before={"retry": {"max": 5}}, after={"retry": {"max": 9}})
+    record("person bob", "endpoint.created", "billing/create", after={"path": "/x"})
+    record("person bob", "service.created", "other")
+
+
+def page_of(client: Client, query: str = "") -> str:
+    response = client.get(f"/audit/{query}")
+    assert response.status_code == 200
+    return response.content.decode()
+
+
+def test_a_viewer_does_not_see_the_audit_trail(viewer: Client, entries: None) -> None:
+    assert viewer.get("/audit/").status_code == 403
+
+
+def test_changes_are_said_in_words_and_reasons_are_text(operator: Client, entries: None) -> None:
+    page = page_of(operator)
+    assert "retry.max" in page
+    assert "<del>5</del>" in page
+    assert "<ins>9</ins>" in page
+    assert "their maintenance &lt;b&gt;" in page
+
+
+@pytest.mark.parametrize(
+    ("query", "found", "left_out"),
+    [
+        ("?target=billing", ["service.paused", "endpoint.created"], ["service.created"]),
+        ("?actor=token", ["service.changed"], ["service.paused"]),
+        ("?action=created&actor=bob", ["endpoint.created", "service.created"], ["service.paused"]),
+        ("?target=nothing", ["Nothing matches"], ["service.paused"]),
+    ],
+)
+def test_filters_narrow_the_trail(
+    operator: Client, entries: None, query: str, found: list[str], left_out: list[str]
+) -> None:
+    page = page_of(operator, query)
+    assert all(word in page for word in found)
+    assert not any(word in page for word in left_out)
+
+
+def test_a_tampered_cursor_shows_the_beginning(operator: Client, entries: None) -> None:
+    assert "its beginning" in page_of(operator, "?cursor=older+5:forged")
+
+
+def test_an_empty_trail_says_what_will_be_in_it(operator: Client, db: None) -> None:
+    assert "Nothing was changed yet" in page_of(operator)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        ({"a": 1}, {"a": 1}, []),
+        ({}, {"a": True}, [("a", None, "yes")]),
+        ({"a": {"b": [1]}}, {"a": {"b": []}}, [("a.b", "[1]", None)]),
+        ({}, {"a": "", "b": None, "c": {}}, []),
+        ({"a": 0}, {"a": False}, [("a", "0", "no")]),
+    ],
+)
+def test_only_what_differs_is_a_change(before: dict[str, Any], after: dict[str, Any], words: list[Any]) -> None:
+    assert [(change.name, change.before, change.after) for change in changes(before, after)] == words

@@ -1,0 +1,158 @@
+"""The endpoint tester's pages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.utils import timezone
+
+from integrations.models import Attempt, AuditEntry, Endpoint, Message, Service
+from tests.receiver import Receiver
+
+FORM: dict[str, Any] = {"service": "billing", "method": "POST", "path": "/things", "body_kind": "json"}
+
+
+@pytest.fixture
+def local(billing: Service, sink: Receiver, reachable_loopback: None) -> Receiver:
+    """The receiver that billing is at."""
+    Service.objects.filter(pk=billing.pk).update(base_url=f"{sink.url}/api", headers={"X-Team": "pay"})
+    return sink
+
+
+def called(service: Service, **fields: Any) -> Attempt:
+    defaults = {"trigger": "lab", "started_at": timezone.now(), "outcome": "succeeded", "status_code": 200}
+    defaults |= {"method": "GET", "url": f"{service.base_url}/things?page=2", "actor": "person ada", "duration": 0.1}
+    return Attempt.objects.create(service=service, **{**defaults, **fields})
+
+
+def text(response: Any, status: int = 200) -> str:
+    assert response.status_code == status
+    return str(response.content.decode())
+
+
+def test_a_call_shows_what_came_back(operator: Client, local: Receiver) -> None:
+    local.answer(
+        418, headers={"Content-Type": "application/json", "Set-Cookie": "s=1"}, body='{"id":12345678901234567890}'
+    )
+    response = operator.post("/lab/", {**FORM, "query": "page=2", "headers": "X-A: b", "body": '{"price": 1.10}'})
+    attempt = Attempt.objects.get()
+    assert (response.status_code, response["Location"]) == (303, f"/lab/{attempt.public_id}/")
+    page = text(operator.get(response["Location"]))
+    assert "418" in page
+    assert "12345678901234567890" in page
+    assert "Waiting for the answer" in page
+    assert "curl -X POST" in page
+    assert local.last.target == "/api/things?page=2"
+    assert local.last.body == b'{"price":1.10}'
+    assert local.last.header("X-Team") == "pay"
+    assert local.last.header("Authorization") == "Bearer canary-7c1e55"
+    assert AuditEntry.objects.get().action == "lab.called"
+
+
+def test_no_secret_is_kept_or_shown_even_when_the_service_echoes_it(operator: Client, local: Receiver) -> None:
+    local.answer(200, headers={"X-Echo": "canary-7c1e55"}, body='{"echo":"canary-7c1e55"}')
+    page = text(operator.post("/lab/", {**FORM, "headers": "X-Mine: canary-7c1e55"}, follow=True))
+    assert "canary-7c1e55" not in page
+    assert "Bearer ••••" in page
+    attempt = Attempt.objects.get()
+    kept = f"{bytes(attempt.response_body)!r} {attempt.response_headers} {attempt.request_headers} {attempt.url}"
+    assert "canary-7c1e55" not in kept
+
+
+def test_a_preview_shows_the_exact_request_and_sends_nothing(operator: Client, local: Receiver) -> None:
+    page = text(operator.post("/lab/", {**FORM, "query": "a=b c", "body": '{"x": 1}', "preview": "1"}))
+    assert f"{local.url}/api/things?a=b+c" in page
+    assert "Bearer ••••" in page
+    assert "nothing was sent" in page
+    assert not local.calls
+    assert not Attempt.objects.exists()
+
+
+def test_a_mistake_keeps_what_was_typed(operator: Client, billing: Service) -> None:
+    page = text(operator.post("/lab/", {**FORM, "path": "no-slash", "body": "{bad"}), 422)
+    assert "{bad" in page
+    assert "not valid JSON" in page
+    assert not Attempt.objects.exists()
+
+
+def test_a_refused_address_is_a_result_like_any_other(operator: Client, billing: Service) -> None:
+    Service.objects.filter(pk=billing.pk).update(base_url="http://169.254.169.254")
+    page = text(operator.post("/lab/", FORM, follow=True))
+    assert "Address not allowed" in page
+    assert Attempt.objects.get().fault == "blocked"
+
+
+def test_a_viewer_looks_and_does_not_send(viewer: Client, billing: Service) -> None:
+    attempt = called(billing)
+    page = text(viewer.get("/lab/"))
+    assert attempt.public_id in page
+    assert "operator role" in page
+    assert text(viewer.get(f"/lab/{attempt.public_id}/"))
+    assert viewer.post("/lab/", FORM).status_code == 403
+    assert Attempt.objects.count() == 1
+
+
+def test_an_endpoint_fills_the_form(operator: Client, billing: Service) -> None:
+    Endpoint.objects.create(
+        service=billing,
+        name="create",
+        method="PUT",
+        path="/invoices",
+        headers={"X-A": "b"},
+        body='{"n":12345678901234567890}',
+    )
+    for query in ("endpoint=billing/create", "service=billing&endpoint=create"):
+        page = text(operator.get(f"/lab/?{query}"))
+        assert 'value="/invoices"' in page
+        assert '<option value="PUT" selected>' in page
+        assert "X-A: b" in page
+        assert "12345678901234567890" in page
+
+
+def test_a_message_or_an_earlier_call_fills_the_form(
+    operator: Client, queue: Callable[..., Message], billing: Service
+) -> None:
+    message = queue(path="/from-message", body=b"\x00\xff", query={"a": ["1", "2"]})
+    page = text(operator.get(f"/lab/?message={message.public_id}"))
+    assert 'value="/from-message"' in page
+    assert "AP8=" in page
+    assert "a=1\na=2" in page
+    attempt = called(
+        billing,
+        method="PATCH",
+        request_headers=[["Authorization", "Bearer ••••"], ["X-A", "b"], ["webhook-id", "att_1"]],
+        request_body=b"{}",
+    )
+    for url in (f"/lab/?attempt={attempt.public_id}", f"/messages/new/?attempt={attempt.public_id}"):
+        page = text(operator.get(url))
+        assert 'value="/things"' in page
+        assert "page=2" in page
+        assert "X-A: b" in page
+        assert "••••" not in page
+
+
+def test_the_raw_view_leaves_the_body_as_it_came(viewer: Client, billing: Service) -> None:
+    attempt = called(billing, response_body=b'{"a":[1,2]}')
+    assert "&quot;a&quot;: [" in text(viewer.get(f"/lab/{attempt.public_id}/"))
+    assert "{&quot;a&quot;:[1,2]}" in text(viewer.get(f"/lab/{attempt.public_id}/?view=raw"))
+
+
+def test_the_suggested_endpoints_are_those_of_the_chosen_service(viewer: Client, billing: Service) -> None:
+    other = Service.objects.create(name="other", base_url="https://other.example")
+    Endpoint.objects.create(service=billing, name="create")
+    Endpoint.objects.create(service=other, name="remove")
+    page = text(viewer.get("/_p/lab/endpoints/?service=billing"))
+    assert "create" in page
+    assert "remove" not in page
+
+
+def test_a_call_for_a_message_is_no_lab_result(viewer: Client, billing: Service) -> None:
+    attempt = called(billing, trigger="process")
+    assert viewer.get(f"/lab/{attempt.public_id}/").status_code == 404
+
+
+def test_a_lab_without_services_says_what_it_needs(operator: Client, db: None) -> None:
+    assert "The lab needs a service" in text(operator.get("/lab/"))

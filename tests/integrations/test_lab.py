@@ -1,0 +1,85 @@
+"""The lab's calls: the same request as delivery makes, kept as an attempt of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from integrations import lab
+from integrations.models import Attempt, Message, Runtime, Service
+from tests.receiver import Receiver
+
+Register = Callable[..., Service]
+
+
+@pytest.fixture
+def service(register: Register, sink: Receiver) -> Service:
+    return register(base_url=sink.url, headers={"X-Team": "pay"})
+
+
+def test_a_call_is_the_one_that_delivery_would_make(
+    service: Service, sink: Receiver, send: Callable[..., list[Message]], deliver: Callable[..., None]
+) -> None:
+    send(service, path="/same", query={"a": "b"}, headers={"X-Own": "1"}, body=b'{"n":1}')
+    deliver(until=lambda: bool(sink.calls))
+    lab.run(
+        lab.Request(service, "POST", "/same", {"a": "b"}, {"X-Own": "1"}, b'{"n":1}', "application/json"), actor="a"
+    )
+    delivered, tried = sink.calls
+    own = {"webhook-id", "webhook-timestamp"}
+    assert (delivered.method, delivered.target, delivered.body) == (tried.method, tried.target, tried.body)
+    assert {pair for pair in delivered.headers if pair[0].lower() not in own} == {
+        pair for pair in tried.headers if pair[0].lower() not in own
+    }
+
+
+def test_the_attempt_carries_its_own_id_and_belongs_to_no_message(service: Service, sink: Receiver) -> None:
+    attempt = lab.run(lab.Request(service), actor="person ada")
+    attempt.refresh_from_db()
+    assert sink.last.header("webhook-id") == attempt.public_id
+    assert (attempt.trigger, attempt.message, attempt.outcome) == ("lab", None, "succeeded")
+    assert attempt.actor == "person ada"
+    assert attempt.timings["total"] > 0
+
+
+def test_an_answer_is_kept_up_to_a_mebibyte(service: Service, sink: Receiver) -> None:
+    service.response_cap = 10
+    sink.answer(200, body=b"x" * 300_000)
+    attempt = lab.run(lab.Request(service), actor="a")
+    assert len(attempt.response_body) == 300_000
+    assert not attempt.truncated
+
+
+def test_a_failure_neither_feeds_nor_obeys_the_breaker(service: Service, sink: Receiver) -> None:
+    Runtime.objects.filter(service=service).update(state="open")
+    service.pause("their maintenance")
+    before = Runtime.objects.values().get(service=service)
+    sink.answer(503)
+    for _ in range(10):
+        assert lab.run(lab.Request(service), actor="a").status_code == 503
+    assert Runtime.objects.values().get(service=service) == before
+    assert len(sink.calls) == 10
+
+
+def test_the_timeout_of_the_form_holds(service: Service, sink: Receiver) -> None:
+    sink.answer(200, delay=5)
+    attempt = lab.run(lab.Request(service, timeout=0.2), actor="a")
+    assert (attempt.fault, attempt.outcome) == ("timeout", "failed")
+
+
+def test_what_cannot_be_built_is_kept_as_a_result(service: Service) -> None:
+    service.base_url = ""
+    attempt = lab.run(lab.Request(service, path="/x"), actor="a")
+    assert (attempt.fault, attempt.url) == ("config", "/x")
+    assert "no address" in attempt.detail
+
+
+def test_a_call_that_never_ended_leaves_a_trace(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lab, "_sent", stop)
+    with pytest.raises(KeyboardInterrupt):
+        lab.run(lab.Request(service), actor="a")
+    assert Attempt.objects.get().outcome == "lost"
