@@ -310,11 +310,13 @@ def test_retries_stay_within_their_budget(register: Register, send: Send) -> Non
 def test_a_rate_gives_each_claim_a_slot_of_its_own(register: Register, send: Send) -> None:
     service = register(limits={"rate": 20, "concurrency": 50})
     send(service, count=30)
-    claims = delivery.claim(a_worker().pk, 100)
-    gaps = [(b.send_at - a.send_at).total_seconds() for a, b in itertools.pairwise(claims)]
+    worker = a_worker()
+    claims = delivery.claim(worker.pk, 100)
     assert len(claims) == 6  # a quarter of a second ahead
-    assert gaps == pytest.approx([0.05] * 5)
-    assert delivery.claim(a_worker().pk, 100) == []
+    claims += delivery.claim(worker.pk, 100)  # more only as time goes on, and behind the slots given out
+    gaps = [(after.send_at - before.send_at).total_seconds() for before, after in itertools.pairwise(claims)]
+    assert gaps[:5] == pytest.approx([0.05] * 5)
+    assert min(gaps) > 0.0499
 
 
 # ---- breaker ------------------------------------------------------------------------------------------------------
