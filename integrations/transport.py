@@ -246,6 +246,9 @@ class PinnedTransport(httpx.AsyncBaseTransport):
             raise phase(_slow_words(phase, host, facts.peer, options)) from error
 
     async def _addresses(self, host: str, port: int, facts: Facts) -> list[str]:
+        network.check_port(port)
+        if address := network.literal(host):
+            return [address]
         started = monotonic()
         try:
             addresses = await self._lookups.of(host, port)
@@ -374,9 +377,6 @@ class _Lookups:
         self._running: dict[tuple[str, int], asyncio.Task[list[str]]] = {}
 
     async def of(self, host: str, port: int) -> list[str]:
-        network.check_port(port)
-        if address := network.literal(host):
-            return [address]
         key = (host, port)
         running = self._running.get(key)
         if running is None:
@@ -457,7 +457,8 @@ class _IdleConnections:
 
     def close(self) -> None:
         for connection in list(self._all):
-            self._evict(connection)
+            self.discard(connection)
+            connection.abort()  # the loop may end before TLS has said its goodbye
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None
@@ -525,7 +526,7 @@ class _Connection(asyncio.Protocol):
         self._answer: asyncio.Future[None] | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._parser = httptools.HttpResponseParser(self)
-        self._poll = select.poll()
+        self._poll = select.poll() if hasattr(select, "poll") else None  # Windows has none
 
     # ---- for the transport ------------------------------------------------------------------------------------------
     def exchange(self, sent: bytes, is_head_request: bool, options: Options, facts: Facts) -> asyncio.Future[None]:
@@ -559,15 +560,21 @@ class _Connection(asyncio.Protocol):
 
         Asks the socket, as a busy loop may not have come to read it yet. One system call, about 1 µs.
         """
-        return not self._is_open or self._transport.is_closing() or bool(self._poll.poll(0))
+        if not self._is_open or self._transport.is_closing():
+            return True
+        return self._poll is not None and bool(self._poll.poll(0))
 
     def fail(self, error: Exception) -> None:
         if self._answer is not None and not self._answer.done():
             self._finish(error)
 
     def close(self) -> None:
-        """Closes after what was written, with TLS's goodbye."""
-        if self._is_open:
+        """Closes with TLS's goodbye. What the other side hasn't taken yet, after its answer, it doesn't want."""
+        if not self._is_open:
+            return
+        if self._transport.get_write_buffer_size():
+            self._transport.abort()  # close() would wait for it to be taken, perhaps for ever
+        else:
             self._transport.close()
 
     def abort(self) -> None:
@@ -579,7 +586,8 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._is_open = True
-        self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+        if self._poll is not None:
+            self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
 
     def data_received(self, data: bytes) -> None:
         if self._answer is None or self._answer.done():

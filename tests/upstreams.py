@@ -244,10 +244,10 @@ async def endless_header(peer: Peer) -> None:
 
 
 async def answers_before_reading(peer: Peer) -> None:
-    """Says 413 after the head, and reads the body only then."""
+    """Says 413 after the head, and never reads the body."""
     await peer.reader.readuntil(b"\r\n\r\n")
-    await peer.say(status(413))
-    await peer.stay()
+    peer.writer.transport.pause_reading()
+    await peer.say(status(413), 2.0)
 
 
 async def answers_anything(peer: Peer) -> None:

@@ -271,9 +271,11 @@ def test_an_answer_that_comes_before_the_request_is_read_ends_the_connection(zoo
     upstream = zoo.serve("answers_before_reading")
 
     async def act(client: Client, transport: PinnedTransport) -> None:
+        before = open_files()
         outcome = await client.send(post(upstream.url, body=b"x" * 50_000_000))
         assert outcome.status_code == 413
         assert transport.idle_count == 0
+        await eventually(lambda: open_files() <= before + 1, within=1.0)  # the other one is the server's
 
     with_client(act)
 
@@ -590,7 +592,7 @@ def test_the_environments_proxies_are_ignored(healthy: Upstream, monkeypatch: py
 # ---- connections ----------------------------------------------------------------------------------------------------
 def test_a_connection_is_kept_for_the_next_call(zoo: Zoo) -> None:
     upstream = zoo.serve("healthy")
-    first, second = sent(post(upstream.url), post(upstream.url))
+    first, second = sent(post(upstream.url_for("localhost")), post(upstream.url_for("localhost")))
     assert upstream.connections == 1
     assert None not in (first.timings.dns, first.timings.connect, first.timings.first_byte)
     assert (second.timings.dns, second.timings.connect) == (None, None)
