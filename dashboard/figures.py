@@ -131,14 +131,24 @@ def _annotated(services: QuerySet[Service], now: datetime) -> QuerySet[Service]:
         waiting=CountOf(due.values("pk")[:WAITING_CAP]),
         in_flight=CountOf(mine.filter(status=Status.DELIVERING).values("pk")[:WAITING_CAP]),
         dead=CountOf(dead.values("pk")[:DEAD_CAP]),
-        **{
-            # One index seek for each priority: the earliest of each lies at an end of the index.
-            f"due_{priority}": Subquery(
-                due.filter(priority=priority, due_at__lte=now).order_by("due_at").values("due_at")[:1]
-            )
-            for priority in Priority
-        },
+        **_earliest(now),
     )
+
+
+def oldest_due(now: datetime) -> datetime | None:
+    """When the oldest message that is due has been due, over all services."""
+    names = [f"due_{priority}" for priority in Priority]
+    rows = Service.objects.order_by().annotate(**_earliest(now)).values_list(*names)
+    return min((moment for row in rows for moment in row if moment), default=None)
+
+
+def _earliest(now: datetime) -> dict[str, Subquery]:
+    """One index seek for each service and priority: the earliest of each lies at an end of the index."""
+    due = Message.objects.due(now).filter(service=OuterRef("pk"))
+    return {
+        f"due_{priority}": Subquery(due.filter(priority=priority).order_by("due_at").values("due_at")[:1])
+        for priority in Priority
+    }
 
 
 def hours_by_service(now: datetime) -> dict[int, tuple[Hour, int]]:

@@ -2,7 +2,8 @@
 
 A page includes its panel with ``{% panel "screen/_panel.html" %}``, whose root element has an id and
 ``{% live some_url %}``; the fragment's own view answers with ``live.panel(request, "screen/_panel.html", context)``.
-Both render the same template, so they cannot drift apart.
+A ``summary`` in the context is the page's summary line, where it changes with the panel. Both render the same
+template, so they cannot drift apart.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse
 from django.template.loader import render_to_string
 from django.utils.cache import patch_vary_headers
+from django.utils.html import format_html
 from django.utils.safestring import SafeString, mark_safe
 
 from dashboard.context import trouble
@@ -27,6 +29,9 @@ _NOT_NEWS = re.compile(r"(<time\b[^>]*>)[^<]*|(name=\"csrfmiddlewaretoken\" valu
 def panel(request: HttpRequest, template: str, context: dict[str, Any]) -> HttpResponse:
     """The fragment, or 204 when the page has this version already (htmx swaps nothing on a 204)."""
     html, version = versioned(render_to_string(template, context, request))
+    if "summary" in context:
+        # The page's one line on what is going on stands outside the panel, and goes with it (out-of-band swap).
+        html += format_html('<p class="summary" id="summary" hx-swap-oob="true">{}</p>', context["summary"])
     response = HttpResponse(status=204) if request.GET.get("v") == version else HttpResponse(html)
     response["Cache-Control"] = "no-store"
     response["X-Switchboard-Trouble"] = str(trouble())

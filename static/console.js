@@ -41,8 +41,9 @@
   let paused = kept("switchboard-paused") === "1";
   const showLive = () => {
     if (!liveButton) return;
-    liveButton.setAttribute("aria-pressed", String(paused));
+    liveButton.dataset.paused = String(paused);
     $(".word", liveButton).textContent = paused ? "Paused" : "Live";
+    $(".visually-hidden", liveButton).textContent = paused ? ": go on with updates" : ": pause updates";
   };
   liveButton?.addEventListener("click", () => {
     paused = !paused;
@@ -121,7 +122,7 @@
       ask.showModal();
       return;
     }
-    if (form.method === "get" || event.defaultPrevented) return;
+    if (form.getAttribute("method")?.toLowerCase() !== "post" || event.defaultPrevented) return; // form.method may be a field
     if (form.dataset.sent === "yes") {
       event.preventDefault();
       return;

@@ -14,7 +14,7 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from dashboard import live
 from dashboard.access import actor, operator, viewer
 from dashboard.answers import form_page, posted, see_other
-from dashboard.figures import standings
+from dashboard.figures import Standing, standings
 from dashboard.forms import BreakerForm
 from dashboard.words import breaker_rule_words
 from integrations import control
@@ -50,10 +50,20 @@ def _context() -> dict[str, Any]:
     return {
         "tiles": tiles,
         "total": len(found),
-        "open": sum(standing.is_open for standing in found),
-        "probing": sum(standing.is_probing for standing in found),
+        "summary": _summary(found),
         "actions": BreakerForm.choices["action"].items(),
     }
+
+
+def _summary(found: list[Standing]) -> str:
+    if not found:
+        return "One for each service, once there is one."
+    is_open = sum(standing.is_open for standing in found)
+    probing = sum(standing.is_probing for standing in found)
+    halves = f", {probing} half-open" if probing else ""
+    if not is_open:
+        return f"None open{halves}, of {len(found)}."
+    return f"{is_open} open{halves}, of {len(found)}. What is held goes out by itself once a probe has succeeded."
 
 
 @operator

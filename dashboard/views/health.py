@@ -7,13 +7,13 @@ from typing import Any
 from django.conf import settings
 from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
-from django.db.models import Min
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.utils import timezone
 from django.views.decorators.cache import never_cache
 
 from dashboard.access import public
-from integrations.models import Message, Worker
+from dashboard.figures import oldest_due
+from integrations.models import Worker
 
 
 @public
@@ -55,7 +55,7 @@ def _migrations_are_applied() -> bool:
 
 def _work() -> dict[str, Any]:
     now = timezone.now()
-    oldest = Message.objects.due(now).aggregate(oldest=Min("due_at"))["oldest"]
+    oldest = oldest_due(now)
     return {
         "workers": Worker.objects.alive(now).count(),
         "backlog_age": round((now - oldest).total_seconds(), 3) if oldest else 0,

@@ -30,6 +30,7 @@ def _context() -> dict[str, Any]:
     now = timezone.now()
     found = sorted(standings(Service.objects.all(), now), key=lambda standing: standing.rank)
     workers = Worker.objects.alive(now).count()
+    waiting = min(WAITING_CAP, sum(standing.waiting for standing in found))
     attention = [standing for standing in found if standing.rank[0] < 5]
     return {
         "standings": found[:SHOWN],
@@ -38,12 +39,30 @@ def _context() -> dict[str, Any]:
         "needs": sum(standing.lines for standing in attention) + (0 if workers else 1),
         "workers": workers,
         "total": _total(found),
-        "waiting": min(WAITING_CAP, sum(standing.waiting for standing in found)),
+        "waiting": waiting,
+        "summary": _summary(found, workers, waiting),
         "in_flight": sum(standing.in_flight for standing in found),
         "oldest_due": min((standing.oldest_due for standing in found if standing.oldest_due), default=None),
         "oldest_due_age": max((standing.oldest_due_age for standing in found), default=0),
         "chart": last_hour(now),
     }
+
+
+def _summary(found: list[Standing], workers: int, waiting: int) -> str:
+    """The one line on what is going on."""
+    if not found:
+        return "What needs you first, then how the last hour went."
+    counts = (
+        (sum(standing.is_open for standing in found), "down"),
+        (sum(standing.is_probing for standing in found), "being probed"),
+        (sum(standing.is_late for standing in found), "behind"),
+        (sum(standing.service.is_paused for standing in found), "paused"),
+    )
+    parts = [f"{count} {word}" for count, word in counts if count]
+    services = f"{len(found)} service{'s' if len(found) != 1 else ''}"
+    state = f"Of {services}, {', '.join(parts)}" if parts else f"{services.capitalize()}, all up"
+    waits = f"{waiting:,}{'+' if waiting == WAITING_CAP else ''} message{'s' if waiting != 1 else ''} waiting"
+    return f"{state}; {waits}{'' if workers else '; no worker is running'}."
 
 
 def _total(found: list[Standing]) -> Hour:

@@ -104,6 +104,15 @@ def test_it_stays_within_its_queries_however_many_services(django_assert_max_num
             client.get(path)
 
 
+def test_the_summary_goes_with_its_panel() -> None:
+    trip(a_service("billing"))
+    a_service("crm")
+    client = browser()
+    line = "Of 2 services, 1 down; 0 messages waiting; no worker is running."
+    assert line in words(client.get("/"))
+    assert f'id="summary" hx-swap-oob="true">{line}</p>' in client.get("/_p/overview/").content.decode()
+
+
 def test_title_and_icon_carry_the_state() -> None:
     trip(a_service())
     page = browser().get("/").content.decode()
