@@ -31,8 +31,10 @@ START_WITHIN = 30.0  # seconds; 0.7 is usual
 
 # No fsync: it guards against a machine that loses power, and no test pulls the plug. A server killed with SIGKILL
 # still keeps what it committed, because synchronous_commit stays on. max_connections stays at PostgreSQL's default,
-# 100, so that a test notices when the installation takes more than a plain server gives.
-POSTGRES_SETTINGS = ("fsync=off", "full_page_writes=off", "listen_addresses=", "logging_collector=off")
+# 100, so that a test notices when the installation takes more than a plain server gives. The benchmarks want fsync.
+POSTGRES_SETTINGS = ("listen_addresses=", "logging_collector=off")
+WITHOUT_FSYNC = ("fsync=off", "full_page_writes=off")
+FSYNC = "SWITCHBOARD_TEST_FSYNC"
 
 
 class Servers:
@@ -162,7 +164,8 @@ class Guardian:
             if made.returncode:
                 raise RuntimeError(made.stderr)
             data.chmod(0o700)
-        options = [word for setting in POSTGRES_SETTINGS for word in ("-c", setting)]
+        settings = POSTGRES_SETTINGS if os.environ.get(FSYNC) == "1" else POSTGRES_SETTINGS + WITHOUT_FSYNC
+        options = [word for setting in settings for word in ("-c", setting)]
         self._run("postgres", [binaries / "postgres", "-D", data, "-k", data, *options], log, owner)
         self._until("postgres", log, [binaries / "pg_isready", "-q", "-h", data, "-U", "postgres"])
 
