@@ -1,0 +1,89 @@
+"""Where a run keeps its rows: a fresh, migrated database for each, on SQLite or on PostgreSQL with fsync."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from tests.backends import ROOT, Servers
+from tests.installation import clean_environment, fresh_keys
+
+
+class Database:
+    """One database of Switchboard's tables, and the environment that leads to it."""
+
+    def __init__(self, folder: Path, keys: dict[str, str], url: str = "") -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.url = folder, url
+        self.env = clean_environment() | keys
+        self.env |= {"SWITCHBOARD_DATA": str(folder), "SWITCHBOARD_ALLOW_PRIVATE": "127.0.0.0/8"}
+        self.env |= {"PYTHONPATH": str(ROOT), "DJANGO_SETTINGS_MODULE": "dashboard.settings"}
+        if url:
+            self.env["SWITCHBOARD_DATABASE_URL"] = url
+
+    def run(self, *command: str, **environment: str) -> None:
+        """Runs Python with these arguments to its end."""
+        done = subprocess.run(
+            [sys.executable, *command], cwd=ROOT, env=self.env | environment, capture_output=True, text=True
+        )
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-3000:]}")
+
+    def start(self, *command: str, **environment: str) -> subprocess.Popen[bytes]:
+        """Starts Python with these arguments; what it prints goes to a file in the run's folder."""
+        with (self.folder / "output.log").open("ab") as output:
+            return subprocess.Popen(
+                [sys.executable, *command],
+                cwd=ROOT,
+                env=self.env | environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    def ask(self, *statements: str) -> list[int]:
+        """Runs statements, and answers the row of the last."""
+        with closing(self._connect()) as connection:
+            cursor = connection.cursor()
+            for statement in statements:
+                cursor.execute(statement)
+            row: Sequence[Any] | None = cursor.fetchone() if cursor.description else None
+            return list(row or ())
+
+    def _connect(self) -> Any:
+        if self.url:
+            import psycopg
+
+            return psycopg.connect(self.url, autocommit=True)
+        import sqlite3
+
+        return sqlite3.connect(self.folder / "switchboard.sqlite3", timeout=20, isolation_level=None)
+
+
+class Place:
+    """A kind of database; ``fresh`` copies one that was migrated once."""
+
+    def __init__(self, name: str, folder: Path, servers: Servers | None) -> None:
+        self.name, self.folder, self._servers = name, folder, servers
+        self._keys = fresh_keys()
+        self._numbers = count(1)
+        self._template = Database(folder / "template", self._keys, servers.new_postgres_database() if servers else "")
+        self._template.run("manage.py", "migrate", "--verbosity", "0")
+
+    def fresh(self) -> Database:
+        number = next(self._numbers)
+        folder = self.folder / str(number)
+        if self._servers is None:
+            shutil.copytree(self._template.folder, folder)
+            return Database(folder, self._keys)
+        template = self._template.url.rpartition("/")[2]
+        name = f"{template}_{number}"
+        Database(folder, {}, self._servers.postgres_url()).ask(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        return Database(folder, self._keys, self._servers.postgres_url(name))
