@@ -11,17 +11,17 @@ import shlex
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 from django import forms
 from django.core.signing import BadSignature, Signer
-from django.db.models import Max, Min, TextField
+from django.db.models import Count, Max, Q, TextField
 from django.db.models.fields.json import KeyTransform
 from django.db.models.functions import Cast
 from django.http import QueryDict
 
 from dashboard.message_forms import LocalMoment
-from integrations.models import Message, Service, Status
+from integrations.models import UNFINISHED, Message, Service, Status
 from integrations.models.message import MessageQuerySet
 from integrations.outcome import Fault
 from integrations.policies.retry import DeadReason
@@ -29,7 +29,8 @@ from integrations.policies.retry import DeadReason
 PAGE = 50
 COUNT_LIMIT = 10_000
 SEARCHED = 200_000  # messages looked through where no index helps
-PROBES = 64  # row numbers looked at in one step of the search for a point in time
+PROBES = 500  # row numbers looked at in one step of the search for a point in time
+CLOSE = 20_000  # rows that may be read in vain for a point in time
 SLACK = 1_000  # row numbers and acceptance times are in the same order, but for transactions side by side
 
 
@@ -51,7 +52,6 @@ class FilterForm(forms.Form):
     created_before = LocalMoment()
 
 
-RARE = ("endpoint", "dead_reason", "fault", "status_code", "ordering_key", "created_after", "created_before")
 QUALIFIERS = {
     "service": "service",
     "endpoint": "endpoint",
@@ -82,7 +82,7 @@ class Search:
     @property
     def needs_a_bound(self) -> bool:
         """Whether something is asked for that no index answers."""
-        others = set(self.values) - {"service", "status", "created_after"}
+        others = set(self.values) - {"service", "status", "created_after", "created_before"}
         return bool(others or self.words or self.tags or self.values.get("status") == Status.CANCELLED)
 
 
@@ -132,18 +132,35 @@ class Found:
     is_bounded: bool = False
 
     @cached_property
+    def services(self) -> dict[str, Service]:
+        """All services by name, once: for the filter, its choices and the names in the rows."""
+        return {service.name: service for service in Service.objects.only("name")}
+
+    @cached_property
     def newest(self) -> int:
         return Message.objects.aggregate(newest=Max("pk"))["newest"] or 0
 
     @cached_property
+    def service_id(self) -> int | None:
+        """The number of the service that is asked for; 0, which finds nothing, where the name is not registered."""
+        name = self.search.values.get("service")
+        return None if not name else self.services[name].pk if name in self.services else 0
+
+    @property
     def everything(self) -> MessageQuerySet:
         """All that is found, but for the status: the tabs count each."""
+        return self._others if self.service_id is None else self._others.filter(service_id=self.service_id)
+
+    @property
+    def unfinished(self) -> MessageQuerySet:
+        """Those that are pending or delivering."""
+        return unfinished(self._others, self.service_id)
+
+    @cached_property
+    def _others(self) -> MessageQuerySet:
+        """By every filter but service and status."""
         values, search = self.search.values, self.search
         found = Message.objects.all()
-        if name := values.get("service"):
-            # By its number, which the index has; a name that is not registered finds nothing.
-            service_id = Service.objects.filter(name=name).values_list("pk", flat=True).first()
-            found = found.filter(service_id=service_id or 0)
         for name in ("dead_reason", "ordering_key"):
             if name in values:
                 found = found.filter(**{name: values[name]})
@@ -157,35 +174,50 @@ class Found:
             found = found.filter(path__icontains=word) | found.filter(method__iexact=word)
         for tag in search.tags:
             found = _tagged(found, tag)
-        return self._bounded(self._in_time(found))
+        return self._within(found)
 
     @cached_property
     def messages(self) -> MessageQuerySet:
         status = self.search.values.get("status")
-        return self.everything.filter(status=status) if status else self.everything
+        if not status:
+            return self.everything
+        found = self.unfinished if status in UNFINISHED else self.everything
+        return found.filter(status=status)
 
-    def _in_time(self, found: MessageQuerySet) -> MessageQuerySet:
+    def _within(self, found: MessageQuerySet) -> MessageQuerySet:
+        """Only the rows between the times asked for, and no more of them than can be looked through."""
         after, before = self.search.values.get("created_after"), self.search.values.get("created_before")
+        last = self.newest if before or after or self.search.needs_a_bound else 0
         if after:
-            found = found.filter(created_at__gte=after, pk__gte=first_since(after) - SLACK)
+            found = found.filter(created_at__gte=after, pk__gt=rows_around(after, last)[0] - SLACK)
         if before:
-            found = found.filter(created_at__lt=before, pk__lte=first_since(before) + SLACK)
+            last = min(last, rows_around(before, last)[1] + SLACK)
+            found = found.filter(created_at__lt=before, pk__lte=last)
+        if self.search.needs_a_bound and last > SEARCHED:
+            self.is_bounded = True
+            found = found.filter(pk__gt=last - SEARCHED)
         return found
-
-    def _bounded(self, found: MessageQuerySet) -> MessageQuerySet:
-        if not self.search.needs_a_bound:
-            return found
-        before = self.search.values.get("created_before")
-        newest = min(self.newest, first_since(before) + SLACK) if before else self.newest
-        self.is_bounded = newest > SEARCHED
-        return found.filter(pk__gt=newest - SEARCHED) if self.is_bounded else found
 
     def counts(self) -> dict[str, int]:
         """How many there are of the statuses that an index knows; counting stops at COUNT_LIMIT."""
-        return {
-            status: self.everything.filter(status=status).order_by()[:COUNT_LIMIT].count()
-            for status in (Status.PENDING, Status.DELIVERING, Status.DEAD)
-        }
+        if self.search.needs_a_bound:
+            return {}
+        counts: dict[str, int] = self.unfinished.order_by()[:COUNT_LIMIT].aggregate(
+            **{status.value: Count("pk", filter=Q(status=status)) for status in UNFINISHED}
+        )
+        return {**counts, Status.DEAD: self.everything.dead().order_by()[:COUNT_LIMIT].count()}
+
+
+def unfinished(found: MessageQuerySet, service_id: int | None) -> MessageQuerySet:
+    """The pending and delivering ones, by the index of the unfinished ones.
+
+    SQLite takes a partial index with an IN only where the query repeats it in literal SQL, and would rather walk
+    through all of a service's history if the service were asked for by its column alone.
+    """
+    found = cast(MessageQuerySet, found.extra(where=["integrations_message.status IN ('pending', 'delivering')"]))
+    if service_id is None:
+        return found
+    return cast(MessageQuerySet, found.extra(where=["+integrations_message.service_id = %s"], params=[service_id]))
 
 
 def _tagged(found: MessageQuerySet, tag: str) -> MessageQuerySet:
@@ -195,28 +227,25 @@ def _tagged(found: MessageQuerySet, tag: str) -> MessageQuerySet:
     return found.annotate(_tags=Cast("tags", TextField())).filter(_tags__icontains=f'"{tag}"')
 
 
-def first_since(moment: datetime) -> int:
-    """The number of about the first message accepted at or after ``moment``.
+def rows_around(moment: datetime, newest: int) -> tuple[int, int]:
+    """Row numbers with the first message accepted since ``moment`` between them, at most CLOSE apart.
 
-    Acceptance times have no index; row numbers grow with them, so a few looks at rows spread over the range close in
-    on it: three or four queries at five million messages, wherever the moment lies.
+    Acceptance times have no index, but row numbers grow with them. So a look at rows spread over the whole range
+    closes in on the moment: one query at five million messages, wherever it lies.
     """
-    ends = Message.objects.aggregate(low=Min("pk"), high=Max("pk"))
-    low, high = ends["low"] or 1, (ends["high"] or 0) + 1
-    while high - low > SLACK:
-        step = max(1, (high - low) // PROBES)
-        seen = Message.objects.filter(pk__in=range(low, high, step)).order_by("pk").values_list("pk", "created_at")
-        new_low, new_high = low, high
+    low, high = 0, newest + 1
+    while high - low > CLOSE:
+        spread = range(low, high, max(1, (high - low) // PROBES))
+        seen = Message.objects.filter(pk__in=spread).order_by("pk").values_list("pk", "created_at")
+        before = (low, high)
         for pk, created_at in seen:
-            if created_at < moment:
-                new_low = pk
-            else:
-                new_high = pk
+            if created_at >= moment:
+                high = pk
                 break
-        if (new_low, new_high) == (low, high):
-            break  # the rows between were pruned
-        low, high = new_low, new_high
-    return high if high - low <= 1 else low
+            low = pk
+        if (low, high) == before:
+            break  # what was between is pruned
+    return low, high
 
 
 # ---- pages --------------------------------------------------------------------------------------------------------

@@ -29,9 +29,9 @@ from dashboard.message_forms import (
 )
 from dashboard.once import fresh_key, once
 from dashboard.payload import curl
-from dashboard.search import Found, Page, page, read
+from dashboard.search import Found, Page, page, read, unfinished
 from integrations import control, lab, waiting
-from integrations.models import Attempt, AuditEntry, Conflict, Endpoint, Message, Service, Status
+from integrations.models import Attempt, AuditEntry, Conflict, Endpoint, Message, Status
 from integrations.redaction import redacted_headers
 from integrations.registry import Invalid
 from integrations.schemas import ReplayIn, TooLarge
@@ -52,7 +52,7 @@ def listing(request: HttpRequest) -> HttpResponse:
     form, search = read(request.GET)
     found = Found(search)
     shown = page(found.messages.select_related("endpoint"), request.GET.get("cursor", ""))
-    _with_services(shown.rows)
+    _with_services(shown.rows, found)
     if shown.refused:
         search.problems.append("The place in the list is not known any more; this is its beginning.")
     context = {
@@ -60,7 +60,7 @@ def listing(request: HttpRequest) -> HttpResponse:
         "form": form,
         "search": search,
         "is_bounded": found.is_bounded,
-        "service_names": list(Service.objects.values_list("name", flat=True)),
+        "service_names": list(found.services),
         "has_any": bool(shown.rows) or Message.objects.exists(),
         "more_filters": any(name in search.values for name in MORE_FILTERS),
     }
@@ -74,23 +74,21 @@ MORE_FILTERS = ("dead_reason", "fault", "status_code", "ordering_key", "created_
 @require_GET
 def listing_panel(request: HttpRequest) -> HttpResponse:
     """The rows that are on the screen, as they are now, and how many newer ones there are. No row ever moves."""
-    _, search = read(request.GET)
+    found = Found(read(request.GET)[1])
     ids = [
         int(part) for part in request.GET.get("rows", "").split("-")[:ON_SCREEN] if part.isdigit() and len(part) < 19
     ]
     rows = list(Message.objects.filter(pk__in=ids).select_related("endpoint").newest_first())
-    _with_services(rows)
+    _with_services(rows, found)
     shown = Page(rows=rows, is_first="first" in request.GET)
-    return live.panel(request, "messages/_rows.html", _listing_context(request, Found(search), shown))
+    return live.panel(request, "messages/_rows.html", _listing_context(request, found, shown))
 
 
-def _with_services(rows: list[Message]) -> None:
-    """One small query for the names: a join would read every service's configuration and secrets for each row."""
-    names = {
-        service.pk: service for service in Service.objects.filter(pk__in={row.service_id for row in rows}).only("name")
-    }
+def _with_services(rows: list[Message], found: Found) -> None:
+    """The names from what was read already: a join would read every service's configuration for each row."""
+    by_number = {service.pk: service for service in found.services.values()}
     for row in rows:
-        row.service = names[row.service_id]
+        row.service = by_number[row.service_id]
 
 
 def _listing_context(request: HttpRequest, found: Found, shown: Page) -> dict[str, Any]:
@@ -246,7 +244,7 @@ def _neighbours(message: Message) -> tuple[Message | None, Message | None]:
     """The unfinished messages right before and after this one in its ordering key."""
     if not message.ordering_key or message.is_finished:
         return None, None
-    same = Message.objects.unfinished().filter(service_id=message.service_id, ordering_key=message.ordering_key)
+    same = unfinished(Message.objects.filter(ordering_key=message.ordering_key), message.service_id)
     return same.filter(pk__lt=message.pk).order_by("-pk").first(), same.filter(pk__gt=message.pk).order_by("pk").first()
 
 

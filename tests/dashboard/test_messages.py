@@ -124,16 +124,18 @@ def test_a_tampered_cursor_shows_the_first_page_with_a_notice(viewer: Client, qu
     assert "its beginning" in page
 
 
-def test_the_row_of_a_point_in_time_is_found_in_few_looks(db: None, queue: Queue, monkeypatch: Any) -> None:
+def test_the_rows_around_a_point_in_time_are_found_in_few_looks(db: None, queue: Queue, monkeypatch: Any) -> None:
     monkeypatch.setattr(search, "PROBES", 4)
-    monkeypatch.setattr(search, "SLACK", 1)
+    monkeypatch.setattr(search, "CLOSE", 1)
     start = timezone.now()
     messages = [queue(created_at=start + timedelta(minutes=place)) for place in range(60)]
     Message.objects.filter(pk__in=[message.pk for message in messages[20:30]]).delete()  # pruned
+    newest = messages[-1].pk
     for place in (0, 7, 40, 59):
-        found = search.first_since(start + timedelta(minutes=place))
-        assert abs(found - messages[place].pk) <= 1
-    assert search.first_since(start + timedelta(days=1)) >= messages[-1].pk
+        low, high = search.rows_around(start + timedelta(minutes=place), newest)
+        assert low < messages[place].pk <= high
+    assert search.rows_around(start + timedelta(minutes=25), newest)[1] >= messages[30].pk
+    assert search.rows_around(start + timedelta(days=1), newest)[1] > newest
 
 
 def test_a_search_without_an_index_says_that_it_is_bounded(viewer: Client, queue: Queue, monkeypatch: Any) -> None:
