@@ -98,8 +98,8 @@
     }
   };
   document.addEventListener("htmx:afterRequest", (event) => {
-    if (!polls(event.detail.elt)) return;
-    const { xhr } = event.detail;
+    const { xhr, pathInfo } = event.detail; // the element itself may have been swapped away by now
+    if (!pathInfo?.requestPath.startsWith("/_p/")) return;
     if (pill) pill.hidden = xhr.status > 0 && xhr.status < 500;
     const trouble = xhr.getResponseHeader?.("X-Switchboard-Trouble");
     if (trouble !== null && trouble !== undefined && trouble !== "") showTrouble(Number(trouble));
