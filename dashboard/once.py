@@ -49,6 +49,31 @@ def once(request: HttpRequest, action: Callable[[], HttpResponse]) -> HttpRespon
         raise
 
 
+def once_unlocked(
+    request: HttpRequest, action: Callable[[], HttpResponse], under_way: Callable[[], HttpResponse]
+) -> HttpResponse:
+    """The same for an action that may take minutes and must hold no transaction: a call that somebody waits for.
+
+    While the first one runs, the same form again gets ``under_way`` and starts nothing.
+    """
+    if not (key := request.POST.get(FIELD, "")[:100]):
+        return action()
+    owner, key = f"person {person(request).pk}", f"{key}:{_digest(request)}"
+    row, is_first = IdempotentAnswer.objects.get_or_create(owner=owner, key=key, defaults={"path": request.path[:500]})
+    if not is_first:
+        return SeeOther(row.location) if row.status else under_way()
+    response = None
+    try:
+        response = action()
+    finally:
+        if response is None or response.status_code // 100 != 3:
+            row.delete()
+        else:
+            row.status, row.location = response.status_code, response["Location"][:500]
+            row.save(update_fields=["status", "location"])
+    return response
+
+
 def _answered(owner: str, key: str) -> HttpResponse | None:
     row = IdempotentAnswer.objects.filter(owner=owner, key=key).first()
     return SeeOther(row.location) if row and row.status else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.contrib import messages as toasts
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_GET, require_http_methods
@@ -11,6 +12,7 @@ from django.views.decorators.http import require_GET, require_http_methods
 from dashboard.access import actor, operator, viewer
 from dashboard.answers import see_other
 from dashboard.message_forms import LabForm, endpoints_of
+from dashboard.once import fresh_key, once_unlocked
 from dashboard.payload import curl
 from dashboard.search import Page, page
 from dashboard.views.messages import starting_point
@@ -44,8 +46,16 @@ def _called(request: HttpRequest) -> HttpResponse:
         except ValueError as error:
             form.add_error(None, f"The request cannot be built: {error}.")
             return _lab_page(request, form, status=422)
-    attempt = tester.run(asked, actor=actor(request))
-    return see_other("lab-result", attempt.public_id)
+    return once_unlocked(request, lambda: _run(request, asked), lambda: _under_way(request))
+
+
+def _run(request: HttpRequest, asked: tester.Request) -> HttpResponse:
+    return see_other("lab-result", tester.run(asked, actor=actor(request)).public_id)
+
+
+def _under_way(request: HttpRequest) -> HttpResponse:
+    toasts.warning(request, "This call is under way already; it will be in the history when it is done.")
+    return see_other("lab")
 
 
 def _lab_page(
@@ -53,6 +63,7 @@ def _lab_page(
 ) -> HttpResponse:
     context = {
         "form": form,
+        "form_key": request.POST.get("form_key") or fresh_key(),
         "preview": preview,
         "preview_curl": curl(preview.method, preview.url, preview.headers, preview.body) if preview else "",
         "known_endpoints": _known_endpoints(),

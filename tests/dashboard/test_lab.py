@@ -9,7 +9,7 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from integrations.models import Attempt, AuditEntry, Endpoint, Message, Service
+from integrations.models import Attempt, AuditEntry, Endpoint, IdempotentAnswer, Message, Service
 from tests.receiver import Receiver
 
 FORM: dict[str, Any] = {"service": "billing", "method": "POST", "path": "/things", "body_kind": "json"}
@@ -69,6 +69,29 @@ def test_a_preview_shows_the_exact_request_and_sends_nothing(operator: Client, l
     assert "nothing was sent" in page
     assert not local.calls
     assert not Attempt.objects.exists()
+
+
+def test_a_form_sent_twice_calls_once(operator: Client, local: Receiver) -> None:
+    locations = {operator.post("/lab/", {**FORM, "form_key": "k1"})["Location"] for _ in range(2)}
+    assert len(locations) == 1
+    assert len(local.calls) == 1
+
+
+def test_the_same_form_while_its_call_is_under_way_says_so(operator: Client, local: Receiver) -> None:
+    operator.post("/lab/", {**FORM, "form_key": "k1"})
+    IdempotentAnswer.objects.update(status=None)
+    page = text(operator.post("/lab/", {**FORM, "form_key": "k1"}, follow=True))
+    assert "under way already" in page
+    assert len(local.calls) == 1
+
+
+def test_a_call_that_broke_down_may_be_made_again(
+    operator: Client, local: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken, pytest.raises(ZeroDivisionError):
+        broken.setattr("integrations.lab.run", lambda *_, **__: 1 / 0)
+        operator.post("/lab/", {**FORM, "form_key": "k1"})
+    assert operator.post("/lab/", {**FORM, "form_key": "k1"}).status_code == 303
 
 
 def test_a_mistake_keeps_what_was_typed(operator: Client, billing: Service) -> None:
