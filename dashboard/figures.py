@@ -100,7 +100,7 @@ class Standing:
 
 def standings(services: QuerySet[Service], now: datetime) -> list[Standing]:
     """Two queries for any number of services: how they stand, and what their last hour was like."""
-    rows = _annotated(services.select_related("runtime"), now)
+    rows = _annotated(services.select_related("runtime").defer("secrets"), now)  # decrypting each would cost more
     found = [
         Standing(
             service=service,

@@ -45,7 +45,7 @@ class SchemaForm(forms.Form):
         """``present``: what is set now, as the API reads it; ``fixed``: parts of the object that nobody types."""
         self.leaves = leaves(self.schema)
         initial = (
-            {name: _shown(_at(present, name)) for name in self.names if name not in self.secret}
+            {name: _shown(_at(present, name), _sign(name)) for name in self.names if name not in self.secret}
             if present is not None
             else None
         )
@@ -124,7 +124,7 @@ class SchemaForm(forms.Form):
             # An empty text is a text; an empty number or choice is the default.
             return kind == "text" and info.default == "", ""
         if kind == "lines":
-            return True, _from_lines(value, ":" if name.endswith("headers") else "=")
+            return True, _from_lines(value, _sign(name))
         if kind == "list":
             return True, [int(part) if part.isdecimal() else part for part in map(str.strip, value.split(",")) if part]
         return True, value
@@ -199,28 +199,41 @@ def _plain(info: FieldInfo) -> Any:
 
 
 # ---- values and texts ---------------------------------------------------------------------------------------------
-def _shown(value: Any) -> Any:
+def _sign(name: str) -> str:
+    """What stands between name and value in a line: “Accept: text/plain”, but “page=2”."""
+    return "=" if name.endswith("query") else ": "
+
+
+def _shown(value: Any, sign: str = ": ") -> Any:
     if isinstance(value, bool) or value is None:
         return value
     if isinstance(value, float):
         return str(int(value)) if value.is_integer() else repr(value)
     if isinstance(value, dict):
-        return "\n".join(f"{name}: {text}" for name, text in value.items())
+        pairs = (
+            (name, part) for name, given in value.items() for part in (given if isinstance(given, list) else [given])
+        )
+        return "\n".join(f"{name}{sign}{part}" for name, part in pairs)
     if isinstance(value, (list, tuple)):
         return ", ".join(str(_shown(part)) for part in value)
     return value
 
 
-def _from_lines(text: str, separator: str) -> dict[str, str]:
-    found: dict[str, str] = {}
+def _from_lines(text: str, sign: str) -> dict[str, Any]:
+    """The names and values of lines; in a query a name may come again, which makes a list of its values."""
+    found: dict[str, Any] = {}
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
-        # Both signs are taken, whichever comes first: the form shows what is stored with a colon.
-        place = min((line.find(sign) for sign in {separator, ":"} if sign in line), default=-1)
-        if place < 1:
-            raise ValueError(f"Line {number} is not of the form “Name{separator} value”.")
-        found[line[:place].strip()] = line[place + 1 :].strip()
+        name, divider, value = (part.strip() for part in line.partition(sign.strip()))
+        if not name or not divider:
+            raise ValueError(f"Line {number} is not of the form “name{sign}value”.")
+        if name not in found:
+            found[name] = value
+        elif sign == "=":
+            found[name] = [*(found[name] if isinstance(found[name], list) else [found[name]]), value]
+        else:
+            raise ValueError(f"Line {number} names {name} again.")
     return found
 
 

@@ -358,6 +358,18 @@ def test_an_endpoint_is_added_edited_and_deleted() -> None:
     assert not Endpoint.objects.exists()
 
 
+def test_a_query_survives_being_edited() -> None:
+    service = a_service()
+    query = {"tag": ["a", "b"], "next": "https://x/?y=1"}
+    Endpoint.objects.create(service=service, name="find", path="/", query=query, headers={"X-Link": "<a>; b=c"})
+    client = browser()
+    form = client.get("/services/billing/endpoints/find/edit/").context["form"]
+    given = {name: form[name].value() for name in form.fields if form[name].value() is not None}
+    assert client.post("/services/billing/endpoints/find/edit/", given).status_code == 303
+    endpoint = Endpoint.objects.get()
+    assert (endpoint.query, endpoint.headers) == (query, {"X-Link": "<a>; b=c"})
+
+
 def test_a_wrong_endpoint_keeps_what_was_typed() -> None:
     a_service()
     answer = browser().post("/services/billing/endpoints/new/", {"name": "refund", "path": "no-slash", "body": "{}"})
