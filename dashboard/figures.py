@@ -14,6 +14,7 @@ DEAD_CAP = 100
 DEAD_LOOKED_AT = 500  # the newest dead messages of a service, of which the unanswered ones are counted
 BACKLOG_IS_LATE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
+FEW = 100
 
 
 class CountOf(Subquery):
@@ -111,7 +112,7 @@ def standings(services: QuerySet[Service], now: datetime) -> list[Standing]:
         )
         for service in rows
     ]
-    hours = hours_by_service(now)
+    hours = hours_by_service(now, [standing.service.pk for standing in found])
     for standing in found:
         standing.hour, standing.last_minute = hours.get(standing.service.pk, (Hour(), 0))
     return found
@@ -151,11 +152,13 @@ def _earliest(now: datetime) -> dict[str, Subquery]:
     }
 
 
-def hours_by_service(now: datetime) -> dict[int, tuple[Hour, int]]:
+def hours_by_service(now: datetime, service_ids: list[int]) -> dict[int, tuple[Hour, int]]:
     """The last hour of each service that had one, and the calls of its last whole minute."""
     last_minute = now.replace(second=0, microsecond=0) - timedelta(minutes=1)
+    # For a page of services the index by service is quicker, for all of them the one by minute.
+    narrowed = {"service__in": service_ids} if len(service_ids) <= FEW else {}
     rows = (
-        Tally.objects.filter(minute__gt=now - HOUR)
+        Tally.objects.filter(minute__gt=now - HOUR, **narrowed)
         .order_by()
         .values("service_id")
         .annotate(

@@ -21,7 +21,7 @@ from integrations import control
 from integrations.models import Conflict, Service
 from integrations.policies import breaker as breaker_policy
 
-SHOWN = 200  # tiles; open ones come first
+SHOWN = 96  # tiles, those in trouble first: what is drawn anew every few seconds has to stay small
 
 
 @viewer
