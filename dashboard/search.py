@@ -123,6 +123,23 @@ def _parts(text: str) -> list[str]:
         return text.split()
 
 
+def plain_query(query: QueryDict, search: Search) -> QueryDict | None:
+    """The address with ``service:`` and ``status:`` moved out of the search into their own fields, which the page
+    shows; None where there is nothing to move."""
+    text = query.get("q", "")
+    named = {name for name in ("service", "status") if re.search(rf"(^|\s){name}:\S", text) and name in search.values}
+    if not named:
+        return None
+    plain = query.copy()
+    for name in named:
+        text = re.sub(rf"(^|\s){name}:\S+", " ", text)
+        plain[name] = search.values[name]
+    plain["q"] = " ".join(text.split())
+    if not plain["q"]:
+        del plain["q"]
+    return plain
+
+
 # ---- the messages -------------------------------------------------------------------------------------------------
 @dataclass
 class Found:

@@ -29,7 +29,7 @@ from dashboard.message_forms import (
 )
 from dashboard.once import fresh_key, once
 from dashboard.payload import curl
-from dashboard.search import Found, Page, page, read, unfinished
+from dashboard.search import Found, Page, page, plain_query, read, unfinished
 from integrations import control, lab, waiting
 from integrations.models import Attempt, AuditEntry, Conflict, Endpoint, Message, Status
 from integrations.redaction import redacted_headers
@@ -50,6 +50,8 @@ def listing(request: HttpRequest) -> HttpResponse:
     if target := _named_in(request.GET.get("q", "").strip()):
         return HttpResponseRedirect(target)
     form, search = read(request.GET)
+    if plain := plain_query(request.GET, search):
+        return HttpResponseRedirect(f"?{plain.urlencode()}")
     found = Found(search)
     shown = page(found.messages.select_related("endpoint"), request.GET.get("cursor", ""))
     _with_services(shown.rows, found)

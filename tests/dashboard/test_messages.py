@@ -29,7 +29,7 @@ FORM: dict[str, Any] = {
 
 
 def page_of(client: Client, url: str) -> str:
-    response = client.get(url)
+    response = client.get(url, follow=True)
     assert response.status_code == 200
     return response.content.decode()
 
@@ -93,6 +93,13 @@ def test_a_filter_finds_the_message_and_only_it(viewer: Client, queue: Queue, bi
 def test_a_filter_that_cannot_be_read_is_said_and_breaks_nothing(viewer: Client, queue: Queue, query: str) -> None:
     queue()
     assert "left out" in (page := page_of(viewer, f"/messages/?{query}")) or "qualifier" in page or "q=" in query
+
+
+def test_a_service_and_a_status_typed_into_the_search_move_to_their_fields(viewer: Client, queue: Queue) -> None:
+    queue()
+    response = viewer.get("/messages/", {"q": "service:billing status:dead code:503"})
+    assert response["Location"] == "?q=code%3A503&service=billing&status=dead"
+    assert viewer.get("/messages/", {"q": "status:nonsense"}).status_code == 200
 
 
 def test_a_public_id_in_the_search_leads_to_the_message(viewer: Client, queue: Queue) -> None:
