@@ -91,7 +91,7 @@ def span_of_time(seconds: float | None) -> str:
     """340 ms, 1.2 s, 45 s, 12 min 5 s, 3 h 5 min, 2 d 4 h: at most two units."""
     if seconds is None:
         return "–"
-    if seconds < 1:
+    if seconds < 0.9995:
         return f"{round(seconds * 1000)} ms"
     if seconds < 10:
         return f"{seconds:.1f}".removesuffix(".0") + " s"

@@ -14,6 +14,7 @@ from dashboard.figures import WAITING_CAP, Hour, Standing, last_hour, standings
 from integrations.models import Service, Worker
 
 SHOWN = 12  # services in the table; the rest are on their own page
+LISTED = 25  # services among what needs attention: more than that is one cause, not many
 
 
 @viewer
@@ -35,7 +36,8 @@ def _context() -> dict[str, Any]:
     return {
         "standings": found[:SHOWN],
         "service_count": len(found),
-        "attention": attention,
+        "attention": attention[:LISTED],
+        "attention_left_out": max(0, len(attention) - LISTED),
         "needs": sum(standing.lines for standing in attention) + (0 if workers else 1),
         "workers": workers,
         "total": _total(found),

@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from django.contrib import messages
-from django.db.models import Q, QuerySet, TextField
+from django.db.models import Case, IntegerField, Q, QuerySet, TextField, When
 from django.db.models.functions import Cast
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
@@ -21,11 +21,18 @@ from dashboard.figures import WAITING_CAP, last_hour, standings
 from dashboard.forms import BreakerForm, DeleteForm, EndpointForm, PauseForm, ResumeForm, ServiceForm
 from dashboard.words import breaker_rule_words, event_words, limit_words, retry_words
 from integrations import control, registry
-from integrations.models import AUTH_SECRETS, Conflict, Endpoint, Message, Role, Service, Source
+from integrations.models import AUTH_SECRETS, Conflict, Endpoint, Message, Role, Service, ServiceStatus, Source
 from integrations.policies import breaker as breaker_policy
 
 EVENTS_SHOWN = 12
 PAGE = 100
+TROUBLE_FIRST = Case(
+    When(runtime__state="open", then=0),
+    When(runtime__state="half_open", then=1),
+    When(status=ServiceStatus.PAUSED, then=2),
+    default=3,
+    output_field=IntegerField(),
+)
 
 
 # ---- the list -----------------------------------------------------------------------------------------------------
@@ -43,7 +50,7 @@ def _listing_context(request: HttpRequest) -> dict[str, Any]:
     search = request.GET.get("q", "").strip()[:200]
     found = _found(search)
     total = found.count()
-    page = found.order_by("name")[:PAGE]
+    page = found.order_by(TROUBLE_FIRST, "name")[:PAGE]
     return {
         "search": search,
         "panel_url": reverse("_services") + (f"?{urlencode({'q': search})}" if search else ""),

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from threading import Barrier
 
 import pytest
 from django.conf import settings
+from django.db import connection
 from django.test import Client
 from django.utils import timezone
 
@@ -203,3 +206,23 @@ def test_names_of_people_and_tokens_are_shown_as_text() -> None:
     page = browser(Role.ADMIN).get("/settings/").content.decode()
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert(1)" in page
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_two_who_use_the_set_up_link_at_once_one_becomes_admin() -> None:
+    secret = SetupLink.objects.open()
+    start = Barrier(2)
+
+    def use(name: str) -> int:
+        try:
+            client = Client()
+            client.get(f"/setup/{secret}/")
+            start.wait(10)
+            return client.post(f"/setup/{secret}/", {"username": name, "password": PASSWORD}).status_code
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(2) as pool:
+        answers = sorted(pool.map(use, ("anna", "bert")))
+    assert answers == [303, 404]
+    assert Account.objects.count() == 1
