@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from django import forms
@@ -38,6 +38,7 @@ class Group:
     names: tuple[str, ...]
 
 
+NAMED = 3  # changed settings that a closed group names
 BASIC = ("name", "base_url", "description", "owner", "tags", "auth.type", *AUTH_FIELDS)
 GROUPS = (
     Group(
@@ -220,6 +221,11 @@ class ServiceForm(SchemaForm):
         """Each group with its fields, and whether one of them has an error."""
         for group in GROUPS:
             if shown := [self[name] for name in group.names if name in self.fields]:
+                if changed := [
+                    str(bound.label).partition(",")[0].lower() for bound in shown if self.differs(bound.name)
+                ]:
+                    more = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
+                    group = replace(group, words=f"changed: {', '.join(changed[:NAMED])}{more}")
                 yield group, shown, any(bound.errors for bound in shown)
 
 

@@ -58,11 +58,12 @@ class SchemaForm(forms.Form):
 
     def _field(self, name: str) -> forms.Field:
         info, kind = self.leaves[name], kind_of(self.leaves[name])
+        label = self.labels.get(name) or name.split(".")[-1].replace("_", " ").capitalize()
         options: dict[str, Any] = {
-            "label": self.labels.get(name) or name.split(".")[-1].replace("_", " ").capitalize(),
-            "help_text": info.description or "",
+            "label": label,
+            "help_text": "" if info.description in (label, f"{label}.") else info.description or "",
             "required": False,
-            "initial": None if info.is_required() else _shown(info.get_default(call_default_factory=True)),
+            "initial": self._default(name),
         }
         made: forms.Field
         if kind == "check":
@@ -78,6 +79,14 @@ class SchemaForm(forms.Form):
         else:
             made = forms.CharField(strip=name not in self.large, widget=self._widget(name, kind), **options)
         return made
+
+    def _default(self, name: str) -> Any:
+        info = self.leaves[name]
+        return None if info.is_required() else _shown(info.get_default(call_default_factory=True), _sign(name))
+
+    def differs(self, name: str) -> bool:
+        """Whether what is set now is something else than the default."""
+        return name in self.initial and (self.initial[name] or None) != (self._default(name) or None)
 
     def _widget(self, name: str, kind: Kind) -> forms.Widget:
         if name in self.secret:
@@ -207,8 +216,8 @@ def _sign(name: str) -> str:
 def _shown(value: Any, sign: str = ": ") -> Any:
     if isinstance(value, bool) or value is None:
         return value
-    if isinstance(value, float):
-        return str(int(value)) if value.is_integer() else repr(value)
+    if isinstance(value, (int, float)):
+        return str(int(value)) if value == int(value) else repr(value)
     if isinstance(value, dict):
         pairs = (
             (name, part) for name, given in value.items() for part in (given if isinstance(given, list) else [given])

@@ -263,6 +263,13 @@ def test_an_edit_keeps_the_secret_that_was_left_empty() -> None:
     assert service.cache["ttl"] == 5
 
 
+def test_a_closed_group_names_what_was_changed_in_it() -> None:
+    a_service(retry={"max_attempts": 4, "initial": 9, "max": 100, "factor": 2, "jitter": 0})
+    page = words(browser().get("/services/billing/edit/"))
+    assert "Retries changed: calls at most, first wait, growth of the waits and 2 more" in page
+    assert "Circuit breaker by default opens after 5 failures" in page
+
+
 def test_another_host_asks_for_the_secret_again_and_says_so_before() -> None:
     a_service(auth={"type": "bearer", "token": "for-the-old-host"})
     client = browser()
