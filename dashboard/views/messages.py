@@ -32,6 +32,7 @@ from dashboard.payload import curl
 from dashboard.search import Found, Page, page, plain_query, read, unfinished
 from integrations import control, lab, waiting
 from integrations.models import Attempt, AuditEntry, Conflict, Endpoint, Message, Status
+from integrations.models.message import MessageQuerySet
 from integrations.redaction import redacted_headers
 from integrations.registry import Invalid
 from integrations.schemas import ReplayIn, TooLarge
@@ -53,7 +54,7 @@ def listing(request: HttpRequest) -> HttpResponse:
     if plain := plain_query(request.GET, search):
         return HttpResponseRedirect(f"?{plain.urlencode()}")
     found = Found(search)
-    shown = page(found.messages.select_related("endpoint"), request.GET.get("cursor", ""))
+    shown = page(_listed(found.messages), request.GET.get("cursor", ""))
     _with_services(shown.rows, found)
     if shown.refused:
         search.problems.append("The place in the list is not known any more; this is its beginning.")
@@ -80,10 +81,16 @@ def listing_panel(request: HttpRequest) -> HttpResponse:
     ids = [
         int(part) for part in request.GET.get("rows", "").split("-")[:ON_SCREEN] if part.isdigit() and len(part) < 19
     ]
-    rows = list(Message.objects.filter(pk__in=ids).select_related("endpoint").newest_first())
+    rows = list(_listed(Message.objects.filter(pk__in=ids)).newest_first())
     _with_services(rows, found)
     shown = Page(rows=rows, is_first="first" in request.GET)
     return live.panel(request, "messages/_rows.html", _listing_context(request, found, shown))
+
+
+def _listed(found: MessageQuerySet) -> MessageQuerySet:
+    return found.select_related("endpoint").defer(
+        "endpoint__body", "endpoint__description", "endpoint__headers", "endpoint__query"
+    )
 
 
 def _with_services(rows: list[Message], found: Found) -> None:
@@ -95,7 +102,7 @@ def _with_services(rows: list[Message], found: Found) -> None:
 
 def _listing_context(request: HttpRequest, found: Found, shown: Page) -> dict[str, Any]:
     filters = {name: value for name in FILTERS if (value := request.GET.get(name, ""))}
-    counts = found.counts()
+    counts = found.counts
     first = shown.rows[0].pk if shown.rows else 0
     if request.GET.get("first", "").isdigit():
         first = int(request.GET["first"][:18])
