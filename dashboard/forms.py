@@ -209,8 +209,8 @@ class ServiceForm(SchemaForm):
 
     @property
     def given_fields(self) -> set[str]:
-        """The top-level fields that this form speaks about; what it does not show stays as it is."""
-        return {name.split(".")[0] for name in self.fields}
+        """The top-level fields that were sent; all others stay as they are."""
+        return {name.split(".")[0] for name in self.fields if self.was_sent(name)}
 
     @property
     def basic(self) -> list[BoundField]:

@@ -41,16 +41,19 @@ class SchemaForm(forms.Form):
         present: dict[str, Any] | None = None,
         without: Iterable[str] = (),
         fixed: dict[str, Any] | None = None,
+        ids: str = "id",
     ) -> None:
-        """``present``: what is set now, as the API reads it; ``fixed``: parts of the object that nobody types."""
+        """``present``: what is set now, as the API reads it; ``fixed``: parts of the object that nobody types;
+        ``ids``: what the ids of its inputs begin with, where a page has several forms."""
         self.leaves = leaves(self.schema)
         initial = (
             {name: _shown(_at(present, name), _sign(name)) for name in self.names if name not in self.secret}
             if present is not None
             else None
         )
-        super().__init__(given, initial=initial)
+        super().__init__(given, initial=initial, auto_id=f"{ids}_%s")
         self.fixed = fixed or {}
+        self.present = present
         hidden = set(without)
         for name in self.names:
             if name not in hidden:
@@ -122,6 +125,10 @@ class SchemaForm(forms.Form):
         kind, info = kind_of(self.leaves[name]), self.leaves[name]
         if not self._matters(name):
             return False, None
+        if not self.was_sent(name):
+            # A script may send a few fields only: the others stay as they are, or get their defaults.
+            kept = None if name in self.secret else _at(self.present, name)
+            return kept is not None, kept
         if kind == "check":
             return True, bool(value)
         if value in (None, ""):
@@ -138,11 +145,16 @@ class SchemaForm(forms.Form):
             return True, [int(part) if part.isdecimal() else part for part in map(str.strip, value.split(",")) if part]
         return True, value
 
+    def was_sent(self, name: str) -> bool:
+        """A browser sends every field: the ``field`` tag puts a hidden “false” before each box."""
+        return name in self.data
+
     def _matters(self, name: str) -> bool:
         if name not in self.shown_for:
             return True
         other, _, words = self.shown_for[name].partition("=")
-        return self.cleaned_data.get(other) in words.split()
+        chosen = self.cleaned_data.get(other) if self.was_sent(other) else _at(self.present, other)
+        return chosen in words.split()
 
     # ---- from complaints to fields --------------------------------------------------------------------------------
     def refuse(self, complaints: Invalid | Iterable[tuple[Sequence[str], str]]) -> None:

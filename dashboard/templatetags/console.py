@@ -179,6 +179,9 @@ def field(bound: BoundField, wide: bool | None = None, label: str = "") -> SafeS
     widget = bound.as_widget(attrs={name: value for name, value in attributes.items() if value})
     title = format_html('<label for="{}">{}</label>', identity, label or bound.label)
     is_check = isinstance(bound.field.widget, CheckboxInput)
+    if is_check and hasattr(bound.form, "was_sent"):
+        # An empty box sends nothing; this tells it from a box that was not on the form.
+        widget = format_html('<input type="hidden" name="{}" value="false">{}', bound.html_name, widget)
     classes = ["field"]
     if is_check:
         classes.append("check")

@@ -84,9 +84,9 @@ def detail(request: HttpRequest, name: str) -> HttpResponse:
         "breaker_words": breaker_rule_words(service),
         "limit_words": limit_words(service),
         "retry_on": ", ".join(map(str, service.retry_policy.retry_on)),
-        "pause_form": PauseForm(),
-        "resume_form": ResumeForm(),
-        "breaker_form": BreakerForm(),
+        "pause_form": PauseForm(ids="pause"),
+        "resume_form": ResumeForm(ids="resume"),
+        "breaker_form": BreakerForm(ids="steer"),
     }
     return render(request, "services/service.html", context)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -132,6 +133,14 @@ def test_a_secret_is_told_by_its_age_and_never_shown() -> None:
     assert "bearer, token set" in words(client.get("/services/billing/"))
 
 
+def test_no_id_stands_twice_on_a_page() -> None:
+    trip(a_service())
+    client = browser(Role.ADMIN)
+    for path in ("/", "/services/billing/", "/services/billing/edit/", "/breakers/", "/settings/"):
+        ids = re.findall(r'\sid="([^"]+)"', client.get(path).content.decode())
+        assert len(ids) == len(set(ids)), (path, sorted(found for found in ids if ids.count(found) > 1))
+
+
 def test_an_unknown_service_is_a_page_in_words() -> None:
     answer = browser().get("/services/nope/")
     assert answer.status_code == 404
@@ -145,8 +154,39 @@ def test_a_name_and_an_address_are_enough() -> None:
     service = Service.objects.get()
     assert service.base_url == NEW["base_url"]
     assert service.retry_policy.max_attempts == 10
-    assert service.breaker_policy.enabled is False  # an unticked box is a no
+    assert service.breaker_policy.enabled is True  # what is not sent gets its default
     assert AuditEntry.objects.get(action="service.created").actor == "person a-operator"
+
+
+def test_a_box_that_was_unticked_is_a_no() -> None:
+    client = browser()
+    boxes = client.get("/services/new/").content.decode()
+    assert (
+        '<input type="hidden" name="breaker.enabled" value="false"><input type="checkbox" name="breaker.enabled"'
+        in boxes
+    )
+    assert client.post("/services/new/", NEW | {"breaker.enabled": "false"}).status_code == 303
+    assert client.post("/services/new/", NEW | {"name": "crm", "breaker.enabled": ["false", "on"]}).status_code == 303
+    enabled = {service.name: service.breaker_policy.enabled for service in Service.objects.all()}
+    assert enabled == {"billing": False, "crm": True}
+
+
+def test_an_edit_with_few_fields_leaves_the_others_as_they_are() -> None:
+    a_service(
+        auth={"type": "bearer", "token": "kept"},
+        retry={"max_attempts": 4, "initial": 9},
+        breaker={"enabled": False},
+        tags=["eu"],
+    )
+    client = browser()
+    assert client.post("/services/billing/edit/", {"retry.initial": "7", "owner": "Ada"}).status_code == 303
+    service = Service.objects.get()
+    assert (service.retry_policy.max_attempts, service.retry_policy.initial, service.owner) == (4, 7, "Ada")
+    assert (service.breaker_policy.enabled, service.tags, service.secret("auth.token")) == (False, ["eu"], "kept")
+
+    assert client.post("/services/billing/edit/", {"auth.token": "newer"}).status_code == 303
+    service.refresh_from_db()
+    assert (service.auth, service.secret("auth.token")) == ({"type": "bearer"}, "newer")
 
 
 def test_the_form_as_it_comes_registers_the_defaults() -> None:
