@@ -13,7 +13,7 @@ import os
 import platform
 import shutil
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -49,10 +49,11 @@ def main() -> None:
             if all(word in f"{contender.name} on {on}" for word in options.only)
         ]
         places = _places(folder, {on for _, on in wanted}, stack)
-        runs = []
-        for number in range(options.rounds):
-            for contender, on in wanted if number % 2 == 0 else reversed(wanted):
-                runs.append(_run(contender, places[on], sink, options.messages))
+        runs: list[Run] = []
+        with suppress(KeyboardInterrupt):  # then the report is about what was run
+            for number in range(options.rounds):
+                for contender, on in wanted if number % 2 == 0 else reversed(wanted):
+                    runs.append(_run(contender, places[on], sink, options.messages))
         _report(runs, sink)
 
 
