@@ -42,6 +42,7 @@ class Doorbell:
     def __init__(self, rung: Callable[[], None]) -> None:
         self._rung = rung
         self._listener: Any = None
+        self._watched = -1  # the descriptor of its socket
         self._counter: sqlite3.Connection | None = None
         self._seen = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -66,6 +67,7 @@ class Doorbell:
             return
         import psycopg
 
+        self._hang_up()
         try:
             parameters = connection.get_connection_params()
             parameters = {
@@ -78,7 +80,8 @@ class Doorbell:
             log.warning(line("no doorbell", error=str(error).partition("\n")[0]))
             self._listener = None
             return
-        asyncio.get_running_loop().add_reader(self._listener.fileno(), self._hear)
+        self._watched = self._listener.fileno()
+        asyncio.get_running_loop().add_reader(self._watched, self._hear)
 
     def _hear(self) -> None:
         try:
@@ -93,15 +96,16 @@ class Doorbell:
     def _hang_up(self) -> None:
         if self._listener is None:
             return
-        if not self._listener.closed:
-            asyncio.get_running_loop().remove_reader(self._listener.fileno())
-            self._listener.close()
+        # Also when libpq has closed the socket by itself: the number is soon that of another connection, which could
+        # not be made while the loop takes it for ours.
+        asyncio.get_running_loop().remove_reader(self._watched)
+        self._listener.close()
         self._listener = None
 
     # ---- SQLite ----------------------------------------------------------------------------------------------------
     def _look(self) -> None:
         try:
-            assert self._counter is not None
+            assert self._counter is not None  # noqa: S101 - open() has made it
             (version,) = self._counter.execute("PRAGMA data_version").fetchone()
         except sqlite3.Error:
             version = self._seen
