@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from contextlib import suppress
 
 from django.conf import settings
+from django.db import DatabaseError, InterfaceError, connection
 from django_q.tasks import async_task
+from redis import RedisError
 
+from integrations.logs import line
 from integrations.pump import Pump
 
-SLICE = 15.0  # seconds of a lane before it hands over; well under the task timeout in settings
+log = logging.getLogger("switchboard.lane")
+
+SLICE = 15.0  # seconds of a lane before it hands over
 HAND_OVER = 1.5  # seconds before its end that a slice queues the next one, so that no lane pauses in between
+ASK_AGAIN = 2.0  # seconds until a slice that could not be queued is queued again
+NO_TIMEOUT = -1  # a slice outlives its time while the queue is away; the watchdog looks after one that hangs
 
 
 class _Lane:
@@ -31,15 +39,23 @@ class _Lane:
         self.pump.stop()
 
     async def run(self) -> None:
-        self.loop.call_later(SLICE - HAND_OVER, self._hand_over)
-        await self.pump.run(SLICE)
+        handing_over = self.loop.create_task(self._hand_over())
+        try:
+            await self.pump.run(SLICE)
+            while not (handing_over.done() or self.pump.stopping):
+                await self.pump.run(1.0)  # the queue is away, Redis perhaps, and the lane is not
+        finally:
+            handing_over.cancel()
         if self.pump.stopping:
             await self.pump.close()
 
-    def _hand_over(self) -> None:
-        if not self.pump.stopping:
+    async def _hand_over(self) -> None:
+        pause, queued = SLICE - HAND_OVER, False
+        while not queued:
+            await asyncio.sleep(pause)
             # Beside the loop: queueing is a database or Redis write.
-            self.loop.run_in_executor(None, queue_slice, settings.CLUSTER)
+            queued = await self.loop.run_in_executor(None, queue_slice, settings.CLUSTER)
+            pause = ASK_AGAIN
 
 
 _lane: _Lane | None = None
@@ -55,9 +71,15 @@ def pump() -> int:
     return len(_lane.pump.in_flight)
 
 
-def queue_slice(cluster: str) -> None:
-    """Asks for one more slice, by whichever worker of this cluster is free."""
-    async_task("integrations.tasks.pump", cluster=cluster)
+def queue_slice(cluster: str) -> bool:
+    """Asks for one more slice, by whichever worker of this cluster is free; False where the queue did not answer."""
+    try:
+        async_task("integrations.tasks.pump", cluster=cluster, timeout=NO_TIMEOUT)
+    except (DatabaseError, InterfaceError, RedisError, OSError) as error:
+        connection.close()
+        log.warning(line("no queue", cluster=cluster, error=str(error).partition("\n")[0]))
+        return False
+    return True
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

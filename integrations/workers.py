@@ -23,6 +23,7 @@ from pathlib import Path
 
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, connection
+from redis import RedisError
 
 from integrations.logs import line
 from integrations.models import Message, Worker, database_now
@@ -64,11 +65,21 @@ def _kill_on_death_of(parent: int) -> None:
 
 
 def run_cluster() -> None:
-    """The main process of a django-q2 cluster; ends when it is told to, or with its parent."""
-    from django_q.cluster import Cluster
+    """The main process of a django-q2 cluster; ends when it is told to, with its parent, or without its monitor."""
+    from django_q import cluster
+
+    class Sentinel(cluster.Sentinel):  # type: ignore[misc]
+        def reincarnate(self, process: object) -> None:
+            """Replaces what has died, but for the monitor: it takes the lock of the result queue with it, so that
+            none after it would acknowledge a slice, and each would come back for ever. The cluster starts again."""
+            if process is self.monitor:
+                log.error(line("monitor died", cluster=settings.CLUSTER))
+                os._exit(1)  # the others go with it
+            super().reincarnate(process)
 
     die_with_parent()
-    Cluster().start()
+    cluster.Sentinel = Sentinel
+    cluster.Cluster().start()
 
 
 # ---- one child ----------------------------------------------------------------------------------------------------
@@ -205,14 +216,15 @@ class Supervisor:
     def _ask_for_lanes(self, count: int) -> None:
         from integrations.tasks import queue_slice
 
-        for _ in range(count):
-            queue_slice(self.cluster)
+        if not all(queue_slice(self.cluster) for _ in range(count)):
+            # Without its queue (Redis is away) a new cluster would not start, and a lane of the old one may still run.
+            self._all_beat = time.monotonic()
 
     def _quietly(self, step: Callable[..., None], *args: object) -> None:
         """The supervisor outlives its database: what cannot be asked now is asked in a second."""
         try:
             step(*args)
-        except (DatabaseError, InterfaceError, OSError) as error:
+        except (DatabaseError, InterfaceError, RedisError, OSError) as error:
             connection.close()
             # Nobody can beat into a database that is away, so silence is no sign of a frozen cluster.
             self._all_beat = time.monotonic()
