@@ -157,7 +157,8 @@ def is_as_new(installation: Installation, traffic: Traffic) -> None:
     assert took < 2, f"a message took {took:.1f} s after the fault was over"
     traffic.wait_until_ended()
     traffic.check()
-    installation.stop()
+    took = installation.stop()
+    assert took < 8, f"the stop took {took:.1f} s: somebody waits for what has died"
     assert not shape(installation)
     assert not unfinished(installation)
 
