@@ -233,10 +233,9 @@ class Found:
 def unfinished(found: MessageQuerySet, service_id: int | None) -> MessageQuerySet:
     """The pending and delivering ones, by the index of the unfinished ones.
 
-    SQLite takes a partial index with an IN only where the query repeats it in literal SQL, and would rather walk
-    through all of a service's history if the service were asked for by its column alone.
+    SQLite would rather walk through all of a service's history if the service were asked for by its column alone.
     """
-    found = cast(MessageQuerySet, found.extra(where=["integrations_message.status IN ('pending', 'delivering')"]))
+    found = found.unfinished()
     if service_id is None:
         return found
     return cast(MessageQuerySet, found.extra(where=["+integrations_message.service_id = %s"], params=[service_id]))

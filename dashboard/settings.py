@@ -168,6 +168,7 @@ AXES_LOCKOUT_TEMPLATE = "people/locked_out.html"
 AXES_VERBOSE = False
 SESSION_COOKIE_AGE = 14 * 24 * 3600
 SESSION_COOKIE_NAME = "switchboard_session"
+CSRF_FAILURE_VIEW = "dashboard.views.errors.csrf_refused"
 CSRF_COOKIE_NAME = "switchboard_csrf"
 
 # ---- Security -----------------------------------------------------------------------------------------------------

@@ -766,5 +766,5 @@ def tidy() -> None:
 
 def heal_order() -> int:
     """Brings back parked messages whose key has nothing ahead of them: a net under ``promote``, seldom needed."""
-    keys = set(Message.objects.pending().filter(parked=True).values_list("service_id", "ordering_key")[:SWEEP_BATCH])
+    keys = set(Message.objects.parked().values_list("service_id", "ordering_key")[:SWEEP_BATCH])
     return Message.objects.promote(keys)

@@ -70,10 +70,17 @@ def replay(message: Message, data: ReplayIn) -> tuple[Message, bool]:
     return message.replay(
         current=data.mode == "current",
         body=content[0] if content else None,
-        content_type=content[1] if content else None,
+        content_type=_type_of_edited(message) if content else None,
         headers=data.headers,
         endpoint=endpoint,
     )
+
+
+def _type_of_edited(message: Message) -> str:
+    """An edited body is JSON; a vendor's own JSON type stays what it was."""
+    kept = message.content.content_type
+    kind = kept.partition(";")[0].strip().lower()
+    return kept if kind.endswith("+json") or kind == "application/json" else "application/json"
 
 
 def _endpoint(service: Service, name: str | None) -> Endpoint | None:

@@ -88,7 +88,7 @@ def test_a_test_run_that_dies_leaves_nothing_behind(ending: signal.Signals) -> N
     assert run.stdout
     folder, stray = run.stdout.readline().decode().split()
     run.send_signal(ending)
-    run.communicate(timeout=15)
+    run.wait(timeout=40)
     until(lambda: not Path(folder).exists(), "its folder is removed")
     until(lambda: not is_running(int(stray)), "its stray process is ended")
     until(lambda: not named_in_a_command_line(folder), "its servers and the guardian are gone")

@@ -91,7 +91,8 @@ class MessageQuerySet(models.QuerySet["Message"]):
         return self.filter(status=Status.DEAD)
 
     def unfinished(self) -> MessageQuerySet:
-        return self.filter(status__in=UNFINISHED)
+        # Not by status: SQLite cannot match an IN with parameters to the indexes of what is unfinished.
+        return self.filter(finished_at=None)
 
     def due(self, now: datetime) -> MessageQuerySet:
         return self.filter(status=Status.PENDING, due_at__lte=now)
@@ -101,7 +102,7 @@ class MessageQuerySet(models.QuerySet["Message"]):
 
     def unanswered(self) -> MessageQuerySet:
         """Leaves out what has a replay that is unfinished or delivered: nothing is left to do about it."""
-        answered = Message.objects.filter(replay_of=OuterRef("pk"), status__in=(*UNFINISHED, Status.DELIVERED))
+        answered = Message.objects.filter(replay_of=OuterRef("pk")).exclude(status__in=(Status.DEAD, Status.CANCELLED))
         return self.filter(~Exists(answered))
 
     def newest_first(self) -> MessageQuerySet:
@@ -132,6 +133,9 @@ class MessageQuerySet(models.QuerySet["Message"]):
         return messages
 
     # ---- claim -----------------------------------------------------------------------------------------------------
+    def parked(self) -> MessageQuerySet:
+        return self.filter(parked=True)
+
     def sound(self) -> MessageQuerySet:
         """Whose last claim was not lost; the others are claimed alone, so that a poisonous one has no neighbours."""
         return self.filter(losses=0)
@@ -170,7 +174,7 @@ class MessageQuerySet(models.QuerySet["Message"]):
         return self.filter(pk__in=ids, status=Status.PENDING).update(parked=True, due_at=None)
 
     def unpark(self) -> int:
-        return self.filter(status=Status.PENDING, parked=True).update(parked=False, due_at=_natural_due())
+        return self.parked().update(parked=False, due_at=_natural_due())
 
     def promote(self, keys: Iterable[tuple[int, str]]) -> int:
         """Makes the head of each (service id, ordering key) due again, if it was parked."""
@@ -322,18 +326,21 @@ class Message(models.Model):
             # what is in flight: a service's concurrency, a worker's claims
             models.Index(fields=["worker_id"], name="message_claimed", condition=Q(status="delivering")),
             models.Index(fields=["service"], name="message_in_flight", condition=Q(status="delivering")),
-            # what is ahead in an ordering key
+            # what is unfinished: of a service, and ahead in an ordering key
             models.Index(
                 fields=["service", "ordering_key", "id"],
-                name="message_keyed",
-                condition=Q(status__in=["pending", "delivering"]) & ~Q(ordering_key=""),
+                name="message_unfinished_keyed",
+                condition=Q(finished_at__isnull=True),
             ),
+            # what is claimed alone, and what waits behind its key: few rows, looked for often
+            models.Index(fields=["due_at"], name="message_suspect", condition=Q(status="pending", losses__gt=0)),
+            models.Index(fields=["service", "ordering_key"], name="message_parked", condition=Q(parked=True)),
             models.Index(
                 fields=["expires_at"], name="message_expiring", condition=Q(status="pending", expires_at__isnull=False)
             ),
             # what people list
             models.Index(fields=["service", "-id"], name="message_of_service"),
-            models.Index(fields=["-id"], name="message_unfinished", condition=Q(status__in=["pending", "delivering"])),
+            models.Index(fields=["-id"], name="message_unfinished", condition=Q(finished_at__isnull=True)),
             models.Index(fields=["service", "-id"], name="message_dead", condition=Q(status="dead")),
         )
 
