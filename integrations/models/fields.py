@@ -13,7 +13,6 @@ from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models.expressions import Expression
 
-
 if TYPE_CHECKING:
     TextField = models.TextField[Any, Any]
 else:

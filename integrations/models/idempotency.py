@@ -8,7 +8,6 @@ from typing import ClassVar
 from django.db import models
 from django.utils import timezone
 
-
 KEPT_FOR = timedelta(hours=24)
 PRUNE_BATCH = 500  # rows removed at once, so that nobody waits long for the lock
 

@@ -55,8 +55,8 @@ class RuntimeQuerySet(models.QuerySet["Runtime"]):
         """
         if not runtimes:
             return
-        fields = [Runtime._meta.get_field(name) for name in DECIDED_FIELDS]
-        columns = ", ".join(f"{connection.ops.quote_name(field.column)} = %s" for field in fields)
+        fields = [field for field in Runtime._meta.concrete_fields if field.name in DECIDED_FIELDS]
+        columns = ", ".join(f"{connection.ops.quote_name(str(field.column))} = %s" for field in fields)
         rows = [
             [*(field.get_db_prep_save(getattr(runtime, field.attname), connection) for field in fields), runtime.pk]
             for runtime in runtimes

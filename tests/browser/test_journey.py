@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect
 from tests.installation import Installation
 from tests.receiver import Receiver
 
-PASSWORD = "correct horse battery"  # noqa: S105
+PASSWORD = "correct horse battery"
 RELOADS = 30
 
 
