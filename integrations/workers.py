@@ -255,7 +255,9 @@ class Supervisor:
     def _wait_for_lanes(self, deadline: float) -> None:
         """django-q2 stops cleanly only when its workers are idle, so the lanes come first."""
         while time.monotonic() < deadline:
-            if not Worker.objects.alive(database_now()).filter(cluster=self.cluster).exists():
+            lanes = Worker.objects.alive(database_now()).filter(cluster=self.cluster)
+            # One that was killed keeps its lease for a while and will never say that it has stopped.
+            if not any(_exists(pid) for pid in lanes.values_list("pid", flat=True)):
                 return
             time.sleep(0.1)
 
@@ -264,3 +266,11 @@ class Supervisor:
         from django_q.brokers import get_broker
 
         get_broker(self.cluster).delete_queue()
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
