@@ -14,13 +14,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
+import os
 from base64 import b64encode
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from http import HTTPStatus
-from random import SystemRandom
+from random import Random
 from typing import Any
 from urllib.parse import urlencode
 
@@ -58,7 +59,8 @@ from integrations.policies.verdict import Verdict, judge
 from integrations.redaction import redacted_bytes, redacted_headers, redacted_text, redacted_url
 
 log = logging.getLogger("switchboard.delivery")
-random = SystemRandom()
+random = Random()  # noqa: S311 - jitter is no secret
+os.register_at_fork(after_in_child=random.seed)  # so that forked lanes do not draw the same
 
 SERVICES_AT_ONCE = 200  # services looked at in one claim; they take turns, so the others are next
 SLOT_HORIZON = timedelta(milliseconds=250)  # how far ahead send slots of a rate are claimed
@@ -431,7 +433,8 @@ def settle(worker_id: int, results: Sequence[CallResult]) -> None:
         runtimes = {runtime.pk: runtime for runtime in Runtime.objects.locked(service_ids)}
         current, late = _fenced(worker_id, results, runtimes)
         decisions = [_decide(result, now) for result in current]
-        attempts = Attempt.objects.bulk_create([_attempt(decision, worker_id) for decision in decisions])
+        attempts = [_attempt(decision, worker_id) for decision in decisions]
+        Attempt.objects.record(attempts)
         _write_messages(decisions, worker_id, now)
         _write_runtimes(runtimes, decisions, attempts, now)
         tally.add(_counts(decisions), now)
