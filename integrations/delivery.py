@@ -18,7 +18,7 @@ import os
 from base64 import b64encode
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from http import HTTPStatus
 from random import Random
@@ -90,6 +90,7 @@ class Claim:
 
     target: Target
     message: Message
+    worker_id: int  # who claimed it: with the number, what a result is fenced by
     trigger: Trigger
     generation: int
     send_at: datetime  # its slot, in database time
@@ -158,7 +159,7 @@ def claim(worker_id: int, capacity: int) -> list[Claim]:
         claims = [
             claimed
             for admission, count in zip(admissions, places, strict=True)
-            for claimed in _take(admission, count, now)
+            for claimed in _take(admission, count, worker_id, now)
         ]
         _write_claims(claims, worker_id, now)
         Runtime.objects.save_decided([admission.runtime for admission in admissions if admission.decided])
@@ -177,7 +178,7 @@ def claim_suspect(worker_id: int) -> list[Claim]:
         for runtime in _with_load(serving):
             admission = _admit(runtime, now)
             admission.candidates = _locked(suspects.filter(service_id=runtime.pk), min(1, admission.places))
-            if claims := _take(admission, 1, now):
+            if claims := _take(admission, 1, worker_id, now):
                 _write_claims(claims, worker_id, now)
                 runtime.save_decided()
                 return claims
@@ -302,7 +303,7 @@ def _in_time(admission: Admission, found: list[Message], now: datetime) -> list[
     return [message for message in found if message.pk not in late]
 
 
-def _take(admission: Admission, count: int, now: datetime) -> list[Claim]:
+def _take(admission: Admission, count: int, worker_id: int, now: datetime) -> list[Claim]:
     """The claims for the first ``count`` candidates, each with its send slot; counts them in the runtime row."""
     runtime, target = admission.runtime, admission.target
     chosen = admission.candidates[:count]
@@ -316,7 +317,7 @@ def _take(admission: Admission, count: int, now: datetime) -> list[Claim]:
     runtime.turn = int(now.timestamp() * 1000)
     admission.decided = True
     return [
-        Claim(target, message, _trigger(message, admission.is_probing), runtime.generation, send_at, now)
+        Claim(target, message, worker_id, _trigger(message, admission.is_probing), runtime.generation, send_at, now)
         for message, send_at in zip(chosen, send_times, strict=True)
     ]
 
@@ -344,10 +345,12 @@ async def send(client: Client, claimed: Claim, now: datetime) -> CallResult:
             now=now,
             target=claimed.target,
         )
-    except ValueError as error:
-        return CallResult(
-            claimed, None, Outcome(fault=Fault.CONFIG, detail=f"the request cannot be built: {error}"), now
-        )
+    except Exception as error:  # whatever a registration holds, the pump goes on
+        if not isinstance(error, ValueError):
+            log.exception(line("unbuildable", message=message.public_id))
+        words = str(error) if isinstance(error, ValueError) else type(error).__name__
+        outcome = Outcome(fault=Fault.CONFIG, detail=f"the request cannot be built: {words}")
+        return CallResult(claimed, None, outcome, now)
     ready = await oauth.authorized(client, claimed.target.service, call)
     if isinstance(ready, Outcome):
         return CallResult(claimed, call, ready, now)
@@ -425,17 +428,17 @@ def _proof(service: Service, body: bytes) -> list[tuple[str, str]]:
 
 
 # ---- settle ---------------------------------------------------------------------------------------------------------
-def settle(worker_id: int, results: Sequence[CallResult]) -> None:
+def settle(results: Sequence[CallResult]) -> None:
     """Writes what came of the calls in one transaction. A result whose claim was lost becomes history, no more."""
     now = database_now()
     service_ids = {result.claim.target.service.pk for result in results}
     with transaction.atomic():
         runtimes = {runtime.pk: runtime for runtime in Runtime.objects.locked(service_ids)}
-        current, late = _fenced(worker_id, results, runtimes)
+        current, late = _fenced(results, runtimes)
         decisions = [_decide(result, now) for result in current]
-        attempts = [_attempt(decision, worker_id) for decision in decisions]
+        attempts = [_attempt(decision) for decision in decisions]
         Attempt.objects.record(attempts)
-        _write_messages(decisions, worker_id, now)
+        _write_messages(decisions, now)
         _write_runtimes(runtimes, decisions, attempts, now)
         tally.add(_counts(decisions), now)
         Message.objects.promote(
@@ -447,17 +450,28 @@ def settle(worker_id: int, results: Sequence[CallResult]) -> None:
         _log(decision)
 
 
-def _fenced(
-    worker_id: int, results: Sequence[CallResult], runtimes: dict[int, Runtime]
-) -> tuple[list[CallResult], list[CallResult]]:
+def settle_bare(result: CallResult) -> None:
+    """Settles a result that the database would not take, without what the other side put into it."""
+    outcome = replace(result.outcome, headers=(), body=b"", truncated=True, detail="the answer could not be recorded")
+    settle([replace(result, outcome=outcome)])
+
+
+def _fenced(results: Sequence[CallResult], runtimes: dict[int, Runtime]) -> tuple[list[CallResult], list[CallResult]]:
     """The results whose claim still stands, and the late ones."""
     ids = [result.claim.message.pk for result in results]
-    held = dict(Message.objects.held_by(worker_id).filter(pk__in=ids).select_for_update().values_list("pk", "calls"))
+    held = {
+        pk: (worker_id, calls)
+        for pk, worker_id, calls in Message.objects.delivering()
+        .filter(pk__in=ids)
+        .select_for_update()
+        .values_list("pk", "worker_id", "calls")
+    }
     current: list[CallResult] = []
     late: list[CallResult] = []
     for result in results:
-        stands = held.get(result.claim.message.pk) == result.claim.number - 1
-        (current if stands and result.claim.target.service.pk in runtimes else late).append(result)
+        claimed = result.claim
+        stands = held.get(claimed.message.pk) == (claimed.worker_id, claimed.number - 1)
+        (current if stands and claimed.target.service.pk in runtimes else late).append(result)
     return current, late
 
 
@@ -503,7 +517,7 @@ def _decide(result: CallResult, now: datetime) -> Decision:
     return Decision(result, verdict, Status.PENDING, due_at=following)
 
 
-def _attempt(decision: Decision, worker_id: int) -> Attempt:
+def _attempt(decision: Decision) -> Attempt:
     result = decision.result
     claimed, outcome = result.claim, result.outcome
     return Attempt(
@@ -512,7 +526,7 @@ def _attempt(decision: Decision, worker_id: int) -> Attempt:
         endpoint_id=claimed.message.endpoint_id,
         number=claimed.number,
         trigger=claimed.trigger,
-        worker_id=worker_id,
+        worker_id=claimed.worker_id,
         started_at=result.started_at,
         outcome=Result.SUCCEEDED if outcome.succeeded else Result.FAILED,
         retry_at=decision.due_at,
@@ -540,7 +554,7 @@ def call_facts(call: Call | None, outcome: Outcome, secret_values: Iterable[str]
     }
 
 
-def _write_messages(decisions: Sequence[Decision], worker_id: int, now: datetime) -> None:
+def _write_messages(decisions: Sequence[Decision], now: datetime) -> None:
     """One UPDATE for all messages that change alike: usually one for what was delivered."""
     alike: dict[tuple[Any, ...], list[Decision]] = defaultdict(list)
     for decision in decisions:
@@ -571,7 +585,7 @@ def _write_messages(decisions: Sequence[Decision], worker_id: int, now: datetime
             changes["priority"] = Priority.BULK if is_bulk else Priority.RETRY
         else:
             changes |= messages.finished_as(status, now, dead_reason=reason)
-        Message.objects.settle_as(ids, worker_id=worker_id, changes=changes)
+        Message.objects.settle_as(ids, changes=changes)
 
 
 def _write_runtimes(
@@ -662,11 +676,9 @@ def _log(decision: Decision) -> None:
 
 
 # ---- giving back ----------------------------------------------------------------------------------------------------
-def give_back(worker_id: int, claims: Sequence[Claim]) -> None:
-    """Returns claims that were not sent: no call was made, nothing is counted."""
-    if claims:
-        ids = [claimed.message.pk for claimed in claims]
-        Message.objects.give_back(ids, worker_id=worker_id, now=database_now())
+def give_back(claimed: Claim) -> None:
+    """Returns a claim that was not sent: no call was made, nothing is counted."""
+    Message.objects.give_back([claimed.message.pk], worker_id=claimed.worker_id, now=database_now())
 
 
 def stop(worker_id: int) -> int:
@@ -700,7 +712,7 @@ def _take_back(worker: Worker, now: datetime, detail: str, *, counts_as_loss: bo
     changes = {"calls": F("calls") + 1, "losses": F("losses") + int(counts_as_loss), "last_detail": detail[:500]}
     buried = [message for message in held if counts_as_loss and message.losses >= LOSSES_ALONE]
     ends = messages.finished_as(Status.DEAD, now, dead_reason=DeadReason.WORKER_LOST, last_fault=Fault.WORKER_LOST)
-    Message.objects.settle_as([message.pk for message in buried], worker_id=worker.pk, changes={**ends, **changes})
+    Message.objects.settle_as([message.pk for message in buried], changes={**ends, **changes})
     Message.objects.promote((message.service_id, message.ordering_key) for message in buried)
     Message.objects.held_by(worker.pk).update(**messages.back_to_pending(now, last_fault=Fault.WORKER_LOST, **changes))
     return len(held)

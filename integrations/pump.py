@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 from django.conf import settings
-from django.db import DatabaseError, InterfaceError, connection
+from django.db import DatabaseError, InterfaceError, OperationalError, connection
 
 from integrations import delivery
 from integrations.client import Client
@@ -52,6 +52,7 @@ class Pump:
         self.stopping = False
         self.in_flight: dict[int, tuple[Claim, asyncio.Task[None]]] = {}
         self._done: list[CallResult] = []
+        self._unsent: list[Claim] = []  # their slot had passed
         self._something = asyncio.Event()
         self._database = ThreadPoolExecutor(1, thread_name_prefix="database")
         self._doorbell = Doorbell(self._rang)
@@ -120,7 +121,7 @@ class Pump:
         counts, self._counts = self._counts, {"delivered": 0, "failed": 0}
         renewed = self.worker_id and await self._in_database(self._renew, counts)
         if not renewed:
-            # The claims are somebody else's by now; their results will be late and fill in the lost rows.
+            # Claims that somebody has taken back by now will be late, and fill in their lost rows.
             self.worker_id = await self._in_database(self._register)
         self._doorbell.open()
         self._next_renewal = now + RENEW_EVERY.total_seconds()
@@ -147,15 +148,38 @@ class Pump:
 
     async def _flush(self) -> None:
         """Writes the results that have come in; they stay here until they are written."""
+        await self._give_back()
         if not self._done:
             return
         batch = self._done[:]
-        await self._in_database(delivery.settle, self.worker_id, batch)
+        try:
+            await self._in_database(delivery.settle, batch)
+        except (OperationalError, InterfaceError):
+            raise  # the database is away or busy: later, all of it
+        except Exception:
+            # Something in one of them cannot be written, and must not keep the others from being written.
+            log.exception(line("unwritable", results=len(batch)))
+            await self._flush_one_by_one(batch)
         del self._done[: len(batch)]
         self._next_look = 0.0  # places are free again
         for result in batch:
             self._counts["delivered" if result.outcome.succeeded else "failed"] += 1
             self.in_flight.pop(result.claim.message.pk, None)
+
+    async def _give_back(self) -> None:
+        while self._unsent:
+            await self._in_database(delivery.give_back, self._unsent[0])
+            self.in_flight.pop(self._unsent.pop(0).message.pk, None)
+
+    async def _flush_one_by_one(self, batch: list[CallResult]) -> None:
+        for result in batch:
+            try:
+                await self._in_database(delivery.settle, [result])
+            except (OperationalError, InterfaceError):
+                raise
+            except Exception:
+                log.exception(line("unwritable", message=result.claim.message.public_id))
+                await self._in_database(delivery.settle_bare, result)
 
     async def _claim(self) -> bool:
         free = self.capacity - len(self.in_flight)
@@ -177,12 +201,10 @@ class Pump:
 
     # ---- one call --------------------------------------------------------------------------------------------------
     async def _deliver(self, claimed: Claim) -> None:
-        if not await self._reach_slot(claimed):
-            await self._in_database(delivery.give_back, self.worker_id, [claimed])
-            self.in_flight.pop(claimed.message.pk, None)
-            return
-        result = await delivery.send(self.client, claimed, self.now())
-        self._done.append(result)
+        if await self._reach_slot(claimed):
+            self._done.append(await delivery.send(self.client, claimed, self.now()))
+        else:
+            self._unsent.append(claimed)
         self._something.set()
 
     async def _reach_slot(self, claimed: Claim) -> bool:

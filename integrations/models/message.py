@@ -164,9 +164,9 @@ class MessageQuerySet(models.QuerySet["Message"]):
         """DELIVERING → PENDING for claims that were never sent: no call was made, nothing is counted."""
         return self.held_by(worker_id).filter(pk__in=ids).update(**_pending(due_at=now))
 
-    def settle_as(self, ids: Sequence[int], *, worker_id: int, changes: dict[str, Any]) -> int:
-        """Leaves the claim with the same changes for all of ``ids``; only where the worker still holds it."""
-        return self.held_by(worker_id).filter(pk__in=ids).update(**changes)
+    def settle_as(self, ids: Sequence[int], *, changes: dict[str, Any]) -> int:
+        """Leaves the claim with the same changes for all of ``ids``; the caller has locked and fenced the rows."""
+        return self.delivering().filter(pk__in=ids).update(**changes)
 
     # ---- waiting ---------------------------------------------------------------------------------------------------
     def park(self, ids: Sequence[int]) -> int:

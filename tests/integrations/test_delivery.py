@@ -14,7 +14,7 @@ import pytest
 from django.utils import timezone
 
 from integrations import control, delivery
-from integrations.client import Client
+from integrations.client import Call, Client
 from integrations.models import (
     Attempt,
     AuditEntry,
@@ -29,6 +29,8 @@ from integrations.models import (
     database_now,
 )
 from integrations.models.message import Status
+from integrations.outcome import Outcome
+from integrations.pump import Pump
 from integrations.schemas import PauseIn, ReplayIn, ResumeIn
 from integrations.waiting import waiting_for
 from tests.receiver import Answer, Receiver
@@ -420,7 +422,7 @@ def test_a_late_result_becomes_history_and_changes_nothing(register: Register, s
     delivery.rescue()
 
     result = asyncio.run(delivery.send(Client(transport=httpx.MockTransport(ok)), claims[0], timezone.now()))
-    delivery.settle(worker.pk, [result])
+    delivery.settle([result])
 
     message.refresh_from_db()
     assert (message.status, message.attempts) == (Status.PENDING, 0)
@@ -454,9 +456,41 @@ def test_a_stopped_worker_gives_its_claims_back(register: Register, send: Send) 
 def test_a_claim_given_back_before_its_call_leaves_no_trace(register: Register, send: Send) -> None:
     (message,) = send(register())
     worker = a_worker()
-    delivery.give_back(worker.pk, delivery.claim(worker.pk, 10))
+    delivery.give_back(delivery.claim(worker.pk, 10)[0])
     message.refresh_from_db()
     assert (message.status, message.calls, message.attempt_rows.count()) == (Status.PENDING, 0, 0)
+
+
+def test_an_answer_that_cannot_be_written_harms_no_other(register: Register, send: Send) -> None:
+    class Poisonous(Client):
+        async def send(self, call: Call) -> Outcome:
+            # PostgreSQL takes no NUL in a text; the real client lets none through.
+            return Outcome(status_code=200, detail="\0" if call.body == b"bad" else "fine")
+
+    service = register()
+    (bad,) = send(service, body=b"bad")
+    good = send(service, count=5)
+
+    async def pump() -> None:
+        pump = Pump("tests", client=Poisonous())
+        await pump.run(10, until_idle=True)
+        await pump.close()
+
+    asyncio.run(pump())
+
+    assert {Message.objects.get(pk=message.pk).status for message in [bad, *good]} == {Status.DELIVERED}
+    assert Attempt.objects.count() == 6
+
+
+def test_a_result_counts_where_its_own_claim_stands(register: Register, send: Send) -> None:
+    (message,) = send(register())
+    claims = delivery.claim(a_worker().pk, 10)
+    result = asyncio.run(delivery.send(Client(transport=httpx.MockTransport(ok)), claims[0], timezone.now()))
+    delivery.settle([result])
+    delivery.settle([result])  # once more changes nothing
+    message.refresh_from_db()
+    assert (message.status, message.attempts) == (Status.DELIVERED, 1)
+    assert message.attempt_rows.count() == 1
 
 
 # ---- order --------------------------------------------------------------------------------------------------------
