@@ -6,7 +6,7 @@ send     one call through the client, outside any transaction
 settle   what came of the calls, written together: attempts, messages, breaker, counters
 
 Everything that several processes must agree on is decided under the lock of the service's runtime row.
-Lock order: runtime rows (by service id), then message rows.
+Lock order: messages that are being delivered, then runtime rows (by service id), then messages that are pending.
 """
 
 from __future__ import annotations
@@ -431,15 +431,14 @@ def _proof(service: Service, body: bytes) -> list[tuple[str, str]]:
 def settle(results: Sequence[CallResult]) -> None:
     """Writes what came of the calls in one transaction. A result whose claim was lost becomes history, no more."""
     now = database_now()
-    service_ids = {result.claim.target.service.pk for result in results}
     with transaction.atomic():
-        runtimes = {runtime.pk: runtime for runtime in Runtime.objects.locked(service_ids)}
-        current, late = _fenced(results, runtimes)
+        current, late = _fenced(results)
         decisions = [_decide(result, now) for result in current]
         attempts = [_attempt(decision) for decision in decisions]
         Attempt.objects.record(attempts)
         _write_messages(decisions, now)
-        _write_runtimes(runtimes, decisions, attempts, now)
+        # Locked late and so held briefly: other lanes claim for these services meanwhile.
+        _write_runtimes(decisions, attempts, now)
         tally.add(_counts(decisions), now)
         Message.objects.promote(
             (decision.message.service_id, decision.message.ordering_key) for decision in decisions if decision.ends
@@ -456,7 +455,7 @@ def settle_bare(result: CallResult) -> None:
     settle([replace(result, outcome=outcome)])
 
 
-def _fenced(results: Sequence[CallResult], runtimes: dict[int, Runtime]) -> tuple[list[CallResult], list[CallResult]]:
+def _fenced(results: Sequence[CallResult]) -> tuple[list[CallResult], list[CallResult]]:
     """The results whose claim still stands, and the late ones."""
     ids = [result.claim.message.pk for result in results]
     held = {
@@ -471,7 +470,7 @@ def _fenced(results: Sequence[CallResult], runtimes: dict[int, Runtime]) -> tupl
     for result in results:
         claimed = result.claim
         stands = held.get(claimed.message.pk) == (claimed.worker_id, claimed.number - 1)
-        (current if stands and claimed.target.service.pk in runtimes else late).append(result)
+        (current if stands else late).append(result)
     return current, late
 
 
@@ -588,16 +587,15 @@ def _write_messages(decisions: Sequence[Decision], now: datetime) -> None:
         Message.objects.settle_as(ids, changes=changes)
 
 
-def _write_runtimes(
-    runtimes: dict[int, Runtime], decisions: Sequence[Decision], attempts: Sequence[Attempt], now: datetime
-) -> None:
+def _write_runtimes(decisions: Sequence[Decision], attempts: Sequence[Attempt], now: datetime) -> None:
     """Folds the results into each service's breaker and pace."""
     by_service: dict[int, list[tuple[Decision, Attempt]]] = defaultdict(list)
     for decision, attempt in zip(decisions, attempts, strict=True):
         by_service[decision.message.service_id].append((decision, attempt))
-    for service_id, pairs in by_service.items():
-        _write_runtime(runtimes[service_id], pairs, now)
-    Runtime.objects.save_decided([runtimes[service_id] for service_id in by_service])
+    runtimes = Runtime.objects.locked(by_service)
+    for runtime in runtimes:
+        _write_runtime(runtime, by_service[runtime.pk], now)
+    Runtime.objects.save_decided(runtimes)
 
 
 def _write_runtime(runtime: Runtime, pairs: list[tuple[Decision, Attempt]], now: datetime) -> None:

@@ -12,6 +12,7 @@ import json
 import re
 from base64 import b64encode
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from urllib.parse import quote, quote_plus, unquote
 
 MASK = "••••"
@@ -31,17 +32,20 @@ BASE64 = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456
 
 def redacted_headers(headers: Iterable[tuple[str, str]], secrets: Iterable[str]) -> list[list[str]]:
     """The headers as ``[[name, value]]`` with credentials masked; the scheme stays as a hint (``Bearer ••••``)."""
-    secrets = list(secrets)
+    secrets = tuple(secrets)
     return [[redacted_text(name, secrets), _header_value(name, value, secrets)] for name, value in headers]
 
 
-def _header_value(name: str, value: str, secrets: list[str]) -> str:
-    lower = name.lower()
-    named = lower in SECRET_HEADERS or (lower not in PLAIN_HEADERS and SECRET_HEADER.search(lower))
-    if named or value in secrets or redacted_text(value, secrets) != value:
+def _header_value(name: str, value: str, secrets: tuple[str, ...]) -> str:
+    if _names_a_secret(name.lower()) or value in secrets or redacted_text(value, secrets) != value:
         scheme, _, rest = value.strip().partition(" ")
         return f"{scheme} {MASK}" if rest and scheme.lower() in SCHEMES else MASK
     return value
+
+
+@lru_cache(maxsize=4096)  # the same few names come with every call
+def _names_a_secret(lower: str) -> bool:
+    return lower in SECRET_HEADERS or (lower not in PLAIN_HEADERS and bool(SECRET_HEADER.search(lower)))
 
 
 def redacted_url(url: str, secrets: Iterable[str] = ()) -> str:
@@ -63,19 +67,28 @@ def _parameter(part: str) -> str:
 
 def redacted_text(text: str, secrets: Iterable[str]) -> str:
     """The text with every secret masked, in whatever common encoding it appears."""
+    if not (secrets := tuple(secrets)):
+        return text
     return redacted_bytes(text.encode("utf-8", "surrogatepass"), secrets).decode("utf-8", "surrogatepass")
 
 
 def redacted_bytes(content: bytes, secrets: Iterable[str]) -> bytes:
     """The same for a body. Give what was read before it is cut, so that no half of a secret is left at the end."""
     mask = MASK.encode()
-    # The longest first: a secret may contain another one.
-    for secret in sorted({secret for secret in secrets if len(secret) >= SHORTEST_SECRET}, key=len, reverse=True):
-        for spelling in _spellings(secret):
+    for spellings, cores in _needles(tuple(secrets)):
+        for spelling in spellings:
             content = content.replace(spelling, mask)
-        for core in _base64_cores(secret.encode()):
+        for core in cores:
             content = _without_runs(content, core, mask)
     return content
+
+
+@lru_cache(maxsize=256)  # a service's secrets are looked for in every header of every call
+def _needles(secrets: tuple[str, ...]) -> tuple[tuple[tuple[bytes, ...], tuple[bytes, ...]], ...]:
+    """For each secret what to look for: its spellings, and what it always leaves inside base64."""
+    # The longest first: a secret may contain another one.
+    longest_first = sorted({secret for secret in secrets if len(secret) >= SHORTEST_SECRET}, key=len, reverse=True)
+    return tuple((tuple(_spellings(secret)), tuple(_base64_cores(secret.encode()))) for secret in longest_first)
 
 
 def _spellings(secret: str) -> list[bytes]:

@@ -56,6 +56,7 @@ def test_the_journey(workers: None, client: Client, sink: Receiver) -> None:
         "retry.max_attempts": "2",
         "retry.initial": "0.1",
         "retry.jitter": "0",
+        "retry.budget": "1",
         "breaker.enabled": "on",
         "breaker.open_for": "1",
         "breaker.consecutive_failures": "5",

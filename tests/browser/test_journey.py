@@ -42,6 +42,7 @@ def test_the_journey_in_a_browser(
         "network.allow_private": "127.0.0.0/8",
         "retry.max_attempts": "2",
         "retry.initial": "0.2",
+        "retry.budget": "1",
         "breaker.open_for": "1",
         "limits.concurrency": "4",
     }.items():
