@@ -12,6 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from django.core.exceptions import ImproperlyConfigured
+
 # https://sqlite.org/wal.html#walresetbug: two writing connections could corrupt a WAL database before this version.
 SQLITE_WITHOUT_WAL_RESET_BUG = (3, 51, 3)
 
@@ -23,6 +25,29 @@ def text(name: str, default: str = "") -> str:
 def flag(name: str, default: bool = False) -> bool:
     value = text(name)
     return default if not value else value.lower() in ("1", "true", "yes", "on")
+
+
+def number(name: str, default: float) -> float:
+    """Raises ImproperlyConfigured for what is no number, or a negative one."""
+    value = text(name)
+    try:
+        read = float(value) if value else default
+    except ValueError:
+        read = -1
+    if not 0 <= read < 1_000_000:
+        raise ImproperlyConfigured(f"SWITCHBOARD_{name} is “{value}”: give a number, such as {default:g}.")
+    return read
+
+
+def database_url() -> str:
+    """Raises ImproperlyConfigured for a database that Switchboard does not run on."""
+    url = text("DATABASE_URL")
+    if url and not url.startswith(("sqlite:///", "postgres://", "postgresql://")):
+        raise ImproperlyConfigured(
+            "SWITCHBOARD_DATABASE_URL begins with sqlite:///, postgres:// or postgresql://; leave it out for SQLite "
+            "in the data folder."
+        )
+    return url
 
 
 def listed(name: str, default: str = "") -> list[str]:

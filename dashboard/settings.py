@@ -15,7 +15,7 @@ environment.use_safe_sqlite()
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 DATA_DIR = Path(environment.text("DATA") or BASE_DIR / "data").resolve()
-DATABASE_URL = environment.text("DATABASE_URL")
+DATABASE_URL = environment.database_url()
 REDIS_URL = environment.text("REDIS_URL")
 EMBEDDED = not DATABASE_URL or DATABASE_URL.startswith("sqlite")
 
@@ -29,9 +29,9 @@ ALLOWED_HOSTS = environment.listed("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
 
 # ---- Switchboard's own --------------------------------------------------------------------------------------------
 ALLOW_PRIVATE = environment.text("ALLOW_PRIVATE")  # CIDRs that every service may reach; vetted by a check
-TOKEN_RATE = float(environment.text("TOKEN_RATE", "200"))  # API requests a second for each token; 0 is off
+TOKEN_RATE = environment.number("TOKEN_RATE", 200)  # API requests a second for each token; 0 is off
 CLUSTER = environment.text("CLUSTER", "switchboard")  # `manage.py up` names its own, so its lanes stay on its host
-OWN_PORT = int(environment.text("OWN_PORT", "0"))  # set by `manage.py up`: never a target of a call
+OWN_PORT = int(environment.number("OWN_PORT", 0))  # set by `manage.py up`: never a target of a call
 
 INSTALLED_APPS = [
     "integrations",
@@ -117,8 +117,8 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 Q_CLUSTER: dict[str, Any] = {
     "name": "switchboard",  # salts the signature, so the same everywhere
     "cluster_name": CLUSTER,  # the queue: one for each `manage.py up`
-    "workers": int(environment.text("LANES", "2")),
-    "queue_limit": int(environment.text("LANES", "2")),
+    "workers": int(environment.number("LANES", 2)),
+    "queue_limit": int(environment.number("LANES", 2)),
     "bulk": 1,
     "poll": 0.5,
     "timeout": 60,  # a slice of a lane is 15 s

@@ -63,15 +63,3 @@ def networks_are_networks(**_: Any) -> Sequence[CheckMessage]:
         hint = "A comma list such as 10.0.0.0/8, fd00::/8."
         return [Error(f"SWITCHBOARD_ALLOW_PRIVATE: {error}", hint=hint, id="switchboard.E005")]
     return []
-
-
-@register(Tags.database)
-def database_is_known(**_: Any) -> Sequence[CheckMessage]:
-    url = settings.DATABASE_URL
-    if url and not url.startswith(("sqlite://", "postgres://", "postgresql://")):
-        return [
-            Error(
-                "SWITCHBOARD_DATABASE_URL begins with sqlite:///, postgres:// or postgresql://.", id="switchboard.E006"
-            )
-        ]
-    return []

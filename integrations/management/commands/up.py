@@ -5,6 +5,7 @@ from django.conf import settings
 from django.core import checks
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import OperationalError
 
 
 class Command(BaseCommand):
@@ -43,7 +44,11 @@ class Command(BaseCommand):
     def _prepare_database(self) -> None:
         if settings.EMBEDDED:
             settings.DATA_DIR.mkdir(parents=True, exist_ok=True)
-        call_command("migrate", verbosity=0, interactive=False)
+        try:
+            call_command("migrate", verbosity=0, interactive=False)
+        except OperationalError as error:
+            where = settings.DATABASES["default"]["NAME"] if settings.EMBEDDED else "SWITCHBOARD_DATABASE_URL"
+            raise CommandError(f"The database ({where}) cannot be opened: {str(error).strip()}") from error
 
     def _discover(self) -> None:
         from integrations import registry
