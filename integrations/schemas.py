@@ -9,7 +9,16 @@ from binascii import Error as Base64Error
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from integrations.client import header_refusal
 from integrations.network import check_url, parse_networks
@@ -32,6 +41,23 @@ Short = Annotated[str, StringConstraints(strip_whitespace=True, max_length=200)]
 
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def holds_no_nul(cls, value: Any, info: ValidationInfo) -> Any:
+        # PostgreSQL stores no NUL in a text, and SQLite should not take what the other refuses. In a body it is fine:
+        # that is kept as bytes.
+        if info.field_name != "body" and _holds_nul(value):
+            raise ValueError("it has a NUL character")
+        return value
+
+
+def _holds_nul(value: Any) -> bool:
+    if isinstance(value, str):
+        return "\0" in value
+    if isinstance(value, dict):
+        return any(_holds_nul(key) or _holds_nul(item) for key, item in value.items())
+    return isinstance(value, list) and any(_holds_nul(item) for item in value)
 
 
 def checked_headers(headers: dict[str, str]) -> dict[str, str]:

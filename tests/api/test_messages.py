@@ -69,6 +69,13 @@ def test_json_keeps_its_value(operator: Api, billing: Service, text: str) -> Non
     assert json.loads(bytes(message.content.body)) == json.loads(text)
 
 
+@pytest.mark.parametrize("field", [{"tags": {"a": "b\0"}}, {"ordering_key": "\0"}, {"query": {"\0": 1}}])
+def test_a_nul_is_refused_on_every_database(operator: Api, billing: Service, field: dict[str, Any]) -> None:
+    answer = operator.post("/messages", {"service": "billing", "path": "/", **field})
+    assert answer.status_code == 422
+    assert "NUL" in answer.json()["errors"][0]["msg"]
+
+
 def test_a_null_body_is_a_body_and_no_body_is_none(operator: Api, billing: Service) -> None:
     null = operator.post("/messages", {"service": "billing", "path": "/", "body": None}).json()
     nothing = operator.post("/messages", {"service": "billing", "path": "/"}).json()
