@@ -12,6 +12,7 @@ import dj_database_url
 from dashboard import environment
 
 environment.use_safe_sqlite()
+SQLITE_WITHOUT_WAL_RESET_BUG = environment.SQLITE_WITHOUT_WAL_RESET_BUG
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 DATA_DIR = Path(environment.text("DATA") or BASE_DIR / "data").resolve()

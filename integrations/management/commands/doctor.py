@@ -22,8 +22,6 @@ from django.utils import timezone
 
 from integrations.models import Message, ServiceStatus, Worker, database_now
 
-# https://sqlite.org/wal.html#walresetbug: two writing connections could corrupt a WAL database before this version.
-SQLITE_WITHOUT_WAL_RESET_BUG = (3, 51, 3)
 FREE_FAILS, FREE_WARNS = 200 * 1024**2, 1024**3  # bytes: below the first, a burst of messages fills the disk
 SKEW_LIMIT = timedelta(seconds=2)  # leases are judged by the database's clock, schedules are given by ours
 LATE = timedelta(minutes=5)
@@ -112,7 +110,7 @@ def _missing_migrations() -> int:
 
 
 def _sqlite() -> Iterator[Finding]:
-    if sqlite3.sqlite_version_info >= SQLITE_WITHOUT_WAL_RESET_BUG:
+    if sqlite3.sqlite_version_info >= settings.SQLITE_WITHOUT_WAL_RESET_BUG:
         yield Finding("ok", f"SQLite {sqlite3.sqlite_version}")
     else:
         yield Finding(
