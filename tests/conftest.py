@@ -86,6 +86,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _belongs(item: pytest.Item, config: pytest.Config) -> bool:
     if item.get_closest_marker("long") and not config.option.long:
         return False
+    if item.get_closest_marker("servers_only") and config.option.database == "sqlite":
+        return False
     if config.option.database == "sqlite" or item.get_closest_marker("postgres"):
         return True
     return not item.get_closest_marker("browser") and _touches_a_database(item)

@@ -16,7 +16,7 @@ from tests.faults.traffic import Traffic, until, wait_for_lanes
 from tests.installation import Installation
 from tests.receiver import Receiver
 
-pytestmark = [pytest.mark.faults, pytest.mark.long, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.faults, pytest.mark.long, pytest.mark.servers_only, pytest.mark.timeout(280)]
 
 MESSAGES = 200
 AWAY = 8.0  # seconds; a renewal is missed, the lease of 20 s is not
@@ -26,11 +26,8 @@ CORES_WHILE_AWAY = 0.5
 
 
 @pytest.fixture
-def installation(database: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Installation]:
+def installation(own_servers: Servers, tmp_path: Path) -> Iterator[Installation]:
     """On servers of its own, which may go away without harm to the other tests."""
-    if database != "postgres":
-        pytest.skip("SQLite does not go away; runs with --database postgres")
-    own_servers: Servers = request.getfixturevalue("own_servers")
     with Installation(tmp_path / "installation", own_servers) as installation:
         yield installation
 
