@@ -93,9 +93,9 @@ GROUPS = (
     ),
     Group(
         "content",
-        "Headers, signing and search",
+        "Headers and search",
         "by default none",
-        ("headers", "search_fields", "signing.enabled"),
+        ("headers", "search_fields"),
     ),
     Group(
         "network",
@@ -155,7 +155,6 @@ class ServiceForm(SchemaForm):
         "ordering": "Order of messages",
         "headers": "Headers, one “Name: value” a line",
         "search_fields": "Fields of the body to search",
-        "signing.enabled": "Sign every call",
         "network.allow_private": "Private networks",
     }
     choices = {

@@ -145,6 +145,14 @@ class Auth(Strict):
 class Signing(Strict):
     enabled: bool = Field(False, description="Sign every call by the Standard Webhooks scheme.")
 
+    @field_validator("enabled")
+    @classmethod
+    def is_not_promised_yet(cls, value: bool) -> bool:
+        # Accepted silently, a receiver that checks signatures would turn every call away.
+        if value:
+            raise ValueError("calls cannot be signed yet")
+        return value
+
 
 class Cache(Strict):
     ttl: float = Field(0, ge=0, le=86400, description="Seconds for which GET answers of process calls may be reused.")
@@ -165,6 +173,13 @@ class HealthCheck(Strict):
     path: str = Field("/", max_length=2000, description="Path that is asked.")
     interval: float = Field(0, ge=0, le=86400, description="Seconds between checks; 0 is off.")
     expect: Short = Field("2xx", description="Status that counts as healthy.")
+
+    @field_validator("interval")
+    @classmethod
+    def is_not_promised_yet(cls, value: float) -> float:
+        if value:
+            raise ValueError("regular health checks cannot be made yet; leave it at 0")
+        return value
 
 
 class ServiceIn(Strict):

@@ -224,7 +224,6 @@ def test_every_field_of_the_form_reaches_the_service() -> None:
         "limits.per": "10",
         "limits.concurrency": "4",
         "ordering": "key",
-        "signing.enabled": "on",
     }
     assert browser().post("/services/new/", given).status_code == 303
     service = Service.objects.get()
@@ -240,7 +239,6 @@ def test_every_field_of_the_form_reaches_the_service() -> None:
     assert (service.breaker_policy.window.type, service.breaker_policy.window.size) == ("time", 60)
     assert (service.limits_policy.rate, service.limits_policy.concurrency) == (2, 4)
     assert service.ordering == "key"
-    assert service.signing == {"enabled": True}
 
 
 def test_errors_stand_beside_their_fields_and_what_was_typed_is_kept() -> None:
