@@ -28,6 +28,9 @@ PLAIN_FIELDS = (
 POLICY_FIELDS = ("signing", "timeout", "retry", "breaker", "limits", "cache", "network", "health_check")
 
 
+CONFIGURED = (*PLAIN_FIELDS, *POLICY_FIELDS, "base_url", "url_env", "auth", "secrets", "updated_at")
+
+
 class Invalid(Exception):
     """What was given breaks a rule that only the registry knows. ``errors``: [(location, words)]."""
 
@@ -59,7 +62,8 @@ def change(
         raise Invalid((("name",), "a service keeps its name; register a new one instead"))
     with transaction.atomic():
         _fill(service, data, given, may_allow_private=may_allow_private)
-        service.save()
+        # Only what people configure: a pause that the engine has written meanwhile must stand.
+        service.save(update_fields=CONFIGURED)
         after = readable(service)
         changed = {name for name in after if after[name] != before.get(name)}
         if changed:

@@ -98,3 +98,12 @@ def test_a_host_changed_by_hand_clears_the_secrets(register: Callable[..., Servi
     assert service.secret("auth.token") == "hush"
     move_to("https://b.example/v2")
     assert service.secret("auth.token") is None
+
+
+def test_saving_a_form_does_not_undo_a_pause_of_the_engine(register: Callable[..., Service]) -> None:
+    service = register("billing", base_url="https://a.example")
+    Service.objects.get().pause("answered 410 Gone")  # after the form was opened
+    data = ServiceIn.model_validate({"name": "billing", "base_url": "https://a.example", "description": "new"})
+    registry.change(service, data, {"description"}, actor="person ada")
+    kept = Service.objects.get()
+    assert (kept.description, kept.is_paused) == ("new", True)
