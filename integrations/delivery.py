@@ -152,6 +152,8 @@ def claim(worker_id: int, capacity: int) -> list[Claim]:
     if not service_ids or capacity <= 0:
         return []
     with transaction.atomic():
+        if not _holds_lease(worker_id, now):
+            return []
         admissions = [_admit(runtime, now) for runtime in _with_load(service_ids)]
         for admission in admissions:
             _choose_candidates(admission, capacity, now)
@@ -175,14 +177,25 @@ def claim_suspect(worker_id: int) -> list[Claim]:
     if not serving:
         return []
     with transaction.atomic():
+        if not _holds_lease(worker_id, now):
+            return []
         for runtime in _with_load(serving):
             admission = _admit(runtime, now)
-            admission.candidates = _locked(suspects.filter(service_id=runtime.pk), min(1, admission.places))
+            if admission.decided:
+                runtime.save_decided()
+            due = _in_time(admission, suspects.filter(service_id=runtime.pk), now)
+            admission.candidates = _locked(due, min(1, admission.places))
             if claims := _take(admission, 1, worker_id, now):
                 _write_claims(claims, worker_id, now)
                 runtime.save_decided()
                 return claims
     return []
+
+
+def _holds_lease(worker_id: int, now: datetime) -> bool:
+    """A worker that was stalled and rescued meanwhile must not claim: nobody would look after its claims. The lock
+    keeps a rescue waiting until the claim has committed."""
+    return Worker.objects.alive(now).select_for_update().filter(pk=worker_id).exists()
 
 
 def _write_claims(claims: list[Claim], worker_id: int, now: datetime) -> None:
@@ -214,7 +227,7 @@ class Admission:
 def _with_load(service_ids: Sequence[int]) -> list[Runtime]:
     """The runtime rows, locked, each with its calls and probes in flight: counted from claims, so that a crash
     leaks no permit."""
-    runtimes = Runtime.objects.free(service_ids)
+    runtimes = [runtime for runtime in Runtime.objects.free(service_ids) if _is_usable(runtime.service)]
     load = (
         Message.objects.delivering()
         .filter(service_id__in=[runtime.pk for runtime in runtimes])
@@ -229,6 +242,16 @@ def _with_load(service_ids: Sequence[int]) -> list[Runtime]:
         runtime.in_flight = sum(by_service[runtime.pk].values())
         runtime.probes_in_flight = by_service[runtime.pk].get(runtime.generation, 0)
     return runtimes
+
+
+def _is_usable(service: Service) -> bool:
+    """A registration that cannot be read (a lost encryption key) holds its own messages and nobody else's."""
+    try:
+        target_of(service)
+    except Exception:
+        log.exception(line("unusable", service=service.name))
+        return False
+    return True
 
 
 def _admit(runtime: Runtime, now: datetime) -> Admission:
@@ -261,12 +284,13 @@ def _choose_candidates(admission: Admission, capacity: int, now: datetime) -> No
     """The service's next messages: first tries, then retries within their budget, then bulk replays."""
     room = min(admission.places, capacity)
     due = Message.objects.due(now).sound().unexpired(now).filter(service_id=admission.runtime.pk)
+    due = _in_time(admission, due, now)
     for priority in Priority:
         wanted = room - len(admission.candidates)
         if priority == Priority.RETRY and not admission.is_probing:
             wanted = min(wanted, admission.retries)
         if wanted > 0:
-            admission.candidates += _in_time(admission, _next(admission, due.filter(priority=priority), wanted), now)
+            admission.candidates += _next(admission, due.filter(priority=priority), wanted)
 
 
 def _next(admission: Admission, due: messages.MessageQuerySet, wanted: int) -> list[Message]:
@@ -292,15 +316,15 @@ def _locked(due: messages.MessageQuerySet, count: int) -> list[Message]:
     return list(query.order_by("due_at", "pk")[:count])
 
 
-def _in_time(admission: Admission, found: list[Message], now: datetime) -> list[Message]:
-    """Without the messages whose deadline has passed while they waited: they are buried."""
-    deadline = admission.target.retry.deadline
-    if deadline is None:
-        return found
-    late = {message.pk for message in found if now > message.first_due + timedelta(seconds=deadline)}
+def _in_time(admission: Admission, due: messages.MessageQuerySet, now: datetime) -> messages.MessageQuerySet:
+    """Without the messages whose deadline has passed while they waited: those are buried, a batch at a time."""
+    if admission.target.retry.deadline is None:
+        return due
+    oldest = now - timedelta(seconds=admission.target.retry.deadline)
+    late = list(due.first_due_before(oldest).values_list("pk", flat=True)[:SWEEP_BATCH])
     if late:
         Message.objects.filter(pk__in=late).bury(DeadReason.DEADLINE, now)
-    return [message for message in found if message.pk not in late]
+    return due.first_due_since(oldest)
 
 
 def _take(admission: Admission, count: int, worker_id: int, now: datetime) -> list[Claim]:
@@ -311,7 +335,8 @@ def _take(admission: Admission, count: int, worker_id: int, now: datetime) -> li
     chosen = chosen[: len(send_times)]
     if not chosen:
         return []
-    retries = sum(message.priority == Priority.RETRY for message in chosen)
+    # Probes are outside the retry budget.
+    retries = 0 if admission.is_probing else sum(message.priority == Priority.RETRY for message in chosen)
     runtime.recent = limits.record(as_recent(runtime.recent), now, len(chosen), retries)
     runtime.next_slot = next_slot
     runtime.turn = int(now.timestamp() * 1000)
@@ -501,6 +526,8 @@ def _decide(result: CallResult, now: datetime) -> Decision:
     if verdict.action == "bury":
         return Decision(result, verdict, Status.DEAD, dead_reason=verdict.dead_reason)
     if verdict.action == "pause":
+        if message.attempts + 1 >= retry.attempts_allowed:
+            return Decision(result, verdict, Status.DEAD, dead_reason=DeadReason.GONE)
         return Decision(result, verdict, Status.PENDING, due_at=now)
     following = next_attempt(
         retry,
@@ -535,7 +562,7 @@ def _attempt(decision: Decision) -> Attempt:
 
 def call_facts(call: Call | None, outcome: Outcome, secret_values: Iterable[str]) -> dict[str, Any]:
     """The columns of an attempt that say what was sent and what came back, without secrets."""
-    known = tuple(secret_values)
+    known = (*secret_values, *_bearer(call))
     return {
         "duration": outcome.duration,
         "fault": outcome.fault or "",
@@ -551,6 +578,12 @@ def call_facts(call: Call | None, outcome: Outcome, secret_values: Iterable[str]
         "response_size": outcome.size,
         "truncated": outcome.truncated,
     }
+
+
+def _bearer(call: Call | None) -> tuple[str, ...]:
+    """A fetched OAuth token is nobody's registered secret, and must not be kept where an answer echoes it."""
+    headers = call.headers if call else ()
+    return tuple(value[7:] for name, value in headers if name == "Authorization" and value.startswith("Bearer "))
 
 
 def _write_messages(decisions: Sequence[Decision], now: datetime) -> None:
@@ -613,7 +646,9 @@ def _write_runtime(runtime: Runtime, pairs: list[tuple[Decision, Attempt]], now:
     if waits:
         until = now + timedelta(seconds=max(waits))
         runtime.throttled_until = max(until, runtime.throttled_until or until)
-    if any(decision.verdict.action == "pause" for decision, _ in pairs) and runtime.service.pause("answered 410 Gone"):
+    gone = any(decision.verdict.action == "pause" for decision, _ in pairs)
+    # An operator's own pause stands, with its reason and its end.
+    if gone and not runtime.service.is_paused and runtime.service.pause("answered 410 Gone"):
         Event.objects.create(
             type="service.paused", at=now, service=runtime.service, facts={"reason": "answered 410 Gone"}
         )
@@ -677,6 +712,14 @@ def _log(decision: Decision) -> None:
 def give_back(claimed: Claim) -> None:
     """Returns a claim that was not sent: no call was made, nothing is counted."""
     Message.objects.give_back([claimed.message.pk], worker_id=claimed.worker_id, now=database_now())
+
+
+def give_back_unknown(worker_id: int, known: Sequence[int], now: datetime) -> None:
+    """Returns what a worker holds without knowing of it: the answer to its commit was lost, so nothing was sent."""
+    unknown = set(Message.objects.held_by(worker_id).values_list("pk", flat=True)) - set(known)
+    if unknown:
+        log.warning(line("unknown claims", worker=worker_id, claims=len(unknown)))
+        Message.objects.give_back(sorted(unknown), worker_id=worker_id, now=now)
 
 
 def stop(worker_id: int) -> int:
@@ -748,6 +791,8 @@ def _turn_breakers(now: datetime) -> None:
         return
     with transaction.atomic():
         for runtime in Runtime.objects.locked(service_ids):
+            if not _is_usable(runtime.service):
+                continue
             before = runtime.breaker
             state, changes = breaker.turn(before, target_of(runtime.service).breaker, now)
             if state is not before:
@@ -764,7 +809,7 @@ def _bury_expired(now: datetime) -> None:
 
 
 def _end_pauses(now: datetime) -> None:
-    for service in Service.objects.filter(status="paused", paused_until__lte=now):
+    for service in Service.objects.filter(status="paused", paused_until__lte=now).defer("secrets"):
         with transaction.atomic():
             if service.reactivate():
                 Event.objects.create(type="service.resumed", at=now, service=service, facts={"by": "switchboard"})
@@ -779,5 +824,5 @@ def tidy() -> None:
 
 def heal_order() -> int:
     """Brings back parked messages whose key has nothing ahead of them: a net under ``promote``, seldom needed."""
-    keys = set(Message.objects.parked().values_list("service_id", "ordering_key")[:SWEEP_BATCH])
-    return Message.objects.promote(keys)
+    stuck = list(messages.parked_behind_nothing()[:SWEEP_BATCH])
+    return Message.objects.filter(pk__in=stuck).unpark()

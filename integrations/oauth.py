@@ -89,7 +89,7 @@ def _read(service: Service, outcome: Outcome) -> _Token | Outcome:
         value, lifetime = answer["access_token"], float(answer.get("expires_in") or LIFETIME)
         if not isinstance(value, str) or not value.isascii() or not value.isprintable() or not lifetime > 0:
             raise ValueError
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         return Outcome(
             fault=Fault.PROTOCOL,
             detail="no token from the token URL: its answer holds no access_token",

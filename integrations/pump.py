@@ -26,6 +26,7 @@ from integrations.doorbell import Doorbell
 from integrations.logs import line
 from integrations.models import Event, Worker, database_now
 from integrations.models.worker import LEASE, RENEW_EVERY
+from integrations.outcome import Fault, Outcome
 
 log = logging.getLogger("switchboard.pump")
 T = TypeVar("T")
@@ -70,6 +71,10 @@ class Pump:
             try:
                 busy = await self._turn()
             except (DatabaseError, InterfaceError) as error:
+                await self._endure(error)
+                continue
+            except Exception as error:  # a bug; calls in flight must not stand still for it
+                log.exception(line("turn failed"))
                 await self._endure(error)
                 continue
             self._failures = 0
@@ -119,7 +124,7 @@ class Pump:
         if self.worker_id and now < self._next_renewal:
             return
         counts, self._counts = self._counts, {"delivered": 0, "failed": 0}
-        renewed = self.worker_id and await self._in_database(self._renew, counts)
+        renewed = self.worker_id and await self._in_database(self._renew, counts, list(self.in_flight))
         if not renewed:
             # Claims that somebody has taken back by now will be late, and fill in their lost rows.
             self.worker_id = await self._in_database(self._register)
@@ -141,10 +146,14 @@ class Pump:
         log.info(line("worker", id=worker.pk, cluster=self.cluster, pid=worker.pid, alone=self.alone))
         return worker.pk
 
-    def _renew(self, counts: dict[str, int]) -> bool:
+    def _renew(self, counts: dict[str, int], in_flight: list[int]) -> bool:
         now = database_now()
         self._offset = now - _utc_now()
-        return Worker.objects.renew(self.worker_id, now=now, in_flight=len(self.in_flight), **counts)
+        renewed = Worker.objects.renew(self.worker_id, now=now, in_flight=len(in_flight), **counts)
+        if renewed:
+            # A claim may have been committed without our hearing of it: nobody else would ever take it back.
+            delivery.give_back_unknown(self.worker_id, in_flight, now)
+        return renewed
 
     async def _flush(self) -> None:
         """Writes the results that have come in; they stay here until they are written."""
@@ -201,10 +210,16 @@ class Pump:
 
     # ---- one call --------------------------------------------------------------------------------------------------
     async def _deliver(self, claimed: Claim) -> None:
-        if await self._reach_slot(claimed):
-            self._done.append(await delivery.send(self.client, claimed, self.now()))
-        else:
-            self._unsent.append(claimed)
+        started = self.now()
+        try:
+            if await self._reach_slot(claimed):
+                self._done.append(await delivery.send(self.client, claimed, self.now()))
+            else:
+                self._unsent.append(claimed)
+        except Exception as error:  # a bug; without a result the claim would never end
+            log.exception(line("undelivered", message=claimed.message.public_id))
+            outcome = Outcome(fault=Fault.PROTOCOL, detail=f"the call ended with {type(error).__name__}")
+            self._done.append(CallResult(claimed, None, outcome, started))
         self._something.set()
 
     async def _reach_slot(self, claimed: Claim) -> bool:
@@ -253,6 +268,7 @@ class Pump:
         pause = DATABASE_BACKOFF[min(self._failures, len(DATABASE_BACKOFF) - 1)]
         self._failures += 1
         log.warning(line("database", error=str(error).partition("\n")[0], again_in=pause, unwritten=len(self._done)))
+        self._next_renewal = 0.0  # looks after claims whose commit was not heard of
         await self._in_database(_disconnect)
         await asyncio.sleep(pause)
 

@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from django.conf import settings
@@ -26,7 +26,7 @@ from django.db import DatabaseError, InterfaceError, connection
 from redis import RedisError
 
 from integrations.logs import line
-from integrations.models import Message, Worker, database_now
+from integrations.models import Message, Runtime, Worker, database_now
 
 log = logging.getLogger("switchboard.up")
 
@@ -34,6 +34,7 @@ MANAGE = Path(sys.argv[0]).resolve() if sys.argv[0].endswith("manage.py") else s
 LOOK_EVERY = 1.0  # seconds between looks at the children and their heartbeats
 QUIET = timedelta(seconds=7)  # a heartbeat comes every 5 s: after this a lane is asked for again
 FROZEN = 15.0  # seconds without any sign of life from a lane before the cluster is started again
+HUNG = 30.0  # seconds; a quarantine without a living worker row after its start and a whole lease
 STOP_WITHIN = 18.0  # seconds; the contract says 20
 RESTART_PAUSE = (0.2, 1.0, 2.0, 5.0)
 
@@ -210,7 +211,18 @@ class Supervisor:
         elif moment - self._last_asked > QUIET.total_seconds():
             self._last_asked = moment
             self._ask_for_lanes(self.lanes - beating)
-        if not self.quarantine.is_running and Message.objects.due(now).suspect().exists():
+        self._watch_quarantine(now, moment)
+
+    def _watch_quarantine(self, now: datetime, moment: float) -> None:
+        """Starts it for suspects that can be served, and ends one that a poisonous message has hung."""
+        if self.quarantine.is_running:
+            beats = Worker.objects.alive(now).filter(cluster=f"{self.cluster}-suspects").exists()
+            if not beats and moment - self.quarantine.started > HUNG:
+                log.warning(line("hung", child=self.quarantine.name))
+                self.quarantine.kill()
+            return
+        serving = Runtime.objects.serving(now).values("service_id")
+        if Message.objects.due(now).suspect().unexpired(now).filter(service_id__in=serving).exists():
             self.quarantine.start()
 
     def _ask_for_lanes(self, count: int) -> None:

@@ -146,6 +146,13 @@ class MessageQuerySet(models.QuerySet["Message"]):
     def unexpired(self, now: datetime) -> MessageQuerySet:
         return self.filter(Q(expires_at=None) | Q(expires_at__gt=now))
 
+    def first_due_since(self, moment: datetime) -> MessageQuerySet:
+        """From when a deadline counts: the later of acceptance and schedule."""
+        return self.filter(Q(created_at__gte=moment) | Q(deliver_at__gte=moment))
+
+    def first_due_before(self, moment: datetime) -> MessageQuerySet:
+        return self.filter(Q(created_at__lt=moment) & (Q(deliver_at=None) | Q(deliver_at__lt=moment)))
+
     def claim(self, ids: Sequence[int], *, worker_id: int, now: datetime) -> int:
         """PENDING → DELIVERING for one worker; the caller holds the rows' locks."""
         return self.filter(pk__in=ids, status=Status.PENDING).update(
@@ -174,7 +181,10 @@ class MessageQuerySet(models.QuerySet["Message"]):
         return self.filter(pk__in=ids, status=Status.PENDING).update(parked=True, due_at=None)
 
     def unpark(self) -> int:
-        return self.parked().update(parked=False, due_at=_natural_due())
+        natural = Case(
+            When(held=True, then=Value(None)), default=_natural_due(), output_field=models.DateTimeField(null=True)
+        )
+        return self.parked().update(parked=False, due_at=natural)
 
     def promote(self, keys: Iterable[tuple[int, str]]) -> int:
         """Makes the head of each (service id, ordering key) due again, if it was parked."""
@@ -386,14 +396,20 @@ class Message(models.Model):
 
     def retry_now(self) -> None:
         """Clears the schedule, the retry time and the hold; never a pause, a breaker, a rate or the order."""
+        now = timezone.now()
         changed = Message.objects.filter(pk=self.pk, status=Status.PENDING).update(
             held=False,
             retry_at=None,
-            deliver_at=None,
+            # A schedule that has passed stays: the deadline counts from it.
+            deliver_at=Case(
+                When(deliver_at__gt=now, then=Value(now)),
+                default=F("deliver_at"),
+                output_field=models.DateTimeField(null=True),
+            ),
             priority=Priority.FIRST,  # so it is outside the retry budget
             due_at=Case(
                 When(parked=True, then=Value(None)),
-                default=Value(timezone.now()),
+                default=Value(now),
                 output_field=models.DateTimeField(null=True),
             ),
         )
@@ -456,11 +472,18 @@ class MessageContent(models.Model):
         return f"content of {self.message_id}"
 
 
-def keyed_behind(ids: Sequence[int]) -> QuerySet[Message, int]:
-    """Of these messages, the ones that have an unfinished message of their ordering key ahead of them."""
-    ahead = Message.objects.unfinished().filter(
+def parked_behind_nothing() -> QuerySet[Message, int]:
+    """Parked messages with no unfinished one of their key ahead: nobody would ever bring them back."""
+    return Message.objects.parked().filter(~Exists(_ahead())).values_list("pk", flat=True)
+
+
+def _ahead() -> MessageQuerySet:
+    return Message.objects.unfinished().filter(
         service_id=OuterRef("service_id"), ordering_key=OuterRef("ordering_key"), pk__lt=OuterRef("pk")
     )
-    return (
-        Message.objects.filter(pk__in=ids).exclude(ordering_key="").filter(Exists(ahead)).values_list("pk", flat=True)
-    )
+
+
+def keyed_behind(ids: Sequence[int]) -> QuerySet[Message, int]:
+    """Of these messages, the ones that have an unfinished message of their ordering key ahead of them."""
+    ordered = Message.objects.filter(pk__in=ids).exclude(ordering_key="")
+    return ordered.filter(Exists(_ahead())).values_list("pk", flat=True)

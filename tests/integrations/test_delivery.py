@@ -623,3 +623,87 @@ def test_no_token_means_no_call(register: Register, send: Send, deliver: Deliver
     assert [call.path for call in sink.calls] == ["/token"]
     message.refresh_from_db()
     assert message.last_detail.startswith("no token from the token URL")
+
+
+# ---- what a review found ------------------------------------------------------------------------------------------
+def test_a_worker_that_was_rescued_claims_nothing_more(register: Register, send: Send) -> None:
+    send(register(), count=3)
+    worker = a_worker()
+    lose(worker)
+    delivery.rescue()
+    assert delivery.claim(worker.pk, 10) == []
+    assert not Message.objects.delivering().exists()
+
+
+def test_a_claim_whose_commit_was_not_heard_of_is_given_back(register: Register, send: Send) -> None:
+    known, unknown = send(register(), count=2)
+    worker = a_worker()
+    delivery.claim(worker.pk, 10)
+    delivery.give_back_unknown(worker.pk, [known.pk], database_now())
+    assert [message.pk for message in Message.objects.delivering()] == [known.pk]
+    assert Message.objects.get(pk=unknown.pk).status == Status.PENDING
+
+
+def test_a_service_that_cannot_be_read_holds_back_nobody_else(register: Register, send: Send, deliver: Deliver) -> None:
+    broken = register("broken")
+    Service.objects.filter(pk=broken.pk).update(retry={"max_attempts": "many"}, updated_at=timezone.now())
+    (stuck,) = send(broken)
+    (fine,) = send(register("fine"))
+    deliver(ok)
+    assert Message.objects.get(pk=fine.pk).status == Status.DELIVERED
+    assert Message.objects.get(pk=stuck.pk).status == Status.PENDING
+
+
+def test_a_held_message_stays_held_when_the_one_ahead_of_it_ends(
+    register: Register, send: Send, deliver: Deliver
+) -> None:
+    service = register(ordering="key")
+    head, behind = send(service, count=2, ordering_key="a")
+    Message.objects.park([behind.pk])
+    control.pause(service, PauseIn(reason="x"), actor="person ada")
+    control.resume(service, ResumeIn(release="none"), actor="person ada")
+    control.retry_now(head, actor="person ada")
+    deliver(ok)
+    assert Message.objects.get(pk=head.pk).status == Status.DELIVERED
+    assert kind_of_wait(behind) == "held"
+
+
+def test_a_key_that_was_left_parked_is_found_again(register: Register, send: Send, deliver: Deliver) -> None:
+    service = register(ordering="key")
+    (message,) = send(service, ordering_key="a")
+    Message.objects.park([message.pk])
+    assert delivery.heal_order() == 1
+    deliver(ok)
+    assert Message.objects.get(pk=message.pk).status == Status.DELIVERED
+
+
+def test_retry_now_does_not_move_a_deadline_into_the_past(register: Register, send: Send, deliver: Deliver) -> None:
+    service = register(retry={"deadline": 600})
+    (message,) = send(service, deliver_at=timezone.now() + timedelta(hours=1))
+    Message.objects.update(created_at=timezone.now() - timedelta(hours=2))
+    control.retry_now(message, actor="person ada")
+    deliver(ok)
+    assert Message.objects.get(pk=message.pk).status == Status.DELIVERED
+
+
+def test_messages_past_their_deadline_do_not_hold_up_the_others(
+    register: Register, send: Send, deliver: Deliver
+) -> None:
+    service = register(retry={"deadline": 60}, limits={"concurrency": 1})
+    send(service, count=30)
+    Message.objects.update(created_at=timezone.now() - timedelta(minutes=5))
+    (fresh,) = send(service)
+    (claimed,) = delivery.claim(a_worker().pk, 10)
+    assert claimed.message.pk == fresh.pk
+    assert Message.objects.filter(dead_reason="deadline").count() == 30
+
+
+def test_gone_leaves_an_operators_pause_alone(register: Register, send: Send) -> None:
+    service = register(retry={"on_gone": "pause"})
+    send(service)
+    claims = delivery.claim(a_worker().pk, 10)
+    control.pause(service, PauseIn(reason="maintenance"), actor="person ada")
+    gone = httpx.MockTransport(answering(410))
+    delivery.settle([asyncio.run(delivery.send(Client(transport=gone), claims[0], timezone.now()))])
+    service.refresh_from_db()
+    assert service.paused_reason == "maintenance"
