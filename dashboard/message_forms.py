@@ -6,9 +6,9 @@ that form and API refuse the same things in the same words.
 
 from __future__ import annotations
 
-import json
 from base64 import b64encode
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Any, cast
 from urllib.parse import parse_qsl
 
@@ -21,7 +21,7 @@ from integrations.lab import Request
 from integrations.models import Attempt, Draft, Endpoint, Message, Service
 from integrations.redaction import MASK
 from integrations.registry import Invalid
-from integrations.schemas import BODY_LIMIT, METHODS, MessageIn, ReplayIn, TooLarge
+from integrations.schemas import BODY_LIMIT, METHODS, MessageIn, ReplayIn, TooLarge, in_utc
 
 ENDPOINTS_OFFERED = 200
 BODY_KINDS = (("json", "JSON"), ("text", "Text"), ("base64", "Base64"))
@@ -207,6 +207,13 @@ class LocalMoment(forms.DateTimeField):
         formats = ["%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%d"]
         super().__init__(required=False, widget=widget, input_formats=formats, **options)
 
+    def to_python(self, value: Any) -> datetime | None:
+        moment = super().to_python(value)
+        try:
+            return in_utc(moment) if moment else None
+        except ValueError as error:
+            raise forms.ValidationError(str(error)) from None
+
 
 class SendForm(RequestForm):
     """A message by hand."""
@@ -301,6 +308,8 @@ class ReplayForm(forms.Form):
         widget=forms.Textarea(attrs={"class": "mono", "rows": 12, "spellcheck": "false"}),
     )
 
+    edited_body: bytes | None = None  # what was typed in place of the body, where it was
+
     def replay_in(self, message: Message) -> ReplayIn | None:
         """What was changed, as a checked ReplayIn; None with errors on the fields."""
         if not self.is_valid():
@@ -316,7 +325,8 @@ class ReplayForm(forms.Form):
             if refusal := json_refusal(body):
                 self.add_error("body", f"This is {refusal}." if refusal.startswith("not") else refusal)
                 return None
-            fields["body"] = json.loads(body)
+            # As typed, so that the numbers nobody touched keep their digits.
+            self.edited_body = compact_json(body).encode("utf-8", "surrogatepass")
         try:
             return ReplayIn.model_validate(fields)
         except ValidationError as error:

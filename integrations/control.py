@@ -11,7 +11,7 @@ from typing import Any
 from django.db import transaction
 from django.utils import timezone
 
-from integrations import intake
+from integrations import intake, registry
 from integrations.models import (
     AuditEntry,
     Conflict,
@@ -115,6 +115,26 @@ def cancel_unfinished(service: Service, *, actor: str) -> int:
     return len(cancelled)
 
 
+def delete_service(service: Service, *, force: bool, actor: str) -> None:
+    """Removes a service with its history. Raises Conflict while it has unfinished messages; ``force`` cancels those
+    that wait, but never tears away one that is being sent."""
+    if force:
+        # Committed on its own: should a call be under way, the next try finds less to do and not as much again.
+        cancel_unfinished(service, actor=actor)
+    with transaction.atomic():
+        Runtime.objects.locked([service.pk])  # no claim from here on
+        if unfinished := unfinished_count(service):
+            raise Conflict(_still_there(unfinished, force))
+        registry.delete(service, actor=actor)
+
+
+def _still_there(unfinished: int, force: bool) -> str:
+    messages = "1 message" if unfinished == 1 else f"{unfinished} messages"
+    if force:
+        return f"What waited is cancelled, but {messages} came in or are being sent right now; try again in a moment."
+    return f"{messages} not finished; with force=true they are cancelled."
+
+
 def retry_now(message: Message, *, actor: str) -> None:
     """Raises Conflict unless it is pending."""
     with transaction.atomic():
@@ -122,10 +142,10 @@ def retry_now(message: Message, *, actor: str) -> None:
         AuditEntry.objects.record(actor, "message.retried_now", message.public_id)
 
 
-def replay(message: Message, data: ReplayIn, *, actor: str) -> tuple[Message, bool]:
+def replay(message: Message, data: ReplayIn, *, actor: str, body: bytes | None = None) -> tuple[Message, bool]:
     """The replay, and whether it was made now. Raises Conflict while the message is unfinished, or intake's errors."""
     with transaction.atomic():
-        made, is_new = intake.replay(message, data)
+        made, is_new = intake.replay(message, data, body)
         if is_new:
             AuditEntry.objects.record(
                 actor, "message.replayed", message.public_id, after={"replay": made.public_id, "mode": data.mode}

@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from integrations.models import Draft, Endpoint, Message, Service
 from integrations.registry import Invalid
-from integrations.schemas import MessageIn, ReplayIn, TooLarge, body_bytes
+from integrations.schemas import BODY_LIMIT, MessageIn, ReplayIn, TooLarge, body_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +63,33 @@ def accept(data: MessageIn) -> Message:
     return Message.objects.accept([draft(data)])[0]
 
 
-def replay(message: Message, data: ReplayIn) -> tuple[Message, bool]:
-    """A replay as asked for, and whether it is new. Raises Invalid, TooLarge or Conflict."""
+def replay(message: Message, data: ReplayIn, body: bytes | None = None) -> tuple[Message, bool]:
+    """A replay as asked for, and whether it is new. ``body`` is an edited body as typed, in place of ``data``'s.
+
+    Raises Invalid, TooLarge or Conflict.
+    """
     endpoint = _endpoint(message.service, data.endpoint)
-    content = body_bytes(data.body, None, None, given="body" in data.model_fields_set)
+    if body is None:
+        body = _edited(data)
+    elif len(body) > BODY_LIMIT:
+        raise TooLarge(f"the body has {len(body):,} bytes; at most {BODY_LIMIT:,} are taken")
     return message.replay(
         current=data.mode == "current",
-        body=content[0] if content else None,
-        content_type=_type_of_edited(message) if content else None,
+        body=body,
+        content_type=_type_of_edited(message) if body is not None else None,
         headers=data.headers,
         endpoint=endpoint,
     )
+
+
+def _edited(data: ReplayIn) -> bytes | None:
+    try:
+        content = body_bytes(data.body, None, None, given="body" in data.model_fields_set)
+    except TooLarge:
+        raise
+    except ValueError as error:
+        raise Invalid((("body",), str(error))) from None
+    return content[0] if content else None
 
 
 def _type_of_edited(message: Message) -> str:

@@ -79,6 +79,12 @@ def checked_path(path: str) -> str:
     return path
 
 
+def checked_content_type(value: str) -> str:
+    if value and (refusal := header_refusal("Content-Type", value)):
+        raise ValueError(refusal)
+    return value
+
+
 def checked_method(method: str) -> str:
     method = method.upper()
     if not re.fullmatch(r"[A-Z][A-Z-]{0,19}", method) or method in ("CONNECT", "TRACE"):
@@ -91,10 +97,10 @@ def in_utc(moment: datetime) -> datetime:
     Python cannot read back."""
     if moment.tzinfo is None:
         raise ValueError("give the time with its zone, such as 2026-01-31T10:00:00Z")
-    try:
-        return moment.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("this time is out of range") from None
+    # A day from its end a time cannot be shown in the zones to the east, nor so in the west at the beginning.
+    if not 1900 <= moment.year <= 9998:
+        raise ValueError("this time is out of range")
+    return moment.astimezone(UTC)
 
 
 Moment = Annotated[datetime, AfterValidator(in_utc)]
@@ -213,6 +219,13 @@ class ServiceIn(Strict):
     network: NetworkRules = Field(default_factory=NetworkRules, description="Where calls may go beyond public hosts.")
     health_check: HealthCheck = Field(default_factory=HealthCheck, description="Regular checks of its health.")
 
+    @field_validator("name")
+    @classmethod
+    def is_not_a_page(cls, value: str) -> str:
+        if value == "new":
+            raise ValueError("this name is the address of a page; choose another")
+        return value
+
     @field_validator("base_url")
     @classmethod
     def is_an_address(cls, value: str | None) -> str | None:
@@ -247,6 +260,11 @@ class EndpointIn(Strict):
     _method = field_validator("method")(checked_method)
     _path = field_validator("path")(checked_path)
     _headers = field_validator("headers")(checked_headers)
+
+    @field_validator("content_type")
+    @classmethod
+    def is_a_header_value(cls, value: str) -> str:
+        return checked_content_type(value)
 
 
 # ---- message ------------------------------------------------------------------------------------------------------
@@ -285,9 +303,7 @@ class MessageIn(Strict):
     @field_validator("content_type")
     @classmethod
     def is_a_header_value(cls, value: str | None) -> str | None:
-        if value and (refusal := header_refusal("Content-Type", value)):
-            raise ValueError(refusal)
-        return value
+        return None if value is None else checked_content_type(value)
 
     @model_validator(mode="after")
     def is_one_thing(self) -> MessageIn:

@@ -89,4 +89,4 @@ def _mode_words(mode: str) -> str:
 
 def _next(request: HttpRequest) -> str:
     target = request.POST.get("next", "")
-    return target if target and url_has_allowed_host_and_scheme(target, allowed_hosts=None) else ""
+    return target if target.startswith("/") and url_has_allowed_host_and_scheme(target, allowed_hosts=None) else ""

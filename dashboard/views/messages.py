@@ -79,7 +79,7 @@ def listing_panel(request: HttpRequest) -> HttpResponse:
     """The rows that are on the screen, as they are now, and how many newer ones there are. No row ever moves."""
     found = Found(read(request.GET)[1])
     ids = [
-        int(part) for part in request.GET.get("rows", "").split("-")[:ON_SCREEN] if part.isdigit() and len(part) < 19
+        int(part) for part in request.GET.get("rows", "").split("-")[:ON_SCREEN] if part.isdecimal() and len(part) < 19
     ]
     rows = list(_listed(Message.objects.filter(pk__in=ids)).newest_first())
     _with_services(rows, found)
@@ -104,7 +104,7 @@ def _listing_context(request: HttpRequest, found: Found, shown: Page) -> dict[st
     filters = {name: value for name in FILTERS if (value := request.GET.get(name, ""))}
     counts = found.counts
     first = shown.rows[0].pk if shown.rows else 0
-    if request.GET.get("first", "").isdigit():
+    if request.GET.get("first", "").isdecimal():
         first = int(request.GET["first"][:18])
     state = {**filters, "rows": "-".join(str(row.pk) for row in shown.rows)}
     if shown.is_first:
@@ -303,9 +303,10 @@ def _edited_replay(request: HttpRequest, message: Message) -> HttpResponse:
     if data is None:
         return _replay_form(request, message, form, status=422)
     try:
-        return _replayed(request, *control.replay(message, data, actor=actor(request)))
+        made, is_new = control.replay(message, data, actor=actor(request), body=form.edited_body)
+        return _replayed(request, made, is_new)
     except Conflict as refusal:
-        return _not_replayed(request, message, refusal)
+        form.add_error(None, f"Not replayed: {refusal}.")  # not a redirect: the form may be sent again later
     except Invalid as error:
         for location, words in error.errors:
             form.add_error(location[0] if location[0] in form.fields else None, words)

@@ -204,11 +204,13 @@ def delete(request: HttpRequest, name: str) -> HttpResponse:
         if unfinished and not form.cleaned_data["force"]:
             form.add_error("force", "It has unfinished messages. Say that they may be cancelled, or let them finish.")
         else:
-            if unfinished:
-                control.cancel_unfinished(service, actor=actor(request))
-            registry.delete(service, actor=actor(request))
-            messages.success(request, f"{name} is deleted with its history.")
-            return see_other("services")
+            try:
+                control.delete_service(service, force=form.cleaned_data["force"], actor=actor(request))
+            except Conflict as refusal:
+                form.add_error(None, str(refusal))
+            else:
+                messages.success(request, f"{name} is deleted with its history.")
+                return see_other("services")
     context = {"form": form, "service": service, "unfinished": unfinished}
     return form_page(request, "services/delete.html", context, is_refused=form.is_bound)
 

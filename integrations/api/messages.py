@@ -44,6 +44,7 @@ from integrations.models.identifiers import public_id
 from integrations.models.message import MessageQuerySet
 from integrations.outcome import Fault
 from integrations.policies.retry import DeadReason
+from integrations.redaction import redacted_headers
 from integrations.schemas import MessageIn, Moment, ReplayIn, json_bytes
 from integrations.waiting import Load, waiting_for
 
@@ -54,9 +55,10 @@ router = Router(tags=["Messages"])
 @router.post("/messages", auth=operator, response={202: MessageOut}, openapi_extra=PARAMETER)
 def queue_message(request: HttpRequest, data: MessageIn) -> HttpResponse:
     """Queues one message; after the 202 it is on disk and ends delivered, dead or cancelled by somebody."""
-    draft = intake.draft(data)
 
     def work() -> HttpResponse:
+        # In here, so that a repeated request is answered as the first was, whatever has changed since.
+        draft = intake.draft(data)
         message = Message.objects.accept([draft])[0]
         return answer(_accepted(message, draft), 202, location=address("messages", message.public_id))
 
@@ -107,6 +109,9 @@ def _accepted(message: Message, draft: Draft) -> dict[str, Any]:
 
 # ---- look at ------------------------------------------------------------------------------------------------------
 TAG = re.compile(r"([^:\s]+):(\S+)")
+CONSOLE_WORDS = frozenset(
+    {"service", "endpoint", "status", "reason", "dead_reason", "fault", "code", "status_code", "key", "tag"}
+)
 
 
 @router.get("/messages", auth=viewer, response=MessagePage)
@@ -148,7 +153,9 @@ def _searched(rows: MessageQuerySet, q: str) -> MessageQuerySet:
     for word in q.split():
         if (identifier := parse_identifier("msg", word)) is not None:
             rows = rows.filter(pk=identifier[0], nonce=identifier[1])
-        elif (tag := TAG.fullmatch(word)) is not None:
+        elif (tag := TAG.fullmatch(word)) is not None and tag[1] in CONSOLE_WORDS:
+            raise broken([(("query", "q"), f"{tag[1]}: is a word of the console; use the parameter of that name here")])
+        elif tag is not None:
             rows = rows.alias(found=KeyTransform(tag[1], "tags")).filter(found=tag[2])
         else:
             words = f"“{word[:50]}” is neither a tag (key:value) nor a message's id"
@@ -319,4 +326,5 @@ def _content_document(content: MessageContent) -> dict[str, Any]:
             body = {"body": value}
     except (ValueError, RecursionError):
         pass
-    return {"query": content.query, "headers": content.headers, "content_type": content.content_type, **body}
+    headers = dict(redacted_headers(content.headers.items(), ()))  # a viewer reads this
+    return {"query": content.query, "headers": headers, "content_type": content.content_type, **body}

@@ -18,7 +18,7 @@ from integrations.api.gate import admin, caller, operator, viewer
 from integrations.api.pages import LIMIT, Cursor, Limit, listed, page
 from integrations.api.problems import Problem
 from integrations.api.wire import address, answer, no_content
-from integrations.models import Conflict, Endpoint, Message, Role, Runtime, Service, Source, Status, Tally
+from integrations.models import Endpoint, Message, Role, Runtime, Service, Source, Status, Tally
 from integrations.policies import breaker as breaker_policy
 from integrations.schemas import BreakerIn, EndpointIn, PauseIn, ResumeIn, ServiceIn
 
@@ -74,14 +74,7 @@ def delete_service(
     """Removes a service and its history; with unfinished messages only where `force` says so."""
     service = find_service(name)
     actor = caller(request).actor
-    if force:
-        # Committed on its own: should a call be under way, the next try finds less to do and not as much again.
-        control.cancel_unfinished(service, actor=actor)
-    with transaction.atomic():
-        Runtime.objects.locked([service.pk])  # no claim from here on
-        if unfinished := control.unfinished_count(service):
-            raise Conflict(_still_there(unfinished, force))
-        registry.delete(service, actor=actor)
+    control.delete_service(service, force=force, actor=actor)
     return no_content()
 
 
@@ -195,13 +188,6 @@ def _is_admin(request: HttpRequest) -> bool:
 def _check_networks(request: HttpRequest, data: ServiceIn, present: list[str]) -> None:
     if data.network.allow_private != present and not _is_admin(request):
         raise Problem(403, f"Only an admin may allow private networks; your role is {caller(request).role}.")
-
-
-def _still_there(unfinished: int, force: bool) -> str:
-    messages = "1 message" if unfinished == 1 else f"{unfinished} messages"
-    if force:
-        return f"What waited is cancelled, but {messages} came in or are being sent right now; try again in a moment."
-    return f"{messages} not finished; with force=true they are cancelled."
 
 
 # ---- endpoints ----------------------------------------------------------------------------------------------------

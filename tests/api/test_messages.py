@@ -330,3 +330,23 @@ def test_only_a_pending_message_is_cancelled_or_retried_now(operator: Api, queue
         None,
     )
     assert "cancelled" in is_problem(operator.post(f"{path}/cancel"), 409)["detail"]
+
+
+def test_what_was_answered_once_is_answered_again_after_the_world_has_changed(operator: Api, billing: Service) -> None:
+    body = {"service": "billing", "path": "/", "body": 1}
+    first = operator.call("POST", "/messages", body, Idempotency_Key="k1")
+    Service.objects.filter(pk=billing.pk).update(name="renamed")
+    again = operator.call("POST", "/messages", body, Idempotency_Key="k1")
+    assert (again.status_code, again.content) == (202, first.content)
+
+
+def test_credentials_in_a_messages_headers_are_masked_for_readers(operator: Api, billing: Service) -> None:
+    sent = {"service": "billing", "path": "/", "headers": {"Authorization": "Bearer canary-canary"}}
+    made = operator.post("/messages", sent).json()
+    assert "canary" not in operator.get(f"/messages/{made['id']}").content.decode()
+
+
+@pytest.mark.parametrize("moment", ["9999-12-31T23:59:59Z", "0001-01-01T00:00:00Z"])
+def test_a_time_at_the_end_of_the_calendar_is_refused(operator: Api, billing: Service, moment: str) -> None:
+    answer = operator.post("/messages", {"service": "billing", "path": "/", "deliver_at": moment})
+    assert answer.status_code == 422

@@ -42,7 +42,7 @@ def test_an_open_breaker_comes_first_with_its_cause_and_what_it_holds() -> None:
     trip(down, "5 calls in a row failed")
     messages_of(down, Status.PENDING, 4)
     page = words(browser().get("/"))
-    assert "down-one is down Breaker open 3 min ago : 5 calls in a row failed. 4 held." in page
+    assert "down-one is down Breaker opened 3 min ago : 5 calls in a row failed. 4 held." in page
     assert page.index("down-one is down") < page.index("paused-one is paused")
     assert "Contract ends" in page
 
