@@ -84,7 +84,14 @@ def test_servers_come_back_with_what_was_committed(own_servers: Servers) -> None
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_test_run_that_dies_leaves_nothing_behind(ending: signal.Signals) -> None:
-    run = subprocess.Popen([sys.executable, "-c", RUN], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    run = subprocess.Popen(
+        [sys.executable, "-c", RUN],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        # A shell that runs us in the background has SIGINT ignored, and so would the run.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert run.stdout
     folder, stray = run.stdout.readline().decode().split()
     run.send_signal(ending)
