@@ -35,7 +35,6 @@ Slug = Annotated[
     StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"),
     Field(description="Lower-case letters, digits and hyphens; it names the thing in URLs and searches."),
 ]
-Line = Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)]
 Short = Annotated[str, StringConstraints(strip_whitespace=True, max_length=200)]
 
 
