@@ -47,6 +47,7 @@ faults: $(VENV)/.test
 
 bench: $(VENV)/.test
 	$(PY) -m bench
+	$(PY) -m bench scenarios
 
 # The exact, hash-checked locks come from pyproject.toml alone; they name no host and no path.
 lock:

@@ -2,7 +2,8 @@
 
 Each round runs every contender once on each database, in turn, so that a machine that gets slower gets slower for
 all. A figure is the median of its accepted runs (checks.py says which are); ratios are between figures of one
-invocation. Results also go to bench/results/ as JSON.
+invocation. `python -m bench scenarios` runs the other measurements (scenarios/). Results also go to bench/results/ as
+JSON.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import json
 import os
 import platform
 import shutil
-import tempfile
-from contextlib import ExitStack, suppress
+import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -21,40 +22,40 @@ from typing import Any
 
 import psutil
 
-from bench import peers, switchboard
+from bench import peers, scenarios, switchboard
 from bench.checks import Figure, Run, figures, rejections
 from bench.contender import Contender
-from bench.places import Place
-from bench.sink import Sink
+from bench.places import DATABASES, Site
+from bench.scenarios import quiet
 from dashboard.environment import use_safe_sqlite
-from tests.backends import FSYNC, Servers
 
 RESULTS = Path(__file__).with_name("results")
 YARDSTICK = "django-q2 task per message"
 
 
 def main() -> None:
-    options = _options()
     use_safe_sqlite()
-    with ExitStack() as stack:
-        folder = Path(tempfile.mkdtemp(prefix="switchboard-bench-"))
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        sink = Sink(folder)
-        stack.callback(sink.close)
-        contenders = [*switchboard.CONTENDERS, *peers.contenders()]
-        wanted = [
-            (contender, on)
-            for on in ("sqlite", "postgres")
-            for contender in contenders
-            if all(word in f"{contender.name} on {on}" for word in options.only)
-        ]
-        places = _places(folder, {on for _, on in wanted}, stack)
-        runs: list[Run] = []
-        with suppress(KeyboardInterrupt):  # then the report is about what was run
-            for number in range(options.rounds):
-                for contender, on in wanted if number % 2 == 0 else reversed(wanted):
-                    runs.append(_run(contender, places[on], sink, options.messages))
-        _report(runs, sink)
+    with Site() as site:
+        if sys.argv[1:2] == ["scenarios"]:
+            _run_scenarios(site)
+        else:
+            _run_contenders(site)
+
+
+def _run_contenders(site: Site) -> None:
+    options = _options()
+    wanted = [
+        (contender, on)
+        for on in DATABASES
+        for contender in [*switchboard.CONTENDERS, *peers.contenders()]
+        if all(word in f"{contender.name} on {on}" for word in options.only)
+    ]
+    runs: list[Run] = []
+    with suppress(KeyboardInterrupt):  # then the report is about what was run
+        for number in range(options.rounds):
+            for contender, on in wanted if number % 2 == 0 else reversed(wanted):
+                runs.append(_run(contender, site, on, options.messages))
+    _report(runs, site)
 
 
 def _options() -> argparse.Namespace:
@@ -65,21 +66,23 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _places(folder: Path, wanted: set[str], stack: ExitStack) -> dict[str, Place]:
-    places = {}
-    for on in sorted(wanted):
-        servers = None
-        if on == "postgres":
-            os.environ[FSYNC] = "1"
-            servers = Servers()
-            stack.callback(servers.close)
-        places[on] = Place(on, folder / on, servers)
-    return places
+def _run_scenarios(site: Site) -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench scenarios", description=scenarios.__doc__.partition("\n")[0])
+    scenarios.add_arguments(parser)
+    options = parser.parse_args(sys.argv[2:])
+    found: dict[str, Any] = {}
+    with suppress(KeyboardInterrupt):
+        for name in options.names or scenarios.names():
+            found[name] = scenarios.run(name, scenarios.Options(site, tuple(options.on), options.scale))
+    missed = sum(len(one.get("missed", [])) for one in found.values())
+    print(f"\n{len(found)} scenarios, {missed} bounds missed")
+    print(f"written to {_write(site, {'scale': options.scale, 'scenarios': found})}")
 
 
-def _run(contender: Contender, place: Place, sink: Sink, messages: int) -> Run:
-    database = place.fresh()
-    run = contender.run(database, place.name, sink, max(1, int(messages * contender.share)))
+def _run(contender: Contender, site: Site, on: str, messages: int) -> Run:
+    database = site.fresh(on)
+    with quiet():
+        run = contender.run(database, on, site.sink, max(1, int(messages * contender.share)))
     words = "; ".join(rejections(run))
     print(f"  {run.label:44}{run.rate:10,.0f}/s  {f'REJECTED: {words}' if words else ''}", flush=True)
     shutil.rmtree(database.folder, ignore_errors=True)
@@ -87,7 +90,7 @@ def _run(contender: Contender, place: Place, sink: Sink, messages: int) -> Run:
 
 
 # ---- the report -----------------------------------------------------------------------------------------------------
-def _report(runs: list[Run], sink: Sink) -> None:
+def _report(runs: list[Run], site: Site) -> None:
     found = figures(runs)
     yardsticks = {figure.on: figure.rate for figure in found if figure.label.startswith(YARDSTICK)}
     print(f"\n{'median of the accepted runs':44}{'recorded/s':>12}{'ratio':>8}{'CPU µs':>9}{'peak MB':>9}{'idle %':>8}")
@@ -99,7 +102,7 @@ def _report(runs: list[Run], sink: Sink) -> None:
     print("peak MB: of its largest process; idle %: of one core, all its processes, started and nothing to do")
     for figure in found:
         print(f"  {figure.label}: {figure.runs[0].sent:,} messages, {figure.command}")
-    print(f"written to {_write(runs, sink)}")
+    print(f"written to {_write(site, {'runs': [run.as_json() for run in runs]})}")
 
 
 def _line(figure: Figure, yardstick: float | None) -> str:
@@ -111,17 +114,15 @@ def _line(figure: Figure, yardstick: float | None) -> str:
     return f"{figure.label:44}{figure.rate:12,.0f}{ratio:>8}{cpu:>9}{peak:>9}{idle:>8}{rejected}"
 
 
-def _write(runs: list[Run], sink: Sink) -> Path:
+def _write(site: Site, found: dict[str, Any]) -> Path:
     RESULTS.mkdir(exist_ok=True)
     now = datetime.now(UTC)
     path = RESULTS / f"{now:%Y-%m-%dT%H%M%S}.json"
-    path.write_text(
-        json.dumps({"at": now.isoformat(), **_machine(sink), "runs": [r.as_json() for r in runs]}, indent=1)
-    )
+    path.write_text(json.dumps({"at": now.isoformat(), **_machine(site), **found}, indent=1))
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def _machine(sink: Sink) -> dict[str, Any]:
+def _machine(site: Site) -> dict[str, Any]:
     import sqlite3
 
     return {
@@ -129,7 +130,7 @@ def _machine(sink: Sink) -> dict[str, Any]:
         "load_at_end": os.getloadavg()[0],
         "python": platform.python_version(),
         "sqlite": sqlite3.sqlite_version,
-        "sink": sink.kind,
+        "sink": site.sink.kind,
         "packages": {name: version(name) for name in ("django", "django-q2", "httpx", "httptools", "psycopg")},
     }
 

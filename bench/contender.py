@@ -52,7 +52,7 @@ class Contender(ABC):
                 "peak_rss_mb": tree.peak_rss_mb(),
             }
         finally:
-            _end(process)
+            end(process)
         calls, unique = sink.counts()
         recorded, recorded_messages = database.ask(ATTEMPTS)
         return Run(
@@ -111,7 +111,8 @@ def _wait_until_recorded(database: Database, sink: Sink, messages: int) -> float
         time.sleep(0.01)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ends it as an operator would, and then whatever is left of its process group."""
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
         process.wait(timeout=25)

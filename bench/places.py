@@ -1,18 +1,61 @@
-"""Where a run keeps its rows: a fresh, migrated database for each, on SQLite or on PostgreSQL with fsync."""
+"""What runs are made on: a fresh, migrated database for each, on SQLite or on PostgreSQL with fsync, and one sink."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
+from functools import cached_property
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from tests.backends import ROOT, Servers
+from bench.sink import Sink
+from tests.backends import FSYNC, ROOT, Servers
 from tests.installation import clean_environment, fresh_keys
+
+DATABASES = ("sqlite", "postgres")
+
+
+class Site:
+    """The folder, the sink and the servers of one invocation; everything starts when it is first needed."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._places: dict[str, Place] = {}
+        self.folder = Path(tempfile.mkdtemp(prefix="switchboard-bench-"))
+        self._stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
+
+    @cached_property
+    def sink(self) -> Sink:
+        """The receiver that counts (sink.py); it answers every POST at once."""
+        sink = Sink(self.folder)
+        self._stack.callback(sink.close)
+        return sink
+
+    @cached_property
+    def servers(self) -> Servers:
+        """PostgreSQL with fsync, and Redis."""
+        os.environ[FSYNC] = "1"
+        servers = Servers()
+        self._stack.callback(servers.close)
+        return servers
+
+    def fresh(self, on: str) -> Database:
+        """An empty, migrated database of Switchboard's on "sqlite" or "postgres"."""
+        if on not in self._places:
+            self._places[on] = Place(on, self.folder / on, self.servers if on == "postgres" else None)
+        return self._places[on].fresh()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
 
 class Database:
