@@ -57,6 +57,7 @@ from integrations.policies.limits import Timeout
 from integrations.policies.retry import DeadReason, RetryPolicy, next_attempt
 from integrations.policies.verdict import Verdict, judge
 from integrations.redaction import redacted_bytes, redacted_headers, redacted_text, redacted_url
+from integrations.signing import Signer
 
 log = logging.getLogger("switchboard.delivery")
 random = Random()  # noqa: S311 - jitter is no secret
@@ -82,6 +83,7 @@ class Target:
     timeouts: Timeout
     allowed: tuple[Network, ...]
     secret_values: tuple[str, ...]
+    signer: Signer
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,7 @@ def target_of(service: Service) -> Target:
                 timeouts=service.timeouts,
                 allowed=service.allowed_networks,
                 secret_values=tuple(service.secret_values),
+                signer=service.signer,
             ),
         )
         _targets[service.pk] = kept
@@ -414,6 +417,7 @@ def build_call(
         *_proof(service, body),
         ("webhook-id", identifier),
         ("webhook-timestamp", str(int(now.timestamp()))),
+        *target.signer.headers(identifier, now, body),
     ]:
         merged[name.lower()] = (name, value)
     return Call(

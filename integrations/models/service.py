@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
+from itertools import count, takewhile
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
@@ -15,6 +17,7 @@ from integrations.network import Network, parse_networks
 from integrations.policies.breaker import BreakerPolicy
 from integrations.policies.limits import Limits, Timeout
 from integrations.policies.retry import RetryPolicy
+from integrations.signing import Keys, Signer
 
 
 def default_auth() -> dict[str, Any]:
@@ -153,13 +156,47 @@ class Service(models.Model):
         self.secrets = {**self.secrets, name: {"value": value, "set_at": timezone.now().isoformat()}}
 
     def forget_secrets(self) -> None:
-        """A new host must not receive what was entered for the old one; the caller saves."""
-        self.secrets = {}
+        """A new host must not receive what was entered for the old one; the caller saves. Signing keys stay: they
+        were made here, and no call carries them."""
+        self.secrets = {name: entry for name, entry in self.secrets.items() if name.startswith("signing.")}
 
     @property
     def secret_values(self) -> list[str]:
-        """Every secret in the clear, for redaction only."""
+        """Every secret that the other side knows, in the clear, for redaction only."""
         return [entry["value"] for entry in self.secrets.values()]
+
+    # ---- signing ---------------------------------------------------------------------------------------------------
+    @property
+    def signer(self) -> Signer:
+        """Signs its calls; with nothing where signing is off."""
+        return Signer(self.signing_keys if self.signing.get("enabled") else ())
+
+    @property
+    def signing_keys(self) -> list[Keys]:
+        """The keys in force, then those that a rotation has left valid for a while: newest first."""
+        entries = takewhile(bool, (self.secrets.get(f"signing.{number}") for number in count()))
+        return [
+            Keys(
+                secret=entry["value"],
+                private_key=entry["private_key"],
+                made_at=datetime.fromisoformat(entry["set_at"]),
+                valid_until=datetime.fromisoformat(entry["valid_until"]) if entry["valid_until"] else None,
+            )
+            for entry in entries
+            if entry
+        ]
+
+    def keep_signing_keys(self, keys: Sequence[Keys]) -> None:
+        """Remembers these instead of those it had; the caller saves."""
+        kept = {name: entry for name, entry in self.secrets.items() if not name.startswith("signing.")}
+        for number, pair in enumerate(keys):
+            kept[f"signing.{number}"] = {
+                "value": pair.secret,
+                "private_key": pair.private_key,
+                "set_at": pair.made_at.isoformat(),
+                "valid_until": pair.valid_until.isoformat() if pair.valid_until else None,
+            }
+        self.secrets = kept
 
     # ---- pause and resume ------------------------------------------------------------------------------------------
     def pause(self, reason: str, until: datetime | None = None) -> bool:
