@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from integrations.registry import Invalid
+from integrations.schemas import in_words
 
 Kind = Literal["text", "number", "check", "choice", "list", "lines", "time"]
 
@@ -272,23 +273,10 @@ def _put(nested: dict[str, Any], path: str, value: Any) -> None:
 
 
 def _words(row: ErrorDetails) -> str:
-    """A complaint of pydantic's in the console's words."""
-    bounds = row.get("ctx", {})
-    words = {
-        "missing": "This is needed",
-        "int_parsing": "Give a whole number",
-        "int_from_float": "Give a whole number",
-        "float_parsing": "Give a number",
-        "greater_than_equal": f"At least {bounds.get('ge')}",
-        "greater_than": f"More than {bounds.get('gt')}",
-        "less_than_equal": f"At most {bounds.get('le')}",
-        "string_too_long": f"At most {bounds.get('max_length')} characters",
-        "string_too_short": "This is needed",
-        "string_pattern_mismatch": "This is not of the right form",
-        "datetime_parsing": "Give a date and a time",
-    }.get(row["type"], row["msg"].removeprefix("Value error, "))
+    """A broken rule as it is said beside its field, with the entry of a list that breaks it."""
+    words = in_words(row)
     in_a_list = any(isinstance(part, int) for part in row["loc"])
-    return f"“{row['input']}”: {words[:1].lower()}{words[1:]}" if in_a_list else words
+    return f"“{row['input']}”: {words}" if in_a_list else f"{words[:1].upper()}{words[1:]}"
 
 
 def as_time(value: datetime | None) -> str:

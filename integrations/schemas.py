@@ -19,6 +19,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 
 from integrations.client import header_refusal
 from integrations.network import check_url, parse_networks
@@ -36,6 +37,43 @@ Slug = Annotated[
     Field(description="Lower-case letters, digits and hyphens; it names the thing in URLs and searches."),
 ]
 Short = Annotated[str, StringConstraints(strip_whitespace=True, max_length=200)]
+
+
+def in_words(rule: ErrorDetails) -> str:
+    """What a broken rule asks of its field, for API and form alike; ``rule`` is a row of pydantic's ``errors()``."""
+    limits = {name: _number(value) for name, value in rule.get("ctx", {}).items()}
+    kind = rule["type"]
+    if (template := _RULES.get(kind) or _RULES.get(kind.partition("_")[0] if kind.endswith(_OF_KIND) else "")) is None:
+        return rule["msg"].removeprefix("Value error, ").replace("Input should be", "must be", 1)
+    return template.format_map(limits)
+
+
+_OF_KIND = ("_type", "_parsing", "_from_float")
+_RULES = {
+    "missing": "is needed",
+    "int": "must be a whole number",
+    "float": "must be a number",
+    "bool": "must be true or false",
+    "tuple": "must be a list",
+    "list": "must be a list",
+    "dict": "must be an object",
+    "model": "must be an object",
+    "datetime": "must be a date and a time",
+    "finite_number": "must be a finite number",
+    "greater_than": "must be more than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "too_long": "may have at most {max_length} entries",
+    "string_too_long": "may have at most {max_length} characters",
+    "string_too_short": "is needed",
+    "string_pattern_mismatch": "is not of the right form",
+    "extra_forbidden": "is not a field that is known here",
+}
+
+
+def _number(value: Any) -> Any:
+    return f"{value:,.12g}" if isinstance(value, int | float) else value
 
 
 class Strict(BaseModel):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pydantic
 from django.core.exceptions import RequestDataTooBig
@@ -13,12 +13,12 @@ from django.http import Http404, HttpRequest, HttpResponse, UnreadablePostError
 from ninja import NinjaAPI
 from ninja.errors import AuthenticationError, HttpError
 from ninja.errors import ValidationError as NinjaValidationError
-from pydantic_core import to_json
+from pydantic_core import ErrorDetails, to_json
 
 from integrations.models import Conflict
 from integrations.policies import breaker
 from integrations.registry import Invalid
-from integrations.schemas import TooLarge
+from integrations.schemas import TooLarge, in_words
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def problem_of(error: Exception, prefix: Location = ("body",)) -> Problem | None
         case Invalid():
             return broken([((*prefix, *location), words) for location, words in error.errors])
         case pydantic.ValidationError():
-            return broken([((*prefix, *rule["loc"]), plain(rule["msg"])) for rule in error.errors(include_input=False)])
+            return broken([((*prefix, *rule["loc"]), in_words(rule)) for rule in error.errors(include_input=False)])
         case TooLarge():
             return Problem(413, str(error))
         case Conflict() | breaker.Conflict():
@@ -95,11 +95,6 @@ def problem_of(error: Exception, prefix: Location = ("body",)) -> Problem | None
         case OverflowError() | DataError():
             return broken([(prefix, "it holds a value that cannot be stored: out of range, or a NUL character")])
     return None
-
-
-def plain(words: str) -> str:
-    """pydantic's words without its own prefix."""
-    return words.removeprefix("Value error, ")
 
 
 def speak_problems(api: NinjaAPI) -> None:
@@ -131,7 +126,7 @@ CHALLENGE = {"WWW-Authenticate": 'Bearer realm="switchboard"'}
 
 def _of_parameters(error: NinjaValidationError) -> Problem:
     """Body errors lose the name of the view's parameter, which ninja puts after "body"."""
-    return broken([(_location(rule["loc"]), plain(rule["msg"])) for rule in error.errors])
+    return broken([(_location(rule["loc"]), in_words(cast(ErrorDetails, rule))) for rule in error.errors])
 
 
 def _location(location: tuple[str | int, ...]) -> Location:

@@ -94,7 +94,9 @@ class BreakerPolicy(BaseModel):
     @classmethod
     def _is_given_when_slow_calls_count(cls, duration: float | None, info: ValidationInfo) -> float | None:
         if duration is None and info.data.get("slow_call_rate") is not None:
-            raise PydanticCustomError("slow_call_duration", "say which calls are slow: slow_call_rate needs it")
+            raise PydanticCustomError(
+                "slow_call_duration", "is needed with slow_call_rate: it says which calls are slow"
+            )
         return duration
 
     @field_validator("minimum_calls")
@@ -104,7 +106,7 @@ class BreakerPolicy(BaseModel):
         if window is not None and window.type == "count" and minimum > window.size:
             raise PydanticCustomError(
                 "minimum_calls",
-                "the window never holds this many calls: its size is {size}",
+                "must be at most {size}: the window never holds more calls",
                 {"size": window.size},
             )
         return minimum
@@ -115,7 +117,7 @@ class BreakerPolicy(BaseModel):
         open_for = info.data.get("open_for")
         if open_for is not None and longest < open_for:
             raise PydanticCustomError(
-                "open_max", "must be at least as long as open_for ({open_for})", {"open_for": open_for}
+                "open_max", "must be at least as long as open_for ({open_for})", {"open_for": f"{open_for:,.12g}"}
             )
         return longest
 
