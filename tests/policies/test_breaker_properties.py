@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
@@ -25,6 +26,7 @@ from integrations.policies.breaker import (
 
 START = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 TYPES = {"closed": "closed", "open": "opened", "half_open": "half_opened"}
+STATES = {type_: state for state, type_ in TYPES.items()}
 
 
 @st.composite
@@ -54,7 +56,9 @@ class SharedBreaker(RuleBasedStateMachine):
         self.policy, self.concurrency = policy, concurrency
         self.state, self.now, self.attempts = BreakerState(), START, 0
         self.in_flight: list[tuple[int, int, bool]] = []  # (attempt, generation, is a probe)
-        self.probe_succeeded: dict[int, int] = {}  # by generation, counted apart from the state
+        self.told = "closed"  # the state as somebody knows it who reads nothing but the events
+        self.most_places = policy.half_open_calls  # of any setting since this half-open period began
+        self.probes_succeeded = 0  # in it, counted apart from the state
 
     def take(self, result: tuple[BreakerState, tuple[Change, ...]]) -> None:
         """Every change of state or mode is one Change and one generation; nothing else is."""
@@ -71,6 +75,9 @@ class SharedBreaker(RuleBasedStateMachine):
             assert change.cause
             assert len(change.attempts) <= 20
             assert not change.observed or state.mode == "observe"
+        for change in real:
+            self.told = STATES.get(change.type, self.told)
+            self.most_places, self.probes_succeeded = self.policy.half_open_calls, 0
         self.state = state
 
     def probes_in_flight(self) -> int:
@@ -80,7 +87,10 @@ class SharedBreaker(RuleBasedStateMachine):
     def some_process_claims(self, wanted: int) -> None:
         self.take(turn(self.state, self.policy, self.now))
         allowed = allowance(self.state, self.policy, self.probes_in_flight(), self.now)
-        for _ in range(wanted if allowed is None else min(wanted, allowed)):
+        claimed = wanted if allowed is None else min(wanted, allowed)
+        if self.state.state == "open":
+            assert claimed == 0
+        for _ in range(claimed):
             self.attempts += 1
             self.in_flight.append((self.attempts, self.state.generation, allowed is not None))
 
@@ -98,18 +108,29 @@ class SharedBreaker(RuleBasedStateMachine):
         result = after(
             before, self.policy, samples, self.now, concurrency=self.concurrency, backlog=choice.random() < 0.5
         )
+        counted = [sample for sample in samples if not sample.neutral and sample.generation == before.generation]
+        if before.state == "half_open" and self.policy.enabled:
+            self.probes_succeeded += sum(not sample.failed for sample in counted)
         self.take(result)
-        if all(sample.generation != before.generation or sample.neutral for sample in samples):
-            assert self.state == before
+        if not counted:
+            assert self.state == before  # late and neutral answers change nothing at all
         if self.state.state == "open" and before.state != "open":
-            counted = [sample for sample in samples if not sample.neutral and sample.generation == before.generation]
-            assert any(sample.failed or sample.slow for sample in counted)
+            (change,) = result[1]
+            tripping = next(sample for sample in counted if sample.attempt == change.attempts[-1])
+            assert tripping.failed or (tripping.slow and before.state == "closed")
             assert self.state.retry_at == self.now + timedelta(seconds=open_period(self.policy, self.state.reopenings))
 
     @precondition(lambda self: self.in_flight)
     @rule(choice=st.randoms(use_true_random=False))
     def a_worker_dies(self, choice) -> None:
-        self.in_flight.pop(choice.randrange(len(self.in_flight)))
+        """The claim ends without a result, and with it the place of a probe."""
+        before = allowance(self.state, self.policy, self.probes_in_flight(), self.now)
+        _, generation, probe = self.in_flight.pop(choice.randrange(len(self.in_flight)))
+        if probe and generation == self.state.generation and self.state.state == "half_open" and self.policy.enabled:
+            left = self.policy.half_open_calls - self.probes_in_flight() - self.state.probes_succeeded
+            now_free = allowance(self.state, self.policy, self.probes_in_flight(), self.now)
+            assert now_free == max(0, left)
+            assert left <= 0 or now_free == before + 1
 
     @rule(seconds=st.sampled_from([0.1, 1, 5, 30, 60, 4000]))
     def time_passes(self, seconds: float) -> None:
@@ -127,6 +148,10 @@ class SharedBreaker(RuleBasedStateMachine):
             longest = open_period(self.policy, before.reopenings)
             later = self.now + timedelta(seconds=longest)
             assert turn(self.state, self.policy, later)[0].state == "half_open"  # nor pins
+        if self.state.observed_open and self.policy.enabled:
+            later = self.now + timedelta(seconds=open_period(self.policy, before.reopenings))
+            shadow = turn(replace(self.state, mode_until=None), self.policy, later)[0]
+            assert shadow.retry_at is None  # in the shadow it would be probing by then
 
     @rule(
         action=st.sampled_from(["open", "close", "half_open", "reset", "disable", "observe", "auto"]),
@@ -139,10 +164,14 @@ class SharedBreaker(RuleBasedStateMachine):
         except Conflict:
             assert action == "half_open"
             assert self.state.state != "open"
+            return
+        mode = {"open": "forced_open", "disable": "disabled", "observe": "observe"}.get(action, "auto")
+        assert (self.state.mode, self.state.mode_until) == (mode, None if mode == "auto" else until)
 
     @rule(policy=policies())
     def the_settings_change(self, policy: BreakerPolicy) -> None:
         self.policy = policy
+        self.most_places = max(self.most_places, policy.half_open_calls)
 
     @invariant()
     def open_means_nothing_is_sent(self) -> None:
@@ -155,6 +184,37 @@ class SharedBreaker(RuleBasedStateMachine):
             allowed = allowance(self.state, self.policy, self.probes_in_flight(), self.now)
             used = self.probes_in_flight() + self.state.probes_succeeded
             assert allowed == max(0, self.policy.half_open_calls - used)
+
+    @invariant()
+    def no_more_probes_are_out_than_were_ever_allowed(self) -> None:
+        """In the whole half-open period, over all processes; counted here, not by the machine."""
+        if self.state.state == "half_open" and self.policy.enabled:
+            assert self.probes_in_flight() + self.probes_succeeded <= self.most_places
+
+    @invariant()
+    def the_events_tell_the_state(self) -> None:
+        assert self.told == self.state.state
+
+    @invariant()
+    def a_manual_mode_ends_with_its_time_and_not_before(self) -> None:
+        turned, _ = turn(self.state, self.policy, self.now)
+        is_over = self.state.mode_until is not None and self.state.mode_until <= self.now
+        assert turned.mode == ("auto" if is_over else self.state.mode)
+
+    @invariant()
+    def the_other_modes_let_all_pass(self) -> None:
+        if self.state.mode in ("disabled", "observe"):
+            assert self.state.state == "closed"
+            assert allowance(self.state, self.policy, 0, self.now) is None
+        else:
+            assert not self.state.observed_open
+
+    @invariant()
+    def disabled_measures_nothing(self) -> None:
+        if self.state.mode == "disabled":
+            assert not self.state.window
+            assert not self.state.evidence
+            assert self.state.consecutive == self.state.reopenings == 0
 
     @invariant()
     def half_open_is_never_stuck(self) -> None:
@@ -172,6 +232,10 @@ class SharedBreaker(RuleBasedStateMachine):
         assert self.state.ramp is None or self.state.ramp >= 1
         if self.policy.window.type == "count":
             assert window["calls"] <= self.policy.window.size
+        if not isinstance(self.state.window, str):
+            seconds = [second for second, *_ in self.state.window]
+            assert seconds == sorted(set(seconds))
+            assert all(0 <= part <= calls for _, calls, *parts in self.state.window for part in parts)
 
     @invariant()
     def the_row_holds_all_of_it(self) -> None:
@@ -257,3 +321,123 @@ def test_results_mean_the_same_in_one_batch_or_in_many(policy: BreakerPolicy, le
         state, more = after(state, policy, samples[start:end], START, concurrency=10, backlog=False)
         changes += more
     assert (state, changes) == (whole, whole_changes)
+
+
+# ---- against a naive reading of the rules ----------------------------------------------------------------------------
+class Naive:
+    """The closed breaker's rules as delivery.md has them, over a plain list of all calls ever made."""
+
+    def __init__(self, policy: BreakerPolicy) -> None:
+        self.policy, self.calls = policy, list[Sample]()
+
+    def opens(self, call: Sample) -> bool:
+        policy = self.policy
+        if call.neutral:
+            return False
+        self.calls.append(call)
+        if not call.failed and not (call.slow and policy.slow_call_rate is not None):
+            return False
+        row = next((n for n, one in enumerate(reversed(self.calls)) if not one.failed), len(self.calls))
+        window = self.window(call.at)
+        enough = len(window) >= policy.minimum_calls
+        failures, slow = sum(one.failed for one in window), sum(one.slow for one in window)
+        return (
+            0 < policy.consecutive_failures <= row
+            or (enough and failures >= policy.failure_rate * len(window))
+            or (enough and policy.slow_call_rate is not None and slow >= policy.slow_call_rate * len(window))
+        )
+
+    def window(self, now: datetime) -> list[Sample]:
+        size = self.policy.window.size
+        if self.policy.window.type == "count":
+            return self.calls[-size:]
+        return [one for one in self.calls if now - one.at < timedelta(seconds=size)]
+
+
+@given(
+    policy=policies(),
+    steps=st.lists(st.tuples(st.sampled_from("..fsbn"), st.integers(0, 13)), max_size=60),
+)
+def test_a_closed_breaker_opens_exactly_where_the_rules_say(policy: BreakerPolicy, steps) -> None:
+    """Steps are whole seconds, so that an outcome is often exactly ``size`` seconds old: then it is out."""
+    policy = policy.model_copy(update={"enabled": True})
+    naive, state, now = Naive(policy), BreakerState(), START
+    for number, (letter, seconds) in enumerate(steps):
+        now += timedelta(seconds=seconds)
+        sample = Sample(letter in "fb", letter in "sb", letter == "n", 0, now, number)
+        state, changes = after(state, policy, [sample], now, concurrency=10, backlog=False)
+        opens = naive.opens(sample)
+        assert [change.type for change in changes] == ["opened"] * opens
+        if opens:
+            return
+        window = naive.window(now)
+        shown = summary(state, policy, now)["window"]
+        failures, slow = sum(one.failed for one in window), sum(one.slow for one in window)
+        assert (shown["calls"], shown["failures"], shown["slow"]) == (len(window), failures, slow)
+
+
+@given(
+    size=st.integers(1, 1000),
+    ended=st.floats(0, 2, allow_nan=False),
+    age=st.floats(0, 1002, allow_nan=False),
+)
+def test_a_call_leaves_a_time_window_with_its_second(size: int, ended: float, age: float) -> None:
+    """As old as the window or older it is always out; within its last second it leaves with the clock's second."""
+    policy = BreakerPolicy(consecutive_failures=0, minimum_calls=1000, window={"type": "time", "size": size})
+    at = START + timedelta(seconds=ended)
+    state, _ = after(BreakerState(), policy, [Sample(True, False, False, 0, at, 1)], at, concurrency=10, backlog=False)
+    now = at + timedelta(seconds=age)
+    counted = summary(state, policy, now)["window"]["calls"]
+    if now - at >= timedelta(seconds=size):
+        assert counted == 0
+    if now - at <= timedelta(seconds=size - 1):
+        assert counted == 1
+
+
+@given(
+    size=st.integers(1, 1000),
+    letters=st.text(".fsb", min_size=1, max_size=20),
+    back=st.floats(0, 90_000, allow_nan=False),
+)
+def test_a_clock_that_moves_back_neither_hides_a_call_nor_pins_it(size: int, letters: str, back: float) -> None:
+    policy = BreakerPolicy(consecutive_failures=0, minimum_calls=1000, window={"type": "time", "size": size})
+    state, now = BreakerState(), START
+    for number, letter in enumerate(letters):
+        sample = Sample(letter in "fb", letter in "sb", False, 0, now, number)
+        state, _ = after(state, policy, [sample], now, concurrency=10, backlog=False)
+    now -= timedelta(seconds=back)
+    state, _ = after(state, policy, [Sample(False, False, False, 0, now, 99)], now, concurrency=10, backlog=False)
+    shown = summary(state, policy, now)["window"]
+    failures = letters.count("f") + letters.count("b")
+    assert (shown["calls"], shown["failures"]) == (len(letters) + 1, failures)
+    assert summary(state, policy, now + timedelta(seconds=size))["window"]["calls"] == 0
+
+
+@given(
+    policy=policies(),
+    steps=st.lists(st.tuples(st.sampled_from("..ffsbn"), st.sampled_from([0, 0.2, 1, 5, 61, 4000])), max_size=60),
+)
+def test_the_shadow_does_what_the_real_one_would(policy: BreakerPolicy, steps) -> None:
+    """A breaker that observes says each change that one in charge makes, at the same call and for the same cause."""
+    policy = policy.model_copy(update={"enabled": True})
+    real, now = BreakerState(), START
+    shadow, _ = command(BreakerState(), policy, "observe", now)
+    done: list[list[tuple[int, str, str]]] = [[], []]
+    for number, (letter, seconds) in enumerate(steps):
+        now += timedelta(seconds=seconds)
+        real, of_real = turn(real, policy, now)
+        shadow, of_shadow = turn(shadow, policy, now)
+        done[0] += [(number, "turned", change.type) for change in of_real]
+        done[1] += [(number, "turned", change.type) for change in of_shadow]
+        marks = (letter in "fb", letter in "sb", letter == "n")
+        if allowance(real, policy, 0, now) != 0:
+            one = Sample(*marks, real.generation, now, number)
+            real, of_real = after(real, policy, [one], now, concurrency=10, backlog=False)
+            done[0] += [(number, change.cause, change.type) for change in of_real]
+        one = Sample(*marks, shadow.generation, now, number)
+        shadow, of_shadow = after(shadow, policy, [one], now, concurrency=10, backlog=False)
+        done[1] += [(number, change.cause, change.type) for change in of_shadow]
+        assert all(change.observed for change in of_shadow)
+    assert done[0] == done[1]
+    assert shadow.observed_open == (real.state != "closed")
+    assert (shadow.reopenings, shadow.probes_succeeded) == (real.reopenings, real.probes_succeeded)
