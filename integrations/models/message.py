@@ -26,7 +26,7 @@ from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from integrations import doorbell
-from integrations.models import identifiers
+from integrations.models import identifiers, rows
 from integrations.models.service import Endpoint, Service
 from integrations.policies.retry import DeadReason
 
@@ -117,17 +117,20 @@ class MessageQuerySet(models.QuerySet["Message"]):
     def accept(self, drafts: Sequence[Draft], now: datetime | None = None) -> list[Message]:
         """Queues messages in one transaction; when this returns outside another one, they are on disk."""
         now = now or timezone.now()
-        with transaction.atomic():
-            messages = self.bulk_create([_accepted(draft, now) for draft in drafts])
-            MessageContent.objects.bulk_create(
-                MessageContent(
-                    message=message,
-                    query=draft.query,
-                    headers=draft.headers,
-                    content_type=draft.content_type,
-                    body=draft.body,
-                )
-                for message, draft in zip(messages, drafts, strict=True)
+        messages = [_accepted(draft, now) for draft in drafts]
+        with transaction.atomic(savepoint=False):  # inside another one it stands and falls with it
+            rows.insert(messages)
+            rows.insert(
+                [
+                    MessageContent(
+                        message=message,
+                        query=draft.query,
+                        headers=draft.headers,
+                        content_type=draft.content_type,
+                        body=draft.body,
+                    )
+                    for message, draft in zip(messages, drafts, strict=True)
+                ]
             )
             doorbell.ring()
         return messages

@@ -103,7 +103,7 @@ def test_a_database_that_does_not_answer_is_503(
     def locked(*_: Any, **__: Any) -> None:
         raise OperationalError("database is locked")
 
-    monkeypatch.setattr("integrations.models.message.MessageQuerySet.bulk_create", locked)
+    monkeypatch.setattr("integrations.models.message.MessageQuerySet.accept", locked)
     answer = operator.post("/messages", {"service": "billing", "path": "/"})
     is_problem(answer, 503)
     assert int(answer["Retry-After"]) > 0
@@ -116,7 +116,7 @@ def test_a_fault_of_ours_is_500_without_its_details(
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("the secret of billing")
 
-    monkeypatch.setattr("integrations.models.message.MessageQuerySet.bulk_create", broken)
+    monkeypatch.setattr("integrations.models.message.MessageQuerySet.accept", broken)
     answer = operator.post("/messages", {"service": "billing", "path": "/"})
     is_problem(answer, 500)
     assert b"secret" not in answer.content
