@@ -1,0 +1,242 @@
+"""What other settings would have done with the calls that were recorded: the very machine that runs, over the past.
+
+The record stands in for what cannot be known. A call that would have been spared was made in reality, so its outcome
+is known; the first one after an open time stands in for the probe. A call that reality itself spared was never made,
+so looser settings cannot be told what they would have met. Calls are taken at the times at which they were made.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cache
+from heapq import heappop, heappush
+from typing import NamedTuple
+
+from integrations.outcome import Fault, Outcome
+from integrations.policies import breaker
+from integrations.policies.breaker import BreakerPolicy, BreakerState, Sample
+from integrations.policies.retry import RetryPolicy
+from integrations.policies.verdict import Verdict, judge
+
+FIRST_BATCH, LARGEST_BATCH = 16, 1024  # samples given to the machine at once; what follows a trip is given again
+
+
+class RecordedCall(NamedTuple):
+    """One call as it was made. ``message`` is any key of its message; ``ended_at`` is when its result was known."""
+
+    message: int | None
+    number: int  # the number of the call among those of its message
+    started_at: datetime
+    ended_at: datetime
+    fault: str  # empty where it succeeded
+    status_code: int | None
+
+
+@dataclass(slots=True)
+class Opening:
+    """One time that the breaker would have opened, until it would have closed again."""
+
+    opened_at: datetime
+    cause: str
+    closed_at: datetime | None = None  # None: it would still be open
+    reopened: int = 0
+    spared: int = 0  # calls that would not have been made
+    spared_succeeded: int = 0  # those among them that succeeded in reality
+    first_spared_at: datetime | None = None
+
+    def longest_wait(self, end: datetime) -> float:
+        """Seconds that the message waited that came first; ``end`` is where the record ends."""
+        return ((self.closed_at or end) - self.first_spared_at).total_seconds() if self.first_spared_at else 0.0
+
+
+@dataclass(slots=True)
+class Backtest:
+    """What would have been, beside what was."""
+
+    calls: int  # recorded
+    failed: int  # those that count as failures under these settings
+    openings: list[Opening] = field(default_factory=list)
+    delayed: int = 0  # messages with a call that would have been spared
+    given_up: int = 0  # messages that would have been dead before a call that was made in reality
+    given_up_delivered: int = 0  # those among them that such a call delivered
+    unmade: int = 0  # calls that would not have been made because their message was dead by then
+
+    @property
+    def spared(self) -> int:
+        return sum(opening.spared for opening in self.openings)
+
+    @property
+    def spared_succeeded(self) -> int:
+        return sum(opening.spared_succeeded for opening in self.openings)
+
+
+def backtest(calls: Sequence[RecordedCall], policy: BreakerPolicy, retry: RetryPolicy) -> Backtest:
+    """Runs recorded calls, in any order, through these settings. About 1 s for 100,000 calls; raises nothing."""
+    verdict = _verdicts(retry)
+    by_start = sorted(calls, key=lambda call: call.started_at)
+    result = Backtest(len(calls), sum(verdict(call.fault, call.status_code).breaker == "failure" for call in calls))
+    made = _made(by_start, retry, verdict, result)
+    _Replay(made, policy, verdict, result).run()
+    return result
+
+
+# ---- retries --------------------------------------------------------------------------------------------------------
+Verdicts = Callable[[str, int | None], Verdict]
+
+
+def _verdicts(retry: RetryPolicy) -> Verdicts:
+    """What an outcome means under these settings; a day knows a handful of different ones."""
+
+    @cache
+    def verdict(fault: str, status_code: int | None) -> Verdict:
+        # The time is for Retry-After alone, and headers are not looked at.
+        return judge(Outcome(Fault(fault) if fault else None, status_code), retry, datetime.min)
+
+    return verdict
+
+
+def _made(
+    by_start: Sequence[RecordedCall], retry: RetryPolicy, verdict: Verdicts, result: Backtest
+) -> list[RecordedCall]:
+    """The calls that these retry settings would have made as well; the others are counted."""
+    allowed, lost = retry.attempts_allowed, Counter[int]()
+    dead, given_up, delivered = set[int](), set[int](), set[int]()
+    made = []
+    for call in by_start:
+        message = call.message
+        if message in dead:
+            given_up.add(message)
+            result.unmade += 1
+            if not call.fault:
+                delivered.add(message)
+            continue
+        made.append(call)
+        if message is None or not call.fault:
+            continue
+        if call.fault == Fault.WORKER_LOST:
+            lost[message] += 1  # uses no attempt
+        elif call.number - lost[message] >= allowed or verdict(call.fault, call.status_code).action == "bury":
+            dead.add(message)
+    result.given_up, result.given_up_delivered = len(given_up), len(delivered)
+    return made
+
+
+# ---- the breaker ----------------------------------------------------------------------------------------------------
+class _Replay:
+    """Closed, it folds results in by their ends; open, it spares calls by their starts; half-open, it does both."""
+
+    def __init__(
+        self, by_start: list[RecordedCall], policy: BreakerPolicy, verdict: Verdicts, result: Backtest
+    ) -> None:
+        self.policy, self.verdict, self.result = policy, verdict, result
+        self.by_start, self.by_end = by_start, sorted(by_start, key=lambda call: call.ended_at)
+        self.start = self.end = 0  # places in the two: what lies before them is done with
+        self.state = BreakerState()
+        self.delayed = set[int]()
+
+    def run(self) -> None:
+        closed_at: datetime | None = None
+        while opened := self._while_closed(closed_at):
+            self.result.openings.append(opened)
+            closed_at = opened.closed_at = self._until_closed(opened)
+            if closed_at is None:
+                break
+        self.result.delayed = len(self.delayed)
+
+    def _while_closed(self, since: datetime | None) -> Opening | None:
+        """Folds in the results of calls that began in this closed time, up to the one that trips a rule."""
+        batch: list[Sample] = []
+        size, trouble_until = FIRST_BATCH, None
+        by_seconds = self.policy.window.type == "time"
+        while self.end < len(self.by_end):
+            call = self.by_end[self.end]
+            if since is not None and call.started_at < since:
+                self.end += 1  # it began before, and comes late
+                continue
+            sample = self._sample(call, self.end)
+            # The machine measures a window of seconds from the end of what it is given: nothing may come after a
+            # second with a failure, or the failure would be judged by a later window than its own.
+            if len(batch) >= size or (trouble_until is not None and sample.at.replace(microsecond=0) > trouble_until):
+                if opened := self._fold(batch):
+                    return opened
+                batch, size, trouble_until = [], min(2 * size, LARGEST_BATCH), None
+            self.end += 1
+            batch.append(sample)
+            if by_seconds and trouble_until is None and (sample.failed or sample.slow):
+                trouble_until = sample.at.replace(microsecond=0)
+        return self._fold(batch)
+
+    def _fold(self, batch: list[Sample]) -> Opening | None:
+        if not batch:
+            return None
+        before = self.state
+        self.state, changes = self._after(batch)
+        if not changes:
+            return None
+        # The last of the attempts it names is the one that tripped it; given up to there, the times come out exact.
+        tripping = changes[0].attempts[-1]
+        until = next(place for place, sample in enumerate(batch, 1) if sample.attempt == tripping)
+        self.state, self.end = before, int(tripping) + 1
+        self.state, changes = self._after(batch[:until])
+        return Opening(batch[until - 1].at, changes[0].cause)
+
+    def _until_closed(self, opening: Opening) -> datetime | None:
+        """Spares calls and sends probes until all of those succeed; None where the record ends before."""
+        while self.state.retry_at is not None:
+            self._skip_to(opening, self.state.retry_at)
+            self.state, _ = breaker.turn(self.state, self.policy, self.state.retry_at)
+            if closed_at := self._while_half_open(opening):
+                return closed_at
+        return None
+
+    def _skip_to(self, opening: Opening, until: datetime) -> None:
+        while self.start < len(self.by_start) and (call := self.by_start[self.start]).started_at < until:
+            self.start += 1
+            if call.started_at >= opening.opened_at:
+                self._spare(opening, call)
+
+    def _while_half_open(self, opening: Opening) -> datetime | None:
+        probes: list[tuple[datetime, int, Sample]] = []  # in flight
+        while probes or self.start < len(self.by_start):
+            upcoming = self.by_start[self.start].started_at if self.start < len(self.by_start) else None
+            if probes and (upcoming is None or probes[0][0] <= upcoming):
+                ended_at, _, sample = heappop(probes)
+                self.state, changes = self._after([sample])
+                if changes and changes[0].type == "closed":
+                    return ended_at
+                if changes:
+                    opening.reopened += 1
+                    return None
+                continue
+            call = self.by_start[self.start]
+            self.start += 1
+            if breaker.allowance(self.state, self.policy, len(probes), call.started_at) == 0:
+                self._spare(opening, call)
+            else:
+                heappush(probes, (call.ended_at, self.start, self._sample(call, self.start)))
+        return None
+
+    def _spare(self, opening: Opening, call: RecordedCall) -> None:
+        opening.spared += 1
+        opening.spared_succeeded += not call.fault
+        opening.first_spared_at = opening.first_spared_at or call.started_at
+        if call.message is not None:
+            self.delayed.add(call.message)
+
+    def _sample(self, call: RecordedCall, place: int) -> Sample:
+        view = self.verdict(call.fault, call.status_code).breaker
+        return Sample(
+            failed=view == "failure",
+            slow=breaker.is_slow(self.policy, (call.ended_at - call.started_at).total_seconds()),
+            neutral=view == "neutral",
+            generation=self.state.generation,
+            at=call.ended_at,
+            attempt=place,
+        )
+
+    def _after(self, samples: list[Sample]) -> breaker.Turned:
+        # Without a backlog: how fast one goes out after a closing changes nothing that is counted here.
+        return breaker.after(self.state, self.policy, samples, samples[-1].at, concurrency=1, backlog=False)
