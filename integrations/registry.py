@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,9 +13,20 @@ from django.db import transaction
 from django.utils import timezone
 from pydantic import ValidationError
 
-from integrations.models import AUTH_SECRETS, AuditEntry, Endpoint, Event, Message, Ordering, Service, Source
+from integrations.models import (
+    AUTH_SECRETS,
+    AuditEntry,
+    Conflict,
+    Endpoint,
+    Event,
+    Message,
+    Ordering,
+    Service,
+    Source,
+)
 from integrations.network import check_url, parse_networks, static_refusal
 from integrations.schemas import EndpointIn, ServiceIn
+from integrations.signing import MOST_KEYS, Keys, rotated
 
 PLAIN_FIELDS = (
     "description",
@@ -61,6 +73,8 @@ def change(
     if "name" in given and data.name != service.name:
         raise Invalid((("name",), "a service keeps its name; register a new one instead"))
     with transaction.atomic():
+        # A rotation of its keys meanwhile must stand.
+        service.refresh_from_db(fields=["secrets"], from_queryset=Service.objects.select_for_update())
         _fill(service, data, given, may_allow_private=may_allow_private)
         # Only what people configure: a pause that the engine has written meanwhile must stand.
         service.save(update_fields=CONFIGURED)
@@ -107,6 +121,8 @@ def _fill_policies(service: Service, data: ServiceIn, given: set[str], *, may_al
         if name == "network" and value != (service.network or {"allow_private": []}) and not may_allow_private:
             raise Invalid((("network", "allow_private"), "only an admin may allow private networks"))
         setattr(service, name, value)
+    if service.signing.get("enabled") and not service.signing_keys:
+        service.keep_signing_keys([Keys.make(timezone.now())])
 
 
 def _fill_address(service: Service, data: ServiceIn) -> None:
@@ -160,13 +176,14 @@ def readable(service: Service) -> dict[str, Any]:
             "set": service.secret(f"auth.{name}") is not None,
             "set_at": service.secret_set_at(f"auth.{name}"),
         }
+    keys = service.signing_keys
     return {
         "name": service.name,
         "base_url": service.base_url,
         "url_env": service.url_env or None,
         **{name: getattr(service, name) for name in PLAIN_FIELDS},
         "auth": auth,
-        "signing": {"enabled": False, **service.signing},
+        "signing": {"enabled": False, **service.signing, "public_key": keys[0].public_key if keys else None},
         "timeout": service.timeouts.model_dump(mode="json"),
         "retry": service.retry_policy.model_dump(mode="json"),
         "breaker": service.breaker_policy.model_dump(mode="json"),
@@ -175,6 +192,35 @@ def readable(service: Service) -> dict[str, Any]:
         "network": {"allow_private": [], **service.network},
         "health_check": {"path": "/", "interval": 0, "expect": "2xx", **service.health_check},
     }
+
+
+# ---- signing ------------------------------------------------------------------------------------------------------
+def rotate_signing(service: Service, overlap: timedelta, *, actor: str) -> list[Keys]:
+    """Gives a service new signing keys; those so far go on signing for ``overlap``. Answers all, newest first.
+
+    Raises Conflict where too many would sign at once.
+    """
+    now = timezone.now()
+    with transaction.atomic():
+        service.refresh_from_db(fields=["secrets"], from_queryset=Service.objects.select_for_update())
+        before = service.signing_keys
+        keys = rotated(before, now, overlap)
+        if len(keys) > MOST_KEYS:
+            raise Conflict(
+                f"{MOST_KEYS} secrets sign already; the next one ends at {keys[-1].valid_until:%Y-%m-%dT%H:%M:%SZ}. "
+                "An overlap of 0 ends all of them at once."
+            )
+        service.keep_signing_keys(keys)
+        service.save(update_fields=["secrets", "updated_at"])
+        Event.objects.create(type="service.changed", service=service, facts={"fields": ["signing"]})
+        AuditEntry.objects.record(
+            actor,
+            "signing.rotated",
+            service.name,
+            before={"public_key": before[0].public_key} if before else {},
+            after={"public_key": keys[0].public_key, "overlap": overlap.total_seconds()},
+        )
+    return keys
 
 
 # ---- endpoints ----------------------------------------------------------------------------------------------------

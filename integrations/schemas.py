@@ -186,15 +186,11 @@ class Auth(Strict):
 
 
 class Signing(Strict):
-    enabled: bool = Field(False, description="Sign every call by the Standard Webhooks scheme.")
-
-    @field_validator("enabled")
-    @classmethod
-    def is_not_promised_yet(cls, value: bool) -> bool:
-        # Accepted silently, a receiver that checks signatures would turn every call away.
-        if value:
-            raise ValueError("calls cannot be signed yet")
-        return value
+    enabled: bool = Field(
+        False,
+        description="Sign every call by the Standard Webhooks scheme. Turning it on makes keys where there are none; "
+        "a rotation shows the secret.",
+    )
 
 
 class Cache(Strict):
@@ -416,6 +412,12 @@ class ResumeIn(Strict):
         if self.release == "newer_than" and self.newer_than is None:
             raise ValueError("release newer_than needs newer_than")
         return self
+
+
+class RotateIn(Strict):
+    overlap: float = Field(
+        86400, ge=0, le=30 * 86400, description="Seconds for which the keys so far sign too; 0 ends them at once."
+    )
 
 
 class BreakerIn(Strict):

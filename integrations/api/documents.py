@@ -38,6 +38,16 @@ class Page(Document, Generic[Item]):
 
 
 # ---- services -----------------------------------------------------------------------------------------------------
+class SigningOut(Signing):
+    public_key: str | None = Field(description="What a receiver checks `v1a` with (`whpk_…`); null before any keys.")
+
+
+class RotatedOut(Document):
+    secret: str = Field(description="The secret itself (`whsec_…`): shown now and never again.")
+    public_key: str = Field(description="What a receiver checks `v1a` with (`whpk_…`).")
+    previous_valid_until: datetime | None = Field(description="Until then the earlier keys sign too; null: none do.")
+
+
 class ServiceOut(Document):
     name: str
     base_url: str
@@ -50,7 +60,7 @@ class ServiceOut(Document):
     response_cap: int
     ordering: Literal["none", "key"]
     auth: dict[str, Any] = Field(description="Secrets show only `set` and `set_at`.")
-    signing: Signing
+    signing: SigningOut
     timeout: Timeout
     retry: RetryPolicy
     breaker: BreakerPolicy

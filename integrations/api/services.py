@@ -13,14 +13,14 @@ from django.utils import timezone
 from ninja import Body, Query, Router
 
 from integrations import control, registry
-from integrations.api.documents import BreakerOut, EndpointOut, EndpointPage, ServiceOut, ServicePage
+from integrations.api.documents import BreakerOut, EndpointOut, EndpointPage, RotatedOut, ServiceOut, ServicePage
 from integrations.api.gate import admin, caller, operator, viewer
 from integrations.api.pages import LIMIT, Cursor, Limit, listed, page
 from integrations.api.problems import Problem
 from integrations.api.wire import address, answer, no_content
 from integrations.models import Endpoint, Message, Role, Runtime, Service, Source, Status, Tally
 from integrations.policies import breaker as breaker_policy
-from integrations.schemas import BreakerIn, EndpointIn, PauseIn, ResumeIn, ServiceIn
+from integrations.schemas import BreakerIn, EndpointIn, PauseIn, ResumeIn, RotateIn, ServiceIn
 
 HEALTHY_FOR = timedelta(hours=1)  # a success longer ago says nothing about now
 
@@ -94,6 +94,23 @@ def resume_service(request: HttpRequest, name: str, data: ResumeIn | None = None
     return answer(described([service])[0])
 
 
+@router.post("/services/{name}/signing/rotate", auth=operator, response=RotatedOut)
+def rotate_signing(request: HttpRequest, name: str, data: RotateIn | None = None) -> HttpResponse:
+    """Makes new signing keys and shows the secret, this once. The keys so far sign too until the overlap has passed.
+
+    It does not turn signing on: a receiver may have the secret before the first signature.
+    """
+    overlap = timedelta(seconds=(data or RotateIn()).overlap)
+    newest, *earlier = registry.rotate_signing(find_service(name), overlap, actor=caller(request).actor)
+    return answer(
+        {
+            "secret": newest.secret,
+            "public_key": newest.public_key,
+            "previous_valid_until": earlier[0].valid_until if earlier else None,
+        }
+    )
+
+
 def find_service(name: str, *, locked: bool = False) -> Service:
     services = Service.objects.select_for_update() if locked else Service.objects.all()
     service = services.filter(name=name).first()
@@ -150,7 +167,8 @@ def _waiting(ids: Sequence[int], now: datetime) -> dict[int, tuple[int, datetime
 def _merged(service: Service, data: dict[str, Any]) -> dict[str, Any]:
     """The registration as it would be: what is given over what is set, one level deep."""
     present = registry.readable(service)
-    present["auth"] = dict(service.auth)  # without the marks that stand for secrets
+    # Without what is only read back: the marks that stand for secrets, and the public key.
+    present["auth"], present["signing"] = dict(service.auth), dict(service.signing)
     if service.url_env:
         present["base_url"] = None
     if data.get("base_url") and "url_env" not in data:

@@ -228,7 +228,7 @@ def test_two_patches_at_once_both_count() -> None:
     assert (service["limits"]["rate"], service["limits"]["concurrency"], service["description"]) == (7, 3, "known")
 
 
-@pytest.mark.parametrize("field", [{"signing": {"enabled": True}}, {"health_check": {"interval": 60}}])
+@pytest.mark.parametrize("field", [{"health_check": {"interval": 60}}])
 def test_what_cannot_be_done_yet_is_refused_and_not_ignored(operator: Api, field: dict[str, Any]) -> None:
     answer = operator.post("/services", {"name": "billing", "base_url": "https://billing.example", **field})
     assert answer.status_code == 422
