@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from dataclasses import dataclass
+from datetime import datetime
 from typing import cast
 
 from django.conf import settings
@@ -27,6 +28,7 @@ class Caller:
     actor: str
     role: Role
     owner: str
+    expires_at: datetime | None = None  # of the token
 
 
 def caller(request: HttpRequest) -> Caller:
@@ -47,21 +49,31 @@ class Gate(AuthBase):
         self.body_limit = body_limit
 
     def __call__(self, request: HttpRequest) -> Caller:
-        who = _by_token(request) or _by_session(request)
-        if who is None:
-            raise Problem(401, "Send Authorization: Bearer TOKEN.", headers=CHALLENGE)
+        who = identify(request)
+        self.admit(who)
+        read_body(request, self.body_limit)
+        return who
+
+    def admit(self, who: Caller) -> None:
+        """Raises Problem(429) or Problem(403). It touches no database."""
         if wait := buckets.take(who.owner):
             raise Problem(
                 429, "This token sends too many requests a second.", headers={"Retry-After": str(math.ceil(wait))}
             )
         if not who.role.covers(self.needed):
             raise Problem(403, f"This needs the {self.needed} role; yours is {who.role}.")
-        read_body(request, self.body_limit)
-        return who
 
 
 class Bearer(Gate):
     """The gate under the name that the API's description shows."""
+
+
+def identify(request: HttpRequest) -> Caller:
+    """Who calls, as the database has it. Raises Problem(401)."""
+    who = _by_token(request) or _by_session(request)
+    if who is None:
+        raise Problem(401, "Send Authorization: Bearer TOKEN.", headers=CHALLENGE)
+    return who
 
 
 def _by_token(request: HttpRequest) -> Caller | None:
@@ -74,7 +86,7 @@ def _by_token(request: HttpRequest) -> Caller | None:
         refused = {"WWW-Authenticate": f'{CHALLENGE["WWW-Authenticate"]}, error="invalid_token"'}
         raise Problem(401, "This token is not valid, or no longer.", headers=refused)
     token.touch()
-    return Caller(actor=f"token {token.name}", role=Role(token.role), owner=f"token {token.pk}")
+    return Caller(f"token {token.name}", Role(token.role), f"token {token.pk}", token.expires_at)
 
 
 def _by_session(request: HttpRequest) -> Caller | None:
@@ -89,13 +101,7 @@ def _by_session(request: HttpRequest) -> Caller | None:
 
 def read_body(request: HttpRequest, limit: int) -> None:
     """Reads at most ``limit`` bytes into ``request.body``; raises Problem(413), unread where the length says so."""
-    too_large = Problem(413, f"The body is larger than {limit:,} bytes.")
-    try:
-        length = int(request.META.get("CONTENT_LENGTH") or 0)
-    except ValueError:
-        raise Problem(400, "Content-Length is not a number.") from None
-    if length > limit:
-        raise too_large
+    length = announced(request, limit)
     source = request
     if not length and "chunked" in request.headers.get("Transfer-Encoding", "").lower():
         # WSGI has no length for a chunked body, and Django reads none then; the server's stream knows its end.
@@ -105,8 +111,23 @@ def read_body(request: HttpRequest, limit: int) -> None:
     except (UnreadablePostError, OSError):
         raise Problem(400, "The body ended early.") from None
     if len(body) > limit:
-        raise too_large
+        raise too_large(limit)
     request._body = body
+
+
+def announced(request: HttpRequest, limit: int) -> int:
+    """The body's length by its header, 0 without one. Raises Problem(413) or Problem(400)."""
+    try:
+        length = int(request.META.get("CONTENT_LENGTH") or 0)
+    except ValueError:
+        raise Problem(400, "Content-Length is not a number.") from None
+    if length > limit:
+        raise too_large(limit)
+    return length
+
+
+def too_large(limit: int) -> Problem:
+    return Problem(413, f"The body is larger than {limit:,} bytes.")
 
 
 class Buckets:

@@ -8,7 +8,8 @@ takes the other's work back, and the other gets the first one's answer. Only wha
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from django.db import IntegrityError, transaction
@@ -17,7 +18,7 @@ from django.utils import timezone
 
 from integrations.api.gate import caller
 from integrations.api.problems import Problem, broken
-from integrations.models import IdempotentAnswer
+from integrations.models import IdempotentAnswer, rows
 from integrations.models.idempotency import KEPT_FOR
 
 KEY_LIMIT = 255  # characters
@@ -36,24 +37,37 @@ PARAMETER = {
 }
 
 
+Answers = list[HttpResponse | Exception]
+
+
 def once(request: HttpRequest, work: Callable[[], HttpResponse]) -> HttpResponse:
     """Does ``work`` unless its key was answered before. ``work`` writes to the database and nowhere else."""
-    key = request.headers.get("Idempotency-Key")
-    if key is None:
-        return work()
-    asked = _Asked.by(request, key)
-    if stored := asked.stored():
-        return stored
-    try:
-        with transaction.atomic():
-            answer = work()
-            asked.store(answer)
-    except IntegrityError:
-        # Somebody else's answer to this key was committed first; any other broken constraint is none of ours.
-        if stored := asked.stored():
-            return stored
-        raise
+    (answer,) = all_once([request], lambda _: lambda: [work()])
+    if isinstance(answer, Exception):
+        raise answer
     return answer
+
+
+def all_once(requests: Sequence[HttpRequest], prepare: Callable[[Sequence[int]], Callable[[], Answers]]) -> Answers:
+    """The same for requests that share a transaction, each of its own key. An answer that is an error stands alone.
+
+    ``prepare`` is told which of the requests were not answered before, and answers what is to be done for them
+    inside the transaction.
+    """
+    asked = [_read(request) for request in requests]
+    answers = _answered(asked)
+    if left := [position for position in range(len(requests)) if position not in answers]:
+        work = prepare(left)
+        try:
+            with _transaction_for(asked):
+                answers |= zip(left, work(), strict=True)
+                _store([(asked[position], answers[position]) for position in left])
+        except IntegrityError:
+            # Somebody else's answer to a key was committed first; any other broken constraint is none of ours.
+            if not _answered([asked[position] for position in left]):
+                raise
+            return all_once(requests, prepare)
+    return [answers[position] for position in range(len(requests))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,38 +77,71 @@ class _Asked:
     path: str
     body_digest: str
 
-    @classmethod
-    def by(cls, request: HttpRequest, key: str) -> _Asked:
-        if not 0 < len(key) <= KEY_LIMIT or not key.isprintable():
-            words = f"1 to {KEY_LIMIT} printable characters are taken"
-            raise broken([(("header", "Idempotency-Key"), words)])
-        return cls(caller(request).owner, key, request.path[:500], hashlib.sha256(request.body).hexdigest())
 
-    def stored(self) -> HttpResponse | None:
-        """The answer given before. Raises Problem(409) where the key stands for another request."""
-        row = IdempotentAnswer.objects.filter(owner=self.owner, key=self.key).first()
-        if row is None or row.status is None:
-            return None
-        if row.created_at <= timezone.now() - KEPT_FOR:
-            IdempotentAnswer.objects.filter(pk=row.pk).delete()
-            return None
-        if (row.path, row.body_digest) != (self.path, self.body_digest):
-            raise Problem(409, "This Idempotency-Key was used for another request; use a new one.")
-        answer = HttpResponse(bytes(row.content), status=row.status, content_type="application/json")
-        if row.location:
-            answer["Location"] = row.location
-        answer["Idempotent-Replayed"] = "true"
-        return answer
+def _read(request: HttpRequest) -> _Asked | Problem | None:
+    key = request.META.get("HTTP_IDEMPOTENCY_KEY")
+    if key is None:
+        return None
+    if not 0 < len(key) <= KEY_LIMIT or not key.isprintable():
+        return broken([(("header", "Idempotency-Key"), f"1 to {KEY_LIMIT} printable characters are taken")])
+    return _Asked(caller(request).owner, key, request.path[:500], hashlib.sha256(request.body).hexdigest())
 
-    def store(self, answer: HttpResponse) -> None:
-        if not 200 <= answer.status_code < 300:
-            return
-        IdempotentAnswer.objects.create(
-            owner=self.owner,
-            key=self.key,
-            path=self.path,
-            body_digest=self.body_digest,
+
+def _answered(asked: Sequence[_Asked | Problem | None]) -> dict[int, HttpResponse | Exception]:
+    """What is known already, by position: answers given before, keys that cannot be, keys of another request."""
+    keyed = [one for one in asked if isinstance(one, _Asked)]
+    rows = IdempotentAnswer.objects.filter(
+        owner__in={one.owner for one in keyed}, key__in={one.key for one in keyed}, status__isnull=False
+    )
+    stored = {(row.owner, row.key): row for row in rows} if keyed else {}
+    _forget([row for row in stored.values() if _is_old(row)])
+    answers: dict[int, HttpResponse | Exception] = {}
+    for position, one in enumerate(asked):
+        if isinstance(one, Problem):
+            answers[position] = one
+        elif one and (row := stored.get((one.owner, one.key))) and not _is_old(row):
+            answers[position] = _again(one, row)
+    return answers
+
+
+def _is_old(row: IdempotentAnswer) -> bool:
+    return row.created_at <= timezone.now() - KEPT_FOR
+
+
+def _forget(rows: Sequence[IdempotentAnswer]) -> None:
+    if rows:
+        IdempotentAnswer.objects.filter(pk__in=[row.pk for row in rows]).delete()
+
+
+def _again(asked: _Asked, row: IdempotentAnswer) -> HttpResponse | Problem:
+    if (row.path, row.body_digest) != (asked.path, asked.body_digest):
+        return Problem(409, "This Idempotency-Key was used for another request; use a new one.")
+    answer = HttpResponse(bytes(row.content), status=row.status, content_type="application/json")
+    if row.location:
+        answer["Location"] = row.location
+    answer["Idempotent-Replayed"] = "true"
+    return answer
+
+
+def _transaction_for(asked: Sequence[_Asked | Problem | None]) -> AbstractContextManager[None]:
+    """None without a key: then the work decides about its transactions."""
+    return transaction.atomic() if any(isinstance(one, _Asked) for one in asked) else nullcontext()
+
+
+def _store(given: Sequence[tuple[_Asked | Problem | None, HttpResponse | Exception]]) -> None:
+    """Keeps what succeeded, in one order everywhere, so that two groups of requests cannot lock each other out."""
+    kept = [
+        IdempotentAnswer(
+            owner=asked.owner,
+            key=asked.key,
+            path=asked.path,
+            body_digest=asked.body_digest,
             status=answer.status_code,
             location=answer.headers.get("Location", ""),
             content=answer.content,
         )
+        for asked, answer in given
+        if isinstance(asked, _Asked) and isinstance(answer, HttpResponse) and 200 <= answer.status_code < 300
+    ]
+    kept.sort(key=lambda row: (row.owner, row.key))
+    rows.insert(kept)

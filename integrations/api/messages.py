@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -24,7 +24,7 @@ from integrations.api.documents import (
     MessagePage,
 )
 from integrations.api.gate import caller, operator, operator_batch, viewer
-from integrations.api.idempotency import PARAMETER, once
+from integrations.api.idempotency import PARAMETER, Answers, all_once, once
 from integrations.api.pages import LIMIT, Cursor, Limit, listed, page
 from integrations.api.problems import broken, problem_of
 from integrations.api.wire import address, answer
@@ -45,7 +45,8 @@ from integrations.models.message import MessageQuerySet
 from integrations.outcome import Fault
 from integrations.policies.retry import DeadReason
 from integrations.redaction import redacted_headers
-from integrations.schemas import MessageIn, Moment, ReplayIn, json_bytes
+from integrations.registry import Invalid
+from integrations.schemas import MessageIn, Moment, ReplayIn, TooLarge, json_bytes
 from integrations.waiting import Load, waiting_for
 
 router = Router(tags=["Messages"])
@@ -55,14 +56,38 @@ router = Router(tags=["Messages"])
 @router.post("/messages", auth=operator, response={202: MessageOut}, openapi_extra=PARAMETER)
 def queue_message(request: HttpRequest, data: MessageIn) -> HttpResponse:
     """Queues one message; after the 202 it is on disk and ends delivered, dead or cancelled by somebody."""
+    (given,) = queue([(request, data)])
+    if isinstance(given, Exception):
+        raise given
+    return given
 
-    def work() -> HttpResponse:
-        # In here, so that a repeated request is answered as the first was, whatever has changed since.
-        draft = intake.draft(data)
-        message = Message.objects.accept([draft])[0]
-        return answer(_accepted(message, draft), 202, location=address("messages", message.public_id))
 
-    return once(request, work)
+def queue(asked: Sequence[tuple[HttpRequest, MessageIn]]) -> Answers:
+    """Queues a message for each request, all in one transaction; a refusal is the answer to its request alone."""
+
+    def prepare(wanted: Sequence[int]) -> Callable[[], Answers]:
+        data = [asked[position][1] for position in wanted]
+        known = intake.Known.for_names({one.service for one in data}, {one.endpoint for one in data if one.endpoint})
+        drafts = [_drafted(one, known) for one in data]
+        return lambda: _queued(drafts)
+
+    return all_once([request for request, _ in asked], prepare)
+
+
+def _drafted(data: MessageIn, known: intake.Known) -> Draft | Exception:
+    try:
+        return intake.draft(data, known)
+    except (Invalid, TooLarge) as refusal:
+        return refusal
+
+
+def _queued(drafts: Sequence[Draft | Exception]) -> Answers:
+    accepted = iter(Message.objects.accept([draft for draft in drafts if isinstance(draft, Draft)]))
+    return [_accepted_answer(next(accepted), one) if isinstance(one, Draft) else one for one in drafts]
+
+
+def _accepted_answer(message: Message, draft: Draft) -> HttpResponse:
+    return answer(_accepted(message, draft), 202, location=address("messages", message.public_id))
 
 
 @router.post("/messages/batch", auth=operator_batch, response={200: BatchOut}, openapi_extra=PARAMETER)

@@ -116,6 +116,8 @@ class MessageQuerySet(models.QuerySet["Message"]):
     # ---- accept ----------------------------------------------------------------------------------------------------
     def accept(self, drafts: Sequence[Draft], now: datetime | None = None) -> list[Message]:
         """Queues messages in one transaction; when this returns outside another one, they are on disk."""
+        if not drafts:
+            return []
         now = now or timezone.now()
         messages = [_accepted(draft, now) for draft in drafts]
         with transaction.atomic(savepoint=False):  # inside another one it stands and falls with it

@@ -84,7 +84,7 @@ def test_a_fault_while_storing_leaves_no_message(
         raise RuntimeError
 
     with monkeypatch.context() as patched:
-        patched.setattr(idempotency._Asked, "store", broken)
+        patched.setattr(idempotency, "_store", broken)
         is_problem(operator.post("/messages", SENT, Idempotency_Key="k1"), 500)
     assert not Message.objects.exists()
     assert operator.post("/messages", SENT, Idempotency_Key="k1").status_code == 202
