@@ -79,7 +79,7 @@ def steer_breaker(service: Service, data: BreakerIn, *, actor: str) -> Runtime:
         raise Conflict("until has passed already")
     with transaction.atomic():
         runtime = Runtime.objects.locked([service.pk])[0]
-        before = {"state": runtime.state, "mode": runtime.mode}
+        before = _breaker_facts(runtime)
         state, changes = breaker_policy.command(
             runtime.breaker, service.breaker_policy, data.action, now, reason=data.reason, until=data.until
         )
@@ -92,9 +92,14 @@ def steer_breaker(service: Service, data: BreakerIn, *, actor: str) -> Runtime:
             service.name,
             reason=data.reason,
             before=before,
-            after={"state": runtime.state, "mode": runtime.mode},
+            after=_breaker_facts(runtime),
         )
     return runtime
+
+
+def _breaker_facts(runtime: Runtime) -> dict[str, Any]:
+    until = runtime.mode_until.isoformat() if runtime.mode_until else None
+    return {"state": runtime.state, "mode": runtime.mode, "until": until}
 
 
 # ---- messages -----------------------------------------------------------------------------------------------------

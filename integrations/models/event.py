@@ -9,20 +9,23 @@ from typing import Any, ClassVar
 from django.db import models
 from django.utils import timezone
 
+from integrations.models.message import Message
 from integrations.models.service import Service
 from integrations.policies.breaker import Change
 
+HELD_CAP = 10_000  # counting ends here: it is done while the runtime row is locked
+
 
 class EventManager(models.Manager["Event"]):
-    def record_changes(
-        self, service: Service, changes: Sequence[Change], now: datetime, *, by: str = "", held: int | None = None
-    ) -> None:
-        """One event for each change of a breaker, with its cause and the attempts that tripped it."""
+    def record_changes(self, service: Service, changes: Sequence[Change], now: datetime, *, by: str = "") -> None:
+        """One event for each change of a breaker, with its cause, the attempts that tripped it and how many messages
+        wait."""
         for change in changes:
             facts: dict[str, Any] = {"cause": change.cause, "attempts": list(change.attempts)}
             facts |= {"by": by} if by else {}
             facts |= {"observed": True} if change.observed else {}
-            facts |= {"held": held} if held is not None else {}
+            if change.type != "mode" and not change.observed:
+                facts["held"] = Message.objects.for_service(service).due(now)[:HELD_CAP].count()
             # A change of mode alone is a change of how the service is run; the stream has no word of its own for it.
             type_ = "service.changed" if change.type == "mode" else f"breaker.{change.type}"
             self.create(type=type_, at=now, service=service, facts=facts)

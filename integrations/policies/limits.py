@@ -79,11 +79,16 @@ def slots(
 
 
 def budget_left(recent: Recent, policy_budget: float, now: datetime, floor: int = 10) -> int:
-    """How many more retries this minute may have: a share of its calls, ``floor`` at least, never negative."""
+    """How many more retries this minute may have, never negative."""
+    used, allowed = budget_use(recent, policy_budget, now, floor)
+    return max(0, allowed - used)
+
+
+def budget_use(recent: Recent, policy_budget: float, now: datetime, floor: int = 10) -> tuple[int, int]:
+    """The last minute's retries, and how many it may have: a share of its calls, ``floor`` at least."""
     kept = _last_minute(recent, _bucket(now))
     calls, retries = sum(row[1] for row in kept), sum(row[2] for row in kept)
-    allowed = max(floor, math.floor(policy_budget * calls + 1e-9))  # 0.29·100 is 28.999999999999996
-    return max(0, allowed - retries)
+    return retries, max(floor, math.floor(policy_budget * calls + 1e-9))  # 0.29·100 is 28.999999999999996
 
 
 def record(recent: Recent, now: datetime, calls: int, retries: int) -> Recent:

@@ -114,7 +114,7 @@ def test_fewer_attempts_end_a_message_that_was_tried_again() -> None:
     assert backtest(lost, BreakerPolicy(enabled=False), RetryPolicy(max_attempts=2)).unmade == 0
 
 
-# ---- the same as the machine, call by call ----------------------------------------------------------------------------
+# ---- the same as the machine, call by call ---------------------------------------------------------------------------
 recordings = st.lists(
     st.tuples(
         st.floats(0, 20, allow_nan=False).map(lambda gap: round(gap, 2)),
@@ -170,7 +170,7 @@ def call_by_call(calls: list[RecordedCall], policy: BreakerPolicy) -> tuple[list
 # ---- how long it takes ----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("window", ["count", "time"])
 def test_a_hundred_thousand_calls_take_seconds_at_most(window: str) -> None:
-    random = Random(4)  # noqa: S311
+    random = Random(4)
     share = [random.choice((0.02, 0.02, 0.02, 0.95)) for _ in range(144)]  # ten minutes each
     calls = [
         call(
