@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import platform
-import shutil
 import sys
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -22,15 +21,14 @@ from typing import Any
 
 import psutil
 
-from bench import peers, scenarios, switchboard
-from bench.checks import Figure, Run, figures, rejections
+from bench import peers, report, scenarios, switchboard
+from bench.checks import PEERS, Run, figures, rejections
 from bench.contender import Contender
-from bench.places import DATABASES, Site
+from bench.places import Site
 from bench.scenarios import quiet
 from dashboard.environment import use_safe_sqlite
 
 RESULTS = Path(__file__).with_name("results")
-YARDSTICK = "django-q2 task per message"
 
 
 def main() -> None:
@@ -44,18 +42,30 @@ def main() -> None:
 
 def _run_contenders(site: Site) -> None:
     options = _options()
+    known = [*switchboard.CONTENDERS, *peers.contenders()]
     wanted = [
         (contender, on)
-        for on in DATABASES
-        for contender in [*switchboard.CONTENDERS, *peers.contenders()]
-        if all(word in f"{contender.name} on {on}" for word in options.only)
+        for on in dict.fromkeys(on for contender in known for on in contender.stores)
+        for contender in known
+        if on in contender.stores and all(word in f"{contender.name} on {on}" for word in options.only)
     ]
+    left_out = {contender.name: words for contender, _ in wanted if (words := contender.missing())}
     runs: list[Run] = []
     with suppress(KeyboardInterrupt):  # then the report is about what was run
         for number in range(options.rounds):
+            print(f"round {number + 1} of {options.rounds}", flush=True)
             for contender, on in wanted if number % 2 == 0 else reversed(wanted):
-                runs.append(_run(contender, site, on, options.messages))
-    _report(runs, site)
+                if contender.name not in left_out:
+                    try:
+                        runs.append(_run(contender, site, on, options.messages))
+                    except Exception as error:
+                        if contender.family not in PEERS:
+                            raise
+                        left_out[contender.name] = str(error).strip().splitlines()[-1]
+    for name, words in left_out.items():
+        print(f"left out: {name}: {words}")
+    report.show(figures(runs))
+    print(f"written to {_write(site, {'runs': [run.as_json() for run in runs], 'left_out': left_out})}")
 
 
 def _options() -> argparse.Namespace:
@@ -79,39 +89,16 @@ def _run_scenarios(site: Site) -> None:
     print(f"written to {_write(site, {'scale': options.scale, 'scenarios': found})}")
 
 
-def _run(contender: Contender, site: Site, on: str, messages: int) -> Run:
-    database = site.fresh(on)
-    with quiet():
-        run = contender.run(database, on, site.sink, max(1, int(messages * contender.share)))
+def _run(contender: Contender[Any], site: Site, on: str, messages: int) -> Run:
+    ground = contender.prepare(site, on)
+    try:
+        with quiet():
+            run = contender.run(ground, on, site.sink, max(1, int(messages * contender.share)))
+    finally:
+        ground.close()
     words = "; ".join(rejections(run))
-    print(f"  {run.label:44}{run.rate:10,.0f}/s  {f'REJECTED: {words}' if words else ''}", flush=True)
-    shutil.rmtree(database.folder, ignore_errors=True)
+    print(f"  {run.label:48}{run.rate:10,.0f}/s  {f'REJECTED: {words}' if words else ''}", flush=True)
     return run
-
-
-# ---- the report -----------------------------------------------------------------------------------------------------
-def _report(runs: list[Run], site: Site) -> None:
-    found = figures(runs)
-    yardsticks = {figure.on: figure.rate for figure in found if figure.label.startswith(YARDSTICK)}
-    print(f"\n{'median of the accepted runs':44}{'recorded/s':>12}{'ratio':>8}{'CPU µs':>9}{'peak MB':>9}{'idle %':>8}")
-    for figure in found:
-        print(_line(figure, yardsticks.get(figure.on)))
-    print(
-        "\nratio: to one django-q2 task per message on the same database; CPU µs: of its processes, for each message;"
-    )
-    print("peak MB: of its largest process; idle %: of one core, all its processes, started and nothing to do")
-    for figure in found:
-        print(f"  {figure.label}: {figure.runs[0].sent:,} messages, {figure.command}")
-    print(f"written to {_write(site, {'runs': [run.as_json() for run in runs]})}")
-
-
-def _line(figure: Figure, yardstick: float | None) -> str:
-    ratio = f"{figure.rate / yardstick:.1f}x" if yardstick else "-"
-    facts = [figure.fact(name) for name in ("cpu_us_per_message", "peak_rss_mb", "idle_cpu_percent")]
-    cpu, peak, idle = ("-" if fact is None else f"{fact:,.0f}" for fact in (facts[0], facts[1], None))
-    idle = "-" if facts[2] is None else f"{facts[2]:.1f}"
-    rejected = f"  {figure.rejected} rejected" if figure.rejected else ""
-    return f"{figure.label:44}{figure.rate:12,.0f}{ratio:>8}{cpu:>9}{peak:>9}{idle:>8}{rejected}"
 
 
 def _write(site: Site, found: dict[str, Any]) -> Path:

@@ -10,6 +10,9 @@ from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
+PEERS = ("python", "node")
+YARDSTICK = "django-q2 task per message"
+
 
 @dataclass(frozen=True)
 class Run:
@@ -26,6 +29,7 @@ class Run:
     recorded_messages: int  # different messages among them
     delivered: int | None  # messages whose state says so; None where the contender keeps no state
     facts: dict[str, float] = field(default_factory=dict)
+    family: str = ""  # of PEERS; or what of Switchboard: "cluster", "pump", or its HTTP "client" without the rest
 
     @property
     def label(self) -> str:
@@ -58,6 +62,7 @@ class Figure:
 
     label: str
     on: str
+    family: str
     command: str
     runs: list[Run]
     rejected: int
@@ -80,5 +85,63 @@ def figures(runs: list[Run]) -> list[Figure]:
     for label, same in by_label.items():
         accepted = [run for run in same if not rejections(run)]
         if accepted:
-            found.append(Figure(label, same[0].on, same[0].command, accepted, len(same) - len(accepted)))
+            found.append(
+                Figure(label, same[0].on, same[0].family, same[0].command, accepted, len(same) - len(accepted))
+            )
     return found
+
+
+# ---- beside one another ---------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Ratios:
+    """One figure beside the others of the same invocation; None where there is nothing to compare with."""
+
+    django_q2: float | None  # one task for each message, on the same database
+    python: float | None  # the fastest of the Python peers, wherever it keeps its messages
+    node: float | None  # the fastest of the Node peers
+    client: float | None  # Switchboard's own client without the rest: the share of the whole path in it
+
+
+def ratios(figure: Figure, among: list[Figure]) -> Ratios:
+    def beside(rates: list[float]) -> float | None:
+        return figure.rate / max(rates) if rates else None
+
+    return Ratios(
+        django_q2=beside([other.rate for other in among if other.label == f"{YARDSTICK} on {figure.on}"]),
+        python=beside([other.rate for other in among if other.family == "python"]),
+        node=beside([other.rate for other in among if other.family == "node"]),
+        client=beside([other.rate for other in among if other.family == "client"]),
+    )
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What a figure has to reach beside the others, and what it reached."""
+
+    words: str
+    reached: float
+    least: float
+
+    @property
+    def holds(self) -> bool:
+        return self.reached >= self.least
+
+
+def bounds(found: list[Figure]) -> list[Bound]:
+    """The bounds of the cluster on each database, as far as there is something to compare with."""
+    bounds = []
+    for figure in found:
+        beside = ratios(figure, found)
+        wanted: list[tuple[str, float | None, float]] = []
+        if figure.family == "cluster":
+            wanted = [("the best Python peer", beside.python, 3.0)]
+            if figure.on == "postgres":
+                wanted += [("the best Node peer", beside.node, 1.0), ("the best Node peer (aim)", beside.node, 1.5)]
+        if figure.family == "pump":
+            wanted = [("its client alone", beside.client, 0.25)]
+        bounds += [
+            Bound(f"{figure.label} beside {words}", reached, least)
+            for words, reached, least in wanted
+            if reached is not None
+        ]
+    return bounds

@@ -10,42 +10,52 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import psutil
 
 from bench.checks import Run
-from bench.places import Database
+from bench.places import DATABASES, Database, Ground, Site
 from bench.sink import Sink
 
 READY_WITHIN = 60.0  # seconds
 STALLED = 30.0  # seconds without progress: the run is over, and its figure will be rejected
 IDLE_LOOK = 4.0  # seconds over which idle CPU is measured
 
-ATTEMPTS = "SELECT count(*), count(DISTINCT message_id) FROM integrations_attempt WHERE outcome = 'succeeded'"
-DELIVERED = "SELECT count(*) FROM integrations_message WHERE status = 'delivered'"
+G = TypeVar("G", bound=Ground)
 
 
-class Contender(ABC):
+class Contender(ABC, Generic[G]):
     """One way to deliver queued messages. A module in bench/peers/ lists its own in CONTENDERS."""
 
     name: str
     command: str  # as somebody would type it
+    family = ""  # "python" or "node": which best one Switchboard's figure is compared with
+    stores: tuple[str, ...] = DATABASES  # what it can keep its messages in
     share = 1.0  # of --messages; slow ones get fewer
     keeps_state = True  # whether it marks messages delivered, and not only records attempts
 
-    def run(self, database: Database, on: str, sink: Sink, messages: int) -> Run:
+    def missing(self) -> str:
+        """Why it cannot run on this machine, in a few words; empty where it can."""
+        return ""
+
+    @abstractmethod
+    def prepare(self, site: Site, on: str) -> G:
+        """A fresh ground for one run."""
+
+    def run(self, ground: G, on: str, sink: Sink, messages: int) -> Run:
         """Queues the messages, starts the processes, lets go, and waits until everything is recorded."""
         sink.reset()
-        self.queue(database, sink, messages)
-        process = self.start(database)
+        self.queue(ground, sink, messages)
+        process = self.start(ground)
         try:
-            self.wait_until_ready(database, process)
+            self.wait_until_ready(ground, process)
             tree = Tree(process.pid)
             idle = tree.share_of_a_core(IDLE_LOOK)
             used = tree.cpu_seconds()
             began = time.monotonic()
-            self.release(database)
-            ended = _wait_until_recorded(database, sink, messages)
+            self.release(ground, process)
+            ended = self._wait_until_recorded(ground, sink, messages)
             facts = {
                 "idle_cpu_percent": idle * 100,
                 "cpu_us_per_message": (tree.cpu_seconds() - used) / messages * 1e6,
@@ -54,9 +64,10 @@ class Contender(ABC):
         finally:
             end(process)
         calls, unique = sink.counts()
-        recorded, recorded_messages = database.ask(ATTEMPTS)
+        recorded, recorded_messages = self.records(ground)
         return Run(
             contender=self.name,
+            family=self.family,
             on=on,
             command=self.command,
             sent=messages,
@@ -65,50 +76,79 @@ class Contender(ABC):
             unique=unique,
             recorded=recorded,
             recorded_messages=recorded_messages,
-            delivered=database.ask(DELIVERED)[0] if self.keeps_state else None,
+            delivered=self.delivered(ground) if self.keeps_state else None,
             facts=facts,
         )
 
+    def _wait_until_recorded(self, ground: G, sink: Sink, messages: int) -> float:
+        """The moment when the last result was seen to be recorded; the sink is asked first, which costs less."""
+        progress, changed = -1, time.monotonic()
+        while True:
+            now = time.monotonic()
+            counted = sink.counts()[1]
+            if counted >= messages:
+                recorded = self.recorded(ground)
+                counted += recorded
+                if recorded >= messages:
+                    return time.monotonic()
+            if counted != progress:
+                progress, changed = counted, now
+            elif now - changed > STALLED:
+                return changed
+            time.sleep(0.01)
+
     @abstractmethod
-    def queue(self, database: Database, sink: Sink, messages: int) -> None:
+    def queue(self, ground: G, sink: Sink, messages: int) -> None:
         """Queues the messages so that nobody takes them yet."""
 
     @abstractmethod
-    def start(self, database: Database) -> subprocess.Popen[bytes]: ...
+    def start(self, ground: G) -> subprocess.Popen[bytes]: ...
 
     @abstractmethod
-    def wait_until_ready(self, database: Database, process: subprocess.Popen[bytes]) -> None: ...
+    def wait_until_ready(self, ground: G, process: subprocess.Popen[bytes]) -> None: ...
 
     @abstractmethod
-    def release(self, database: Database) -> None:
-        """Lets the queued messages go, all at once: the clock starts here."""
+    def release(self, ground: G, process: subprocess.Popen[bytes]) -> None:
+        """Lets the queued messages go, all at once: the clock has just started."""
+
+    def recorded(self, ground: G) -> int:
+        """How many results are recorded by now; it is asked often."""
+        return self.records(ground)[0]
+
+    @abstractmethod
+    def records(self, ground: G) -> tuple[int, int]:
+        """How many successful calls are recorded, and of how many different messages."""
+
+    def delivered(self, ground: G) -> int:
+        """How many messages are marked delivered, where it keeps such a state."""
+        raise NotImplementedError
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], database: Database) -> None:
+ATTEMPTS = "SELECT count(*), count(DISTINCT message_id) FROM integrations_attempt WHERE outcome = 'succeeded'"
+DELIVERED = "SELECT count(*) FROM integrations_message WHERE status = 'delivered'"
+
+
+class OnOurTables(Contender[Database]):
+    """Whoever reads and writes Switchboard's own tables."""
+
+    def prepare(self, site: Site, on: str) -> Database:
+        return site.fresh(on)
+
+    def records(self, ground: Database) -> tuple[int, int]:
+        attempts, messages = ground.ask(ATTEMPTS)
+        return attempts, messages
+
+    def delivered(self, ground: Database) -> int:
+        return ground.ask(DELIVERED)[0]
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], ground: Ground) -> None:
     """Until it holds. Raises where the process ends or too long passes."""
     deadline = time.monotonic() + READY_WITHIN
     while not condition():
         if process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"it did not start:\n{(database.folder / 'output.log').read_text()[-3000:]}")
+            raise RuntimeError(f"it did not start:\n{ground.output[-3000:]}")
         time.sleep(0.1)
-
-
-def _wait_until_recorded(database: Database, sink: Sink, messages: int) -> float:
-    """The moment when the last attempt was seen in the database; the sink is asked first, which costs less."""
-    progress, changed = -1, time.monotonic()
-    while True:
-        now = time.monotonic()
-        counted = sink.counts()[1]
-        if counted >= messages:
-            recorded = database.ask(ATTEMPTS)[0]
-            counted += recorded
-            if recorded >= messages:
-                return time.monotonic()
-        if counted != progress:
-            progress, changed = counted, now
-        elif now - changed > STALLED:
-            return changed
-        time.sleep(0.01)
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

@@ -45,6 +45,9 @@ class Site:
         self._stack.callback(servers.close)
         return servers
 
+    def new_folder(self) -> Path:
+        return Path(tempfile.mkdtemp(prefix="run-", dir=self.folder))
+
     def fresh(self, on: str) -> Database:
         """An empty, migrated database of Switchboard's on "sqlite" or "postgres"."""
         if on not in self._places:
@@ -58,31 +61,27 @@ class Site:
         self._stack.close()
 
 
-class Database:
-    """One database of Switchboard's tables, and the environment that leads to it."""
+class Ground:
+    """What one run is made on: a folder of its own, and the program and environment of the processes it starts."""
 
-    def __init__(self, folder: Path, keys: dict[str, str], url: str = "") -> None:
+    def __init__(self, folder: Path, env: dict[str, str], program: str = sys.executable) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.url = folder, url
-        self.env = clean_environment() | keys
-        self.env |= {"SWITCHBOARD_DATA": str(folder), "SWITCHBOARD_ALLOW_PRIVATE": "127.0.0.0/8"}
-        self.env |= {"PYTHONPATH": str(ROOT), "DJANGO_SETTINGS_MODULE": "dashboard.settings"}
-        if url:
-            self.env["SWITCHBOARD_DATABASE_URL"] = url
+        self.folder, self.env, self.program = folder, env, program
 
-    def run(self, *command: str, **environment: str) -> None:
-        """Runs Python with these arguments to its end."""
+    def run(self, *arguments: str, **environment: str) -> str:
+        """Runs the program (Python) with these arguments to its end, and answers what it printed."""
         done = subprocess.run(
-            [sys.executable, *command], cwd=ROOT, env=self.env | environment, capture_output=True, text=True
+            [self.program, *arguments], cwd=ROOT, env=self.env | environment, capture_output=True, text=True
         )
         if done.returncode:
-            raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-3000:]}")
+            raise RuntimeError(f"{' '.join(arguments)} ended with {done.returncode}:\n{done.stderr[-3000:]}")
+        return done.stdout
 
-    def start(self, *command: str, **environment: str) -> subprocess.Popen[bytes]:
-        """Starts Python with these arguments; what it prints goes to a file in the run's folder."""
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
+        """Starts the program (Python) with these arguments; what it prints goes to a file in the run's folder."""
         with (self.folder / "output.log").open("ab") as output:
             return subprocess.Popen(
-                [sys.executable, *command],
+                [self.program, *arguments],
                 cwd=ROOT,
                 env=self.env | environment,
                 stdin=subprocess.DEVNULL,
@@ -90,6 +89,29 @@ class Database:
                 stderr=output,
                 start_new_session=True,
             )
+
+    @property
+    def output(self) -> str:
+        """What the started processes have printed so far."""
+        log = self.folder / "output.log"
+        return log.read_text(errors="replace") if log.exists() else ""
+
+    def close(self) -> None:
+        """Frees what the run filled."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Database(Ground):
+    """One database of Switchboard's tables, and the environment that leads to it."""
+
+    def __init__(self, folder: Path, keys: dict[str, str], url: str = "") -> None:
+        env = clean_environment() | keys
+        env |= {"SWITCHBOARD_DATA": str(folder), "SWITCHBOARD_ALLOW_PRIVATE": "127.0.0.0/8"}
+        env |= {"PYTHONPATH": str(ROOT), "DJANGO_SETTINGS_MODULE": "dashboard.settings"}
+        if url:
+            env["SWITCHBOARD_DATABASE_URL"] = url
+        super().__init__(folder, env)
+        self.url = url
 
     def ask(self, *statements: str) -> list[int]:
         """Runs statements, and answers the row of the last."""

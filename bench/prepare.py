@@ -7,11 +7,11 @@ also gets a django-q2 task, in a queue that nobody reads yet.
 from __future__ import annotations
 
 import argparse
-import json
 
 import django
 
-BODY_SIZE = 1024  # bytes
+from bench.messages import body
+
 BATCH = 1_000
 HELD_QUEUE = "held"
 
@@ -49,12 +49,6 @@ def queue_tasks(ids: list[int]) -> None:
     with transaction.atomic():
         for pk in ids:
             async_task("bench.peers.django_q2.deliver", pk, cluster=HELD_QUEUE)
-
-
-def body(number: int) -> bytes:
-    """Exactly BODY_SIZE bytes of JSON that carry the number."""
-    start = json.dumps({"n": number, "event": "order.created", "text": ""})[:-2]
-    return f'{start}{"x" * (BODY_SIZE - len(start) - 2)}"}}'.encode()
 
 
 if __name__ == "__main__":

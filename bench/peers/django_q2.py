@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from bench.contender import Contender, wait_for
+from bench.contender import OnOurTables, wait_for
 from bench.places import Database
 from bench.prepare import HELD_QUEUE
 from bench.sink import Sink
@@ -59,25 +59,26 @@ def deliver(message_id: int) -> int:
     return response.status_code
 
 
-class TaskForEachMessage(Contender):
+class TaskForEachMessage(OnOurTables):
     name = "django-q2 task per message"
     command = "manage.py qcluster (ORM broker, 2 workers, save_limit -1)"
+    family = "python"
     share = 0.1
     keeps_state = False
 
-    def queue(self, database: Database, sink: Sink, messages: int) -> None:
-        database.run("-m", "bench.prepare", str(messages), sink.url, "--tasks", **SETTINGS)
+    def queue(self, ground: Database, sink: Sink, messages: int) -> None:
+        ground.run("-m", "bench.prepare", str(messages), sink.url, "--tasks", **SETTINGS)
 
-    def start(self, database: Database) -> subprocess.Popen[bytes]:
-        return database.start("manage.py", "qcluster", **SETTINGS)
+    def start(self, ground: Database) -> subprocess.Popen[bytes]:
+        return ground.start("manage.py", "qcluster", **SETTINGS)
 
-    def wait_until_ready(self, database: Database, process: subprocess.Popen[bytes]) -> None:
+    def wait_until_ready(self, ground: Database, process: subprocess.Popen[bytes]) -> None:
         root = psutil.Process(process.pid)
-        wait_for(lambda: len(root.children(recursive=True)) >= PROCESSES - 1, process, database)
+        wait_for(lambda: len(root.children(recursive=True)) >= PROCESSES - 1, process, ground)
         time.sleep(1.5)  # its workers say nothing when they are ready
 
-    def release(self, database: Database) -> None:
-        database.ask(f"UPDATE django_q_ormq SET key = 'bench' WHERE key = '{HELD_QUEUE}'")
+    def release(self, ground: Database, process: subprocess.Popen[bytes]) -> None:
+        ground.ask(f"UPDATE django_q_ormq SET key = 'bench' WHERE key = '{HELD_QUEUE}'")
 
 
 CONTENDERS = [TaskForEachMessage()]
