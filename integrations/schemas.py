@@ -427,4 +427,12 @@ class BreakerIn(Strict):
     reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)] = Field(
         description="Why; shown to everybody."
     )
-    until: Moment | None = Field(None, description="When a manual mode ends by itself.")
+    until: Moment | None = Field(None, description="When a manual mode ends by itself; for open, disable and observe.")
+
+    @field_validator("until")
+    @classmethod
+    def ends_a_manual_mode(cls, value: datetime | None, info: ValidationInfo) -> datetime | None:
+        action = info.data.get("action")
+        if value is not None and action not in (None, "open", "disable", "observe"):
+            raise ValueError(f"{action} sets no manual mode that could end")
+        return value
