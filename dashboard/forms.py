@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 from django import forms
 from django.forms import BoundField
+from django.utils import timezone
 
 from dashboard.schema_form import SchemaForm
-from integrations.models import Service
+from integrations.models import Runtime, Service
 from integrations.schemas import METHODS, BreakerIn, EndpointIn, PauseIn, ResumeIn, ServiceIn
 
 AUTH_FIELDS = {
@@ -269,9 +271,11 @@ class ResumeForm(SchemaForm):
 
 
 class BreakerForm(SchemaForm):
+    """Steering by hand. ``ends`` is a convenience of the form: a span from now instead of a time."""
+
     schema = BreakerIn
     names = ("action", "reason", "until")
-    labels = {"until": "Until (optional)"}
+    labels = {"until": "At this time"}
     choices = {
         "action": {
             "open": "Open: stop calling",
@@ -283,6 +287,43 @@ class BreakerForm(SchemaForm):
             "disable": "Disable: call, measure nothing",
         }
     }
+    timed = "open observe disable"  # actions that set a manual mode, which may end by itself
+    spans = {"900": "in 15 minutes", "3600": "in 1 hour", "14400": "in 4 hours", "86400": "in 1 day"}
+    shown_for = {"until": "ends=at"}
+
+    def __init__(self, given: Any = None, *, runtime: Runtime | None = None, ids: str = "id") -> None:
+        super().__init__(given, ids=ids)
+        ends = forms.ChoiceField(
+            label="Ends",
+            required=False,
+            choices=[("", "when somebody ends it"), *self.spans.items(), ("at", "at a time")],
+            help_text="Of open, observe and disable; then the breaker is automatic again.",
+        )
+        self.fields = {name: self.fields[name] for name in ("action", "reason")} | {
+            "ends": ends,
+            "until": self.fields["until"],
+        }
+        self.fields["until"].help_text = "In your time zone."
+        if runtime is not None:
+            self.fields["action"].initial = _next_action(runtime)
+
+    def _typed(self, name: str, value: Any) -> tuple[bool, Any]:
+        if name == "ends":
+            return False, None
+        if name == "until" and (span := self.cleaned_data.get("ends")) in self.spans:
+            return self._matters(name), timezone.now() + timedelta(seconds=int(span))
+        return super()._typed(name, value)
+
+    def _matters(self, name: str) -> bool:
+        # Not by ``ends``: who has no JavaScript, or sends few fields, gives the time alone.
+        return name != "until" or self.cleaned_data.get("action") in self.timed.split()
+
+
+def _next_action(runtime: Runtime) -> str:
+    """What is mostly wanted of a breaker in this state."""
+    if runtime.mode != "auto":
+        return "auto"
+    return {"open": "half_open", "half_open": "close"}.get(runtime.state, "open")
 
 
 class DeleteForm(forms.Form):

@@ -16,12 +16,14 @@ def event_words(event: Event) -> str:
     """One change of a service, in one sentence."""
     facts = event.facts
     by = f" by {facts['by']}" if facts.get("by") else ""
-    cause = f": {facts['cause']}" if facts.get("cause") else ""
+    why = f": {cause(facts['cause'], facts.get('by', ''))}" if facts.get("cause") else ""
     reason = f": {facts['reason']}" if facts.get("reason") else ""
     would = "would have " if facts.get("observed") else ""
     match event.type:
         case "service.created":
             return f"Registered ({facts.get('source', 'form')})"
+        case "service.changed" if "cause" in facts:
+            return f"Breaker {cause(facts['cause'], facts.get('by', ''))}"
         case "service.changed":
             return f"Settings changed{by}: {', '.join(facts.get('fields', [])) or 'nothing'}"
         case "service.paused":
@@ -34,14 +36,19 @@ def event_words(event: Event) -> str:
         case "service.up":
             return "Came up again"
         case "breaker.opened":
-            return f"Breaker {would}opened{cause}"
+            return f"Breaker {would}opened{why}"
         case "breaker.half_opened":
-            return f"Breaker {would}half-opened{cause}"
+            return f"Breaker {would}half-opened{why}"
         case "breaker.closed":
-            return f"Breaker {would}closed{cause}"
+            return f"Breaker {would}closed{why}"
         case "breaker.mode":
-            return f"Breaker changed{cause}"
+            return f"Breaker changed{why}"
     return event.type.replace(".", " ").replace("_", "-").capitalize()
+
+
+def cause(words: str, by: str) -> str:
+    """Why a breaker changed; an operator by name."""
+    return words.replace("by an operator", f"by {by}", 1) if by else words
 
 
 def retry_words(policy: RetryPolicy, now: datetime) -> str:

@@ -26,11 +26,22 @@
     const amount = `${Math.floor(distance / size)} ${unit}`;
     return seconds > 0 ? `in ${amount}` : `${amount} ago`;
   };
+  const twoUnits = (left) => {
+    const first = units.findIndex(([size]) => left >= size);
+    return units.slice(first, first + 2)
+      .map(([size, unit]) => { const amount = Math.floor(left / size); left %= size; return amount ? `${amount} ${unit}` : ""; })
+      .filter(Boolean).join(" ");
+  };
   const tick = () => {
     if (document.hidden) return;
     const now = Date.now();
     for (const time of $$("time.ago")) {
       const text = words((Date.parse(time.dateTime) - now) / 1000);
+      if (text !== time.textContent) time.textContent = text;
+    }
+    for (const time of $$("time[data-countdown]")) {
+      const left = Math.ceil((Date.parse(time.dateTime) - now) / 1000);
+      const text = left > 0 ? `in ${twoUnits(left)}` : "due now";
       if (text !== time.textContent) time.textContent = text;
     }
   };
@@ -164,6 +175,16 @@
   };
   document.addEventListener("change", showFields);
   showFields();
+
+  // ---- a link to something folded away unfolds it -------------------------------------------------------------------
+  const unfold = () => {
+    const target = location.hash.length > 1 && document.getElementById(location.hash.slice(1));
+    if (!target || target.tagName !== "DETAILS" || target.open) return;
+    target.open = true;
+    target.scrollIntoView();
+  };
+  addEventListener("hashchange", unfold);
+  unfold();
 
   // ---- clicks -----------------------------------------------------------------------------------------------------
   document.addEventListener("click", async (event) => {

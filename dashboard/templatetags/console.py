@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from math import ceil
 from typing import Any, cast
 
 from django import template
 from django.forms import BoundField, CheckboxInput, Textarea
 from django.forms.utils import flatatt
 from django.template.context import Context
+from django.template.defaultfilters import capfirst
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
 
-from dashboard import live
+from dashboard import live, words
+from dashboard.trips import Opening
 
 register = template.Library()
 
@@ -27,6 +30,11 @@ UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 def status_badge(word: str) -> SafeString:
     """A status: a word with a shape and, where somebody is needed, a colour."""
     return format_html('<span class="badge {}">{}</span>', word, WORDS.get(word, word))
+
+
+@register.simple_tag
+def cause_in_words(opening: Opening) -> str:
+    return capfirst(words.cause(opening.cause, opening.by))
 
 
 @register.simple_tag
@@ -46,6 +54,21 @@ def ago(value: datetime | str | None) -> SafeString:
         moment.astimezone(UTC).isoformat().replace("+00:00", "Z"),
         _absolute(moment),
         relative((moment - timezone.now()).total_seconds()),
+    )
+
+
+@register.filter
+def countdown(value: datetime | str | None) -> SafeString:
+    """“in 1 min 5 s”, then “due now”: for what is waited for. console.js counts it down."""
+    moment = _moment(value)
+    if moment is None:
+        return NOTHING
+    left = ceil((moment - timezone.now()).total_seconds())
+    return format_html(
+        '<time data-countdown datetime="{}" title="{}">{}</time>',
+        moment.astimezone(UTC).isoformat().replace("+00:00", "Z"),
+        _absolute(moment),
+        f"in {_two_units(left)}" if left > 0 else "due now",
     )
 
 
@@ -95,7 +118,11 @@ def span_of_time(seconds: float | None) -> str:
         return f"{round(seconds * 1000)} ms"
     if seconds < 10:
         return f"{seconds:.1f}".removesuffix(".0") + " s"
-    left = round(seconds)
+    return _two_units(round(seconds))
+
+
+def _two_units(left: int) -> str:
+    """Also in console.js."""
     parts = []
     for size, unit in UNITS:
         if left >= size:

@@ -16,9 +16,11 @@ from dashboard.access import actor, operator, viewer
 from dashboard.answers import form_page, posted, see_other
 from dashboard.figures import Standing, standings
 from dashboard.forms import BreakerForm
+from dashboard.pace import pace_of
+from dashboard.trips import is_tripped, latest_openings, latest_trips
 from dashboard.words import breaker_rule_words
 from integrations import control
-from integrations.models import Conflict, Service
+from integrations.models import Conflict, Runtime, Service
 from integrations.policies import breaker as breaker_policy
 
 SHOWN = 96  # tiles, those in trouble first: what is drawn anew every few seconds has to stay small
@@ -37,6 +39,7 @@ def listing_panel(request: HttpRequest) -> HttpResponse:
 def _context() -> dict[str, Any]:
     now = timezone.now()
     found = sorted(standings(Service.objects.all(), now), key=lambda standing: standing.rank)
+    openings = latest_openings(standing.service.pk for standing in found[:SHOWN] if is_tripped(standing.runtime))
     tiles = [
         {
             "standing": standing,
@@ -44,6 +47,8 @@ def _context() -> dict[str, Any]:
             "breaker": breaker_policy.summary(standing.runtime.breaker, standing.service.breaker_policy, now),
             "policy": standing.service.breaker_policy,
             "rules": breaker_rule_words(standing.service),
+            "pace": pace_of(standing),
+            "opening": openings.get(standing.service.pk),
         }
         for standing in found[:SHOWN]
     ]
@@ -51,7 +56,7 @@ def _context() -> dict[str, Any]:
         "tiles": tiles,
         "total": len(found),
         "summary": _summary(found),
-        "actions": BreakerForm.choices["action"].items(),
+        "trips": latest_trips(),
     }
 
 
@@ -68,25 +73,27 @@ def _summary(found: list[Standing]) -> str:
 
 @operator
 def steer(request: HttpRequest, name: str) -> HttpResponse:
-    """Opens, closes, probes … by hand. The form is on the tile and on the service; a refused one has its own page."""
+    """Opens, closes, probes … by hand. The form is on the service's page as well; a refused one has its own."""
     service = get_object_or_404(Service.objects.select_related("runtime"), name=name)
-    form = BreakerForm(posted(request))
+    form = BreakerForm(posted(request), runtime=service.runtime)
     if form.is_valid():
         try:
             runtime = control.steer_breaker(service, form.value, actor=actor(request))
         except (Conflict, breaker_policy.Conflict) as conflict:
             form.refuse([(("action",), str(conflict))])
         else:
-            state = runtime.state.replace("_", "-")
-            messages.success(request, f"The breaker of {service.name} is {state} now ({_mode_words(runtime.mode)}).")
+            messages.success(request, f"The breaker of {service.name} is {_standing_words(runtime)}.")
             return see_other(_next(request) or reverse("service", args=[service.name]))
-    return form_page(request, "breakers/steer.html", {"form": form, "service": service}, is_refused=form.is_bound)
+    context = {"form": form, "service": service, "runtime": service.runtime, "next": _next(request)}
+    return form_page(request, "breakers/steer.html", context, is_refused=form.is_bound)
 
 
-def _mode_words(mode: str) -> str:
-    return {"auto": "automatic", "forced_open": "by hand"}.get(mode, mode)
+def _standing_words(runtime: Runtime) -> str:
+    mode = {"auto": "automatic", "forced_open": "by hand"}.get(runtime.mode, runtime.mode)
+    until = f" until {timezone.localtime(runtime.mode_until):%-d %b %H:%M}" if runtime.mode_until else ""
+    return f"{runtime.state.replace('_', '-')} now ({mode}{until})"
 
 
 def _next(request: HttpRequest) -> str:
-    target = request.POST.get("next", "")
+    target = (request.POST or request.GET).get("next", "")
     return target if target.startswith("/") and url_has_allowed_host_and_scheme(target, allowed_hosts=None) else ""

@@ -19,6 +19,8 @@ from dashboard.access import actor, admin, operator, person, viewer
 from dashboard.answers import form_page, posted, see_other
 from dashboard.figures import WAITING_CAP, last_hour, standings
 from dashboard.forms import BreakerForm, DeleteForm, EndpointForm, PauseForm, ResumeForm, ServiceForm
+from dashboard.pace import pace_of
+from dashboard.trips import trips_of
 from dashboard.words import breaker_rule_words, event_words, limit_words, retry_words
 from integrations import control, registry
 from integrations.models import AUTH_SECRETS, Conflict, Endpoint, Message, Role, Service, ServiceStatus, Source
@@ -86,8 +88,8 @@ def detail(request: HttpRequest, name: str) -> HttpResponse:
         "retry_on": ", ".join(map(str, service.retry_policy.retry_on)),
         "pause_form": PauseForm(ids="pause"),
         "resume_form": ResumeForm(ids="resume"),
-        "breaker_form": BreakerForm(ids="steer"),
     }
+    context["breaker_form"] = BreakerForm(runtime=context["runtime"], ids="steer")
     return render(request, "services/service.html", context)
 
 
@@ -101,12 +103,17 @@ def _panel_context(service: Service) -> dict[str, Any]:
     now = timezone.now()
     standing = standings(Service.objects.filter(pk=service.pk), now)[0]
     events = service.events.order_by("-pk")[:EVENTS_SHOWN]
+    service.runtime = standing.runtime
+    trips = trips_of(service)
     return {
         "service": service,
         "standing": standing,
         "runtime": standing.runtime,
         "breaker": breaker_policy.summary(standing.runtime.breaker, service.breaker_policy, now),
         "chart": last_hour(now, service),
+        "pace": pace_of(standing, count_waiting=True),
+        "trips": trips,
+        "opening": trips[0].last if trips and trips[0].is_under_way else None,
         "events": [(event.at, event_words(event)) for event in events],
     }
 

@@ -1,0 +1,154 @@
+"""A breaker's history: its changes put together into trips, each with its cause, its length and what it held."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from django.db.models import OuterRef, Prefetch, QuerySet, Subquery
+from django.urls import reverse
+
+from integrations.models import Attempt, Event, Runtime, Service, identifiers
+
+OPENED, CLOSED = "breaker.opened", "breaker.closed"
+CHANGES_READ = 200  # of each kind: a dead service that is probed every minute makes as many in three hours
+SHOWN = 12
+LINKED = 5  # calls of one opening
+
+
+@dataclass(frozen=True, slots=True)
+class FailedCall:
+    """One call that helped to open a breaker, and where to look at it."""
+
+    url: str
+    at: datetime
+    status_code: int | None
+    fault: str
+
+
+@dataclass(slots=True)
+class Opening:
+    """One opening or reopening: its cause and the calls that brought it about."""
+
+    at: datetime
+    cause: str
+    attempts: list[str]  # public ids
+    by: str = ""
+    calls: list[FailedCall] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, event: Event) -> Opening:
+        facts = event.facts
+        return cls(event.at, facts.get("cause", ""), facts.get("attempts", []), facts.get("by", ""))
+
+    @property
+    def more(self) -> int:
+        """Calls that are not linked."""
+        return len(self.attempts) - len(self.calls)
+
+
+@dataclass(slots=True)
+class Trip:
+    """From an opening to the closing; the reopenings after failed probes belong to it."""
+
+    service: Service
+    first: Opening
+    last: Opening
+    observed: bool
+    reopened: int = 0
+    closed_at: datetime | None = None
+    held: int | None = None  # messages, at the change when most waited; None where that was not recorded
+    began_earlier: bool = False  # than what was read
+
+    @property
+    def is_under_way(self) -> bool:
+        """A mode that is changed by hand can end an observed one without a closing."""
+        return self.closed_at is None and is_tripped(self.service.runtime)
+
+    @property
+    def seconds(self) -> float | None:
+        return (self.closed_at - self.first.at).total_seconds() if self.closed_at else None
+
+
+def is_tripped(runtime: Runtime) -> bool:
+    """Whether the breaker is open or half-open, or would be by what it observes."""
+    return runtime.state != "closed" or runtime.observed_open
+
+
+def trips_of(service: Service) -> list[Trip]:
+    """The latest trips of one service, newest first, with links to the calls that caused each."""
+    trips = together(*_newest(service.events.all()))[:SHOWN]
+    _link([trip.first for trip in trips] + [trip.last for trip in trips[:1]])
+    return trips
+
+
+def latest_trips() -> list[Trip]:
+    """The latest trips of all services, newest first."""
+    services = Prefetch("service", Service.objects.select_related("runtime").defer("secrets"))
+    return together(*_newest(Event.objects.prefetch_related(services)))[:SHOWN]
+
+
+def latest_openings(service_ids: Iterable[int]) -> dict[int, Opening]:
+    """What opened each of these services' breakers last, with links to the calls that caused it."""
+    newest = Event.objects.filter(service=OuterRef("pk"), type=OPENED).order_by("-pk").values("pk")[:1]
+    pks = Service.objects.order_by().filter(pk__in=list(service_ids)).values_list(Subquery(newest))
+    openings = {event.service_id: Opening.of(event) for event in Event.objects.filter(pk__in=pks)}
+    _link(openings.values())
+    return {pk: opening for pk, opening in openings.items() if pk is not None}
+
+
+def together(changes: list[Event], is_whole: bool = True) -> list[Trip]:
+    """Trips, newest first, from openings and closings, oldest first; not ``is_whole``: there were earlier ones."""
+    trips: list[Trip] = []
+    latest: dict[tuple[int | None, bool], Trip | None] = {}  # what a service is observed to do is a history apart
+    for event in changes:
+        key = (event.service_id, bool(event.facts.get("observed")))
+        trip = latest.get(key)
+        if event.type == CLOSED:
+            latest[key] = None
+            if trip is not None:
+                trip.closed_at = event.at
+        elif trip is None and event.service is not None:
+            opening = Opening.of(event)
+            trip = Trip(event.service, opening, opening, key[1], began_earlier=not is_whole and key not in latest)
+            trips.append(trip)
+            latest[key] = trip
+        elif trip is not None:
+            trip.last, trip.reopened = Opening.of(event), trip.reopened + 1
+        if trip is not None and (held := event.facts.get("held")) is not None:
+            trip.held = max(held, trip.held or 0)
+    return trips[::-1]
+
+
+def _newest(events: QuerySet[Event]) -> tuple[list[Event], bool]:
+    """The newest openings and closings, oldest first, as far back as both were read, and whether those are all."""
+    found: list[Event] = []
+    oldest = 0
+    for type_ in (OPENED, CLOSED):
+        rows = list(events.filter(type=type_).order_by("-pk")[:CHANGES_READ])
+        if len(rows) == CHANGES_READ:
+            oldest = max(oldest, rows[-1].pk)
+        found += rows
+    return sorted((event for event in found if event.pk >= oldest), key=lambda event: event.pk), oldest == 0
+
+
+def _link(openings: Iterable[Opening]) -> None:
+    """Looks up the calls that openings name: one query for all."""
+    openings = list(openings)
+    wanted = {
+        parsed[0]
+        for opening in openings
+        for name in opening.attempts[-LINKED:]
+        if (parsed := identifiers.parse("att", name))
+    }
+    rows = Attempt.objects.filter(pk__in=wanted, message__isnull=False) if wanted else Attempt.objects.none()
+    columns = ("pk", "nonce", "message_id", "message__nonce", "number", "started_at", "status_code", "fault")
+    calls = {}
+    for pk, nonce, message, message_nonce, number, started_at, status_code, fault in rows.values_list(*columns):
+        page = reverse("message", args=[identifiers.public_id("msg", message, message_nonce)])
+        calls[identifiers.public_id("att", pk, nonce)] = FailedCall(
+            f"{page}#attempt-{number}", started_at, status_code, fault
+        )
+    for opening in openings:
+        opening.calls = [calls[name] for name in opening.attempts[-LINKED:] if name in calls]
