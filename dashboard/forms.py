@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 from django import forms
 from django.forms import BoundField
 from django.utils import timezone
+from pydantic import BaseModel
 
 from dashboard.schema_form import SchemaForm
 from integrations.models import Runtime, Service
-from integrations.schemas import METHODS, BreakerIn, EndpointIn, PauseIn, ResumeIn, ServiceIn
+from integrations.policies.breaker import BreakerPolicy
+from integrations.policies.retry import RetryPolicy
+from integrations.schemas import METHODS, BreakerIn, EndpointIn, PauseIn, ResumeIn, RotateIn, ServiceIn
 
 AUTH_FIELDS = {
     "auth.username": "basic",
@@ -195,7 +198,7 @@ class ServiceForm(SchemaForm):
             for name in self.secret & self.fields.keys():
                 if service.secret(name) is not None:
                     self.fields[name].help_text = "It is set. Leave empty to keep it."
-            if "base_url" in self.fields and service.secrets:
+            if "base_url" in self.fields and any(name.startswith("auth.") for name in service.secrets):
                 self.fields["base_url"].help_text = "Another host clears the secrets that were entered for this one."
         for name, words in (
             ("base_url", "https://api.example.com/v1"),
@@ -230,6 +233,43 @@ class ServiceForm(SchemaForm):
                 yield group, shown, any(bound.errors for bound in shown)
 
 
+class Policies(BaseModel):
+    """The settings that can be looked at before they are saved."""
+
+    retry: RetryPolicy = RetryPolicy()
+    breaker: BreakerPolicy = BreakerPolicy()
+
+
+class PolicyForm(SchemaForm):
+    """The fields of some groups of a service's form alone: what else is typed there may still be wrong."""
+
+    schema = Policies
+    names = tuple(name for group in GROUPS if group.key in ("retries", "breaker") for name in group.names)
+    labels = ServiceForm.labels
+    choices = ServiceForm.choices
+
+    def __init__(self, given: Any, *, present: dict[str, Any] | None, groups: Iterable[str]) -> None:
+        named = {name for group in GROUPS if group.key in groups for name in group.names}
+        super().__init__(given, present=present, without=set(self.names) - named)
+
+    @property
+    def complaints(self) -> tuple[tuple[str, str], ...]:
+        """What is wrong, each with the label of its field."""
+        return tuple(
+            (str(self.fields[name].label) if name in self.fields else "", str(error))
+            for name, errors in self.errors.items()
+            for error in errors
+        )
+
+    @property
+    def retry(self) -> RetryPolicy:
+        return cast(Policies, self.value).retry
+
+    @property
+    def breaker(self) -> BreakerPolicy:
+        return cast(Policies, self.value).breaker
+
+
 class EndpointForm(SchemaForm):
     """A named operation of a service."""
 
@@ -247,6 +287,25 @@ class EndpointForm(SchemaForm):
         made = super()._field(name)
         if name == "method":
             made.widget = forms.Select(choices=[(word, word) for word in METHODS])
+        return made
+
+
+class RotateForm(SchemaForm):
+    """The spans that people think in; a program gives any number of seconds."""
+
+    schema = RotateIn
+    names = ("overlap",)
+    labels = {"overlap": "The secret so far"}
+    spans = {
+        "0": "ends now",
+        "3600": "signs too for 1 hour",
+        "86400": "signs too for 24 hours",
+        "604800": "signs too for 7 days",
+    }
+
+    def _field(self, name: str) -> forms.Field:
+        made = super()._field(name)
+        made.widget, made.help_text = forms.Select(choices=list(self.spans.items())), ""
         return made
 
 

@@ -9,6 +9,7 @@ from datetime import datetime
 from django.db.models import OuterRef, Prefetch, QuerySet, Subquery
 from django.urls import reverse
 
+from dashboard.words import cause
 from integrations.models import Attempt, Event, Runtime, Service, identifiers
 
 OPENED, CLOSED = "breaker.opened", "breaker.closed"
@@ -34,13 +35,13 @@ class Opening:
     at: datetime
     cause: str
     attempts: list[str]  # public ids
-    by: str = ""
     calls: list[FailedCall] = field(default_factory=list)
 
     @classmethod
     def of(cls, event: Event) -> Opening:
         facts = event.facts
-        return cls(event.at, facts.get("cause", ""), facts.get("attempts", []), facts.get("by", ""))
+        why = cause(facts.get("cause", ""), facts.get("by", ""))
+        return cls(event.at, why, facts.get("attempts", []))
 
     @property
     def more(self) -> int:
@@ -81,6 +82,12 @@ def trips_of(service: Service) -> list[Trip]:
     trips = together(*_newest(service.events.all()))[:SHOWN]
     _link([trip.first for trip in trips] + [trip.last for trip in trips[:1]])
     return trips
+
+
+def trips_since(service: Service, since: datetime) -> list[Trip]:
+    """The openings of one service that were not over by ``since``, newest first; without what was only observed."""
+    found = together(*_newest(service.events.all()))
+    return [trip for trip in found if not trip.observed and (trip.closed_at is None or trip.closed_at > since)]
 
 
 def latest_trips() -> list[Trip]:

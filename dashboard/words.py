@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from itertools import groupby, pairwise
 
 from django.utils import timezone
 
+from dashboard.templatetags.console import span_of_time
 from integrations.models import Event, Service
+from integrations.policies.breaker import BreakerPolicy, open_period
 from integrations.policies.retry import RetryPolicy, preview
 
 SHOWN_FIRST = 5  # retry times before the dots
+WAITS_SHOWN = 8  # different waits before the dots
+OPEN_TIMES_SHOWN = 4
+MANY = 10_000  # reopenings in a row
+EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 def event_words(event: Event) -> str:
@@ -63,6 +70,32 @@ def retry_words(policy: RetryPolicy, now: datetime) -> str:
     return f"Tries at {first} … gives up {last}, at the earliest, after {len(times)} calls."
 
 
+def wait_words(policy: RetryPolicy) -> list[str]:
+    """How long the waits are, how much they spread, and what can make them longer; nothing where none is waited."""
+    times = preview(policy, EPOCH, limit=1000)
+    waits = [round((later - earlier).total_seconds(), 3) for earlier, later in pairwise(times)]
+    if not waits:
+        return []
+    groups = [(span_of_time(wait), len(list(same))) for wait, same in groupby(waits)]
+    words = [span if count == 1 else f"{span} ({count} times)" for span, count in groups[:WAITS_SHOWN]]
+    more = f", … {groups[-1][0]} at last" if len(groups) > WAITS_SHOWN else ""
+    spread = f", each up to {_share(policy.jitter)} shorter or longer" if policy.jitter else ""
+    return [
+        f"Waits {', '.join(words)}{more}{spread}: {span_of_time(sum(waits))} in all.",
+        "Later where a Retry-After, an open breaker, the retry budget, a limit or a pause comes in between.",
+    ]
+
+
+def open_words(policy: BreakerPolicy) -> str:
+    """How long it stays open, the first time and after failed probes."""
+    periods = [open_period(policy, reopenings) for reopenings in range(OPEN_TIMES_SHOWN)]
+    if periods[0] == periods[-1]:
+        return f"Each opening lasts {span_of_time(periods[0])}, until a first probe."
+    longest = open_period(policy, MANY)
+    first = ", ".join(span_of_time(period) for period in periods)
+    return f"Each failed probe makes the next opening longer: {first} … {span_of_time(longest)} at most."
+
+
 def _clock(moment: datetime, now: datetime) -> str:
     local, today = timezone.localtime(moment), timezone.localtime(now).date()
     if local.date() == today:
@@ -72,9 +105,8 @@ def _clock(moment: datetime, now: datetime) -> str:
     return local.strftime("%-d %b %H:%M")
 
 
-def breaker_rule_words(service: Service) -> str:
-    """When this service's breaker opens, and for how long."""
-    policy = service.breaker_policy
+def breaker_rule_words(policy: BreakerPolicy) -> str:
+    """When a breaker opens, and for how long."""
     if not policy.enabled:
         return "Switched off: every call is made, whatever comes back."
     unit = "calls" if policy.window.type == "count" else "seconds"

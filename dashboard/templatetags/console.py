@@ -10,13 +10,11 @@ from django import template
 from django.forms import BoundField, CheckboxInput, Textarea
 from django.forms.utils import flatatt
 from django.template.context import Context
-from django.template.defaultfilters import capfirst
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
 
-from dashboard import live, words
-from dashboard.trips import Opening
+from dashboard import live
 
 register = template.Library()
 
@@ -30,11 +28,6 @@ UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 def status_badge(word: str) -> SafeString:
     """A status: a word with a shape and, where somebody is needed, a colour."""
     return format_html('<span class="badge {}">{}</span>', word, WORDS.get(word, word))
-
-
-@register.simple_tag
-def cause_in_words(opening: Opening) -> str:
-    return capfirst(words.cause(opening.cause, opening.by))
 
 
 @register.simple_tag
@@ -144,6 +137,11 @@ def short(number: float | None) -> SafeString:
     size, letter = next(row for row in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if abs(number) >= row[0] * 0.9995)
     text = f"{number / size:.1f}" if abs(number) < 100 * size else f"{number / size:.0f}"
     return format_html('<span title="{}">{}{}</span>', f"{number:,.0f}", text.removesuffix(".0"), letter)
+
+
+@register.filter
+def times(number: int) -> str:
+    return {0: "never", 1: "once", 2: "twice"}.get(number, f"{number:,} times")
 
 
 @register.filter

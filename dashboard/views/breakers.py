@@ -46,7 +46,7 @@ def _context() -> dict[str, Any]:
             "service": standing.service,
             "breaker": breaker_policy.summary(standing.runtime.breaker, standing.service.breaker_policy, now),
             "policy": standing.service.breaker_policy,
-            "rules": breaker_rule_words(standing.service),
+            "rules": breaker_rule_words(standing.service.breaker_policy),
             "pace": pace_of(standing),
             "opening": openings.get(standing.service.pk),
         }

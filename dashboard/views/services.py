@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 from django.contrib import messages
 from django.db.models import Case, IntegerField, Q, QuerySet, TextField, When
 from django.db.models.functions import Cast
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import get_object_or_404, render
 from django.urls import reverse
 from django.utils import timezone
@@ -18,8 +18,9 @@ from dashboard import live
 from dashboard.access import actor, admin, operator, person, viewer
 from dashboard.answers import form_page, posted, see_other
 from dashboard.figures import WAITING_CAP, last_hour, standings
-from dashboard.forms import BreakerForm, DeleteForm, EndpointForm, PauseForm, ResumeForm, ServiceForm
+from dashboard.forms import BreakerForm, DeleteForm, EndpointForm, PauseForm, PolicyForm, ResumeForm, ServiceForm
 from dashboard.pace import pace_of
+from dashboard.preview import policy_form, preview, trial
 from dashboard.trips import trips_of
 from dashboard.words import breaker_rule_words, event_words, limit_words, retry_words
 from integrations import control, registry
@@ -83,7 +84,7 @@ def detail(request: HttpRequest, name: str) -> HttpResponse:
         "endpoints": service.endpoints.all()[:500],
         "secrets": _secrets(service),
         "retry_words": retry_words(service.retry_policy, timezone.now()),
-        "breaker_words": breaker_rule_words(service),
+        "breaker_words": breaker_rule_words(service.breaker_policy),
         "limit_words": limit_words(service),
         "retry_on": ", ".join(map(str, service.retry_policy.retry_on)),
         "pause_form": PauseForm(ids="pause"),
@@ -139,7 +140,7 @@ def new(request: HttpRequest) -> HttpResponse:
         else:
             messages.success(request, f"{service.name} is registered. Test it, then send it a message.")
             return see_other("service", service.name)
-    return form_page(request, "services/edit.html", {"form": form}, is_refused=form.is_bound)
+    return form_page(request, "services/edit.html", _form_context(request, form), is_refused=form.is_bound)
 
 
 @operator
@@ -167,7 +168,54 @@ def edit(request: HttpRequest, name: str) -> HttpResponse:
                 words = ", ".join(sorted(lost))
                 messages.warning(request, f"It has another host or authentication now, so it forgot: {words}.")
             return see_other("service", service.name)
-    return form_page(request, "services/edit.html", {"form": form, "service": service}, is_refused=form.is_bound)
+    return form_page(request, "services/edit.html", _form_context(request, form, service), is_refused=form.is_bound)
+
+
+def _form_context(request: HttpRequest, form: ServiceForm, service: Service | None = None) -> dict[str, Any]:
+    given = posted(request)
+    previews = {group: preview(group, given, service) for group in ("retries", "breaker")}
+    return {"form": form, "service": service, "previews": previews, "policy_names": ",".join(PolicyForm.names)}
+
+
+@operator
+@require_POST
+def preview_panel(request: HttpRequest, group: str) -> HttpResponse:
+    """One group of the form's present values in words, while somebody types."""
+    context = {"preview": preview(group, request.POST, None)}
+    return render(request, "services/_preview.html", context)
+
+
+@operator
+@require_POST
+def preview_new(request: HttpRequest) -> HttpResponse:
+    """The same for both groups as a page: what the form's button opens without JavaScript."""
+    previews = [preview(group, request.POST, None) for group in ("retries", "breaker")]
+    return render(request, "services/try.html", {"previews": previews})
+
+
+@operator
+def try_out(request: HttpRequest, name: str) -> HttpResponse:
+    """The form's present values, or what is in force, tried on the last day: a page."""
+    service = get_object_or_404(Service.objects.select_related("runtime"), name=name)
+    given = posted(request)
+    previews = [preview(group, given, service) for group in ("retries", "breaker")]
+    context = {"previews": previews, **_trial_context(service, given)}
+    return render(request, "services/try.html", context)
+
+
+@operator
+@require_POST
+def trial_panel(request: HttpRequest, name: str) -> HttpResponse:
+    """The same within the form."""
+    service = get_object_or_404(Service.objects.select_related("runtime"), name=name)
+    return render(request, "services/_trial.html", _trial_context(service, request.POST))
+
+
+def _trial_context(service: Service, given: QueryDict | None) -> dict[str, Any]:
+    form = policy_form(given, service, "retries", "breaker")
+    if form.complaints:
+        return {"service": service, "errors": form.complaints}
+    return {"service": service, "trial": trial(service, form.breaker, form.retry)}
 
 
 # ---- what an operator does ----------------------------------------------------------------------------------------
