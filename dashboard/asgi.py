@@ -1,21 +1,103 @@
-"""What the web server runs: Django as WSGI on a pool of lasting threads, so that connections are kept.
+"""What the web server runs: Django as WSGI on a pool of lasting threads, and ahead of it the routes that need none.
 
 Django's own ASGI handler runs each sync view in a thread of the moment, with a connection of the moment: the same
-view was measured at 170 requests a second that way and at 1,200 with lasting threads.
+view was measured at 170 requests a second that way and at 1,200 with lasting threads. So pages and the API are WSGI.
+A route ahead of them runs on the event loop: it waits without a thread, and many of them can share a transaction.
+
+What Django's middleware would turn away or redirect goes to Django; what a route answers carries the middleware's
+headers.
 """
 
 from __future__ import annotations
 
 import os
+from io import BytesIO
 from typing import cast
 
 from a2wsgi import WSGIMiddleware
 from a2wsgi.wsgi_typing import WSGIApp
+from asgiref.typing import ASGIReceiveCallable as Receive
+from asgiref.typing import ASGISendCallable as Send
+from asgiref.typing import ASGISendEvent, Scope
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "dashboard.settings")
 
-from dashboard.wsgi import application as wsgi
+from dashboard.wsgi import application as wsgi  # isort: split
+
+from django.core.exceptions import SuspiciousOperation
+from django.core.handlers.asgi import ASGIRequest
+from django.http import HttpResponse
+from django.middleware.security import SecurityMiddleware
+
+from dashboard.views.health import healthz
+from integrations.api import ingest, native
+from integrations.api.wire import address
 
 THREADS = 16
 
-application = WSGIMiddleware(cast(WSGIApp, wsgi), workers=THREADS)
+console = WSGIMiddleware(cast(WSGIApp, wsgi), workers=THREADS)
+"""The console and the API as a WSGI application: one thread per request, with its own lasting connection."""
+
+
+async def alive(request: ASGIRequest, receive: Receive, send: Send) -> None:
+    """`GET /healthz`, however busy the threads are."""
+    await native.reply(request, healthz(request), send)
+
+
+ROUTES: dict[tuple[str, str], native.Route] = {
+    ("GET", "/healthz"): alive,
+    ("POST", address("messages")): ingest.route,
+}
+
+
+async def application(scope: Scope, receive: Receive, send: Send) -> None:
+    found = _route_for(scope)
+    if found is None:
+        await console(scope, receive, send)  # type: ignore[arg-type]
+    else:
+        route, request = found
+        await route(request, receive, _with_headers_of_middleware(request, send))
+
+
+def _route_for(scope: Scope) -> tuple[native.Route, ASGIRequest] | None:
+    if scope["type"] != "http" or not scope["query_string"].isascii():
+        return None
+    route = ROUTES.get((scope["method"], scope["path"]))
+    if route is None or not _is_let_through(request := ASGIRequest(scope, BytesIO())):
+        return None
+    return route, request
+
+
+# ---- Django's middleware --------------------------------------------------------------------------------------------
+def _is_let_through(request: ASGIRequest) -> bool:
+    try:
+        request.get_host()
+    except SuspiciousOperation:
+        return False
+    return _security.process_request(request) is None  # else a redirect to HTTPS
+
+
+def _with_headers_of_middleware(request: ASGIRequest, send: Send) -> Send:
+    is_secure = request.is_secure()
+    if is_secure not in _headers:
+        _headers[is_secure] = _asked_of_middleware(request)
+
+    async def send_with_headers(event: ASGISendEvent) -> None:
+        if event["type"] == "http.response.start":
+            event["headers"] = [*event["headers"], *_headers[is_secure]]
+        await send(event)
+
+    return send_with_headers
+
+
+def _asked_of_middleware(request: ASGIRequest) -> list[tuple[bytes, bytes]]:
+    """What it adds to an answer, shown by the one view that touches nothing."""
+    probe = ASGIRequest({**request.scope, "method": "GET", "path": "/healthz", "query_string": b""}, BytesIO())
+    own = {*healthz(probe).headers, "Content-Length"}
+    return [
+        (name.lower().encode(), value.encode()) for name, value in wsgi.get_response(probe).items() if name not in own
+    ]
+
+
+_security = SecurityMiddleware(lambda request: HttpResponse())
+_headers: dict[bool, list[tuple[bytes, bytes]]] = {}  # by whether the request is secure

@@ -36,6 +36,7 @@ QUIET = timedelta(seconds=7)  # a heartbeat comes every 5 s: after this a lane i
 FROZEN = 15.0  # seconds without any sign of life from a lane before the cluster is started again
 HUNG = 30.0  # seconds; a quarantine without a living worker row after its start and a whole lease
 STOP_WITHIN = 18.0  # seconds; the contract says 20
+BACKLOG = 2048  # connections that wait to be taken
 RESTART_PAUSE = (0.2, 1.0, 2.0, 5.0)
 
 
@@ -137,11 +138,30 @@ class Child:
                 os.killpg(self.process.pid, signal.SIGKILL)
 
 
+# ---- the listening sockets ----------------------------------------------------------------------------------------
+def listen(host: str, port: int, count: int) -> list[socket.socket]:
+    """So many sockets on one address, among which the kernel divides the connections (SO_REUSEPORT).
+
+    They are the supervisor's, so a connection that comes while a web server is started again waits and is not
+    refused. Raises OSError where somebody else listens there: a plain socket finds out, before they are made.
+    """
+    if count < 2:
+        return [_listener(host, port) for _ in range(count)]
+    with _listener(host, port):
+        pass
+    return [_listener(host, port, shared=True) for _ in range(count)]
+
+
+def _listener(host: str, port: int, shared: bool = False) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=shared)
+
+
 # ---- the supervisor -----------------------------------------------------------------------------------------------
 class Supervisor:
-    """Holds the children of one `manage.py up`: the web server, the cluster, and now and then a quarantine.
+    """Holds the children of one `manage.py up`: web servers, the cluster, and now and then a quarantine.
 
-    ``others`` are more commands of manage.py to keep running, by name.
+    ``web`` is the number of web servers; ``others`` are more commands of manage.py to keep running, by name.
     """
 
     def __init__(
@@ -150,7 +170,7 @@ class Supervisor:
         host: str,
         port: int,
         lanes: int,
-        web: bool,
+        web: int,
         workers: bool,
         others: Mapping[str, list[str]] | None = None,
     ) -> None:
@@ -165,7 +185,11 @@ class Supervisor:
             "SWITCHBOARD_OWN_PORT": str(port if web else 0),
         }
         with_lifeline = {**environment, "SWITCHBOARD_LIFELINE": str(self.lifeline)}
-        self.web = Child("web", ["serve", "--host", host, "--port", str(port)], environment) if web else None
+        self._listeners = listen(host, port, web)
+        self.web = [
+            Child(f"web-{number}", ["serve", "--fd", str(one.fileno())], environment, (one.fileno(),))
+            for number, one in enumerate(self._listeners, 1)
+        ]
         self.workers = Child("cluster", ["cluster"], with_lifeline, (self.lifeline,)) if workers else None
         self.quarantine = Child("quarantine", ["deliver", "--suspects"], with_lifeline, (self.lifeline,))
         self.others = [Child(name, arguments, environment) for name, arguments in (others or {}).items()]
@@ -178,8 +202,8 @@ class Supervisor:
             signal.signal(number, self._stop)
         try:
             while not self.stopping:
-                for child in (self.web, *self.others):
-                    self._look_after(child)
+                for child in (*self.web, *self.others):
+                    child.keep_running()
                 if self.workers:
                     self._look_after_workers(self.workers)
                 self._pause(LOOK_EVERY)
@@ -189,10 +213,6 @@ class Supervisor:
     def _stop(self, number: int, _frame: object) -> None:
         log.info(line("stopping", signal=signal.Signals(number).name))
         self.stopping = True
-
-    def _look_after(self, child: Child | None) -> None:
-        if child:
-            child.keep_running()
 
     def _look_after_workers(self, workers: Child) -> None:
         if workers.keep_running():
@@ -251,7 +271,9 @@ class Supervisor:
         """Lets calls in flight finish or go back, then ends what is left."""
         deadline = time.monotonic() + STOP_WITHIN
         os.close(self._our_end)  # the lanes see it and drain
-        children = [child for child in (self.web, self.quarantine, *self.others) if child]
+        for listener in self._listeners:
+            listener.close()
+        children = [*self.web, self.quarantine, *self.others]
         for child in children:
             child.terminate()
         if self.workers:

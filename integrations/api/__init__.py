@@ -16,7 +16,7 @@ from ninja.openapi.schema import OpenAPISchema
 from integrations.api import administration, messages, services
 from integrations.api.documents import ProblemOut
 from integrations.api.problems import MEDIA_TYPE, Problem, speak_problems
-from integrations.api.wire import StrictParser
+from integrations.api.wire import StrictParser, keep_out_of_caches
 
 DESCRIPTION = """\
 Every call but this page needs `Authorization: Bearer TOKEN`; errors are `application/problem+json` (RFC 9457).
@@ -58,7 +58,7 @@ def in_words(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpRespons
             response = view(request, *args, **kwargs)
         except Http404:
             return nothing_here(request)
-        response.headers.setdefault("Cache-Control", "no-store")  # a token is shown once, a backlog is old at once
+        keep_out_of_caches(response)
         if response.status_code == 405:
             allowed = response.headers.get("Allow", "")
             words = f"{request.method} is not offered here; use {allowed}."

@@ -8,7 +8,7 @@ takes the other's work back, and the other gets the first one's answer. Only wha
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -55,18 +55,22 @@ def all_once(requests: Sequence[HttpRequest], prepare: Callable[[Sequence[int]],
     inside the transaction.
     """
     asked = [_read(request) for request in requests]
-    answers = _answered(asked)
-    if left := [position for position in range(len(requests)) if position not in answers]:
+    answers: dict[int, HttpResponse | Exception] = {}
+    while left := _first_of_each_key(asked, answers):
+        if known := _answered(asked, left):
+            answers |= known
+            continue
         work = prepare(left)
         try:
             with _transaction_for(asked):
-                answers |= zip(left, work(), strict=True)
-                _store([(asked[position], answers[position]) for position in left])
+                done = dict(zip(left, work(), strict=True))
+                _store([(asked[position], answer) for position, answer in done.items()])
         except IntegrityError:
             # Somebody else's answer to a key was committed first; any other broken constraint is none of ours.
-            if not _answered([asked[position] for position in left]):
+            if not _answered(asked, left):
                 raise
-            return all_once(requests, prepare)
+        else:
+            answers |= done
     return [answers[position] for position in range(len(requests))]
 
 
@@ -87,16 +91,34 @@ def _read(request: HttpRequest) -> _Asked | Problem | None:
     return _Asked(caller(request).owner, key, request.path[:500], hashlib.sha256(request.body).hexdigest())
 
 
-def _answered(asked: Sequence[_Asked | Problem | None]) -> dict[int, HttpResponse | Exception]:
-    """What is known already, by position: answers given before, keys that cannot be, keys of another request."""
-    keyed = [one for one in asked if isinstance(one, _Asked)]
-    rows = IdempotentAnswer.objects.filter(
+def _first_of_each_key(asked: Sequence[_Asked | Problem | None], answers: Container[int]) -> list[int]:
+    """What has no answer yet, by position; the second of a key waits for the first, whatever becomes of it."""
+    seen: set[tuple[str, str]] = set()
+    left = []
+    for position, one in enumerate(asked):
+        if position in answers:
+            continue
+        if isinstance(one, _Asked):
+            if (one.owner, one.key) in seen:
+                continue
+            seen.add((one.owner, one.key))
+        left.append(position)
+    return left
+
+
+def _answered(
+    asked: Sequence[_Asked | Problem | None], positions: Sequence[int]
+) -> dict[int, HttpResponse | Exception]:
+    """What is known already: answers given before, keys that cannot be, keys of another request."""
+    keyed = [one for position in positions if isinstance(one := asked[position], _Asked)]
+    found = IdempotentAnswer.objects.filter(
         owner__in={one.owner for one in keyed}, key__in={one.key for one in keyed}, status__isnull=False
     )
-    stored = {(row.owner, row.key): row for row in rows} if keyed else {}
+    stored = {(row.owner, row.key): row for row in found} if keyed else {}
     _forget([row for row in stored.values() if _is_old(row)])
     answers: dict[int, HttpResponse | Exception] = {}
-    for position, one in enumerate(asked):
+    for position in positions:
+        one = asked[position]
         if isinstance(one, Problem):
             answers[position] = one
         elif one and (row := stored.get((one.owner, one.key))) and not _is_old(row):

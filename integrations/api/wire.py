@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from django.urls import reverse
 from ninja.parser import Parser
+from pydantic import BaseModel
 from pydantic_core import to_json
 
-from integrations.api.problems import Problem
+from integrations.api.problems import Problem, broken
 
+Model = TypeVar("Model", bound=BaseModel)
 NESTING_LIMIT = 100  # brackets inside brackets; deeper ones are an attack, or a mistake
 
 
@@ -20,10 +23,21 @@ class StrictParser(Parser):
     """For ninja: bodies are JSON of RFC 8259, in UTF-8, and nothing that merely looks like it."""
 
     def parse_body(self, request: HttpRequest) -> Any:
-        kind = request.content_type or ""
-        if kind and kind != "application/json" and not kind.endswith("+json"):
-            raise Problem(415, f"Send the body as application/json, not {kind[:100]}.")
-        return parse(request.body)
+        return parsed_body(request)
+
+
+def read(request: HttpRequest, model: type[Model]) -> Model:
+    """A request's body, as ninja reads it. Raises Problem, or pydantic's ValidationError."""
+    if not request.body:
+        raise broken([(("body",), "Field required")])
+    return model.model_validate(parsed_body(request))
+
+
+def parsed_body(request: HttpRequest) -> Any:
+    kind = request.content_type or ""
+    if kind and kind != "application/json" and not kind.endswith("+json"):
+        raise Problem(415, f"Send the body as application/json, not {kind[:100]}.")
+    return parse(request.body)
 
 
 def parse(raw: bytes) -> Any:
@@ -98,6 +112,11 @@ def answer(document: Any, status: int = 200, *, location: str | None = None) -> 
     if location is not None:
         response["Location"] = location
     return response
+
+
+def keep_out_of_caches(response: HttpResponseBase) -> None:
+    """A token is shown once, and a backlog is old at once."""
+    response.headers.setdefault("Cache-Control", "no-store")
 
 
 def no_content() -> HttpResponse:

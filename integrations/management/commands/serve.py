@@ -1,3 +1,4 @@
+import socket
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
@@ -10,6 +11,7 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--host", default="127.0.0.1")
         parser.add_argument("--port", type=int, default=8000)
+        parser.add_argument("--fd", type=int, help="a listening socket that was handed down, instead of the two")
 
     def handle(self, *args: Any, **options: Any) -> None:
         import uvicorn
@@ -17,7 +19,7 @@ class Command(BaseCommand):
         from integrations.workers import die_with_parent
 
         die_with_parent()
-        uvicorn.run(
+        config = uvicorn.Config(
             "dashboard.asgi:application",
             host=options["host"],
             port=options["port"],
@@ -28,3 +30,5 @@ class Command(BaseCommand):
             timeout_graceful_shutdown=5,
             proxy_headers=True,
         )
+        sockets = None if options["fd"] is None else [socket.socket(fileno=options["fd"])]
+        uvicorn.Server(config).run(sockets=sockets)

@@ -16,6 +16,7 @@ class Command(BaseCommand):
         parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
         parser.add_argument("--port", type=int, default=8000, help="port to listen on (default 8000)")
         parser.add_argument("--workers", type=int, default=2, help="pump lanes (default 2)")
+        parser.add_argument("--web-workers", type=int, default=1, help="web processes on the one port (default 1)")
         parser.add_argument("--no-web", action="store_true", help="workers only")
         parser.add_argument("--no-workers", action="store_true", help="web only")
 
@@ -24,17 +25,23 @@ class Command(BaseCommand):
         self._prepare_database()
         self._discover()
         others = self._other_children(options)
-        self._greet(options)
         from integrations.workers import Supervisor
 
-        Supervisor(
-            host=options["host"],
-            port=options["port"],
-            lanes=max(1, options["workers"]),
-            web=not options["no_web"],
-            workers=not options["no_workers"],
-            others=others,
-        ).run()
+        try:
+            supervisor = Supervisor(
+                host=options["host"],
+                port=options["port"],
+                lanes=max(1, options["workers"]),
+                web=0 if options["no_web"] else max(1, options["web_workers"]),
+                workers=not options["no_workers"],
+                others=others,
+            )
+        except OSError as error:
+            raise CommandError(
+                f"Cannot listen on {options['host']} port {options['port']}: {error.strerror}."
+            ) from error
+        self._greet(options)
+        supervisor.run()
 
     def _refuse_unsafe(self) -> None:
         errors = [message for message in checks.run_checks() if message.level >= checks.ERROR]
