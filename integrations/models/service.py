@@ -175,7 +175,7 @@ class Service(models.Model):
     def signing_keys(self) -> list[Keys]:
         """The keys in force, then those that a rotation has left valid for a while: newest first."""
         entries = takewhile(bool, (self.secrets.get(f"signing.{number}") for number in count()))
-        return [
+        found = [
             Keys(
                 secret=entry["value"],
                 private_key=entry["private_key"],
@@ -185,6 +185,8 @@ class Service(models.Model):
             for entry in entries
             if entry
         ]
+        now = timezone.now()
+        return [keys for keys in found if keys.is_valid(now)]
 
     def keep_signing_keys(self, keys: Sequence[Keys]) -> None:
         """Remembers these instead of those it had; the caller saves."""
