@@ -1,6 +1,6 @@
 """What an outcome means: for the message, for the breaker, and for the pace of the whole service.
 
-The table is the one in ARCHITECTURE.md ("What an outcome means"); each row has a test of the same name.
+The one place of that table; tests/integrations/test_outcome_table.py walks it row by row, through the whole engine.
 """
 
 from __future__ import annotations

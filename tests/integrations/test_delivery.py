@@ -106,45 +106,7 @@ def test_many_messages_are_each_delivered_once(
     assert Attempt.objects.count() == 300
 
 
-# ---- the outcome table --------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(
-    ("status", "headers", "expected", "reason"),
-    [
-        (200, {}, Status.DELIVERED, ""),
-        (204, {}, Status.DELIVERED, ""),
-        (301, {"Location": "https://elsewhere.test/"}, Status.DEAD, "status"),
-        (400, {}, Status.DEAD, "status"),
-        (404, {}, Status.DEAD, "status"),
-        (408, {}, Status.PENDING, ""),
-        (410, {}, Status.DEAD, "gone"),
-        (425, {}, Status.PENDING, ""),
-        (429, {}, Status.PENDING, ""),
-        (500, {}, Status.PENDING, ""),
-        (503, {"Retry-After": "120"}, Status.PENDING, ""),
-        (599, {}, Status.PENDING, ""),
-    ],
-)
-def test_what_an_answer_means_for_the_message(
-    register: Register,
-    send: Send,
-    deliver: Deliver,
-    status: int,
-    headers: dict[str, str],
-    expected: Status,
-    reason: str,
-) -> None:
-    service = register(retry={"initial": 60})
-    (message,) = send(service)
-
-    deliver(answering(status, **headers))
-
-    message.refresh_from_db()
-    assert (message.status, message.dead_reason, message.last_status_code) == (expected, reason, status)
-    if status != 204 and expected == Status.PENDING:
-        assert message.retry_at is not None
-        assert message.due_at == message.retry_at
-
-
+# ---- outcomes, see also test_outcome_table.py ----------------------------------------------------------------------
 def test_attempts_spent_make_a_message_dead(register: Register, send: Send, deliver: Deliver) -> None:
     (message,) = send(register(retry={"max_attempts": 3}))
     deliver(answering(500), until=lambda: Message.objects.get(pk=message.pk).is_finished)

@@ -87,9 +87,15 @@ def test_each_wait_follows_the_formula_or_the_schedule(settings: dict, delays: l
 @pytest.mark.parametrize("factor", [1, 4, 1000])
 def test_nothing_overflows_at_attempt_one_thousand(initial: float, factor: float) -> None:
     policy = RetryPolicy(initial=initial, factor=factor, max_attempts=1000, **STEADY)
-    assert 0 <= delay(policy, 999) <= policy.max
+    for attempts in (999, 1000):
+        assert 0 <= delay(policy, attempts) <= policy.max
     if initial == 0:
-        assert delay(policy, 999) == 0
+        assert delay(policy, 1000) == 0
+    longest = RetryPolicy(initial=initial, factor=factor, max=2_592_000, max_attempts=1000, jitter=1)
+    due = again(longest, 999)
+    assert isinstance(due, datetime)
+    assert NOW <= due <= NOW + timedelta(days=60)
+    assert again(longest, 1000) == DeadReason.ATTEMPTS
 
 
 @given(st.integers(0, 2**32), st.integers(1, 12), st.floats(0, 1))
@@ -104,6 +110,23 @@ def test_jitter_goes_both_ways() -> None:
     made = [delay_after(RetryPolicy(), 1, retry_after=None, random=random) for _ in range(200)]
     assert min(made) < 4.5
     assert max(made) > 5.5
+
+
+@pytest.mark.parametrize("jitter", [0.1, 0.2, 1])
+def test_jitter_spreads_retries_evenly(jitter: float) -> None:
+    """10,000 messages that failed together come back over the whole span, no tenth of it busier than the others."""
+    random, policy, draws = Random(11), RetryPolicy(initial=100, jitter=jitter), 10_000
+    made = [delay_after(policy, 1, retry_after=None, random=random) for _ in range(draws)]
+    low, span = 100 * (1 - jitter), 200 * jitter
+    tenths = [0] * 10
+    for wait in made:
+        tenths[min(9, int((wait - low) / span * 10))] += 1
+    assert sum(made) / draws == pytest.approx(100, abs=span / 100)
+    assert all(0.9 * draws / 10 < count < 1.1 * draws / 10 for count in tenths), tenths  # 3.3 standard deviations
+
+
+def test_no_jitter_is_no_spread() -> None:
+    assert {delay_after(RetryPolicy(jitter=0), 1, retry_after=None, random=Random(n)) for n in range(20)} == {5}
 
 
 @pytest.mark.parametrize(

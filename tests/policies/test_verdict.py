@@ -1,4 +1,4 @@
-"""The outcome table of ARCHITECTURE.md, row by row."""
+"""What each outcome means: the decision alone. tests/integrations/test_outcome_table.py has it with its effects."""
 
 from __future__ import annotations
 
