@@ -1,4 +1,4 @@
-"""Switchboard beside its peers: `make bench`, or `python -m bench [--rounds 5] [--messages 10000] [--only TEXT]`.
+"""Switchboard beside its peers: `make bench`, or `python -m bench [--rounds 5] [--messages 20000] [--only TEXT]`.
 
 Each round runs every contender once on each database, in turn, so that a machine that gets slower gets slower for
 all. A figure is the median of its accepted runs (checks.py says which are); ratios are between figures of one
@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -49,29 +50,41 @@ def _run_contenders(site: Site) -> None:
         for contender in known
         if on in contender.stores and all(word in f"{contender.name} on {on}" for word in options.only)
     ]
-    left_out = {contender.name: words for contender, _ in wanted if (words := contender.missing())}
-    runs: list[Run] = []
-    with suppress(KeyboardInterrupt):  # then the report is about what was run
-        for number in range(options.rounds):
-            print(f"round {number + 1} of {options.rounds}", flush=True)
-            for contender, on in wanted if number % 2 == 0 else reversed(wanted):
-                if contender.name not in left_out:
-                    try:
-                        runs.append(_run(contender, site, on, options.messages))
-                    except Exception as error:
-                        if contender.family not in PEERS:
-                            raise
-                        left_out[contender.name] = str(error).strip().splitlines()[-1]
+    runs, left_out = rounds(wanted, options.rounds, lambda contender, on: _run(contender, site, on, options.messages))
     for name, words in left_out.items():
         print(f"left out: {name}: {words}")
     report.show(figures(runs))
     print(f"written to {_write(site, {'runs': [run.as_json() for run in runs], 'left_out': left_out})}")
 
 
+def rounds(
+    wanted: list[tuple[Contender[Any], str]], number: int, run: Callable[[Contender[Any], str], Run]
+) -> tuple[list[Run], dict[str, str]]:
+    """Runs each so many times, in turn and back again; also answers which peers were left out, and why.
+
+    Ctrl-C ends it: then the report is about what was run.
+    """
+    left_out = {contender.name: words for contender, _ in wanted if (words := contender.missing())}
+    runs: list[Run] = []
+    with suppress(KeyboardInterrupt):
+        for turn in range(number):
+            print(f"round {turn + 1} of {number}", flush=True)
+            for contender, on in wanted if turn % 2 == 0 else reversed(wanted):
+                if contender.name in left_out:
+                    continue
+                try:
+                    runs.append(run(contender, on))
+                except Exception as error:
+                    if contender.family not in PEERS:
+                        raise
+                    left_out[contender.name] = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    return runs, left_out
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5, help="runs of each contender (default 5)")
-    parser.add_argument("--messages", type=int, default=10_000, help="messages in a run (default 10000)")
+    parser.add_argument("--messages", type=int, default=20_000, help="messages in a run (default 20000)")
     parser.add_argument("--only", nargs="*", default=[], help="words in a contender's name or database")
     return parser.parse_args()
 

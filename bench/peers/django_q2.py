@@ -63,7 +63,7 @@ class TaskForEachMessage(OnOurTables):
     name = "django-q2 task per message"
     command = "manage.py qcluster (ORM broker, 2 workers, save_limit -1)"
     family = "python"
-    share = 0.1
+    share = 0.05
     keeps_state = False
 
     def queue(self, ground: Database, sink: Sink, messages: int) -> None:

@@ -25,7 +25,7 @@ class Huey(RedisPeer):
     command = "huey_consumer -w 2 -k process, requests.Session"
     list_key = "huey.redis.bench"
     ready = 2
-    share = 0.3
+    share = 0.2
 
     def recorded(self, ground: RedisGround) -> int:
         return int(ground.broker.hlen("huey.results.bench"))
@@ -44,7 +44,7 @@ class Dramatiq(RedisPeer):
     command = "dramatiq -p 2 -t 8, requests.Session"
     list_key = "dramatiq:bench"
     ready = 2
-    share = 0.3
+    share = 0.2
 
     def recorded(self, ground: RedisGround) -> int:
         return int(ground.results.dbsize())
@@ -63,7 +63,7 @@ class Celery(RedisPeer):
     arguments = ("-m", "celery", "-A", app, "worker", "-c", "2", "-l", "ERROR", "--without-gossip", "--without-mingle")
     command = "celery worker -c 2, prefetch 4, requests.Session"
     list_key = "bench"
-    share = 0.15
+    share = 0.1
 
     def recorded(self, ground: RedisGround) -> int:
         return int(ground.results.dbsize())
@@ -81,7 +81,7 @@ class Procrastinate(PostgresPeer):
     program = staticmethod(dependencies.python)
     arguments = ("-m", "bench.apps.procrastinate_app")
     command = "procrastinate worker, concurrency 100, aiohttp, uvloop"
-    share = 0.15
+    share = 0.1
 
     def queue(self, ground: PostgresGround, sink: Sink, messages: int) -> None:
         ground.run(*self.arguments, "prepare")
