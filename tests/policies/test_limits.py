@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
@@ -10,10 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from integrations.policies.limits import Limits, Timeout, budget_left, record, share, slots
+from integrations.policies.limits import USED_OF_RATE, Limits, Timeout, budget_left, record, share, slots
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
+
+
+def paced(rate: float, per: float = 1) -> Limits:
+    """Limits whose slots are exactly per/rate seconds apart."""
+    return Limits(rate=rate / USED_OF_RATE, per=per)
 
 
 def seconds(times: tuple[datetime, ...]) -> list[float]:
@@ -44,7 +51,7 @@ def test_without_a_rate_everything_goes_at_once() -> None:
 )
 def test_slots_are_evenly_spaced_up_to_the_horizon(limits, next_in, wanted, horizon, given_at, next_after) -> None:
     next_slot = None if next_in is None else NOW + timedelta(seconds=next_in)
-    times, following = slots(Limits(**limits), next_slot, NOW, wanted, timedelta(seconds=horizon))
+    times, following = slots(paced(**limits), next_slot, NOW, wanted, timedelta(seconds=horizon))
     assert seconds(times) == given_at
     assert following == NOW + timedelta(seconds=next_after)
 
@@ -52,6 +59,30 @@ def test_slots_are_evenly_spaced_up_to_the_horizon(limits, next_in, wanted, hori
 def test_a_rate_that_does_not_divide_a_second_is_never_exceeded() -> None:
     times, _ = slots(Limits(rate=3), None, NOW, 1000, timedelta(hours=1))
     assert (times[999] - times[0]).total_seconds() >= 333
+
+
+@given(
+    rate=st.integers(1, 5000),
+    per=st.sampled_from([1.0, 60.0]),
+    late=st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=50),
+)
+def test_no_period_has_more_calls_than_allowed_however_late_each_arrives(
+    rate: int, per: float, late: list[float]
+) -> None:
+    """As long as none is later than twice the patience: the clump of late ones and punctual ones stays in bounds."""
+    limits = Limits(rate=rate, per=per)
+    wanted = 2 * rate + 2
+    times, _ = slots(limits, None, NOW, wanted, timedelta(days=400))
+    at = sorted(time + 2 * limits.patience * late[index % len(late)] for index, time in enumerate(times))
+    allowed = rate + 1 if rate <= 200 else math.floor(rate * 1.02)
+    most = max(bisect_left(at, start + timedelta(seconds=per)) - index for index, start in enumerate(at))
+    assert most <= allowed
+
+
+@pytest.mark.parametrize("rate", [0.5, 5, 50, 200, 1000, 100_000])
+def test_nearly_all_of_a_rate_is_used(rate: float) -> None:
+    times, _ = slots(Limits(rate=rate), None, NOW, 101, timedelta(hours=1))
+    assert 100 / (times[-1] - times[0]).total_seconds() >= 0.95 * rate
 
 
 @given(
@@ -71,8 +102,8 @@ def test_no_two_sends_are_closer_than_the_rate_allows(rate: float, steps: list[t
 
 
 def test_a_clock_that_moved_back_a_day_does_not_stop_a_service() -> None:
-    _, next_slot = slots(Limits(rate=1), None, NOW + timedelta(days=1), 2, SECOND)
-    times, next_slot = slots(Limits(rate=1), next_slot, NOW, 1, SECOND)
+    _, next_slot = slots(paced(1), None, NOW + timedelta(days=1), 2, SECOND)
+    times, next_slot = slots(paced(1), next_slot, NOW, 1, SECOND)
     assert times == ()
     assert next_slot == NOW + 2 * SECOND
 
