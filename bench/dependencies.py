@@ -26,8 +26,7 @@ def python() -> str:
     mark = VENV / f"installed-{_version(REQUIREMENTS)}"
     if not mark.exists():
         print("  installing the Python peers into bench/.venv", flush=True)
-        shutil.rmtree(VENV, ignore_errors=True)
-        _run([sys.executable, "-m", "venv", str(VENV)])
+        _run([sys.executable, "-m", "venv", str(VENV)])  # one that is there stays: somebody may be running in it
         pip = [str(VENV / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
         _run([*pip, "-r", str(REQUIREMENTS)])
         mark.touch()
