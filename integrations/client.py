@@ -25,16 +25,18 @@ import httpx
 from integrations.network import Network, Refused, parse_url
 from integrations.outcome import Fault, Outcome
 from integrations.transport import (
-    FACTS_KEY,
-    KEY,
+    Answer,
     Body,
     Facts,
     Options,
     PinnedTransport,
+    Place,
+    RawHeaders,
     ResolveError,
     ResolveTimeout,
     TLSError,
     TLSTimeout,
+    place_of,
 )
 
 READ_CAP = 1024 * 1024  # bytes of an answer's body that are read, whatever is kept of them
@@ -92,30 +94,30 @@ class Client:
         self, transport: httpx.AsyncBaseTransport | None = None, own_ports: frozenset[int] = frozenset()
     ) -> None:
         self._transport = transport or PinnedTransport(own_ports=own_ports)
-        self._keeps_deadlines = isinstance(self._transport, PinnedTransport)
+        self._wire = self._transport if isinstance(self._transport, PinnedTransport) else None
 
     async def send(self, call: Call) -> Outcome:
         """What the call came to. Only asyncio.CancelledError passes through."""
         facts = Facts()
         try:
-            request = _build(call)
+            place, headers = _checked(call)
+            request = None if self._wire else _request(call, headers)
         except Exception as error:
             return Outcome(Fault.CONFIG, None, _build_words(error), facts.timings())
         try:
-            if self._keeps_deadlines:
-                response = await self._transport.handle_async_request(request)
-                body = cast(Body, response.stream).raw
-                facts = response.extensions[FACTS_KEY]
+            if self._wire:
+                options = Options(call.connect_timeout, call.total_timeout, READ_CAP, call.allowed)
+                answer = await self._wire.exchange(place, call.method.upper(), headers, call.body, options, facts)
             else:
-                response, body = await self._send_by_another(request, call, facts)
+                answer = await self._send_by_another(cast(httpx.Request, request), call, facts)
         except Exception as error:
-            return _failed(error, request.extensions[FACTS_KEY] if self._keeps_deadlines else facts, call)
-        return _answered(response, body, facts, call)
+            return _failed(error, facts, call)
+        return _answered(answer, facts, call)
 
     async def aclose(self) -> None:
         await self._transport.aclose()
 
-    async def _send_by_another(self, request: httpx.Request, call: Call, facts: Facts) -> tuple[httpx.Response, bytes]:
+    async def _send_by_another(self, request: httpx.Request, call: Call, facts: Facts) -> Answer:
         """The same promises (total timeout, read cap, undecoded bytes) for a transport that doesn't make them."""
         chunks = []
         async with asyncio.timeout(call.total_timeout):
@@ -129,12 +131,12 @@ class Client:
                         break
             finally:
                 await response.aclose()
-        return response, b"".join(chunks)[:READ_CAP]
+        return Answer(response.status_code, response.headers.raw, b"".join(chunks)[:READ_CAP])
 
 
 # ---- the request ----------------------------------------------------------------------------------------------------
-def _build(call: Call) -> httpx.Request:
-    """The request a call describes. Raises ValueError with words, and whatever else odd fields bring about."""
+def _checked(call: Call) -> tuple[Place, RawHeaders]:
+    """What a call describes, as it can be sent. Raises ValueError with words, and whatever else odd fields bring."""
     for timeout in (call.connect_timeout, call.total_timeout):
         if not 0 < timeout <= TIMEOUT_LIMIT:
             raise ValueError(f"a timeout is between 0 and {TIMEOUT_LIMIT:g} s")
@@ -142,11 +144,9 @@ def _build(call: Call) -> httpx.Request:
         raise ValueError("this is not a method that a call can have")
     if not isinstance(call.body, bytes):
         raise TypeError  # asyncio would only find out while it writes
-    url = parse_url(call.url)
+    place = _place(call.url, call.allowed)
     given = set()
-    headers = [(b"Host", url.netloc)]
-    if call.body or call.method.upper() in ("POST", "PUT", "PATCH"):  # RFC 9110 section 8.6
-        headers.append((b"Content-Length", b"%d" % len(call.body)))
+    headers = []
     for name, value in call.headers:
         if words := header_refusal(name, value, own=True):
             raise ValueError(words)
@@ -156,9 +156,22 @@ def _build(call: Call) -> httpx.Request:
         headers.append((b"Accept-Encoding", b"identity"))  # 218 bytes of gzip can be 30 MB
     if "user-agent" not in given:
         headers.append((b"User-Agent", b"Switchboard"))
-    options = Options(call.connect_timeout, call.total_timeout, READ_CAP, call.allowed)
-    # With ``stream`` httpx adds no header of its own, which saves 20 µs.
-    return httpx.Request(call.method, url, headers=headers, stream=Body(call.body), extensions={KEY: options})
+    return place, headers
+
+
+@lru_cache(maxsize=1024)  # a service's messages mostly go to the same few addresses
+def _place(url: str, allowed: tuple[Network, ...]) -> Place:
+    return place_of(parse_url(url), allowed)
+
+
+def _request(call: Call, headers: RawHeaders) -> httpx.Request:
+    """The same for another transport, with the framing that ours writes by itself."""
+    url = parse_url(call.url)
+    framing = [(b"Host", url.netloc)]
+    if call.body or call.method.upper() in ("POST", "PUT", "PATCH"):  # RFC 9110 section 8.6
+        framing.append((b"Content-Length", b"%d" % len(call.body)))
+    # With ``stream`` httpx adds no header of its own.
+    return httpx.Request(call.method, url, headers=framing + headers, stream=Body(call.body))
 
 
 def header_refusal(name: str, value: str, *, own: bool = False) -> str | None:
@@ -241,14 +254,14 @@ def _fault(error: Exception) -> tuple[Fault, str]:
     return next((fault, words) for types, fault, words in FAULTS if isinstance(error, types))
 
 
-def _answered(response: httpx.Response, body: bytes, facts: Facts, call: Call) -> Outcome:
-    status = response.status_code
+def _answered(answer: Answer, facts: Facts, call: Call) -> Outcome:
+    status, body = answer.status, answer.body
     return Outcome(
         None if 200 <= status <= 299 else Fault.STATUS,
         status,
         _answer_words(status),
         facts.timings(),
-        _headers(response.headers.raw),
+        _headers(answer.headers),
         body[: call.keep],
         facts.truncated or len(body) > call.keep,
         facts.size,

@@ -2,7 +2,7 @@
 
 ::
 
-    handle_async_request
+    exchange
         reuse a waiting connection of the same target, or
         look up -> vet -> dial -> TLS            within the connect timeout
         write the request, read the answer       within the total timeout
@@ -29,7 +29,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import monotonic
-from typing import cast
+from typing import NamedTuple, cast
 
 import httptools
 import httpx
@@ -58,6 +58,7 @@ SAFE_HEAD = re.compile(
 OWN_HEADERS = frozenset({b"content-length", b"transfer-encoding", b"connection", b"keep-alive", b"host"})
 
 Resolve = Callable[[str, int], Awaitable[list[str]]]
+RawHeaders = list[tuple[bytes, bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,22 @@ class Target:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Target) and self._key == other._key
+
+
+class Place(NamedTuple):
+    """Where a request goes: the connection it may use, and what stands in its first two lines."""
+
+    target: Target
+    host: bytes
+    path: bytes  # with the query
+
+
+class Answer(NamedTuple):
+    """An answer that has been read whole, undecoded."""
+
+    status: int
+    headers: RawHeaders
+    body: bytes
 
 
 class Facts:
@@ -172,34 +189,40 @@ class PinnedTransport(httpx.AsyncBaseTransport):
         options: Options = request.extensions.get(KEY, DEFAULT_OPTIONS)
         request.extensions[FACTS_KEY] = facts
         body = request.stream.raw if isinstance(request.stream, Body) else await request.aread()
-        url = request.url
-        target = Target(url.scheme, url.raw_host.decode("ascii"), _port(url), options.allowed)
-        head, keeps_open = _head(request, len(body))
+        place = place_of(request.url, options.allowed)
+        answer = await self.exchange(place, request.method, request.headers.raw, body, options, facts)
+        return httpx.Response(
+            answer.status,
+            headers=answer.headers,
+            stream=Body(answer.body),
+            extensions={FACTS_KEY: facts},
+            request=request,
+        )
 
-        connection = self._idle.take(target)
+    async def exchange(
+        self, place: Place, method: str, headers: RawHeaders, body: bytes, options: Options, facts: Facts
+    ) -> Answer:
+        """One request and its answer, without httpx's objects around them: those cost 40 µs a call."""
+        head, keeps_open = _head(place, method, headers, len(body))
+        connection = self._idle.take(place.target)
         if connection is None:
-            connection = await self._open(target, options, facts)
+            connection = await self._open(place.target, options, facts)
         else:
             facts.peer, facts.is_reused = connection.peer, True
         self._busy.add(connection)
         try:
             if self._is_closed:
                 raise httpx.ReadError("the client was closed")
-            await connection.exchange(head + body, request.method == "HEAD", options, facts)
+            await connection.exchange(head + body, method == "HEAD", options, facts)
         except BaseException:  # a cancelled call too: its answer could come later and be taken for another's
             connection.abort()
             raise
         finally:
             self._busy.discard(connection)
-        response = httpx.Response(
-            connection.status,
-            headers=connection.headers,
-            stream=Body(b"".join(connection.chunks)),
-            extensions={FACTS_KEY: facts},
-            request=request,
-        )
+        chunks = connection.chunks
+        answer = Answer(connection.status, connection.headers, chunks[0] if len(chunks) == 1 else b"".join(chunks))
         self._give_back(connection, keeps_open)
-        return response
+        return answer
 
     async def aclose(self) -> None:
         """Closes every connection; calls in flight end with an error."""
@@ -309,26 +332,24 @@ class PinnedTransport(httpx.AsyncBaseTransport):
         return self._ssl_context
 
 
-def _port(url: httpx.URL) -> int:
-    if (port := url.port) is not None:
-        return port  # even 0, which the port check refuses
-    try:
-        return network.DEFAULT_PORTS[url.scheme]
-    except KeyError:
-        raise httpx.UnsupportedProtocol("an address begins with http:// or https://") from None
+def place_of(url: httpx.URL, allowed: tuple[Network, ...]) -> Place:
+    """Raises httpx.UnsupportedProtocol."""
+    port = url.port  # even 0, which the port check refuses
+    if port is None and (port := network.DEFAULT_PORTS.get(url.scheme)) is None:
+        raise httpx.UnsupportedProtocol("an address begins with http:// or https://")
+    return Place(Target(url.scheme, url.raw_host.decode("ascii"), port, allowed), url.netloc, url.raw_path)
 
 
-def _head(request: httpx.Request, length: int) -> tuple[bytes, bool]:
+def _head(place: Place, method: str, headers: RawHeaders, length: int) -> tuple[bytes, bool]:
     """The request's first bytes, and whether the connection may be used again. Raises httpx.LocalProtocolError.
 
     The framing is ours alone: always a Content-Length, never a Transfer-Encoding (RFC 9112 section 6).
     """
-    url, method = request.url, request.method
     if method == "CONNECT":
         raise httpx.LocalProtocolError("CONNECT asks for a tunnel, which is not a call")
-    host, keeps_open = url.netloc, True
+    host, keeps_open = place.host, True
     lines = []
-    for name, value in request.headers.raw:
+    for name, value in headers:
         lower = name.lower()
         if lower not in OWN_HEADERS:
             lines.append(b"%b: %b\r\n" % (name, value))
@@ -340,7 +361,7 @@ def _head(request: httpx.Request, length: int) -> tuple[bytes, bool]:
         lines.append(b"Content-Length: %d\r\n" % length)
     head = b"%b %b HTTP/1.1\r\nHost: %b\r\nConnection: %b\r\n%b\r\n" % (
         method.encode("ascii"),
-        url.raw_path,
+        place.path,
         host,
         b"keep-alive" if keeps_open else b"close",
         b"".join(lines),
