@@ -45,10 +45,14 @@ from integrations.models import (
     Status,
     Trigger,
     Worker,
+    bulk,
     database_now,
+    identifiers,
+    queue,
     tally,
 )
 from integrations.models import message as messages
+from integrations.models.message import Outgoing
 from integrations.models.runtime import as_recent
 from integrations.network import Network
 from integrations.outcome import Fault, Outcome
@@ -77,6 +81,7 @@ class Target:
     """A service's configuration, parsed once for each change of it."""
 
     service: Service
+    revision: datetime  # its updated_at when it was parsed
     retry: RetryPolicy
     breaker: breaker.BreakerPolicy
     limits: limits.Limits
@@ -91,7 +96,7 @@ class Claim:
     """One message that this worker may send, once."""
 
     target: Target
-    message: Message
+    message: Outgoing
     worker_id: int  # who claimed it: with the number, what a result is fenced by
     trigger: Trigger
     generation: int
@@ -114,27 +119,37 @@ class CallResult:
     started_at: datetime
 
 
-_targets: dict[int, tuple[datetime, Target]] = {}
+_targets: dict[int, Target] = {}
 
 
 def target_of(service: Service) -> Target:
     kept = _targets.get(service.pk)
-    if kept is None or kept[0] != service.updated_at:
-        kept = (
-            service.updated_at,
-            Target(
-                service=service,
-                retry=_retry_policy(service),
-                breaker=service.breaker_policy,
-                limits=service.limits_policy,
-                timeouts=service.timeouts,
-                allowed=service.allowed_networks,
-                secret_values=tuple(service.secret_values),
-                signer=service.signer,
-            ),
+    if kept is None or kept.revision != service.updated_at:
+        kept = _targets[service.pk] = Target(
+            service=service,
+            revision=service.updated_at,
+            retry=_retry_policy(service),
+            breaker=service.breaker_policy,
+            limits=service.limits_policy,
+            timeouts=service.timeouts,
+            allowed=service.allowed_networks,
+            secret_values=tuple(service.secret_values),
+            signer=service.signer,
         )
-        _targets[service.pk] = kept
-    return kept[1]
+    return kept
+
+
+def _target_for(runtime: Runtime) -> Target | None:
+    """None for a registration that cannot be read (a lost encryption key): it holds its own messages, nobody else's."""
+    kept = _targets.get(runtime.pk)
+    configured_at: datetime = runtime.configured_at  # type: ignore[attr-defined]  # from the locking query
+    if kept is not None and kept.revision == configured_at:
+        return kept
+    try:
+        return target_of(Service.objects.get(pk=runtime.pk))
+    except Exception:
+        log.exception(line("unusable", service=runtime.pk))
+        return None
 
 
 def _retry_policy(service: Service) -> RetryPolicy:
@@ -150,23 +165,16 @@ def claim(worker_id: int, capacity: int) -> list[Claim]:
     """Claims up to ``capacity`` due messages for a worker, fairly over the services. Committed when it returns."""
     now = database_now()
     # Looked up outside the transaction: on SQLite one that claims nothing would still take the write lock.
-    runtimes = Runtime.objects.serving(now).with_due(now).order_by("turn")
-    service_ids = list(runtimes.values_list("service_id", flat=True)[:SERVICES_AT_ONCE])
-    if not service_ids or capacity <= 0:
+    due = queue.serving(now, SERVICES_AT_ONCE) if capacity > 0 else {}
+    if not due:
         return []
     with transaction.atomic():
         if not _holds_lease(worker_id, now):
             return []
-        admissions = [_admit(runtime, now) for runtime in _with_load(service_ids)]
-        for admission in admissions:
-            _choose_candidates(admission, capacity, now)
+        admissions = [_admit(runtime, target, now) for runtime, target in _with_load(list(due))]
+        _choose_candidates(admissions, due, capacity, now)
         places = limits.share(capacity, [len(admission.candidates) for admission in admissions])
-        claims = [
-            claimed
-            for admission, count in zip(admissions, places, strict=True)
-            for claimed in _take(admission, count, worker_id, now)
-        ]
-        _write_claims(claims, worker_id, now)
+        claims = _take([(a, a.candidates[:count]) for a, count in zip(admissions, places, strict=True)], worker_id, now)
         Runtime.objects.save_decided([admission.runtime for admission in admissions if admission.decided])
     return claims
 
@@ -182,15 +190,16 @@ def claim_suspect(worker_id: int) -> list[Claim]:
     with transaction.atomic():
         if not _holds_lease(worker_id, now):
             return []
-        for runtime in _with_load(serving):
-            admission = _admit(runtime, now)
+        for runtime, target in _with_load(serving):
+            admission = _admit(runtime, target, now)
+            due = suspects.filter(service_id=runtime.pk)
+            if since := _bury_late(admission, due, now):
+                due = due.first_due_since(since)
+            ids = list(due.order_by("due_at", "pk").values_list("pk", flat=True)[: min(1, admission.places)])
+            claims = _take([(admission, ids)], worker_id, now)
             if admission.decided:
                 runtime.save_decided()
-            due = _in_time(admission, suspects.filter(service_id=runtime.pk), now)
-            admission.candidates = _locked(due, min(1, admission.places))
-            if claims := _take(admission, 1, worker_id, now):
-                _write_claims(claims, worker_id, now)
-                runtime.save_decided()
+            if claims:
                 return claims
     return []
 
@@ -199,18 +208,6 @@ def _holds_lease(worker_id: int, now: datetime) -> bool:
     """A worker that was stalled and rescued meanwhile must not claim: nobody would look after its claims. The lock
     keeps a rescue waiting until the claim has committed."""
     return Worker.objects.alive(now).select_for_update().filter(pk=worker_id).exists()
-
-
-def _write_claims(claims: list[Claim], worker_id: int, now: datetime) -> None:
-    if not claims:
-        return
-    Message.objects.claim([claimed.message.pk for claimed in claims], worker_id=worker_id, now=now)
-    probes: dict[int, list[int]] = defaultdict(list)
-    for claimed in claims:
-        if claimed.trigger == Trigger.PROBE:
-            probes[claimed.generation].append(claimed.message.pk)
-    for generation, ids in probes.items():
-        Message.objects.mark_probes(ids, generation)
 
 
 # ---- admit ----------------------------------------------------------------------------------------------------------
@@ -223,17 +220,26 @@ class Admission:
     places: int
     retries: int  # how many of them the retry budget leaves for retries
     is_probing: bool
-    candidates: list[Message] = field(default_factory=list)
+    candidates: list[int] = field(default_factory=list)
     decided: bool = False  # whether the runtime row has something new to write
+    retries_chosen: int = 0
+
+    def wanted(self, priority: Priority, capacity: int) -> int:
+        """How many more messages of this priority there is room for."""
+        room = min(self.places, capacity) - len(self.candidates)
+        if priority == Priority.RETRY and not self.is_probing:
+            return min(room, self.retries - self.retries_chosen)
+        return room
 
 
-def _with_load(service_ids: Sequence[int]) -> list[Runtime]:
+def _with_load(service_ids: Sequence[int]) -> list[tuple[Runtime, Target]]:
     """The runtime rows, locked, each with its calls and probes in flight: counted from claims, so that a crash
     leaks no permit."""
-    runtimes = [runtime for runtime in Runtime.objects.free(service_ids) if _is_usable(runtime.service)]
+    found = [(runtime, _target_for(runtime)) for runtime in Runtime.objects.free(service_ids)]
+    usable = [(runtime, target) for runtime, target in found if target is not None]
     load = (
         Message.objects.delivering()
-        .filter(service_id__in=[runtime.pk for runtime in runtimes])
+        .filter(service_id__any=[runtime.pk for runtime, _ in usable])
         .values("service_id", "probe_generation")
         .annotate(calls=Count("pk"))
         .values_list("service_id", "probe_generation", "calls")
@@ -241,32 +247,21 @@ def _with_load(service_ids: Sequence[int]) -> list[Runtime]:
     by_service: dict[int, dict[int | None, int]] = defaultdict(dict)
     for service_id, generation, calls in load:
         by_service[service_id][generation] = calls
-    for runtime in runtimes:
+    for runtime, _ in usable:
         runtime.in_flight = sum(by_service[runtime.pk].values())
         runtime.probes_in_flight = by_service[runtime.pk].get(runtime.generation, 0)
-    return runtimes
+    return usable
 
 
-def _is_usable(service: Service) -> bool:
-    """A registration that cannot be read (a lost encryption key) holds its own messages and nobody else's."""
-    try:
-        target_of(service)
-    except Exception:
-        log.exception(line("unusable", service=service.name))
-        return False
-    return True
-
-
-def _admit(runtime: Runtime, now: datetime) -> Admission:
+def _admit(runtime: Runtime, target: Target, now: datetime) -> Admission:
     """How many calls the service may have now."""
-    target = target_of(runtime.service)
     before = runtime.breaker
     state, changes = breaker.turn(before, target.breaker, now)
     if state is not before:
         runtime.breaker = state
     if changes:
         runtime.probes_in_flight = 0
-        Event.objects.record_changes(runtime.service, changes, now)
+        Event.objects.record_changes(target.service, changes, now)
     allowed = breaker.allowance(state, target.breaker, runtime.probes_in_flight, now)
     places = max(0, breaker.ceiling(state, target.limits.concurrency) - runtime.in_flight)
     if allowed is not None:
@@ -283,92 +278,125 @@ def _admit(runtime: Runtime, now: datetime) -> Admission:
     )
 
 
-def _choose_candidates(admission: Admission, capacity: int, now: datetime) -> None:
-    """The service's next messages: first tries, then retries within their budget, then bulk replays."""
-    room = min(admission.places, capacity)
-    due = Message.objects.due(now).sound().unexpired(now).filter(service_id=admission.runtime.pk)
-    due = _in_time(admission, due, now)
-    for priority in Priority:
-        wanted = room - len(admission.candidates)
-        if priority == Priority.RETRY and not admission.is_probing:
-            wanted = min(wanted, admission.retries)
-        if wanted > 0:
-            admission.candidates += _next(admission, due.filter(priority=priority), wanted)
-
-
-def _next(admission: Admission, due: messages.MessageQuerySet, wanted: int) -> list[Message]:
-    if admission.target.service.ordering != Ordering.KEY:
-        return _locked(due, wanted)
-    # A message behind another one of its key is parked when it is met, so that each is looked at once and not at
-    # every claim; the end of the one ahead brings it back (Message.objects.promote).
-    chosen: list[Message] = []
+def _choose_candidates(
+    admissions: Sequence[Admission], due: dict[int, list[Priority]], capacity: int, now: datetime
+) -> None:
+    """Each service's next messages: first tries, then retries within their budget, then bulk replays."""
+    hungry = [admission for admission in admissions if admission.places]
+    since = {admission.runtime.pk: _bury_late(admission, None, now) for admission in hungry}
     for _ in range(PARK_ROUNDS):
-        found = _locked(due.exclude(pk__in=[message.pk for message in chosen]), wanted - len(chosen))
-        behind = set(messages.keyed_behind([message.pk for message in found]))
-        Message.objects.park(list(behind))
-        chosen += [message for message in found if message.pk not in behind]
-        if not behind or len(chosen) >= wanted:
+        wants = [
+            # What is chosen already is found again: it is not claimed yet.
+            (
+                admission,
+                queue.Want(
+                    admission.runtime.pk, priority, wanted + len(admission.candidates), since[admission.runtime.pk]
+                ),
+            )
+            for admission in hungry
+            for priority in due[admission.runtime.pk]
+            if (wanted := admission.wanted(priority, capacity)) > 0
+        ]
+        found = queue.first_of([want for _, want in wants], now)
+        # A message behind another one of its key is parked when it is met, so that each is looked at once and not at
+        # every claim; the end of the one ahead brings it back (Message.objects.promote).
+        keyed = [
+            pk
+            for (a, _), ids in zip(wants, found, strict=True)
+            if a.target.service.ordering == Ordering.KEY
+            for pk in ids
+        ]
+        behind = set(messages.keyed_behind(keyed)) if keyed else set()
+        for (admission, want), ids in zip(wants, found, strict=True):
+            # Wanted is counted anew: what a higher priority has brought since leaves less room.
+            room = admission.wanted(Priority(want.priority), capacity)
+            known = behind.union(admission.candidates)
+            fresh = [pk for pk in ids if pk not in known]
+            admission.candidates += fresh[:room]
+            admission.retries_chosen += want.priority == Priority.RETRY and len(fresh[:room])
+        if not behind:
             break
-    return chosen
+        Message.objects.park(list(behind))
+        hungry = [admission for (admission, _), ids in zip(wants, found, strict=True) if behind.intersection(ids)]
 
 
-def _locked(due: messages.MessageQuerySet, count: int) -> list[Message]:
-    if count <= 0:
-        return []
-    query = due.select_related("content").select_for_update(of=("self",), skip_locked=True)
-    return list(query.order_by("due_at", "pk")[:count])
-
-
-def _in_time(admission: Admission, due: messages.MessageQuerySet, now: datetime) -> messages.MessageQuerySet:
-    """Without the messages whose deadline has passed while they waited: those are buried, a batch at a time."""
+def _bury_late(admission: Admission, due: messages.MessageQuerySet | None, now: datetime) -> datetime | None:
+    """Buries the messages whose deadline has passed while they waited, a batch at a time; answers from when on a
+    message must have been due first to be in time, None without a deadline."""
     if admission.target.retry.deadline is None:
-        return due
+        return None
     oldest = now - timedelta(seconds=admission.target.retry.deadline)
+    if due is None:
+        due = Message.objects.due(now).sound().filter(service_id=admission.runtime.pk)
     late = list(due.first_due_before(oldest).values_list("pk", flat=True)[:SWEEP_BATCH])
     if late:
-        Message.objects.filter(pk__in=late).bury(DeadReason.DEADLINE, now)
-    return due.first_due_since(oldest)
+        Message.objects.filter(pk__any=late).bury(DeadReason.DEADLINE, now)
+    return oldest
 
 
-def _take(admission: Admission, count: int, worker_id: int, now: datetime) -> list[Claim]:
-    """The claims for the first ``count`` candidates, each with its send slot; counts them in the runtime row."""
-    runtime, target = admission.runtime, admission.target
-    chosen = admission.candidates[:count]
-    send_times, next_slot = limits.slots(target.limits, runtime.next_slot, now, len(chosen), SLOT_HORIZON)
-    chosen = chosen[: len(send_times)]
-    if not chosen:
+def _take(chosen: Sequence[tuple[Admission, list[int]]], worker_id: int, now: datetime) -> list[Claim]:
+    """Claims what was chosen, each with its send slot, and counts it in the runtime rows."""
+    slots = {}
+    for admission, ids in chosen:
+        times, next_slot = limits.slots(
+            admission.target.limits, admission.runtime.next_slot, now, len(ids), SLOT_HORIZON
+        )
+        slots[admission.runtime.pk] = dict(zip(ids, times, strict=False)), next_slot
+    wanted = [pk for given, _ in slots.values() for pk in given]
+    if not wanted:
         return []
+    Message.objects.claim(wanted, worker_id=worker_id, now=now)
+    outgoing = Message.objects.outgoing(wanted, worker_id=worker_id, now=now)
+    claims = []
+    for admission, _ in chosen:
+        given, next_slot = slots[admission.runtime.pk]
+        if taken := [(outgoing[pk], send_at) for pk, send_at in given.items() if pk in outgoing]:
+            claims += _counted(admission, taken, next_slot, worker_id, now)
+    return claims
+
+
+def _counted(
+    admission: Admission,
+    taken: list[tuple[Outgoing, datetime]],
+    next_slot: datetime | None,
+    worker_id: int,
+    now: datetime,
+) -> list[Claim]:
+    """One service's claims, which its runtime row now counts."""
+    runtime, target = admission.runtime, admission.target
     # Probes are outside the retry budget.
-    retries = 0 if admission.is_probing else sum(message.priority == Priority.RETRY for message in chosen)
-    runtime.recent = limits.record(as_recent(runtime.recent), now, len(chosen), retries)
+    retries = 0 if admission.is_probing else sum(message.priority == Priority.RETRY for message, _ in taken)
+    runtime.recent = limits.record(as_recent(runtime.recent), now, len(taken), retries)
     runtime.next_slot = next_slot
     runtime.turn = int(now.timestamp() * 1000)
     admission.decided = True
+    if admission.is_probing:
+        Message.objects.mark_probes([message.pk for message, _ in taken], runtime.generation)
     return [
-        Claim(target, message, worker_id, _trigger(message, admission.is_probing), runtime.generation, send_at, now)
-        for message, send_at in zip(chosen, send_times, strict=True)
+        Claim(target, message, worker_id, _trigger(message.attempts, admission.is_probing), runtime.generation, at, now)
+        for message, at in taken
     ]
 
 
-def _trigger(message: Message, is_probing: bool) -> Trigger:
+def _trigger(attempts: int, is_probing: bool) -> Trigger:
     if is_probing:
         return Trigger.PROBE
-    return Trigger.RETRY if message.attempts else Trigger.FIRST
+    return Trigger.RETRY if attempts else Trigger.FIRST
 
 
 # ---- send -----------------------------------------------------------------------------------------------------------
 async def send(client: Client, claimed: Claim, now: datetime) -> CallResult:
     """Makes the call. Whatever goes wrong is in the outcome."""
-    message, content = claimed.message, claimed.message.content
+    message = claimed.message
     try:
         call = build_call(
             claimed.target.service,
             method=message.method,
             path=message.path,
-            query=content.query,
-            headers=content.headers,
-            body=bytes(content.body),
-            content_type=content.content_type,
+            query=message.query,
+            headers=message.headers,
+            body=bytes(message.body),
+            content_type=message.content_type,
             identifier=message.wire_id,
             now=now,
             target=claimed.target,
@@ -463,8 +491,9 @@ def settle(results: Sequence[CallResult]) -> None:
     with transaction.atomic():
         current, late = _fenced(results)
         decisions = [_decide(result, now) for result in current]
-        attempts = [_attempt(decision) for decision in decisions]
-        Attempt.objects.record(attempts)
+        keys = bulk.fresh_keys(Attempt, len(decisions))
+        attempts = [_attempt(decision, key) for decision, key in zip(decisions, keys, strict=True)]
+        bulk.insert(Attempt, attempts)
         _write_messages(decisions, now)
         # Locked late and so held briefly: other lanes claim for these services meanwhile.
         _write_runtimes(decisions, attempts, now)
@@ -490,7 +519,7 @@ def _fenced(results: Sequence[CallResult]) -> tuple[list[CallResult], list[CallR
     held = {
         pk: (worker_id, calls)
         for pk, worker_id, calls in Message.objects.delivering()
-        .filter(pk__in=ids)
+        .filter(pk__any=ids)
         .select_for_update()
         .values_list("pk", "worker_id", "calls")
     }
@@ -514,7 +543,7 @@ class Decision:
     dead_reason: DeadReason | None = None
 
     @property
-    def message(self) -> Message:
+    def message(self) -> Outgoing:
         return self.result.claim.message
 
     @property
@@ -547,21 +576,26 @@ def _decide(result: CallResult, now: datetime) -> Decision:
     return Decision(result, verdict, Status.PENDING, due_at=following)
 
 
-def _attempt(decision: Decision) -> Attempt:
+def _attempt(decision: Decision, key: int) -> dict[str, Any]:
+    """The attempt's row."""
     result = decision.result
     claimed, outcome = result.claim, result.outcome
-    return Attempt(
-        message=claimed.message,
-        service=claimed.target.service,
-        endpoint_id=claimed.message.endpoint_id,
-        number=claimed.number,
-        trigger=claimed.trigger,
-        worker_id=claimed.worker_id,
-        started_at=result.started_at,
-        outcome=Result.SUCCEEDED if outcome.succeeded else Result.FAILED,
-        retry_at=decision.due_at,
+    return {
+        "id": key,
+        "nonce": identifiers.fresh_nonce(),
+        "message_id": claimed.message.pk,
+        "service_id": claimed.message.service_id,
+        "endpoint_id": claimed.message.endpoint_id,
+        "number": claimed.number,
+        "trigger": claimed.trigger,
+        "worker_id": claimed.worker_id,
+        "actor": "",
+        "started_at": result.started_at,
+        "outcome": Result.SUCCEEDED if outcome.succeeded else Result.FAILED,
+        "retry_at": decision.due_at,
+        "request_body": None,  # it is in the message's content
         **call_facts(result.call, outcome, claimed.target.secret_values),
-    )
+    }
 
 
 def call_facts(call: Call | None, outcome: Outcome, secret_values: Iterable[str]) -> dict[str, Any]:
@@ -624,9 +658,9 @@ def _write_messages(decisions: Sequence[Decision], now: datetime) -> None:
         Message.objects.settle_as(ids, changes=changes)
 
 
-def _write_runtimes(decisions: Sequence[Decision], attempts: Sequence[Attempt], now: datetime) -> None:
+def _write_runtimes(decisions: Sequence[Decision], attempts: Sequence[dict[str, Any]], now: datetime) -> None:
     """Folds the results into each service's breaker and pace."""
-    by_service: dict[int, list[tuple[Decision, Attempt]]] = defaultdict(list)
+    by_service: dict[int, list[tuple[Decision, dict[str, Any]]]] = defaultdict(list)
     for decision, attempt in zip(decisions, attempts, strict=True):
         by_service[decision.message.service_id].append((decision, attempt))
     runtimes = Runtime.objects.locked(by_service)
@@ -635,7 +669,7 @@ def _write_runtimes(decisions: Sequence[Decision], attempts: Sequence[Attempt], 
     Runtime.objects.save_decided(runtimes)
 
 
-def _write_runtime(runtime: Runtime, pairs: list[tuple[Decision, Attempt]], now: datetime) -> None:
+def _write_runtime(runtime: Runtime, pairs: list[tuple[Decision, dict[str, Any]]], now: datetime) -> None:
     target = pairs[0][0].result.claim.target
     samples = [_sample(decision, attempt, target.breaker, now) for decision, attempt in pairs]
     before = runtime.breaker
@@ -645,28 +679,28 @@ def _write_runtime(runtime: Runtime, pairs: list[tuple[Decision, Attempt]], now:
     )
     runtime.breaker = state
     if changes:
-        Event.objects.record_changes(runtime.service, changes, now)
+        Event.objects.record_changes(target.service, changes, now)
     waits = [decision.verdict.throttle for decision, _ in pairs if decision.verdict.throttle]
     if waits:
         until = now + timedelta(seconds=max(waits))
         runtime.throttled_until = max(until, runtime.throttled_until or until)
     gone = any(decision.verdict.action == "pause" for decision, _ in pairs)
     # An operator's own pause stands, with its reason and its end.
-    if gone and not runtime.service.is_paused and runtime.service.pause("answered 410 Gone"):
-        Event.objects.create(
-            type="service.paused", at=now, service=runtime.service, facts={"reason": "answered 410 Gone"}
-        )
-        AuditEntry.objects.record("switchboard", "service.paused", runtime.service.name, reason="answered 410 Gone")
+    if gone and not (service := Service.objects.get(pk=runtime.pk)).is_paused and service.pause("answered 410 Gone"):
+        Event.objects.create(type="service.paused", at=now, service=service, facts={"reason": "answered 410 Gone"})
+        AuditEntry.objects.record("switchboard", "service.paused", service.name, reason="answered 410 Gone")
 
 
-def _sample(decision: Decision, attempt: Attempt, policy: breaker.BreakerPolicy, now: datetime) -> breaker.Sample:
+def _sample(
+    decision: Decision, attempt: dict[str, Any], policy: breaker.BreakerPolicy, now: datetime
+) -> breaker.Sample:
     return breaker.Sample(
         failed=decision.verdict.breaker == "failure",
         slow=breaker.is_slow(policy, decision.result.outcome.duration),
         neutral=decision.verdict.breaker == "neutral",
         generation=decision.result.claim.generation,
         at=now,
-        attempt=attempt.public_id,
+        attempt=identifiers.public_id("att", attempt["id"], attempt["nonce"]),
     )
 
 
@@ -769,7 +803,7 @@ def _lost_attempt(message: Message, worker: Worker, now: datetime, detail: str) 
         service_id=message.service_id,
         endpoint_id=message.endpoint_id,
         number=message.calls + 1,
-        trigger=_trigger(message, message.probe_generation is not None),
+        trigger=_trigger(message.attempts, message.probe_generation is not None),
         worker_id=worker.pk,
         started_at=message.claimed_at or now,
         outcome=Result.LOST,
@@ -795,21 +829,21 @@ def _turn_breakers(now: datetime) -> None:
         return
     with transaction.atomic():
         for runtime in Runtime.objects.locked(service_ids):
-            if not _is_usable(runtime.service):
+            if (target := _target_for(runtime)) is None:
                 continue
             before = runtime.breaker
-            state, changes = breaker.turn(before, target_of(runtime.service).breaker, now)
+            state, changes = breaker.turn(before, target.breaker, now)
             if state is not before:
                 runtime.breaker = state
                 runtime.save_decided()
             if changes:
-                Event.objects.record_changes(runtime.service, changes, now)
+                Event.objects.record_changes(target.service, changes, now)
 
 
 def _bury_expired(now: datetime) -> None:
     expired = list(Message.objects.expired(now).values_list("pk", flat=True)[:SWEEP_BATCH])
     if expired:
-        Message.objects.filter(pk__in=expired).bury(DeadReason.EXPIRED, now)
+        Message.objects.filter(pk__any=expired).bury(DeadReason.EXPIRED, now)
 
 
 def _end_pauses(now: datetime) -> None:
@@ -829,4 +863,4 @@ def tidy() -> None:
 def heal_order() -> int:
     """Brings back parked messages whose key has nothing ahead of them: a net under ``promote``, seldom needed."""
     stuck = list(messages.parked_behind_nothing()[:SWEEP_BATCH])
-    return Message.objects.filter(pk__in=stuck).unpark()
+    return Message.objects.filter(pk__any=stuck).unpark()

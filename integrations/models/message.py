@@ -26,7 +26,7 @@ from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from integrations import doorbell
-from integrations.models import identifiers, rows
+from integrations.models import bulk, identifiers, rows  # noqa: F401 - bulk registers the lookup pk__any
 from integrations.models.service import Endpoint, Service
 from integrations.policies.retry import DeadReason
 
@@ -75,6 +75,59 @@ class Draft:
     replay_of: Message | None = None
     webhook_id: str = ""
     operation_id: int | None = None
+
+
+class Named:
+    """What a message is known by, whether it is the whole row or what a claim carries."""
+
+    __slots__ = ()
+    pk: Any
+    nonce: int
+    webhook_id: str
+    created_at: datetime
+    deliver_at: datetime | None
+
+    @property
+    def public_id(self) -> str:
+        return identifiers.public_id("msg", self.pk, self.nonce)
+
+    @property
+    def wire_id(self) -> str:
+        """``webhook-id``: the same on every attempt, and the first message's in an unedited replay."""
+        return self.webhook_id or self.public_id
+
+    @property
+    def first_due(self) -> datetime:
+        """From when a deadline counts."""
+        return max(self.created_at, self.deliver_at) if self.deliver_at else self.created_at
+
+
+@dataclass(slots=True)
+class Outgoing(Named):
+    """A claimed message with its content: all that a call needs, a fifth of a model's weight."""
+
+    pk: int
+    nonce: int
+    service_id: int
+    endpoint_id: int | None
+    method: str
+    path: str
+    priority: int
+    ordering_key: str
+    attempts: int
+    calls: int
+    webhook_id: str
+    created_at: datetime
+    deliver_at: datetime | None
+    expires_at: datetime | None
+    query: dict[str, Any]
+    headers: dict[str, str]
+    content_type: str
+    body: bytes
+
+
+OF_CONTENT = ("query", "headers", "content_type", "body")
+OUTGOING = [f"content__{slot}" if slot in OF_CONTENT else slot for slot in Outgoing.__slots__]
 
 
 class MessageQuerySet(models.QuerySet["Message"]):
@@ -159,14 +212,17 @@ class MessageQuerySet(models.QuerySet["Message"]):
         return self.filter(Q(created_at__lt=moment) & (Q(deliver_at=None) | Q(deliver_at__lt=moment)))
 
     def claim(self, ids: Sequence[int], *, worker_id: int, now: datetime) -> int:
-        """PENDING → DELIVERING for one worker; the caller holds the rows' locks."""
-        return self.filter(pk__in=ids, status=Status.PENDING).update(
-            status=Status.DELIVERING, worker_id=worker_id, claimed_at=now
-        )
+        """PENDING → DELIVERING for one worker, of those that are still due; the caller holds their services' locks."""
+        return self.due(now).filter(pk__any=ids).update(status=Status.DELIVERING, worker_id=worker_id, claimed_at=now)
+
+    def outgoing(self, ids: Sequence[int], *, worker_id: int, now: datetime) -> dict[int, Outgoing]:
+        """What was claimed of ``ids`` just now, with its content, by id."""
+        claimed = self.held_by(worker_id).filter(pk__any=ids, claimed_at=now).values_list(*OUTGOING)
+        return {row[0]: Outgoing(*row) for row in claimed.iterator(chunk_size=len(ids) or 1)}
 
     def mark_probes(self, ids: Sequence[int], generation: int) -> None:
         """Remembers which claims are a half-open breaker's probes: their places are counted from these rows."""
-        self.filter(pk__in=ids).update(probe_generation=generation)
+        self.filter(pk__any=ids).update(probe_generation=generation)
 
     def held_by(self, worker_id: int) -> MessageQuerySet:
         return self.filter(status=Status.DELIVERING, worker_id=worker_id)
@@ -174,16 +230,16 @@ class MessageQuerySet(models.QuerySet["Message"]):
     # ---- leave a claim ---------------------------------------------------------------------------------------------
     def give_back(self, ids: Sequence[int], *, worker_id: int, now: datetime) -> int:
         """DELIVERING → PENDING for claims that were never sent: no call was made, nothing is counted."""
-        return self.held_by(worker_id).filter(pk__in=ids).update(**_pending(due_at=now))
+        return self.held_by(worker_id).filter(pk__any=ids).update(**_pending(due_at=now))
 
     def settle_as(self, ids: Sequence[int], *, changes: dict[str, Any]) -> int:
         """Leaves the claim with the same changes for all of ``ids``; the caller has locked and fenced the rows."""
-        return self.delivering().filter(pk__in=ids).update(**changes)
+        return self.delivering().filter(pk__any=ids).update(**changes)
 
     # ---- waiting ---------------------------------------------------------------------------------------------------
     def park(self, ids: Sequence[int]) -> int:
         """Takes messages out of the due ones until the one ahead of them in their ordering key is finished."""
-        return self.filter(pk__in=ids, status=Status.PENDING).update(parked=True, due_at=None)
+        return self.filter(pk__any=ids, status=Status.PENDING).update(parked=True, due_at=None)
 
     def unpark(self) -> int:
         natural = Case(
@@ -203,12 +259,12 @@ class MessageQuerySet(models.QuerySet["Message"]):
         for service_id, names in by_service.items():
             heads += (
                 self.unfinished()
-                .filter(service_id=service_id, ordering_key__in=names)
+                .filter(service_id=service_id, ordering_key__any=names)
                 .values("ordering_key")
                 .annotate(head=Min("pk"))
                 .values_list("head", flat=True)
             )
-        return self.filter(pk__in=heads).unpark()
+        return self.filter(pk__any=heads).unpark()
 
     def hold(self) -> int:
         """Leaves pending messages back until retry-now or cancel."""
@@ -227,7 +283,7 @@ class MessageQuerySet(models.QuerySet["Message"]):
         with transaction.atomic():
             messages = list(self.filter(status=Status.PENDING).select_for_update())
             ids = [message.pk for message in messages]
-            done = Message.objects.filter(pk__in=ids, status=Status.PENDING)
+            done = Message.objects.filter(pk__any=ids, status=Status.PENDING)
             done.update(status=status, finished_at=now, due_at=None, parked=False, held=False, **changes)
             Message.objects.promote((message.service_id, message.ordering_key) for message in messages)
         return messages
@@ -289,7 +345,7 @@ def times_of(times: dict[int, datetime]) -> Case:
     return Case(*(When(pk=pk, then=Value(time, field)) for pk, time in times.items()), output_field=field)
 
 
-class Message(models.Model):
+class Message(Named, models.Model):
     """One message: the small row that is claimed; what it carries is in ``MessageContent``."""
 
     nonce = models.BigIntegerField(default=identifiers.fresh_nonce, editable=False)
@@ -363,22 +419,8 @@ class Message(models.Model):
         return self.public_id
 
     @property
-    def public_id(self) -> str:
-        return identifiers.public_id("msg", self.pk, self.nonce)
-
-    @property
-    def wire_id(self) -> str:
-        """``webhook-id``: the same on every attempt, and the first message's in an unedited replay."""
-        return self.webhook_id or self.public_id
-
-    @property
     def is_finished(self) -> bool:
         return self.status in FINISHED
-
-    @property
-    def first_due(self) -> datetime:
-        """From when a deadline counts."""
-        return max(self.created_at, self.deliver_at) if self.deliver_at else self.created_at
 
     @property
     def next_attempt_at(self) -> datetime | None:
@@ -490,5 +532,5 @@ def _ahead() -> MessageQuerySet:
 
 def keyed_behind(ids: Sequence[int]) -> QuerySet[Message, int]:
     """Of these messages, the ones that have an unfinished message of their ordering key ahead of them."""
-    ordered = Message.objects.filter(pk__in=ids).exclude(ordering_key="")
+    ordered = Message.objects.filter(pk__any=ids).exclude(ordering_key="")
     return ordered.filter(Exists(_ahead())).values_list("pk", flat=True)

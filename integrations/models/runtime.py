@@ -10,9 +10,8 @@ from datetime import datetime
 from typing import ClassVar
 
 from django.db import connection, models
-from django.db.models import Exists, OuterRef, Q
+from django.db.models import F
 
-from integrations.models.message import Message, Priority
 from integrations.models.service import Service, ServiceStatus
 from integrations.policies.breaker import BreakerState
 
@@ -28,7 +27,7 @@ class RuntimeQuerySet(models.QuerySet["Runtime"]):
 
     def _for_update(self, service_ids: Iterable[int]) -> RuntimeQuerySet:
         # On SQLite the lock clauses are nothing: there the transaction itself, begun IMMEDIATE, is the lock.
-        return self.filter(service_id__in=service_ids).select_related("service").defer("service__secrets")
+        return self.filter(service_id__any=list(service_ids)).annotate(configured_at=F("service__updated_at"))
 
     def serving(self, now: datetime) -> RuntimeQuerySet:
         """Of services that are not paused, not throttled and whose breaker is not open for longer."""
@@ -38,11 +37,6 @@ class RuntimeQuerySet(models.QuerySet["Runtime"]):
             .exclude(state="open", retry_at__gt=now)
             .exclude(throttled_until__gt=now)
         )
-
-    def with_due(self, now: datetime) -> RuntimeQuerySet:
-        """Of services that have a message due: one look into the index for each priority."""
-        due = Message.objects.due(now).filter(service_id=OuterRef("service_id"))
-        return self.filter(Q(*(Exists(due.filter(priority=priority)) for priority in Priority), _connector=Q.OR))
 
     def to_turn(self) -> RuntimeQuerySet:
         """Whose breaker time alone, or a changed setting, may change: a handful of rows."""

@@ -1,0 +1,100 @@
+"""Many rows in one statement, by hand where the ORM's own way was measured to be the cost of a delivery.
+
+``pk__any=ids`` is one parameter however many the ids are: ``IN`` with a placeholder for each took 15 µs of CPU a
+message to put together, and SQLite takes no more than 250,000 of them.
+``insert`` takes 10 µs a row where ``bulk_create`` of attempts took 190.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from operator import itemgetter
+from typing import Any
+
+from django.db import connection, models
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models.sql.compiler import SQLCompiler
+
+
+@models.ForeignKey.register_lookup  # it does not take over what fields have
+@models.Field.register_lookup
+class AnyOf(models.Lookup):
+    """``column = ANY(array)``; on SQLite the array is JSON."""
+
+    lookup_name = "any"
+    prepare_rhs = False
+
+    def as_sql(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper) -> tuple[str, Any]:
+        column, parameters = self.process_lhs(compiler, connection)
+        return f"{column} = ANY(%s)", [*parameters, list(self.rhs)]
+
+    def as_sqlite(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper) -> tuple[str, Any]:
+        column, parameters = self.process_lhs(compiler, connection)
+        return f"{column} IN (SELECT value FROM json_each(%s))", [*parameters, json.dumps(list(self.rhs))]  # noqa: S608
+
+
+def fresh_keys(model: type[models.Model], count: int) -> list[int]:
+    """Keys for rows that will be inserted in this transaction, ascending.
+
+    On SQLite the transaction must hold the write lock (IMMEDIATE does), or another's rows take the same keys.
+    """
+    table = model._meta.db_table
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            cursor.execute("SELECT nextval(%s) FROM generate_series(1, %s)", [f"{table}_id_seq", count])
+            return [key for (key,) in cursor.fetchall()]
+        cursor.execute("SELECT seq FROM sqlite_sequence WHERE name = %s", [table])
+        found = cursor.fetchone()
+    last = found[0] if found else 0
+    return list(range(last + 1, last + 1 + count))
+
+
+def insert(model: type[models.Model], rows: Sequence[dict[str, Any]]) -> None:
+    """Inserts rows given by attribute name, all with the same columns; a column that is left out has no default."""
+    if not rows:
+        return
+    columns, pick, adapters = _plan(model, tuple(rows[0]), connection.vendor)
+    values = []
+    for row in rows:
+        picked = list(pick(row))
+        for index, adapt in adapters:
+            picked[index] = adapt(picked[index])
+        values.append(picked)
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            with cursor.copy(f"COPY {model._meta.db_table} ({columns}) FROM STDIN") as copy:
+                for picked in values:
+                    copy.write_row(picked)
+        else:
+            places = ", ".join(["%s"] * len(rows[0]))
+            cursor.executemany(f"INSERT INTO {model._meta.db_table} ({columns}) VALUES ({places})", values)  # noqa: S608
+
+
+Plan = tuple[str, Callable[[dict[str, Any]], tuple[Any, ...]], tuple[tuple[int, Callable[[Any], Any]], ...]]
+
+
+@lru_cache(maxsize=32)
+def _plan(model: type[models.Model], names: tuple[str, ...], vendor: str) -> Plan:
+    """The columns' list, what picks a row's values in its order, and what adapts those that do not go as they are."""
+    fields = {field.attname: field for field in model._meta.concrete_fields}
+    columns = ", ".join(connection.ops.quote_name(str(fields[name].column)) for name in names)
+    adapters = tuple(
+        (index, adapter) for index, name in enumerate(names) if (adapter := _adapter(fields[name], vendor)) is not None
+    )
+    return columns, itemgetter(*names), adapters
+
+
+def _adapter(field: models.Field[Any, Any], vendor: str) -> Callable[[Any], Any] | None:
+    if isinstance(field, models.JSONField):
+        return json.dumps
+    if isinstance(field, models.DateTimeField) and vendor == "sqlite":
+        return connection.ops.adapt_datetimefield_value
+    if field.choices:
+        return _plain  # a choice's member would go as the name of an enum
+    return None
+
+
+def _plain(value: Any) -> Any:
+    return getattr(value, "value", value)
