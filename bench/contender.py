@@ -20,7 +20,7 @@ from bench.sink import Sink
 
 READY_WITHIN = 60.0  # seconds
 STALLED = 30.0  # seconds without progress: the run is over, and its figure will be rejected
-IDLE_LOOK = 4.0  # seconds over which idle CPU is measured
+IDLE_LOOK = 2.0  # seconds over which idle CPU is measured; scenarios/latency.py looks longer
 
 G = TypeVar("G", bound=Ground)
 
