@@ -74,10 +74,10 @@ def names() -> list[str]:
 
 def run(name: str, options: Options) -> dict[str, Any]:
     """Runs one scenario and answers what it found; where it raised, the error's text is under ``missed``."""
-    scenario = import_module(f"{__name__}.{name}")
-    print(f"\n{name}: {(scenario.__doc__ or '').partition(chr(10))[0]}", flush=True)
     began = time.monotonic()
     try:
+        scenario = import_module(f"{__name__}.{name}")
+        print(f"\n{name}: {(scenario.__doc__ or '').partition(chr(10))[0]}", flush=True)
         found: dict[str, Any] = scenario.run(options)
     except Exception as error:
         traceback.print_exc()
