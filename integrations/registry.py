@@ -74,7 +74,7 @@ def change(
         raise Invalid((("name",), "a service keeps its name; register a new one instead"))
     with transaction.atomic():
         # A rotation of its keys meanwhile must stand.
-        service.refresh_from_db(fields=["secrets"], from_queryset=Service.objects.select_for_update())
+        service.refresh_from_db(fields=["secrets"], from_queryset=Service.objects.select_for_update(no_key=True))
         _fill(service, data, given, may_allow_private=may_allow_private)
         # Only what people configure: a pause that the engine has written meanwhile must stand.
         service.save(update_fields=CONFIGURED)
@@ -202,7 +202,7 @@ def rotate_signing(service: Service, overlap: timedelta, *, actor: str) -> list[
     """
     now = timezone.now()
     with transaction.atomic():
-        service.refresh_from_db(fields=["secrets"], from_queryset=Service.objects.select_for_update())
+        service.refresh_from_db(fields=["secrets"], from_queryset=Service.objects.select_for_update(no_key=True))
         before = service.signing_keys
         keys = rotated(before, now, overlap)
         if len(keys) > MOST_KEYS:

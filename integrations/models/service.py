@@ -152,8 +152,9 @@ class Service(models.Model):
         return None if entry is None else entry["set_at"]
 
     def keep_secret(self, name: str, value: str) -> None:
-        """Remembers a secret; the caller saves."""
-        self.secrets = {**self.secrets, name: {"value": value, "set_at": timezone.now().isoformat()}}
+        """Remembers a secret; the caller saves. One that is the same was set when it was first."""
+        if self.secret(name) != value:
+            self.secrets = {**self.secrets, name: {"value": value, "set_at": timezone.now().isoformat()}}
 
     def forget_secrets(self) -> None:
         """A new host must not receive what was entered for the old one; the caller saves. Signing keys stay: they
