@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
@@ -14,6 +15,7 @@ USED_OF_RATE = 0.97  # slots are spaced for so much of a rate; sends on a busy m
 EXACT_RATE = 200  # calls in a period up to which one more is all that a receiver may ever see; above, so much:
 EXCESS = 0.02
 CLOCK_SKEW = timedelta(seconds=5)  # clocks of several machines may differ so much before a slot is taken for a mistake
+NO_LIMIT = sys.maxsize
 BUDGET_SPAN = 60  # seconds a retry budget looks back
 BUDGET_BUCKET = 5  # seconds per bucket: twelve small rows, and at most 5 s are forgotten early
 
@@ -94,7 +96,12 @@ def slots(
 
 
 def budget_left(recent: Recent, policy_budget: float, now: datetime, floor: int = 10) -> int:
-    """How many more retries this minute may have, never negative."""
+    """How many more retries this minute may have, never negative; a share of 1 is no limit.
+
+    Counted out, it would be one: where nothing but retries is left, there are never more calls than retries.
+    """
+    if policy_budget >= 1:
+        return NO_LIMIT
     used, allowed = budget_use(recent, policy_budget, now, floor)
     return max(0, allowed - used)
 

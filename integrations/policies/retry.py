@@ -69,7 +69,10 @@ class RetryPolicy(BaseModel):
         description="No call starts later than this many seconds after the message was due for the first time.",
     )
     budget: float = Field(
-        0.2, ge=0, le=1, description="Retries may be at most this share of a service's calls in any minute."
+        0.2,
+        ge=0,
+        le=1,
+        description="Retries may be at most this share of a service's calls in any minute; 1 means no limit.",
     )
     retry_on: tuple[StatusClass | StatusCode, ...] = Field(
         ("5xx", 408, 425, 429),

@@ -122,11 +122,17 @@ def test_a_clock_that_moved_back_a_day_does_not_stop_a_service() -> None:
         (100, 0, 0.29, 29),
         (1000, 150, 0.2, 50),
         (1000, 0, 0, 10),
-        (1000, 900, 1, 100),
+        (1000, 900, 0.95, 50),
+        (1000, 1000, 0.95, 0),
     ],
 )
 def test_retries_are_a_share_of_the_calls_with_a_floor(calls, retries, budget, left) -> None:
     assert budget_left(record((), NOW, calls, retries), budget, NOW) == left
+
+
+def test_a_budget_of_all_calls_is_no_limit() -> None:
+    """Where nothing but retries is left, as after an outage, each of them is a call as well."""
+    assert budget_left(record((), NOW, 1000, 1000), 1, NOW) > 1_000_000
 
 
 def test_calls_count_for_a_minute_and_no_longer() -> None:
