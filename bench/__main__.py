@@ -3,7 +3,7 @@
 Each round runs every contender once on each database, in turn, so that a machine that gets slower gets slower for
 all. A figure is the median of its accepted runs (checks.py says which are); ratios are between figures of one
 invocation. `python -m bench scenarios` runs the other measurements (scenarios/). Results also go to bench/results/ as
-JSON.
+JSON, and `python -m bench report FILE …` makes one table of several such files.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import platform
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import fields
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -37,6 +38,8 @@ def main() -> None:
     with Site() as site:
         if sys.argv[1:2] == ["scenarios"]:
             _run_scenarios(site)
+        elif sys.argv[1:2] == ["report"]:
+            report.show(figures([run for path in sys.argv[2:] for run in stored(Path(path))]))
         else:
             _run_contenders(site)
 
@@ -87,6 +90,15 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--messages", type=int, default=20_000, help="messages in a run (default 20000)")
     parser.add_argument("--only", nargs="*", default=[], help="words in a contender's name or database")
     return parser.parse_args()
+
+
+def stored(path: Path) -> list[Run]:
+    """The runs in a file of an earlier invocation."""
+    names = {field.name for field in fields(Run)}
+    return [
+        Run(**{name: value for name, value in run.items() if name in names})
+        for run in json.loads(path.read_text()).get("runs", [])
+    ]
 
 
 def _run_scenarios(site: Site) -> None:

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from bench import dependencies, peers, switchboard
-from bench.__main__ import rounds
+from bench.__main__ import rounds, stored
 from bench.messages import BODY_SIZE, body
 from tests.bench.test_checks import WHOLE
 
@@ -108,3 +108,9 @@ def test_contenders_are_told_apart_by_their_names():
 def test_a_body_has_its_size_and_its_number(number):
     assert len(body(number)) == BODY_SIZE
     assert json.loads(body(number))["n"] == number
+
+
+def test_stored_runs_can_be_read_again(tmp_path):
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps({"at": "now", "runs": [WHOLE.as_json()]}))
+    assert stored(path) == [WHOLE]
