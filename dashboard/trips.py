@@ -6,14 +6,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from django.db.models import OuterRef, Prefetch, QuerySet, Subquery
+from django.db.models import OuterRef, Prefetch, Subquery, prefetch_related_objects
 from django.urls import reverse
 
 from dashboard.words import cause
 from integrations.models import Attempt, Event, Runtime, Service, identifiers
 
 OPENED, CLOSED = "breaker.opened", "breaker.closed"
-CHANGES_READ = 200  # of each kind: a dead service that is probed every minute makes as many in three hours
+CHANGES_READ = 200  # a dead service that is probed every minute makes as many in three hours
 SHOWN = 12
 LINKED = 5  # calls of one opening
 
@@ -79,21 +79,38 @@ def is_tripped(runtime: Runtime) -> bool:
 
 def trips_of(service: Service) -> list[Trip]:
     """The latest trips of one service, newest first, with links to the calls that caused each."""
-    trips = together(*_newest(service.events.all()))[:SHOWN]
+    trips = _history(service)[:SHOWN]
     _link([trip.first for trip in trips] + [trip.last for trip in trips[:1]])
     return trips
 
 
 def trips_since(service: Service, since: datetime) -> list[Trip]:
     """The openings of one service that were not over by ``since``, newest first; without what was only observed."""
-    found = together(*_newest(service.events.all()))
-    return [trip for trip in found if not trip.observed and (trip.closed_at is None or trip.closed_at > since)]
+    return [
+        trip for trip in _history(service) if not trip.observed and (trip.closed_at is None or trip.closed_at > since)
+    ]
+
+
+def hold(trips: Iterable[Trip], waiting: dict[int, int]) -> None:
+    """What waits now, by service, is held by the trips that are under way."""
+    for trip in trips:
+        if trip.is_under_way and not trip.observed:
+            trip.held = max(waiting.get(trip.service.pk, 0), trip.held or 0)
 
 
 def latest_trips() -> list[Trip]:
     """The latest trips of all services, newest first."""
     services = Prefetch("service", Service.objects.select_related("runtime").defer("secrets"))
-    return together(*_newest(Event.objects.prefetch_related(services)))[:SHOWN]
+    changes: list[Event] = []
+    oldest = 0
+    for type_ in (OPENED, CLOSED):  # one look into the index each; both are read as far back as the shorter one reaches
+        newest = list(Event.objects.filter(type=type_).order_by("-pk")[:CHANGES_READ])
+        if len(newest) == CHANGES_READ:
+            oldest = max(oldest, newest[-1].pk)
+        changes += newest
+    changes = sorted((change for change in changes if change.pk >= oldest), key=lambda change: change.pk)
+    prefetch_related_objects(changes, services)
+    return together(changes, is_whole=oldest == 0)[:SHOWN]
 
 
 def latest_openings(service_ids: Iterable[int]) -> dict[int, Opening]:
@@ -128,16 +145,9 @@ def together(changes: list[Event], is_whole: bool = True) -> list[Trip]:
     return trips[::-1]
 
 
-def _newest(events: QuerySet[Event]) -> tuple[list[Event], bool]:
-    """The newest openings and closings, oldest first, as far back as both were read, and whether those are all."""
-    found: list[Event] = []
-    oldest = 0
-    for type_ in (OPENED, CLOSED):
-        rows = list(events.filter(type=type_).order_by("-pk")[:CHANGES_READ])
-        if len(rows) == CHANGES_READ:
-            oldest = max(oldest, rows[-1].pk)
-        found += rows
-    return sorted((event for event in found if event.pk >= oldest), key=lambda event: event.pk), oldest == 0
+def _history(service: Service) -> list[Trip]:
+    newest = list(service.events.filter(type__in=(OPENED, CLOSED)).order_by("-pk")[:CHANGES_READ])
+    return together(newest[::-1], is_whole=len(newest) < CHANGES_READ)
 
 
 def _link(openings: Iterable[Opening]) -> None:

@@ -113,11 +113,12 @@ def breaker_rule_words(policy: BreakerPolicy) -> str:
     window = f"the last {policy.window.size} {unit}"
     rules = [f"{_share(policy.failure_rate)} of {window} failed (from {policy.minimum_calls} calls on)"]
     if policy.consecutive_failures:
-        rules.insert(0, f"{policy.consecutive_failures} calls in a row failed")
+        count = policy.consecutive_failures
+        rules.insert(0, "a call failed" if count == 1 else f"{count} calls in a row failed")
     if policy.slow_call_rate is not None:
         rules.append(f"{_share(policy.slow_call_rate)} took longer than {policy.slow_call_duration:g} s")
     probes = "one probe" if policy.half_open_calls == 1 else f"{policy.half_open_calls} probes"
-    return f"Opens when {' or '.join(rules)}; after {policy.open_for:g} s it sends {probes}."
+    return f"Opens when {' or '.join(rules)}; after {span_of_time(policy.open_for)} it sends {probes}."
 
 
 def _share(share: float) -> str:

@@ -141,7 +141,7 @@ def short(number: float | None) -> SafeString:
 
 @register.filter
 def times(number: int) -> str:
-    return {0: "never", 1: "once", 2: "twice"}.get(number, f"{number:,} times")
+    return {1: "once", 2: "twice"}.get(number, f"{number:,} times")
 
 
 @register.filter

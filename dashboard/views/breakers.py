@@ -17,7 +17,7 @@ from dashboard.answers import form_page, posted, see_other
 from dashboard.figures import Standing, standings
 from dashboard.forms import BreakerForm
 from dashboard.pace import pace_of
-from dashboard.trips import is_tripped, latest_openings, latest_trips
+from dashboard.trips import hold, is_tripped, latest_openings, latest_trips
 from dashboard.words import breaker_rule_words
 from integrations import control
 from integrations.models import Conflict, Runtime, Service
@@ -40,6 +40,8 @@ def _context() -> dict[str, Any]:
     now = timezone.now()
     found = sorted(standings(Service.objects.all(), now), key=lambda standing: standing.rank)
     openings = latest_openings(standing.service.pk for standing in found[:SHOWN] if is_tripped(standing.runtime))
+    trips = latest_trips()
+    hold(trips, {standing.service.pk: standing.waiting for standing in found})
     tiles = [
         {
             "standing": standing,
@@ -56,7 +58,7 @@ def _context() -> dict[str, Any]:
         "tiles": tiles,
         "total": len(found),
         "summary": _summary(found),
-        "trips": latest_trips(),
+        "trips": trips,
     }
 
 

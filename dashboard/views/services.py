@@ -21,7 +21,7 @@ from dashboard.figures import WAITING_CAP, last_hour, standings
 from dashboard.forms import BreakerForm, DeleteForm, EndpointForm, PauseForm, PolicyForm, ResumeForm, ServiceForm
 from dashboard.pace import pace_of
 from dashboard.preview import policy_form, preview, trial
-from dashboard.trips import trips_of
+from dashboard.trips import hold, trips_of
 from dashboard.words import breaker_rule_words, event_words, limit_words, retry_words
 from integrations import control, registry
 from integrations.models import AUTH_SECRETS, Conflict, Endpoint, Message, Role, Service, ServiceStatus, Source
@@ -106,6 +106,7 @@ def _panel_context(service: Service) -> dict[str, Any]:
     events = service.events.order_by("-pk")[:EVENTS_SHOWN]
     service.runtime = standing.runtime
     trips = trips_of(service)
+    hold(trips, {service.pk: standing.waiting})
     return {
         "service": service,
         "standing": standing,
