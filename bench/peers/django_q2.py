@@ -62,7 +62,6 @@ def deliver(message_id: int) -> int:
 class TaskForEachMessage(OnOurTables):
     name = "django-q2 task per message"
     command = "manage.py qcluster (ORM broker, 2 workers, save_limit -1)"
-    family = "python"
     share = 0.05
     keeps_state = False
 

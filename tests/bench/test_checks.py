@@ -78,7 +78,7 @@ def test_a_figure_is_compared_with_the_best_of_each_family_wherever_it_keeps_its
 
 def test_django_q2_is_compared_on_the_same_database():
     ours = figure_of("cluster", 6_000, on="sqlite")
-    same, other = figure_of("python", 200, "sqlite", YARDSTICK), figure_of("python", 300, "postgres", YARDSTICK)
+    same, other = figure_of("", 200, "sqlite", YARDSTICK), figure_of("", 300, "postgres", YARDSTICK)
     assert ratios(ours, [ours, same, other]).django_q2 == pytest.approx(30)
 
 
