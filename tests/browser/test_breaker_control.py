@@ -14,12 +14,12 @@ from playwright.sync_api import Page, expect
 from tests.installation import Installation
 from tests.receiver import Answer, Receiver
 
-SENT = 12
+SENT = 6
 
 
 @pytest.fixture(scope="module")
-def signed_in_state(installation: Installation) -> dict[str, Any]:
-    """An account and a token for this file's tests."""
+def grace(installation: Installation) -> dict[str, Any]:
+    """An account, a token and, once she has signed in, the cookies for this file's tests."""
     return {"password": installation.operator("grace", "operator"), "token": installation.token(name="breaker-page")}
 
 
@@ -27,14 +27,14 @@ def signed_in_state(installation: Installation) -> dict[str, Any]:
 def tripped(
     page: Page,
     installation: Installation,
-    signed_in_state: dict[str, Any],
+    grace: dict[str, Any],
     sink: Receiver,
     request: pytest.FixtureRequest,
 ) -> str:
     """A service whose breaker has just opened for an hour, on the page of somebody who is signed in."""
     name = re.sub(r"[^a-z]+", "-", request.node.name)[-40:].strip("-")
     sink.decide(lambda call: Answer(status=503))
-    with installation.api(signed_in_state["token"]) as api:
+    with installation.api(grace["token"]) as api:
         breaker = {"consecutive_failures": 3, "open_for": 3600}
         made = api.post("services", json={"name": name, "base_url": sink.url, "breaker": breaker})
         assert made.status_code == 201, made.text
@@ -42,11 +42,15 @@ def tripped(
             sent = api.post("messages", json={"service": name, "path": "/orders", "body": {"order": number}})
             assert sent.status_code == 202, sent.text
         sink.wait_until(lambda: api.get(f"services/{name}/breaker").json()["state"] == "open", timeout=30)
+    if "cookies" in grace:
+        page.context.add_cookies(grace["cookies"])
+        return name
     page.goto("/login/")
     page.get_by_label("User name").fill("grace")
-    page.locator("input[type=password]").fill(signed_in_state["password"])
+    page.locator("input[type=password]").fill(grace["password"])
     page.locator("main button.primary").click()
     expect(page.locator("h1")).to_contain_text("Overview")
+    grace["cookies"] = page.context.cookies()
     return name
 
 
@@ -169,7 +173,8 @@ def test_the_pages_are_clean_on_a_phone_in_the_dark(page: Page, tripped: str, sh
         page.goto(address)
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), f"{name} scrolls sideways"
         shot(f"phone-breaker-{name}")
-        no_accessibility_violations(page)
+        if name in ("service", "breakers", "try"):
+            no_accessibility_violations(page)
 
 
 def no_accessibility_violations(page: Page) -> None:
