@@ -3,7 +3,7 @@
 from integrations.models.account import Account, Role, SetupLink, Token
 from integrations.models.attempt import Attempt, Result, Trigger
 from integrations.models.clock import database_now
-from integrations.models.event import AuditEntry, Event
+from integrations.models.event import AuditEntry, Event, Feed
 from integrations.models.idempotency import IdempotentAnswer
 from integrations.models.message import (
     FINISHED,
@@ -31,6 +31,7 @@ __all__ = [
     "Draft",
     "Endpoint",
     "Event",
+    "Feed",
     "IdempotentAnswer",
     "Message",
     "MessageContent",

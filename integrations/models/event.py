@@ -39,6 +39,7 @@ class Event(models.Model):
     service = models.ForeignKey(Service, null=True, on_delete=models.CASCADE, db_index=False, related_name="events")
     subject = models.CharField(max_length=60, blank=True)  # public id of the thing, where it is not the service
     facts = models.JSONField(default=dict)
+    position = models.BigIntegerField(null=True)  # in the stream; given after the commit, see integrations/feed.py
 
     objects: ClassVar[EventManager] = EventManager()
 
@@ -46,10 +47,24 @@ class Event(models.Model):
         indexes = (
             models.Index(fields=["service", "-id"], name="event_of_service"),
             models.Index(fields=["type", "-id"], name="event_of_type"),
+            models.Index(fields=["position"], name="event_in_stream", condition=models.Q(position__isnull=False)),
+            models.Index(fields=["id"], name="event_unnumbered", condition=models.Q(position=None)),
         )
 
     def __str__(self) -> str:
         return f"{self.type} {self.at:%F %T}"
+
+
+class Feed(models.Model):
+    """How far the event stream is numbered. One row: whoever numbers holds its lock until the commit."""
+
+    position = models.BigIntegerField(default=0)  # the last one given
+    floor = models.BigIntegerField(default=0)  # everything after it can still be read
+    counted_at = models.DateTimeField(null=True)
+    readings = models.JSONField(default=dict)  # of the counters that ``messages.changed`` is told from
+
+    def __str__(self) -> str:
+        return f"at {self.position}"
 
 
 class AuditManager(models.Manager["AuditEntry"]):

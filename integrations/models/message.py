@@ -15,6 +15,7 @@ A claim is fenced by the worker's id and the number of the call: a result is wri
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -286,6 +287,10 @@ class MessageQuerySet(models.QuerySet["Message"]):
             done = Message.objects.filter(pk__any=ids, status=Status.PENDING)
             done.update(status=status, finished_at=now, due_at=None, parked=False, held=False, **changes)
             Message.objects.promote((message.service_id, message.ordering_key) for message in messages)
+            for service_id, count in Counter(message.service_id for message in messages).items():
+                # The stream tells of calls from the tallies, and these made none.
+                facts = {"counts": {status.value: count}}
+                Service(pk=service_id).events.create(type="messages.changed", at=now, facts=facts)
         return messages
 
     def expired(self, now: datetime) -> MessageQuerySet:
