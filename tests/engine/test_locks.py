@@ -1,0 +1,43 @@
+"""What a machine that has gone leaves locked. The long form, with a real cut, is tests/faults/test_two_machines.py."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+from django.db import DatabaseError, connection, transaction
+
+from integrations.models import Message, Runtime, Service
+from tests.engine.conftest import ENDS_WITHIN, Pumps, nothing_is_unfinished, until
+from tests.receiver import Receiver
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.servers_only]
+
+
+def test_a_transaction_that_stands_still_does_not_hold_a_service_for_long(
+    register: Callable[..., Service], send: Callable[..., list[Message]], pumps: Pumps, sink: Receiver
+) -> None:
+    """A machine that was cut off in the middle of a claim held its service's row: nobody could send, for ever."""
+    service = register("billing", sink.url)
+    holds, may_go = threading.Event(), threading.Event()
+
+    def stand_still() -> None:
+        with pytest.raises(DatabaseError), transaction.atomic():
+            Runtime.objects.select_for_update().get(pk=service.pk)
+            holds.set()
+            may_go.wait(ENDS_WITHIN)
+            Runtime.objects.count()
+        connection.close()
+
+    standing = threading.Thread(target=stand_still)
+    standing.start()
+    assert holds.wait(5)
+    pumps.start(1)
+    send(service, [b"{}"])
+    try:
+        until(nothing_is_unfinished, ENDS_WITHIN, lambda: "the service stands still")
+    finally:
+        may_go.set()
+        standing.join()
+    assert len(sink.calls) == 1
