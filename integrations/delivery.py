@@ -171,7 +171,9 @@ def claim(worker_id: int, capacity: int) -> list[Claim]:
     with transaction.atomic():
         if not _holds_lease(worker_id, now):
             return []
-        admissions = [_admit(runtime, target, now) for runtime, target in _with_load(list(due))]
+        admissions = [
+            admit(runtime, target, now) for runtime, target in with_load(Runtime.objects.free(list(due)), now)
+        ]
         _choose_candidates(admissions, due, capacity, now)
         places = limits.share(capacity, [len(admission.candidates) for admission in admissions])
         claims = _take([(a, a.candidates[:count]) for a, count in zip(admissions, places, strict=True)], worker_id, now)
@@ -190,8 +192,8 @@ def claim_suspect(worker_id: int) -> list[Claim]:
     with transaction.atomic():
         if not _holds_lease(worker_id, now):
             return []
-        for runtime, target in _with_load(serving):
-            admission = _admit(runtime, target, now)
+        for runtime, target in with_load(Runtime.objects.free(serving), now):
+            admission = admit(runtime, target, now)
             due = suspects.filter(service_id=runtime.pk)
             if since := _bury_late(admission, due, now):
                 due = due.first_due_since(since)
@@ -232,10 +234,10 @@ class Admission:
         return room
 
 
-def _with_load(service_ids: Sequence[int]) -> list[tuple[Runtime, Target]]:
-    """The runtime rows, locked, each with its calls and probes in flight: counted from claims, so that a crash
-    leaks no permit."""
-    found = [(runtime, _target_for(runtime)) for runtime in Runtime.objects.free(service_ids)]
+def with_load(runtimes: Iterable[Runtime], now: datetime) -> list[tuple[Runtime, Target]]:
+    """The locked rows, each with its calls and probes in flight: counted from claims, and from process calls' leases,
+    so that a crash leaks no permit."""
+    found = [(runtime, _target_for(runtime)) for runtime in runtimes]
     usable = [(runtime, target) for runtime, target in found if target is not None]
     load = (
         Message.objects.delivering()
@@ -248,12 +250,13 @@ def _with_load(service_ids: Sequence[int]) -> list[tuple[Runtime, Target]]:
     for service_id, generation, calls in load:
         by_service[service_id][generation] = calls
     for runtime, _ in usable:
-        runtime.in_flight = sum(by_service[runtime.pk].values())
-        runtime.probes_in_flight = by_service[runtime.pk].get(runtime.generation, 0)
+        leased = runtime.leased(now)
+        runtime.in_flight = sum(by_service[runtime.pk].values()) + len(leased)
+        runtime.probes_in_flight = by_service[runtime.pk].get(runtime.generation, 0) + leased.count(runtime.generation)
     return usable
 
 
-def _admit(runtime: Runtime, target: Target, now: datetime) -> Admission:
+def admit(runtime: Runtime, target: Target, now: datetime) -> Admission:
     """How many calls the service may have now."""
     before = runtime.breaker
     state, changes = breaker.turn(before, target.breaker, now)
@@ -672,6 +675,13 @@ def _write_runtimes(decisions: Sequence[Decision], attempts: Sequence[dict[str, 
 def _write_runtime(runtime: Runtime, pairs: list[tuple[Decision, dict[str, Any]]], now: datetime) -> None:
     target = pairs[0][0].result.claim.target
     samples = [_sample(decision, attempt, target.breaker, now) for decision, attempt in pairs]
+    fold(runtime, target, samples, [decision.verdict for decision, _ in pairs], now)
+
+
+def fold(
+    runtime: Runtime, target: Target, samples: list[breaker.Sample], verdicts: Sequence[Verdict], now: datetime
+) -> None:
+    """Folds calls into a locked row, and into the service where they mean more; the caller saves the row."""
     before = runtime.breaker
     backlog = before.state == "half_open" and Message.objects.due(now).filter(service_id=runtime.pk).exists()
     state, changes = breaker.after(
@@ -680,11 +690,11 @@ def _write_runtime(runtime: Runtime, pairs: list[tuple[Decision, dict[str, Any]]
     runtime.breaker = state
     if changes:
         Event.objects.record_changes(target.service, changes, now)
-    waits = [decision.verdict.throttle for decision, _ in pairs if decision.verdict.throttle]
+    waits = [verdict.throttle for verdict in verdicts if verdict.throttle]
     if waits:
         until = now + timedelta(seconds=max(waits))
         runtime.throttled_until = max(until, runtime.throttled_until or until)
-    gone = any(decision.verdict.action == "pause" for decision, _ in pairs)
+    gone = any(verdict.action == "pause" for verdict in verdicts)
     # An operator's own pause stands, with its reason and its end.
     if gone and not (service := Service.objects.get(pk=runtime.pk)).is_paused and service.pause("answered 410 Gone"):
         Event.objects.create(type="service.paused", at=now, service=service, facts={"reason": "answered 410 Gone"})

@@ -207,6 +207,7 @@ class Migration(migrations.Migration):
                 ('next_slot', models.DateTimeField(null=True)),
                 ('throttled_until', models.DateTimeField(null=True)),
                 ('recent', models.JSONField(default=list)),
+                ('leases', models.JSONField(default=list)),
                 ('turn', models.PositiveBigIntegerField(default=0)),
             ],
         ),

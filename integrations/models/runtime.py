@@ -82,9 +82,11 @@ class Runtime(models.Model):
     next_slot = models.DateTimeField(null=True)  # the next free send slot under limits.rate
     throttled_until = models.DateTimeField(null=True)  # a 429 or 503 asked to wait
     recent = models.JSONField(default=list)  # calls and retries of the last minute, for the retry budget
+    # Process calls under way: [[attempt, the probe's generation or null, epoch second at which it is over for sure]]
+    leases = models.JSONField(default=list)
     turn = models.PositiveBigIntegerField(default=0)  # services take turns: the least lately served is first
 
-    # Counted from claims when the row is locked to decide, never stored: a crash leaks no permit.
+    # Counted from claims and leases when the row is locked to decide, never stored: a crash leaks no permit.
     in_flight: int = 0
     probes_in_flight: int = 0
 
@@ -102,6 +104,18 @@ class Runtime(models.Model):
     def breaker(self, state: BreakerState) -> None:
         for name, value in state.as_json().items():
             setattr(self, name, value)
+
+    def leased(self, now: datetime) -> list[int | None]:
+        """The process calls under way, each as the generation of the breaker that it probes for, else None."""
+        return [generation for _, generation, until in self.leases if until > now.timestamp()]
+
+    def lease(self, attempt_id: int, generation: int | None, now: datetime, seconds: float) -> None:
+        """Counts a process call as under way until ``end_lease``; where its process dies, for so many seconds."""
+        standing = [row for row in self.leases if row[2] > now.timestamp()]
+        self.leases = [*standing, [attempt_id, generation, now.timestamp() + seconds]]
+
+    def end_lease(self, attempt_id: int) -> None:
+        self.leases = [row for row in self.leases if row[0] != attempt_id]
 
     def is_throttled(self, now: datetime) -> bool:
         return self.throttled_until is not None and self.throttled_until > now
@@ -127,7 +141,7 @@ BREAKER_FIELDS = (
     "observed_open",
     "evidence",
 )
-DECIDED_FIELDS = (*BREAKER_FIELDS, "next_slot", "throttled_until", "recent", "turn")
+DECIDED_FIELDS = (*BREAKER_FIELDS, "next_slot", "throttled_until", "recent", "leases", "turn")
 
 
 def as_recent(value: list[list[int]]) -> tuple[tuple[int, int, int], ...]:
