@@ -47,7 +47,7 @@ from integrations.policies.retry import DeadReason
 from integrations.redaction import redacted_headers
 from integrations.registry import Invalid
 from integrations.schemas import MessageIn, Moment, ReplayIn, TooLarge, json_bytes
-from integrations.waiting import Load, waiting_for
+from integrations.waiting import Load, Waiting, waiting_for
 
 router = Router(tags=["Messages"])
 
@@ -82,12 +82,20 @@ def _drafted(data: MessageIn, known: intake.Known) -> Draft | Exception:
 
 
 def _queued(drafts: Sequence[Draft | Exception]) -> Answers:
-    accepted = iter(Message.objects.accept([draft for draft in drafts if isinstance(draft, Draft)]))
-    return [_accepted_answer(next(accepted), one) if isinstance(one, Draft) else one for one in drafts]
-
-
-def _accepted_answer(message: Message, draft: Draft) -> HttpResponse:
-    return answer(_accepted(message, draft), 202, location=address("messages", message.public_id))
+    messages = iter(Message.objects.accept([draft for draft in drafts if isinstance(draft, Draft)]))
+    waits: dict[tuple[int, datetime | None], Waiting | None] = {}
+    answers: Answers = []
+    for draft in drafts:
+        if isinstance(draft, Draft):
+            message = next(messages)
+            reason = (message.service_id, message.deliver_at)  # nothing else tells new messages apart in this
+            if reason not in waits:
+                waits[reason] = waiting_for(message, message.created_at, Load())
+            document = _accepted(message, draft, waits[reason])
+            answers.append(answer(document, 202, location=address("messages", message.public_id)))
+        else:
+            answers.append(draft)
+    return answers
 
 
 @router.post("/messages/batch", auth=operator_batch, response={200: BatchOut}, openapi_extra=PARAMETER)
@@ -120,16 +128,12 @@ def _named(data: BatchIn, field: str) -> set[str]:
     return {name for name in entries if isinstance(name, str)}
 
 
-def _accepted(message: Message, draft: Draft) -> dict[str, Any]:
+def _accepted(message: Message, draft: Draft, waiting: Waiting | None) -> dict[str, Any]:
     """A message as it is read back the moment it is accepted, without another look at the database."""
     content = MessageContent(
         message=message, query=draft.query, headers=draft.headers, content_type=draft.content_type, body=draft.body
     )
-    waiting = waiting_for(message, message.created_at, Load())
-    return {
-        **_document(message, waiting, replays=[], replay_of=None),
-        **_content_document(content),
-    }
+    return {**_document(message, waiting, replays=[], replay_of=None), **_content_document(content)}
 
 
 # ---- look at ------------------------------------------------------------------------------------------------------

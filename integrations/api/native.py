@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +35,7 @@ T = TypeVar("T")
 Route = Callable[[ASGIRequest, Receive, Send], Awaitable[None]]
 
 PATIENCE = 4.0  # seconds with the database; a server that stops gives its requests 5
+CARE_EVERY = 1.0  # seconds
 LOOK_UPS = 2  # threads that ask who calls: a look-up takes a millisecond and is asked once a second for each token
 
 
@@ -97,26 +99,33 @@ class Pool:
 
 
 def connected(function: Callable[P, T]) -> Callable[P, T]:
-    """The function, with the care for this thread's connection that Django takes around a request."""
+    """The function, with the care for this thread's connection that Django takes around a request.
+
+    Once a second is enough: on PostgreSQL it asks whether the connection still lives.
+    """
 
     def with_care(*args: P.args, **kwargs: P.kwargs) -> T:
-        close_old_connections()
+        now = time.monotonic()
+        if now - getattr(_cared, "at", 0.0) > CARE_EVERY:
+            _cared.at = now
+            close_old_connections()
         try:
             return function(*args, **kwargs)
-        finally:
+        except Exception:
             close_old_connections()
+            raise
 
     return with_care
+
+
+_cared = threading.local()
 
 
 # ---- who calls ------------------------------------------------------------------------------------------------------
 async def authenticate(request: ASGIRequest, gate: Gate) -> Caller:
     """Who calls, from now on ``request.auth``; looked up in a thread, or less than a second ago. Raises Problem."""
     authorization = request.META.get("HTTP_AUTHORIZATION", "")
-    who = recent.find(authorization)
-    if who is None:
-        who = await _look_ups.run(_identify, request)
-        recent.keep(authorization, who)
+    who = recent.find(authorization) or await recent.look_up(authorization, request)
     gate.admit(who)
     request.auth = who  # type: ignore[attr-defined]
     return who
@@ -145,20 +154,30 @@ class Recent:
 
     def __init__(self) -> None:
         self._callers: dict[bytes, tuple[Caller, float]] = {}  # by the header's digest: (who, until)
+        self._under_way: dict[bytes, asyncio.Task[Caller]] = {}  # many that come together ask once
 
     def find(self, authorization: str) -> Caller | None:
         found = self._callers.get(_digest(authorization)) if authorization else None
         return found[0] if found and time.monotonic() < found[1] else None
 
-    def keep(self, authorization: str, who: Caller) -> None:
+    async def look_up(self, authorization: str, request: ASGIRequest) -> Caller:
         if not authorization:
-            return
+            return await _look_ups.run(_identify, request)
+        key = _digest(authorization)
+        if (task := self._under_way.get(key)) is None:
+            task = self._under_way[key] = asyncio.create_task(_look_ups.run(_identify, request))
+            task.add_done_callback(lambda _: self._under_way.pop(key))
+        who = await asyncio.shield(task)
+        self._keep(key, who)
+        return who
+
+    def _keep(self, key: bytes, who: Caller) -> None:
         if len(self._callers) >= self.ROOM:
             self._callers.clear()
         lives = self.KEPT_FOR
         if who.expires_at is not None:
             lives = min(lives, who.expires_at.timestamp() - time.time())
-        self._callers[_digest(authorization)] = (who, time.monotonic() + lives)
+        self._callers[key] = (who, time.monotonic() + lives)
 
 
 def _digest(authorization: str) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NoReturn, TypeVar
 
 from django.http import HttpRequest, HttpResponse
@@ -125,4 +126,9 @@ def no_content() -> HttpResponse:
 
 def address(*parts: str | int) -> str:
     """The path of a thing under the API's root."""
-    return reverse("api:api-root") + "/".join(str(part) for part in parts)
+    return _root() + "/".join(str(part) for part in parts)
+
+
+@cache
+def _root() -> str:
+    return reverse("api:api-root")
