@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from datetime import UTC, datetime
 
 
@@ -12,13 +13,16 @@ def line(event: str, **facts: object) -> str:
     return " ".join([event, *(f"{key}={_word(value)}" for key, value in facts.items())])
 
 
+PLAIN = re.compile(r"[!#-~]+")  # printable ASCII without spaces and quotation marks
+
+
 def _word(value: object) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):
         return f"{value:.4f}"
     text = str(value)
-    return text if text.isascii() and text.isprintable() and " " not in text and '"' not in text else json.dumps(text)
+    return text if PLAIN.fullmatch(text) else json.dumps(text)
 
 
 class LineFormatter(logging.Formatter):

@@ -43,8 +43,8 @@ HEADER_COUNT_CAP = 200
 INTERIM_CAP = 100  # 1xx answers before the real one
 IDLE_FOR = 4.0  # seconds; under the 5 s after which many servers (node, uvicorn) close an idle connection
 OPEN_FOR = 60.0  # seconds; a busy connection is dialled anew, so that a changed DNS record is followed
-IDLE_PER_TARGET = 256  # as many as a pump may have in flight, or a burst would dial them anew each time
-IDLE_OVERALL = 512
+IDLE_PER_TARGET = 512  # as many as a pump may have in flight, or a burst would dial them anew each time
+IDLE_OVERALL = 1024
 ADDRESSES_TRIED = 4
 LOOKUPS_AT_ONCE = 16  # threads; a dead resolver holds one per name, see _Lookups
 

@@ -21,9 +21,11 @@ class RuntimeQuerySet(models.QuerySet["Runtime"]):
         """Waits for the rows, in one order everywhere so that two settlements cannot lock each other out."""
         return list(self._for_update(service_ids).select_for_update(of=("self",)).order_by("service_id"))
 
-    def free(self, service_ids: Iterable[int]) -> list[Runtime]:
-        """Locks the rows that nobody else is deciding about, the least lately served first."""
-        return list(self._for_update(service_ids).select_for_update(of=("self",), skip_locked=True).order_by("turn"))
+    def free(self, service_ids: Sequence[int]) -> list[Runtime]:
+        """Locks the rows that nobody else is deciding about, the least lately served first. Where all are taken it
+        waits for the first, some milliseconds: a lane that came back later would leave the service idle meanwhile."""
+        rows = self._for_update(service_ids).select_for_update(of=("self",), skip_locked=True).order_by("turn")
+        return list(rows) or self.locked(service_ids[:1])
 
     def _for_update(self, service_ids: Iterable[int]) -> RuntimeQuerySet:
         # On SQLite the lock clauses are nothing: there the transaction itself, begun IMMEDIATE, is the lock.
