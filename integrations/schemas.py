@@ -7,7 +7,7 @@ import re
 from base64 import b64decode
 from binascii import Error as Base64Error
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -194,7 +194,13 @@ class Signing(Strict):
 
 
 class Cache(Strict):
-    ttl: float = Field(0, ge=0, le=86400, description="Seconds for which GET answers of process calls may be reused.")
+    ttl: float = Field(
+        0,
+        ge=0,
+        le=86400,
+        description="Seconds for which the answer to a GET by /process may be given again, unless its Cache-Control "
+        "says less; 0 is never.",
+    )
 
 
 class NetworkRules(Strict):
@@ -301,8 +307,8 @@ class EndpointIn(Strict):
 
 
 # ---- message ------------------------------------------------------------------------------------------------------
-class MessageIn(Strict):
-    """A message to queue. Its body is ``body`` (any JSON, serialised once) or ``body_base64`` (byte for byte)."""
+class CallIn(Strict):
+    """What is to be sent. Its body is ``body`` (any JSON, serialised once) or ``body_base64`` (byte for byte)."""
 
     service: str = Field(description="Name of the service.", max_length=63)
     endpoint: str | None = Field(None, max_length=63, description="Name of an endpoint of the service.")
@@ -313,10 +319,6 @@ class MessageIn(Strict):
     body: Any = Field(None, description="Any JSON value.")
     body_base64: str | None = Field(None, description="The body's bytes, in base64; needs content_type.")
     content_type: Short | None = Field(None, description="Type of the body.")
-    ordering_key: Short = Field("", description="Messages with the same key keep their order, where the service does.")
-    deliver_at: Moment | None = Field(None, description="Not before this time.")
-    expires_at: Moment | None = Field(None, description="Not after this time.")
-    tags: dict[Short, Short] = Field(default_factory=dict, max_length=30, description="Labels to find it by.")
 
     @field_validator("method")
     @classmethod
@@ -339,20 +341,58 @@ class MessageIn(Strict):
         return None if value is None else checked_content_type(value)
 
     @model_validator(mode="after")
-    def is_one_thing(self) -> MessageIn:
+    def is_one_thing(self) -> Self:
         if self.endpoint and (self.method or self.path):
             raise ValueError("give an endpoint, or a method and path, not both")
         if not self.endpoint and not self.path:
             raise ValueError("give an endpoint or a path")
         if self.body_base64 is not None and "body" in self.model_fields_set:
             raise ValueError("give body or body_base64, not both")
-        if self.expires_at and self.deliver_at and self.expires_at <= self.deliver_at:
-            raise ValueError("expires_at is not after deliver_at")
         return self
 
     def content(self) -> tuple[bytes, str] | None:
         """The bytes and their type, or None where no body was given. Raises ValueError in words."""
         return body_bytes(self.body, self.body_base64, self.content_type, given="body" in self.model_fields_set)
+
+
+class MessageIn(CallIn):
+    """A message to queue. Its body is ``body`` (any JSON, serialised once) or ``body_base64`` (byte for byte)."""
+
+    ordering_key: Short = Field("", description="Messages with the same key keep their order, where the service does.")
+    deliver_at: Moment | None = Field(None, description="Not before this time.")
+    expires_at: Moment | None = Field(None, description="Not after this time.")
+    tags: dict[Short, Short] = Field(default_factory=dict, max_length=30, description="Labels to find it by.")
+
+    @model_validator(mode="after")
+    def ends_after_it_begins(self) -> Self:
+        if self.expires_at and self.deliver_at and self.expires_at <= self.deliver_at:
+            raise ValueError("expires_at is not after deliver_at")
+        return self
+
+
+class ProcessIn(CallIn):
+    """A call to make now. Its body is ``body`` (any JSON) or ``body_base64`` (byte for byte)."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"service": "billing", "method": "GET", "path": "/invoices/42", "query": {"expand": "lines"}},
+                {"service": "billing", "endpoint": "invoices", "body": {"total": 1200}, "timeout": 10},
+            ]
+        }
+    )
+
+    timeout: float | None = Field(
+        None,
+        ge=0.1,
+        le=300,
+        description="Seconds for all of it, waits and retries included; the service's own total where it is left out.",
+    )
+
+    def as_message(self) -> MessageIn:
+        """What a message would carry; its rules have been checked."""
+        content = {name: getattr(self, name) for name in CallIn.model_fields}
+        return MessageIn.model_construct(self.model_fields_set & CallIn.model_fields.keys(), **content)
 
 
 def body_bytes(

@@ -203,6 +203,76 @@ class BatchOut(Document):
     rejected: list[RejectedOut]
 
 
+class ProcessedOut(Document):
+    """The service answered 2xx."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "success": True,
+                    "result": {"id": 42, "total": 1200},
+                    "status_code": 200,
+                    "attempts": 1,
+                    "duration": 0.084,
+                    "cached": False,
+                }
+            ]
+        }
+    )
+
+    success: Literal[True]
+    result: Any = Field(description="A JSON answer parsed, another text as a string; null where there is none.")
+    result_base64: str | None = Field(None, description="In its place the bytes of an answer that is no text.")
+    status_code: int
+    attempts: int = Field(description="Calls that were made; 0 where the answer was kept from before.")
+    duration: float = Field(description="Seconds, waits and retries included.")
+    cached: bool = Field(description="Whether it is an earlier answer, within the service's cache.ttl.")
+
+
+class ProcessErrorOut(Document):
+    kind: Fault | Literal["breaker_open", "paused", "rate"] = Field(
+        description="A fault word, or why no call was made; `rate` also where all places for calls are taken."
+    )
+    detail: str
+
+
+class UnprocessedOut(Document):
+    """The call did not go well, or none was made."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "success": False,
+                    "error": {"kind": "status", "detail": "answered 503 Service Unavailable"},
+                    "retry": True,
+                    "status_code": 503,
+                    "attempts": 3,
+                    "duration": 0.71,
+                },
+                {
+                    "success": False,
+                    "error": {
+                        "kind": "breaker_open",
+                        "detail": "The breaker of billing is open (5 failures in a row).",
+                    },
+                    "retry": True,
+                    "attempts": 0,
+                    "duration": 0.004,
+                },
+            ]
+        }
+    )
+
+    success: Literal[False]
+    error: ProcessErrorOut
+    retry: bool = Field(description="Whether the same call may go well later.")
+    status_code: int | None = Field(None, description="Left out where there was no answer.")
+    attempts: int
+    duration: float = Field(description="Seconds, waits and retries included.")
+
+
 class AttemptOut(Document):
     id: str
     number: int

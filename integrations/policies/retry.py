@@ -146,24 +146,27 @@ def parse_retry_after(value: str | None, now: datetime) -> float | None:
     text = (value or "").strip()
     if _SECONDS.fullmatch(text):
         return float(math.ceil(float(text)))
-    if _DATE.fullmatch(text):
-        return _seconds_until(text, now)
-    return None
+    date = http_date(text)
+    if date is None or date < now:
+        return None
+    return float(math.ceil((date - now).total_seconds()))
+
+
+def http_date(text: str) -> datetime | None:
+    """The moment that an HTTP-date names; ``None`` for junk."""
+    if not _DATE.fullmatch(text := text.strip()):
+        return None
+    try:
+        date = parsedate_to_datetime(text)
+        # asctime's form has no zone; RFC 9110 reads it as UTC.
+        return date.replace(tzinfo=date.tzinfo or UTC).astimezone(UTC)
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return None
 
 
 def is_named(status_code: int, retry_on: Iterable[str | int]) -> bool:
     """Whether ``retry_on`` has this status, as a number or through its class."""
     return status_code in _statuses(tuple(retry_on))
-
-
-def _seconds_until(http_date: str, now: datetime) -> float | None:
-    try:
-        date = parsedate_to_datetime(http_date)
-        # asctime's form has no zone; RFC 9110 reads it as UTC.
-        seconds = (date.replace(tzinfo=date.tzinfo or UTC) - now).total_seconds()
-    except (ValueError, TypeError, OverflowError, IndexError):
-        return None
-    return None if seconds < 0 else float(math.ceil(seconds))
 
 
 def _too_late(

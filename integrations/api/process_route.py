@@ -1,0 +1,64 @@
+"""`POST /process` on the event loop, where waiting for a slow service holds no thread.
+
+The database's part runs in a few threads of their own, and so does what takes long for a large body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import ParamSpec, TypeVar
+
+from asgiref.typing import ASGIReceiveCallable as Receive
+from django.core.handlers.asgi import ASGIRequest
+from django.http import HttpResponse
+
+from integrations import process
+from integrations.api.gate import BODY_LIMIT, caller, operator
+from integrations.api.native import Room, answering, connected, read_body
+from integrations.api.process import document, new_client
+from integrations.api.wire import read
+from integrations.client import Client
+from integrations.process import Asked
+from integrations.schemas import ProcessIn
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+THREADS = 4  # with the database: each call has two short transactions
+ROOM = 1_000  # calls under way in one process
+ROOM_SIZE = 64 * 1024 * 1024  # bytes of their requests
+
+
+class Process:
+    """One client, whose connections are kept, and the threads. Lives on one event loop."""
+
+    def __init__(self) -> None:
+        self.room = Room(ROOM, ROOM_SIZE)
+        self._threads = ThreadPoolExecutor(THREADS, "process")
+
+    @cached_property
+    def client(self) -> Client:
+        return new_client()
+
+    async def answer(self, request: ASGIRequest, receive: Receive) -> HttpResponse:
+        with self.room.place() as place:
+            await read_body(request, receive, BODY_LIMIT, place)
+            asked = await self._in_thread(_prepared)(request)
+            answered = await process.run(asked, client=self.client, database=self._in_thread)
+            return await self._in_thread(document)(answered)
+
+    def _in_thread(self, step: Callable[P, T]) -> Callable[P, asyncio.Future[T]]:
+        def begun(*args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
+            return asyncio.wrap_future(self._threads.submit(connected(step), *args, **kwargs))
+
+        return begun
+
+
+def _prepared(request: ASGIRequest) -> Asked:
+    return process.prepare(read(request, ProcessIn), caller(request).actor)
+
+
+route = answering(operator, Process().answer)
