@@ -29,7 +29,8 @@ def main() -> None:
     options = _options()
     django.setup()
     began = time.monotonic()
-    seed(options.messages, services=options.services, days=options.days, body=options.body)
+    if options.messages:
+        seed(options.messages, services=options.services, days=options.days, body=options.body)
     if options.pending:
         seed_pending(options.pending, body=options.body)
     analyze()
@@ -54,6 +55,7 @@ def seed(messages: int, *, services: int = SERVICES, days: float = DAYS, body: i
     end = time.time() - 3600  # the newest is an hour old
     start, step = end - days * 86_400, days * 86_400 / max(1, messages)
     words = _Words()
+    tried_before = words.greatest("integrations_attempt")
     for first in range(0, messages, BATCH):
         count = min(BATCH, messages - first)
         begins_at = words.greatest("integrations_message")
@@ -111,7 +113,7 @@ def seed(messages: int, *, services: int = SERVICES, days: float = DAYS, body: i
         )
         words.commit()
         print(f"{first + count:,} messages", flush=True)
-    _tally(words)
+    _tally(words, tried_before)
 
 
 def seed_pending(messages: int, *, body: int = BODY) -> None:
@@ -161,14 +163,14 @@ def _content(words: _Words, body: int) -> dict[str, str]:
     }
 
 
-def _tally(words: _Words) -> None:
-    """The counters of each service and minute, counted from the attempts once."""
+def _tally(words: _Words, tried_before: int) -> None:
+    """The counters of each service and minute, counted from the attempts once; those that are there stay."""
     from integrations.models import Tally
 
     succeeded = "CASE WHEN a.outcome = 'succeeded' THEN 1 ELSE 0 END"
     _insert(
         Tally,
-        "FROM integrations_attempt a GROUP BY 1, 2",
+        f"FROM integrations_attempt a WHERE a.id > {tried_before} GROUP BY 1, 2 ON CONFLICT DO NOTHING",
         service_id="a.service_id",
         minute=words.minute("a.started_at"),
         calls="count(*)",
