@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
 from django.conf import settings
-from django.db import transaction
+from django.db import IntegrityError, transaction
 from django.utils import timezone
 from pydantic import ValidationError
 
@@ -51,15 +53,27 @@ class Invalid(Exception):
         self.errors = errors
 
 
+@contextmanager
+def _refusing(taken: Invalid) -> Iterator[None]:
+    """Of two that save one name at once, the database refuses the second; this says it in words."""
+    try:
+        with transaction.atomic():
+            yield
+    except IntegrityError as error:
+        raise taken from error
+
+
 # ---- services -----------------------------------------------------------------------------------------------------
 def register(data: ServiceIn, *, actor: str, source: Source, may_allow_private: bool = False) -> Service:
     """Makes a service. Raises Invalid where the name is taken, the address is refused or a right is missing."""
+    taken = Invalid((("name",), f"there is a service named {data.name} already"))
     if Service.objects.filter(name=data.name).exists():
-        raise Invalid((("name",), f"there is a service named {data.name} already"))
+        raise taken
     service = Service(name=data.name, source=source)
     with transaction.atomic():
         _fill(service, data, data.model_fields_set, may_allow_private=may_allow_private)
-        service.save()
+        with _refusing(taken):
+            service.save()
         Event.objects.create(type="service.created", service=service, facts={"source": source})
         AuditEntry.objects.record(actor, "service.created", service.name, after=readable(service))
     return service
@@ -226,15 +240,16 @@ def rotate_signing(service: Service, overlap: timedelta, *, actor: str) -> list[
 # ---- endpoints ----------------------------------------------------------------------------------------------------
 def save_endpoint(service: Service, data: EndpointIn, *, actor: str, endpoint: Endpoint | None = None) -> Endpoint:
     """Makes an endpoint, or changes the given one. Raises Invalid where the name is taken in the service."""
-    taken = service.endpoints.filter(name=data.name).exclude(pk=endpoint.pk if endpoint else 0)
-    if taken.exists():
-        raise Invalid((("name",), f"{service.name} has an endpoint named {data.name} already"))
+    taken = Invalid((("name",), f"{service.name} has an endpoint named {data.name} already"))
+    if service.endpoints.filter(name=data.name).exclude(pk=endpoint.pk if endpoint else 0).exists():
+        raise taken
     before = endpoint_readable(endpoint) if endpoint else {}
     endpoint = endpoint or Endpoint(service=service)
     for name, value in data.model_dump().items():
         setattr(endpoint, name, value)
     with transaction.atomic():
-        endpoint.save()
+        with _refusing(taken):
+            endpoint.save()
         AuditEntry.objects.record(
             actor,
             "endpoint.changed" if before else "endpoint.created",

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
@@ -129,6 +130,13 @@ def checked_method(method: str) -> str:
     return method
 
 
+def is_written_out(value: Any) -> Any:
+    """No number: whether seconds or milliseconds since 1970 are meant would be a guess."""
+    if isinstance(value, datetime) or (isinstance(value, str) and re.match(r"\s*\d{4}-\d\d-\d\d", value)):
+        return value
+    raise ValueError("give the time with its zone, such as 2026-01-31T10:00:00Z")
+
+
 def in_utc(moment: datetime) -> datetime:
     """As it is stored and answered. The ends of the calendar are refused: beyond them the database has years that
     Python cannot read back."""
@@ -140,7 +148,7 @@ def in_utc(moment: datetime) -> datetime:
     return moment.astimezone(UTC)
 
 
-Moment = Annotated[datetime, AfterValidator(in_utc)]
+Moment = Annotated[datetime, BeforeValidator(is_written_out), AfterValidator(in_utc)]
 Headers = dict[str, str]
 Query = dict[str, str | int | float | bool | list[str]]
 

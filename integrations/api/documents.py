@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from integrations.models import Role
 from integrations.outcome import Fault
@@ -186,6 +186,11 @@ class BatchIn(Strict):
         description="Each as for POST /messages.",
         json_schema_extra={"items": {"type": "object"}},
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def holds_no_nul(cls, value: Any, info: ValidationInfo) -> Any:
+        return value  # each message is asked by itself, so that a bad one does not reject the others
 
 
 class AcceptedOut(Document):

@@ -101,6 +101,27 @@ def _queued(drafts: Sequence[Draft | Exception]) -> Answers:
 @router.post("/messages/batch", auth=operator_batch, response={200: BatchOut}, openapi_extra=PARAMETER)
 def queue_batch(request: HttpRequest, data: BatchIn) -> HttpResponse:
     """Queues up to 1,000 in one transaction; one bad entry never rejects the others."""
+
+    def prepare(_: Sequence[int]) -> Callable[[], Answers]:
+        drafts, rejected = _drafts_of(data)
+
+        def work() -> Answers:
+            messages = Message.objects.accept([draft for _, draft in drafts])
+            accepted = [
+                {"index": index, "id": message.public_id} for (index, _), message in zip(drafts, messages, strict=True)
+            ]
+            return [answer({"accepted": accepted, "rejected": rejected})]
+
+        return work
+
+    (given,) = all_once([request], prepare)
+    if isinstance(given, Exception):
+        raise given
+    return given
+
+
+def _drafts_of(data: BatchIn) -> tuple[list[tuple[int, Draft]], list[dict[str, Any]]]:
+    """What can be accepted, by index, and the problems of the others."""
     drafts: list[tuple[int, Draft]] = []
     rejected: list[dict[str, Any]] = []
     known = intake.Known.for_names(_named(data, "service"), _named(data, "endpoint"))
@@ -111,21 +132,13 @@ def queue_batch(request: HttpRequest, data: BatchIn) -> HttpResponse:
             if (problem := problem_of(error, ("body", "messages", index))) is None:
                 raise
             rejected.append({"index": index, "error": problem.as_json()})
-
-    def work() -> HttpResponse:
-        messages = Message.objects.accept([draft for _, draft in drafts])
-        accepted = [
-            {"index": index, "id": message.public_id} for (index, _), message in zip(drafts, messages, strict=True)
-        ]
-        return answer({"accepted": accepted, "rejected": rejected})
-
-    return once(request, work)
+    return drafts, rejected
 
 
 def _named(data: BatchIn, field: str) -> set[str]:
     """What the entries of a batch name; an entry that is no object is refused in its turn."""
     entries = (entry.get(field) for entry in data.messages if isinstance(entry, dict))
-    return {name for name in entries if isinstance(name, str)}
+    return {name for name in entries if isinstance(name, str) and "\0" not in name}
 
 
 def _accepted(message: Message, draft: Draft, waiting: Waiting | None) -> dict[str, Any]:

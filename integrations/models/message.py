@@ -492,13 +492,17 @@ class Message(Named, models.Model):
             content = original.content
             target = endpoint or (original.endpoint if current else None)
             edited = body is not None or headers is not None or endpoint is not None
+            query, own = content.query, content.headers if headers is None else headers
+            if target:  # what the endpoint says now wins over what was merged at acceptance, but not over an edit
+                query = {**query, **target.query}
+                own = {**own, **target.headers} if headers is None else {**target.headers, **headers}
             draft = Draft(
                 service=original.service,
                 endpoint=endpoint or original.endpoint,
                 method=target.method if target else original.method,
                 path=target.path if target else original.path,
-                query={**target.query, **content.query} if target else content.query,
-                headers=headers if headers is not None else content.headers,
+                query=query,
+                headers=own,
                 body=body if body is not None else bytes(content.body),
                 content_type=content_type or content.content_type,
                 ordering_key=original.ordering_key,
