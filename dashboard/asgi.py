@@ -30,7 +30,7 @@ from django.http import HttpResponse
 from django.middleware.security import SecurityMiddleware
 
 from dashboard.views.health import healthz
-from integrations.api import ingest, native, process_route
+from integrations.api import ingest, native, process_route, stream
 from integrations.api.wire import address
 
 THREADS = 16
@@ -47,6 +47,7 @@ async def alive(request: ASGIRequest, receive: Receive, send: Send) -> None:
 ROUTES: dict[tuple[str, str], native.Route] = {
     ("GET", "/healthz"): alive,
     ("POST", address("messages")): ingest.route,
+    ("GET", address("events")): stream.route,
     ("POST", address("process")): process_route.route,
 }
 

@@ -13,7 +13,7 @@ from django.views.decorators.csrf import csrf_exempt
 from ninja import NinjaAPI
 from ninja.openapi.schema import OpenAPISchema
 
-from integrations.api import administration, messages, process, services
+from integrations.api import administration, events, messages, process, services
 from integrations.api.documents import ProblemOut
 from integrations.api.problems import MEDIA_TYPE, Problem, speak_problems
 from integrations.api.wire import StrictParser, keep_out_of_caches
@@ -83,5 +83,6 @@ api = Api(
 speak_problems(api)
 api.add_router("", services.router)
 api.add_router("", messages.router)
+api.add_router("", events.router)
 api.add_router("", process.router)
 api.add_router("", administration.router)

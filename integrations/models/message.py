@@ -288,9 +288,9 @@ class MessageQuerySet(models.QuerySet["Message"]):
             done.update(status=status, finished_at=now, due_at=None, parked=False, held=False, **changes)
             Message.objects.promote((message.service_id, message.ordering_key) for message in messages)
             for service_id, count in Counter(message.service_id for message in messages).items():
-                # The stream tells of calls from the tallies, and these made none.
-                facts = {"counts": {status.value: count}}
-                Service(pk=service_id).events.create(type="messages.changed", at=now, facts=facts)
+                # The stream counts calls from the tallies, and these made none: see integrations/feed.py.
+                facts = {status.value: count}
+                Service(pk=service_id).events.create(type="messages.ended", at=now, facts=facts)
         return messages
 
     def expired(self, now: datetime) -> MessageQuerySet:

@@ -16,7 +16,13 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         import uvicorn
 
+        from integrations.api.stream import broadcaster
         from integrations.workers import die_with_parent
+
+        class Server(uvicorn.Server):
+            async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+                broadcaster.close()  # else the server waits for streams that do not end
+                await super().shutdown(sockets)
 
         die_with_parent()
         config = uvicorn.Config(
@@ -31,4 +37,4 @@ class Command(BaseCommand):
             proxy_headers=True,
         )
         sockets = None if options["fd"] is None else [socket.socket(fileno=options["fd"])]
-        uvicorn.Server(config).run(sockets=sockets)
+        Server(config).run(sockets=sockets)
