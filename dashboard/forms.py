@@ -94,6 +94,7 @@ GROUPS = (
             "limits.rate",
             "limits.per",
             "ordering",
+            "cache.ttl",
         ),
     ),
     Group(
@@ -131,6 +132,7 @@ class ServiceForm(SchemaForm):
         "auth.client_secret": "Client secret",
         "auth.header": "Header",
         "auth.secret": "Key",
+        "cache.ttl": "Keep GET answers, seconds",
         "retry.max_attempts": "Calls at most",
         "retry.initial": "First wait, seconds",
         "retry.factor": "Growth of the waits",

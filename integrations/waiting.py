@@ -24,8 +24,8 @@ class Waiting:
 class Load:
     """What is counted for all messages of a service alike, so that a list counts once for each service."""
 
-    in_flight: int = 0
-    probes: int = 0  # of the breaker's present generation
+    in_flight: int = 0  # messages being sent; the runtime row knows of process calls
+    probes: int = 0  # of them, for the breaker's present generation
     has_workers: bool = True
 
     @classmethod
@@ -67,8 +67,9 @@ def _own_reason(message: Message, now: datetime) -> Waiting | None:
 
 
 def _service_reason(message: Message, service: Service, runtime: Runtime, load: Load, now: datetime) -> Waiting | None:
-    state = runtime.breaker
-    allowed = breaker_policy.allowance(state, service.breaker_policy, load.probes, now)
+    state, leased = runtime.breaker, runtime.leased(now)
+    probes, in_flight = load.probes + leased.count(runtime.generation), load.in_flight + len(leased)
+    allowed = breaker_policy.allowance(state, service.breaker_policy, probes, now)
     if allowed == 0:
         why = f" ({state.reason})" if state.reason else ""
         if state.state == "half_open":
@@ -78,8 +79,8 @@ def _service_reason(message: Message, service: Service, runtime: Runtime, load: 
         return Waiting("rate", f"{service.name} asked us to wait.", runtime.throttled_until)
     if service.limits_policy.rate and runtime.next_slot and runtime.next_slot > now:
         return Waiting("rate", f"The rate limit of {service.name} is used up for the moment.", runtime.next_slot)
-    if load.in_flight >= service.limits_policy.concurrency:
-        return Waiting("concurrency", f"All {load.in_flight} places of {service.name} are taken by calls under way.")
+    if in_flight >= service.limits_policy.concurrency:
+        return Waiting("concurrency", f"All {in_flight} places of {service.name} are taken by calls under way.")
     left = budget_left(as_recent(runtime.recent), service.retry_policy.budget, now)
     if message.priority == Priority.RETRY and left <= 0:
         return Waiting("budget", f"The retries of {service.name} have used their share of this minute's calls.")

@@ -284,6 +284,7 @@ def breaker_document(service: Service, runtime: Runtime) -> dict[str, Any]:
     now = timezone.now()
     state, policy = runtime.breaker, service.breaker_policy
     probes = Message.objects.for_service(service).delivering().filter(probe_generation=runtime.generation).count()
+    probes += runtime.leased(now).count(runtime.generation)
     lets_all_pass = breaker_policy.allowance(state, policy, probes, now) is None
     held = 0 if lets_all_pass else Message.objects.for_service(service).due(now).count()
     return {**breaker_policy.summary(state, policy, now, probes), "held": held}

@@ -18,9 +18,11 @@ from django.utils import timezone
 from standardwebhooks.webhooks import Webhook
 
 from integrations import control, process
-from integrations.models import Attempt, Endpoint, Event, Runtime, Service, Source, Tally
+from integrations.models import Attempt, Endpoint, Event, Message, Runtime, Service, Source, Tally
+from integrations.pump import Pump
 from integrations.registry import register
 from integrations.schemas import ServiceIn
+from integrations.waiting import waiting_for
 from tests.api.calling import Api, is_problem
 from tests.installation import Installation
 from tests.receiver import Answer, Receiver
@@ -307,6 +309,55 @@ def test_the_places_are_shared_and_one_that_a_crash_left_comes_back(
     runtime.save()
     assert ask(operator)["success"]
     assert Runtime.objects.get().leases == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_messages_wait_for_a_place_that_a_process_call_has(
+    operator: Api, service: Callable[..., Service], sink: Receiver
+) -> None:
+    service(limits={"concurrency": 1})
+    runtime = Runtime.objects.get()
+    runtime.lease(1, None, timezone.now(), 30)
+    runtime.save()
+    queued = operator.post("/messages", {"service": "pay", "path": "/in"})
+    work_until_idle()
+    assert not sink.calls
+    message = Message.objects.by_public_id(json.loads(queued.content)["id"])
+    waiting = message and waiting_for(message, timezone.now())
+    assert waiting
+    assert waiting.kind == "concurrency"
+    Runtime.objects.update(leases=[])
+    work_until_idle()
+    assert len(sink.calls) == 1
+
+
+def work_until_idle() -> None:
+    async def work() -> None:
+        pump = Pump("tests")
+        await pump.run(10, until_idle=True)
+        await pump.close()
+
+    asyncio.run(work())
+
+
+def test_a_call_whose_process_dies_stays_as_lost(
+    operator: Api, service: Callable[..., Service], sink: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Dies(BaseException):
+        pass
+
+    async def dies(*_: object) -> None:
+        raise Dies
+
+    service()
+    monkeypatch.setattr("integrations.client.Client.send", dies)
+    with pytest.raises(Dies):
+        ask(operator, timeout=20)
+    attempt = Attempt.objects.get()
+    assert (attempt.outcome, attempt.fault) == ("lost", "worker_lost")
+    ((leased, probes_for, until),) = Runtime.objects.get().leases
+    assert (leased, probes_for) == (attempt.pk, None)
+    assert 20 < until - time.time() < 20 + process.LEASE_MARGIN  # and by then its place is free again
 
 
 def test_retries_stay_within_the_budget(operator: Api, service: Callable[..., Service], sink: Receiver) -> None:
