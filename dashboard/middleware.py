@@ -5,10 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from django.core.exceptions import BadRequest
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 
 ZONE_COOKIE = "switchboard_zone"  # written by console.js with the browser's own zone
+
+
+def no_nul_in_the_address(answer: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
+    """PostgreSQL has no text with a NUL character, so no page can be asked about one. The API says so by itself."""
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        if "%00" in request.META.get("QUERY_STRING", "") and not request.path.startswith("/api/"):
+            raise BadRequest("The address holds a NUL character, which nothing here can be named or searched by.")
+        return answer(request)
+
+    return middleware
 
 
 def zone_of_the_viewer(answer: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:

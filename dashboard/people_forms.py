@@ -13,6 +13,7 @@ from django.core.validators import RegexValidator
 from integrations.models import Account, Role
 
 ROLE_HELP = "A viewer reads; an operator also acts; an admin also manages people, tokens and deletion."
+NAME_TAKEN = "There is an account with this name already."
 LIFETIMES = {
     "": ("never", None),
     "365d": ("in a year", timedelta(days=365)),
@@ -75,7 +76,7 @@ class PersonForm(_PasswordRules):
     def clean_username(self) -> str:
         username: str = self.cleaned_data["username"]
         if Account.objects.filter(username__iexact=username).exists():
-            raise ValidationError("There is an account with this name already.")
+            raise ValidationError(NAME_TAKEN)
         return username
 
 
@@ -83,15 +84,25 @@ class PersonEditForm(_PasswordRules):
     """Role, access and password of somebody who has an account."""
 
     role = forms.ChoiceField(choices=Role.choices, help_text=ROLE_HELP)
-    is_active = forms.BooleanField(
-        label="May sign in", required=False, help_text="Taken away, every session of theirs ends at once."
+    # No checkbox: one that is left out of what is sent cannot be told from one that was cleared.
+    is_active = forms.ChoiceField(
+        label="May sign in",
+        required=False,
+        choices=[("on", "yes"), ("off", "no")],
+        help_text="Taken away, every session of theirs ends at once.",
     )
     password = _new_password("New password", required=False)
 
     def __init__(self, *args: Any, owner: Account, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.owner = owner
+        self.present = owner.is_active
         self.fields["password"].help_text = f"Leave empty to keep theirs. {self.fields['password'].help_text}"
+
+
+    def clean_is_active(self) -> bool:
+        given: str = self.cleaned_data["is_active"]
+        return given == "on" if given else self.present
 
 
 class TokenForm(forms.Form):

@@ -80,6 +80,7 @@ urlpatterns = [
     path("api/v1/", api.urls),
 ]
 
+handler400 = "dashboard.views.errors.malformed"
 handler403 = "dashboard.views.errors.forbidden"
 handler404 = "dashboard.views.errors.not_found"
 handler500 = "dashboard.views.errors.broken"

@@ -13,7 +13,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_GET
 
-from dashboard.access import operator
+from dashboard.access import admin
 from dashboard.search import SEARCHED, page
 from integrations.models import AuditEntry
 
@@ -21,7 +21,7 @@ VALUE_SHOWN = 120  # characters of a value in the list
 FILTERS = ("target", "actor", "action")
 
 
-@operator
+@admin
 @require_GET
 def listing(request: HttpRequest) -> HttpResponse:
     filters = {name: value[:200].strip() for name in FILTERS if (value := request.GET.get(name, ""))}

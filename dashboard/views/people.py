@@ -37,7 +37,16 @@ class Login(LoginView):
     authentication_form = SignInForm
     redirect_authenticated_user = True
 
+    def form_valid(self, form: AuthenticationForm) -> HttpResponse:
+        account = form.get_user()
+        with transaction.atomic():
+            AuditEntry.objects.record(f"person {account.username}", "person.signed_in", account.username)
+            return super().form_valid(form)
+
     def form_invalid(self, form: AuthenticationForm) -> HttpResponse:
+        # What django-axes turns away unheard is not kept: nobody can fill the audit by guessing.
+        if (name := form.cleaned_data.get("username")) and not getattr(self.request, "axes_locked_out", False):
+            AuditEntry.objects.record("somebody", "person.sign_in_failed", name)
         return self.render_to_response(self.get_context_data(form=form), status=422)
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
@@ -52,6 +61,8 @@ def login(request: HttpRequest) -> HttpResponse:
 @public
 @require_POST
 def logout(request: HttpRequest) -> HttpResponse:
+    if request.user.is_authenticated:
+        AuditEntry.objects.record(actor(request), "person.signed_out", person(request).username)
     return LogoutView.as_view()(request)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth import update_session_auth_hash
-from django.db import transaction
+from django.db import IntegrityError, transaction
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.utils import timezone
@@ -16,7 +16,7 @@ from django.views.decorators.http import require_POST
 
 from dashboard.access import actor, admin, person
 from dashboard.answers import form_page, posted, see_other
-from dashboard.people_forms import PersonEditForm, PersonForm, TokenForm
+from dashboard.people_forms import NAME_TAKEN, PersonEditForm, PersonForm, TokenForm
 from integrations.models import Account, AuditEntry, Role, Token
 
 LISTED = 500
@@ -41,14 +41,24 @@ def settings(request: HttpRequest) -> HttpResponse:
 @sensitive_post_parameters("password")
 def person_new(request: HttpRequest) -> HttpResponse:
     form = PersonForm(posted(request))
-    if not form.is_valid():
+    account = _registered(form, actor(request)) if form.is_valid() else None
+    if account is None:
         return form_page(request, "settings/person.html", {"form": form}, is_refused=form.is_bound)
-    given = form.cleaned_data
-    with transaction.atomic():
-        account = Account.objects.register(given["username"], given["password"], given["role"])
-        AuditEntry.objects.record(actor(request), "person.created", account.username, after={"role": account.role})
     messages.success(request, f"{account.username} may sign in now, as {account.role}.")
     return see_other("settings")
+
+
+def _registered(form: PersonForm, by: str) -> Account | None:
+    """The new account; None, and the form says why, where somebody else has just made one of that name."""
+    given = form.cleaned_data
+    try:
+        with transaction.atomic():
+            account = Account.objects.register(given["username"], given["password"], given["role"])
+            AuditEntry.objects.record(by, "person.created", account.username, after={"role": account.role})
+    except IntegrityError:
+        form.add_error("username", NAME_TAKEN)
+        return None
+    return account
 
 
 @admin
@@ -57,7 +67,9 @@ def person_new(request: HttpRequest) -> HttpResponse:
 def person_edit(request: HttpRequest, pk: int) -> HttpResponse:
     account = get_object_or_404(Account, pk=pk)
     form = PersonEditForm(
-        posted(request), owner=account, initial={"role": account.role, "is_active": account.is_active}
+        posted(request),
+        owner=account,
+        initial={"role": account.role, "is_active": "on" if account.is_active else "off"},
     )
     if form.is_valid():
         refusal = _change_person(account, form.cleaned_data, actor(request))

@@ -20,7 +20,7 @@ SENT = 6
 @pytest.fixture(scope="module")
 def grace(installation: Installation) -> dict[str, Any]:
     """An account, a token and, once she has signed in, the cookies for this file's tests."""
-    return {"password": installation.operator("grace", "operator"), "token": installation.token(name="breaker-page")}
+    return {"password": installation.operator("grace", "admin"), "token": installation.token(name="breaker-page")}
 
 
 @pytest.fixture

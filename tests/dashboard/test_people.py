@@ -140,7 +140,7 @@ def test_a_name_that_is_taken_is_refused_beside_the_field() -> None:
 def test_the_last_admin_cannot_be_removed() -> None:
     client = browser(Role.ADMIN, "anna")
     anna = Account.objects.get()
-    for change in ({"role": "viewer", "is_active": "on"}, {"role": "admin"}):
+    for change in ({"role": "viewer"}, {"role": "admin", "is_active": "off"}):
         answer = client.post(f"/settings/people/{anna.pk}/edit/", change)
         assert answer.status_code == 422
         assert "anna is the last admin" in words(answer)
@@ -151,7 +151,7 @@ def test_the_last_admin_cannot_be_removed() -> None:
 def test_an_admin_can_go_when_there_is_another() -> None:
     client = browser(Role.ADMIN, "anna")
     other = person(Role.ADMIN, "bert")
-    assert client.post(f"/settings/people/{other.pk}/edit/", {"role": "viewer"}).status_code == 303
+    assert client.post(f"/settings/people/{other.pk}/edit/", {"role": "viewer", "is_active": "off"}).status_code == 303
     other.refresh_from_db()
     assert (other.role, other.is_active) == ("viewer", False)
     entry = AuditEntry.objects.get(action="person.changed")
@@ -226,3 +226,37 @@ def test_of_two_who_use_the_set_up_link_at_once_one_becomes_admin() -> None:
         answers = sorted(pool.map(use, ("anna", "bert")))
     assert answers == [303, 404]
     assert Account.objects.count() == 1
+
+
+def test_signing_in_failing_to_and_signing_out_are_in_the_audit() -> None:
+    person(Role.VIEWER, "vera")
+    visitor = Client()
+    visitor.post("/login/", {"username": "vera", "password": "wrong"})
+    visitor.post("/login/", {"username": "vera", "password": PASSWORD})
+    visitor.post("/logout/")
+    visitor.post("/logout/")
+    entries = AuditEntry.objects.filter(target="vera").order_by("pk").values_list("actor", "action")
+    assert list(entries) == [
+        ("somebody", "person.sign_in_failed"),
+        ("person vera", "person.signed_in"),
+        ("person vera", "person.signed_out"),
+    ]
+    for number in range(3 * settings.AXES_FAILURE_LIMIT):
+        Client().post("/login/", {"username": "vera", "password": f"wrong {number}"})
+    assert AuditEntry.objects.filter(action="person.sign_in_failed").count() <= settings.AXES_FAILURE_LIMIT + 1
+
+
+def test_a_form_without_the_field_shuts_nobody_out() -> None:
+    other = person(Role.VIEWER, "otto")
+    browser(Role.ADMIN, "anna").post(f"/settings/people/{other.pk}/edit/", {"role": "operator"})
+    other.refresh_from_db()
+    assert (other.role, other.is_active) == ("operator", True)
+
+
+def test_a_name_taken_at_the_same_moment_is_refused_beside_the_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    admin = browser(Role.ADMIN, "anna")
+    person(Role.VIEWER, "otto")
+    monkeypatch.setattr("dashboard.people_forms.PersonForm.clean_username", lambda form: form.cleaned_data["username"])
+    answer = admin.post("/settings/people/new/", {"username": "otto", "role": "viewer", "password": PASSWORD})
+    assert answer.status_code == 422
+    assert 'id="id_username_error"' in answer.content.decode()
