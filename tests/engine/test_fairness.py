@@ -40,7 +40,7 @@ def test_a_hanging_service_keeps_to_its_places_and_the_others_are_served(
 def test_a_backlog_does_not_hold_up_another_service_and_first_tries_go_first(
     register: Callable[..., Service], send: Callable[..., list[Message]], pumps: Pumps, sink: Receiver
 ) -> None:
-    busy = register("busy", f"{sink.url}/busy", limits={"concurrency": 500})
+    busy = register("busy", f"{sink.url}/busy", limits={"concurrency": 1000})
     narrow = register("narrow", f"{sink.url}/narrow", limits={"concurrency": 1})
     for first in range(0, BACKLOG, 1_000):
         send(busy, [b"{}"] * min(1_000, BACKLOG - first))
