@@ -7,7 +7,6 @@ Times each stage by the CPU clock of the thread it runs in, which neighbours on 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import cProfile
 import functools
 import os
@@ -76,8 +75,9 @@ def _drain(options: argparse.Namespace) -> None:
     django.setup()
     from integrations import delivery
     from integrations.models import Message, Service
-    from integrations.pump import Pump
+    from integrations.pump import Pump, new_loop, spare_the_collector
 
+    spare_the_collector()
     spent: Counter[str] = Counter()
     for name in STAGES:
         setattr(delivery, name, _timed(name, getattr(delivery, name), spent))
@@ -92,7 +92,7 @@ def _drain(options: argparse.Namespace) -> None:
         await pump.run(until_idle=True)
         await pump.close()
 
-    _new_loop().run_until_complete(drain())
+    new_loop().run_until_complete(drain())
     wall, loop, process = time.perf_counter() - wall, time.thread_time() - loop, time.process_time() - process
     count = Message.objects.filter(status="delivered").count()
     print(f"{options.on}: {count:,} delivered in {wall:.2f} s = {count / wall:,.0f}/s; µs a message (batches):")
@@ -135,12 +135,6 @@ def _profile_database_thread(profiles: list[cProfile.Profile]) -> None:
         return await original(self, profiles[1].runcall, step, *args)
 
     Pump._in_database = profiled  # type: ignore[method-assign]
-
-
-def _new_loop() -> asyncio.AbstractEventLoop:
-    from integrations.tasks import _new_loop
-
-    return _new_loop()
 
 
 if __name__ == "__main__":

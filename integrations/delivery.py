@@ -30,7 +30,7 @@ from django.db.models import Count, F
 
 from integrations import oauth
 from integrations.client import Call, Client
-from integrations.logs import line
+from integrations.logs import line, write
 from integrations.models import (
     Attempt,
     AuditEntry,
@@ -45,10 +45,10 @@ from integrations.models import (
     Status,
     Trigger,
     Worker,
-    bulk,
     database_now,
     identifiers,
     queue,
+    rows,
     tally,
 )
 from integrations.models import message as messages
@@ -466,7 +466,7 @@ def build_call(
 def _address(base: str, path: str, query: dict[str, Any]) -> str:
     """The path below the service's address; parameters of the address come first."""
     base, _, own_query = base.partition("?")
-    parameters = "&".join(part for part in (own_query, urlencode(query, doseq=True)) if part)
+    parameters = "&".join(part for part in (own_query, urlencode(query, doseq=True) if query else "") if part)
     return base.rstrip("/") + path + (f"?{parameters}" if parameters else "")
 
 
@@ -494,9 +494,9 @@ def settle(results: Sequence[CallResult]) -> None:
     with transaction.atomic():
         current, late = _fenced(results)
         decisions = [_decide(result, now) for result in current]
-        keys = bulk.fresh_keys(Attempt, len(decisions))
+        keys = rows.fresh_keys(Attempt, len(decisions))
         attempts = [_attempt(decision, key) for decision, key in zip(decisions, keys, strict=True)]
-        bulk.insert(Attempt, attempts)
+        rows.append(Attempt, attempts)
         _write_messages(decisions, now)
         # Locked late and so held briefly: other lanes claim for these services meanwhile.
         _write_runtimes(decisions, attempts, now)
@@ -506,8 +506,7 @@ def settle(results: Sequence[CallResult]) -> None:
         )
         for result in late:
             _fill_in(result)
-    for decision in decisions:
-        _log(decision)
+    write(log, [_line(decision) for decision in decisions])
 
 
 def settle_bare(result: CallResult) -> None:
@@ -611,7 +610,7 @@ def call_facts(call: Call | None, outcome: Outcome, secret_values: Iterable[str]
         "detail": redacted_text(outcome.detail, known)[:500],
         "timings": outcome.timings.as_json(),
         "method": call.method if call else "",
-        "url": redacted_text(redacted_url(call.url), known)[:4500] if call else "",
+        "url": redacted_url(call.url, known)[:4500] if call else "",
         "request_headers": redacted_headers(call.headers, known) if call else [],
         "request_size": len(call.body) if call else 0,
         "response_headers": redacted_headers(outcome.headers, known),
@@ -737,22 +736,20 @@ def _fill_in(result: CallResult) -> None:
     log.warning(line("late", message=result.claim.message.public_id, attempt=result.claim.number))
 
 
-def _log(decision: Decision) -> None:
+def _line(decision: Decision) -> str:
     claimed, outcome = decision.result.claim, decision.result.outcome
-    log.info(
-        line(
-            "attempt",
-            service=claimed.target.service.name,
-            endpoint=claimed.message.endpoint_id,
-            message=claimed.message.public_id,
-            attempt=claimed.number,
-            trigger=claimed.trigger,
-            outcome="succeeded" if outcome.succeeded else "failed",
-            fault=outcome.fault,
-            status=outcome.status_code,
-            duration=outcome.duration,
-            next=decision.due_at.isoformat() if decision.due_at else decision.status,
-        )
+    return line(
+        "attempt",
+        service=claimed.target.service.name,
+        endpoint=claimed.message.endpoint_id,
+        message=claimed.message.public_id,
+        attempt=claimed.number,
+        trigger=claimed.trigger,
+        outcome="succeeded" if outcome.succeeded else "failed",
+        fault=outcome.fault,
+        status=outcome.status_code,
+        duration=outcome.duration,
+        next=decision.due_at.isoformat() if decision.due_at else decision.status,
     )
 
 

@@ -50,10 +50,15 @@ def _names_a_secret(lower: str) -> bool:
 
 def redacted_url(url: str, secrets: Iterable[str] = ()) -> str:
     """The address without user and password, without parameters that look like credentials, without the secrets."""
+    return redacted_text(_without_credentials(url), secrets)
+
+
+@lru_cache(maxsize=1024)  # a service's messages mostly go to the same few addresses
+def _without_credentials(url: str) -> str:
     base, hash_mark, fragment = url.partition("#")
     base, question_mark, query = base.partition("?")
     base = re.sub(r"^([^/?#]*//)[^/?#]*@", rf"\g<1>{MASK}@", base)
-    return redacted_text(base + question_mark + _parameters(query) + hash_mark + _parameters(fragment), secrets)
+    return base + question_mark + _parameters(query) + hash_mark + _parameters(fragment)
 
 
 def _parameters(query: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from contextlib import suppress
 
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, connection
@@ -13,7 +12,7 @@ from django_q.tasks import async_task
 from redis import RedisError
 
 from integrations.logs import line
-from integrations.pump import Pump
+from integrations.pump import Pump, new_loop, spare_the_collector
 
 log = logging.getLogger("switchboard.lane")
 
@@ -27,7 +26,8 @@ class _Lane:
     """This worker process's pump and its loop, which live on between slices: connections and calls survive."""
 
     def __init__(self) -> None:
-        self.loop = _new_loop()
+        spare_the_collector()
+        self.loop = new_loop()
         self.pump = Pump(settings.CLUSTER)
         lifeline = os.environ.get("SWITCHBOARD_LIFELINE")
         if lifeline:
@@ -80,11 +80,3 @@ def queue_slice(cluster: str) -> bool:
         log.warning(line("no queue", cluster=cluster, error=str(error).partition("\n")[0]))
         return False
     return True
-
-
-def _new_loop() -> asyncio.AbstractEventLoop:
-    with suppress(ImportError):
-        import uvloop
-
-        return uvloop.new_event_loop()
-    return asyncio.new_event_loop()

@@ -1,15 +1,41 @@
-"""Many rows in one INSERT, written by hand: the ORM takes several times as long to prepare a row as the database."""
+"""Many rows in one statement, by hand where the ORM's own way was measured to be the cost of a delivery.
+
+``pk__any=ids`` is one parameter however many the ids are: ``IN`` with a placeholder for each took 15 µs of CPU a
+message to put together, and SQLite takes no more than 250,000 of them. ``insert`` takes a third of ``bulk_create``'s
+time and gives the objects their keys; ``append`` takes rows that never were objects, at 10 µs where it took 190.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
 from enum import Enum
+from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 from django.db import connection, models
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models.sql.compiler import SQLCompiler
 
 PARAMETERS = 30_000  # in one statement; SQLite takes 32,766
+
+
+@models.ForeignKey.register_lookup  # it does not take over what fields have
+@models.Field.register_lookup
+class AnyOf(models.Lookup):
+    """``column = ANY(array)``; on SQLite the array is JSON."""
+
+    lookup_name = "any"
+    prepare_rhs = False
+
+    def as_sql(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper) -> tuple[str, Any]:
+        column, parameters = self.process_lhs(compiler, connection)
+        return f"{column} = ANY(%s)", [*parameters, list(self.rhs)]
+
+    def as_sqlite(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper) -> tuple[str, Any]:
+        column, parameters = self.process_lhs(compiler, connection)
+        return f"{column} IN (SELECT value FROM json_each(%s))", [*parameters, json.dumps(list(self.rhs))]  # noqa: S608
 
 
 def insert(objects: Sequence[models.Model]) -> None:
@@ -20,7 +46,7 @@ def insert(objects: Sequence[models.Model]) -> None:
     if not objects:
         return
     fields = [field for field in type(objects[0])._meta.concrete_fields if _is_given(field, objects)]
-    adapters = [(field.attname, _adapter(field)) for field in fields]
+    adapters = [(field.attname, _adapter(field, connection.vendor)) for field in fields]
     at_once = PARAMETERS // len(fields)
     for start in range(0, len(objects), at_once):
         part = objects[start : start + at_once]
@@ -56,13 +82,66 @@ def _is_given(field: models.Field[Any, Any], objects: Sequence[models.Model]) ->
     )
 
 
-def _adapter(field: models.Field[Any, Any]) -> Callable[[Any], Any]:
+def fresh_keys(model: type[models.Model], count: int) -> list[int]:
+    """Keys for rows that will be inserted in this transaction, ascending.
+
+    On SQLite the transaction must hold the write lock (IMMEDIATE does), or another's rows take the same keys.
+    """
+    table = model._meta.db_table
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            cursor.execute("SELECT nextval(%s) FROM generate_series(1, %s)", [f"{table}_id_seq", count])
+            return [key for (key,) in cursor.fetchall()]
+        cursor.execute("SELECT seq FROM sqlite_sequence WHERE name = %s", [table])
+        found = cursor.fetchone()
+    last = found[0] if found else 0
+    return list(range(last + 1, last + 1 + count))
+
+
+def append(model: type[models.Model], rows: Sequence[dict[str, Any]]) -> None:
+    """Adds rows given by attribute name, all with the same columns. What is left out has no default."""
+    if not rows:
+        return
+    columns, pick, adapters = _plan(model, tuple(rows[0]), connection.vendor)
+    values = []
+    for row in rows:
+        picked = list(pick(row))
+        for index, adapt in adapters:
+            picked[index] = adapt(picked[index])
+        values.append(picked)
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            with cursor.copy(f"COPY {model._meta.db_table} ({columns}) FROM STDIN") as copy:
+                for picked in values:
+                    copy.write_row(picked)
+        else:
+            places = ", ".join(["%s"] * len(rows[0]))
+            cursor.executemany(f"INSERT INTO {model._meta.db_table} ({columns}) VALUES ({places})", values)  # noqa: S608
+
+
+Plan = tuple[str, Callable[[dict[str, Any]], tuple[Any, ...]], tuple[tuple[int, Callable[[Any], Any]], ...]]
+
+
+@lru_cache(maxsize=32)
+def _plan(model: type[models.Model], names: tuple[str, ...], vendor: str) -> Plan:
+    """The columns' list, what picks a row's values in its order, and what adapts those that do not go as they are."""
+    fields = {field.attname: field for field in model._meta.concrete_fields}
+    columns = ", ".join(connection.ops.quote_name(str(fields[name].column)) for name in names)
+    adapters = tuple(
+        (index, adapter)
+        for index, name in enumerate(names)
+        if (adapter := _adapter(fields[name], vendor)) is not _as_it_is
+    )
+    return columns, itemgetter(*names), adapters
+
+
+def _adapter(field: models.Field[Any, Any], vendor: str) -> Callable[[Any], Any]:
     """How a value of this column goes to the database; most go as they are."""
-    if isinstance(field, models.DateTimeField):
+    if isinstance(field, models.DateTimeField) and vendor == "sqlite":
         return connection.ops.adapt_datetimefield_value
     if isinstance(field, models.JSONField):
         return json.dumps
-    return _plain if field.choices else _as_it_is
+    return _plain if field.choices else _as_it_is  # a choice's member would go as the name of an enum
 
 
 def _plain(value: Any) -> Any:

@@ -17,10 +17,13 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
+        from integrations.pump import new_loop, spare_the_collector
         from integrations.workers import die_with_parent
 
         die_with_parent()
-        asyncio.run(self._deliver(options["seconds"], options["suspects"]))
+        spare_the_collector()
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            runner.run(self._deliver(options["seconds"], options["suspects"]))
 
     async def _deliver(self, seconds: float | None, suspects: bool) -> None:
         from integrations.pump import Pump
