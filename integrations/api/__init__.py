@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import wraps
-from typing import Any
+from typing import Any, cast
 
 from django.http import Http404, HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
@@ -14,8 +14,9 @@ from ninja import NinjaAPI
 from ninja.openapi.schema import OpenAPISchema
 
 from integrations.api import administration, events, messages, process, services
-from integrations.api.documents import ProblemOut
-from integrations.api.problems import MEDIA_TYPE, Problem, speak_problems
+from integrations.api.description import complete
+from integrations.api.gate import Gate
+from integrations.api.problems import Problem, speak_problems
 from integrations.api.wire import StrictParser, keep_out_of_caches
 
 DESCRIPTION = """\
@@ -35,16 +36,17 @@ class Api(NinjaAPI):
         return [*routes, re_path("", csrf_exempt(nothing_here))]
 
     def get_openapi_schema(self, **kwargs: Any) -> OpenAPISchema:
-        """The description, with the problem document that every call may answer."""
         schema = super().get_openapi_schema(**kwargs)
-        schema["components"]["schemas"]["Problem"] = ProblemOut.model_json_schema()
-        for methods in schema["paths"].values():
-            for operation in methods.values():
-                operation["responses"]["default"] = {
-                    "description": "A problem",
-                    "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
-                }
+        complete(schema, dict(self._gates()))
         return schema
+
+    def _gates(self) -> Iterator[tuple[str, Gate]]:
+        """Who may make each call, by the call's name."""
+        for router in self._get_bound_routers():
+            for view in router.path_operations.values():
+                for operation in view.operations:
+                    (gate,) = operation.auth_callbacks
+                    yield self.get_openapi_operation_id(operation), cast(Gate, gate)
 
     def get_openapi_operation_id(self, operation: Any) -> str:
         name: str = operation.view_func.__name__

@@ -1,0 +1,192 @@
+"""The API's OpenAPI description, completed by what ninja does not know: who may call, what may come back, examples.
+
+Each fact is taken from where it is decided: the role from a call's gate, the fields and their help from `schemas.py`,
+the problems from `problems.py`. `manage.py openapi` prints it, and `docs/openapi.json` keeps it.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+from pydantic import BaseModel
+
+from integrations.api.documents import ProblemOut
+from integrations.api.gate import Gate
+from integrations.api.problems import KINDS, MEDIA_TYPE
+from integrations.schemas import EndpointIn, ServiceIn
+
+REFERENCE = "#/components/schemas/{model}"
+ALWAYS = (400, 401, 403, 413, 429, 503)  # what the gate may say before a call is looked at, and a database away
+
+# Beyond what follows from a call's form: it conflicts with the present state.
+CONFLICTS = frozenset(
+    {
+        "change_service",
+        "delete_service",
+        "pause_service",
+        "resume_service",
+        "rotate_signing",
+        "register_service",
+        "register_endpoint",
+        "change_endpoint",
+        "delete_endpoint",
+        "steer_breaker",
+        "queue_message",
+        "queue_batch",
+        "replay_message",
+        "cancel_message",
+        "retry_message_now",
+        "issue_token",
+        "revoke_token",
+    }
+)
+
+# What a PATCH takes: the fields of the whole thing, none of them needed.
+CHANGES: dict[str, tuple[str, type[BaseModel]]] = {
+    "change_service": ("ServiceChange", ServiceIn),
+    "change_endpoint": ("EndpointChange", EndpointIn),
+}
+
+HEADERS: dict[str, dict[str, Any]] = {
+    "Location": {"description": "The path of what was made.", "schema": {"type": "string"}},
+    "Idempotent-Replayed": {
+        "description": "`true` where it is the first answer to this Idempotency-Key, given again.",
+        "schema": {"const": "true", "type": "string"},
+    },
+    "Retry-After": {
+        "description": "Seconds to wait before the next try.",
+        "schema": {"type": "string", "pattern": "^[0-9]+$"},
+    },
+    "WWW-Authenticate": {"description": "How to prove who you are.", "schema": {"type": "string"}},
+}
+HEADERS_OF = {401: "WWW-Authenticate", 429: "Retry-After", 503: "Retry-After"}
+
+EXAMPLES: dict[str, Any] = {
+    "register_service": {
+        "name": "billing",
+        "base_url": "https://billing.example.com/v2",
+        "auth": {"type": "bearer", "token": "the-token"},
+        "retry": {"max_attempts": 8},
+    },
+    "change_service": {"limits": {"rate": 20}, "owner": "the payments team"},
+    "pause_service": {"reason": "Their maintenance, until noon", "until": "2030-01-31T12:00:00Z"},
+    "resume_service": {"release": "all", "rate": 10},
+    "rotate_signing": {"overlap": 86400},
+    "register_endpoint": {"name": "invoices", "method": "POST", "path": "/invoices"},
+    "change_endpoint": {"path": "/v3/invoices"},
+    "steer_breaker": {"action": "open", "reason": "They asked us to stop", "until": "2030-01-31T12:00:00Z"},
+    "queue_message": {"service": "billing", "path": "/orders", "body": {"order": 42}, "tags": {"customer": "c-7"}},
+    "queue_batch": {"messages": [{"service": "billing", "path": "/orders", "body": {"order": 42}}]},
+    "replay_message": {"mode": "as_is"},
+    "process_now": {"service": "billing", "method": "GET", "path": "/invoices/42", "timeout": 10},
+    "issue_token": {"name": "billing-backend", "role": "operator", "expires_in": 7776000},
+}
+
+# What follows from an answer: (the call, its parameter, where its value is). Stateful tests go by these too.
+SERVICE_LINKS = [
+    (call, "name", "$response.body#/name")
+    for call in ("get_service", "change_service", "pause_service", "resume_service", "get_breaker", "steer_breaker")
+]
+MESSAGE_LINKS = [
+    (call, "message_id", "$response.body#/id")
+    for call in ("get_message", "list_attempts", "replay_message", "cancel_message", "retry_message_now")
+]
+LINKS: dict[tuple[str, str], list[tuple[str, str, str]]] = {
+    ("register_service", "201"): [
+        *SERVICE_LINKS,
+        ("register_endpoint", "name", "$response.body#/name"),
+        ("rotate_signing", "name", "$response.body#/name"),
+        ("delete_service", "name", "$response.body#/name"),
+    ],
+    ("queue_message", "202"): MESSAGE_LINKS,
+    ("queue_batch", "200"): [("get_message", "message_id", "$response.body#/accepted/0/id")],
+    ("list_messages", "200"): [("get_message", "message_id", "$response.body#/items/0/id")],
+    ("replay_message", "202"): MESSAGE_LINKS,
+    ("issue_token", "201"): [("revoke_token", "token_id", "$response.body#/id")],
+}
+
+
+def complete(schema: dict[str, Any], gates: dict[str, Gate]) -> None:
+    """Adds to ninja's description; ``gates`` by the name of the call."""
+    components = schema["components"]
+    components["schemas"]["Problem"] = ProblemOut.model_json_schema()
+    components["headers"] = deepcopy(HEADERS)
+    components["responses"] = {f"Problem{status}": _problem(status) for status in KINDS}
+    for name, model in CHANGES.values():
+        components["schemas"][name] = _all_optional(name, model)
+    for path, methods in schema["paths"].items():
+        for method, operation in methods.items():
+            _complete_operation(operation, gates[operation["operationId"]], method, path)
+
+
+def _complete_operation(operation: dict[str, Any], gate: Gate, method: str, path: str) -> None:
+    name = operation["operationId"]
+    operation["summary"] = name.replace("_", " ").capitalize()
+    operation["description"] = f"{operation['description']}\n\nNeeds the {gate.needed} role."
+    if name in CHANGES:
+        operation["requestBody"]["content"]["application/json"]["schema"] = {
+            "$ref": REFERENCE.format(model=CHANGES[name][0])
+        }
+    if name in EXAMPLES:
+        operation["requestBody"]["content"]["application/json"]["example"] = EXAMPLES[name]
+    operation["responses"] = {str(status): response for status, response in operation["responses"].items()}
+    for status, response in operation["responses"].items():
+        _complete_answer(response, method, status, takes_key=_takes_key(operation))
+        for call, parameter, value in LINKS.get((name, status), ()):
+            response.setdefault("links", {})[call] = {"operationId": call, "parameters": {parameter: value}}
+    for refused in sorted(_refusals(operation, name, path)):
+        operation["responses"][str(refused)] = {"$ref": f"#/components/responses/Problem{refused}"}
+
+
+def _complete_answer(response: dict[str, Any], method: str, status: str, *, takes_key: bool) -> None:
+    headers = (["Location"] if status in ("201", "202") else []) + (["Idempotent-Replayed"] if takes_key else [])
+    if headers:
+        response["headers"] = {header: {"$ref": f"#/components/headers/{header}"} for header in headers}
+    words = {"201": "Made.", "202": "Accepted: it is on disk.", "204": "Gone."}
+    if response["description"] in ("OK", "Created", "Accepted", "No Content"):
+        response["description"] = words.get(status, "As it is now.")
+
+
+def _refusals(operation: dict[str, Any], name: str, path: str) -> set[int]:
+    refusals = set(ALWAYS)
+    if "{" in path or name == "follow_events":  # a message that is followed singly has to be there
+        refusals.add(404)
+    if "requestBody" in operation:
+        refusals |= {415, 422}
+    if any(parameter["in"] != "path" for parameter in operation.get("parameters", ())):
+        refusals.add(422)
+    if name in CONFLICTS:
+        refusals.add(409)
+    return refusals
+
+
+def _takes_key(operation: dict[str, Any]) -> bool:
+    return any(parameter["name"] == "Idempotency-Key" for parameter in operation.get("parameters", ()))
+
+
+def _problem(status: int) -> dict[str, Any]:
+    _, title = KINDS[status]
+    response: dict[str, Any] = {
+        "description": f"{title}.",
+        "content": {MEDIA_TYPE: {"schema": {"$ref": REFERENCE.format(model="Problem")}}},
+    }
+    if header := HEADERS_OF.get(status):
+        response["headers"] = {header: {"$ref": f"#/components/headers/{header}"}}
+    return response
+
+
+def _all_optional(name: str, model: type[BaseModel]) -> dict[str, Any]:
+    """The model's fields for a change: what is left out stays, so nothing is needed and nothing has a default."""
+    schema = model.model_json_schema(ref_template=REFERENCE)
+    fields = {
+        field: {key: value for key, value in rule.items() if key != "default"}
+        for field, rule in schema["properties"].items()
+    }
+    return {
+        "type": "object",
+        "title": name,
+        "description": "What is left out stays as it is.",
+        "properties": fields,
+        "additionalProperties": False,
+    }
