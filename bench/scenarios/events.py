@@ -12,6 +12,7 @@ import asyncio
 import json
 import re
 import subprocess
+import sys
 import time
 from datetime import datetime
 from statistics import median
@@ -88,8 +89,7 @@ def _connections(on: str, database: Database, process: psutil.Process) -> int:
     """Of the server to its database."""
     if on == "postgres":
         ours = database.ask(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
-            "AND query NOT LIKE '%bench%'"
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
         return ours[0] - 1  # the writer's
     return sum(file.path.endswith(".sqlite3") for file in process.open_files())
@@ -176,8 +176,6 @@ async def _follow(tokens: list[str], port: int, number: int, events: int) -> dic
         await asyncio.gather(*(client.has_begun.wait() for client in clients))
     for client in clients:
         client.lags.clear()  # of the hello
-    import sys
-
     writer = await asyncio.create_subprocess_exec(sys.executable, "-m", __spec__.name, "write", "--events", str(events))
     try:
         async with asyncio.timeout(events / RATE + 30):
