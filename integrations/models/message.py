@@ -219,7 +219,7 @@ class MessageQuerySet(models.QuerySet["Message"]):
     def outgoing(self, ids: Sequence[int], *, worker_id: int, now: datetime) -> dict[int, Outgoing]:
         """What was claimed of ``ids`` just now, with its content, by id."""
         claimed = self.held_by(worker_id).filter(pk__any=ids, claimed_at=now).values_list(*OUTGOING)
-        return {row[0]: Outgoing(*row) for row in claimed.iterator(chunk_size=len(ids) or 1)}
+        return {row[0]: Outgoing(*row) for row in claimed}
 
     def mark_probes(self, ids: Sequence[int], generation: int) -> None:
         """Remembers which claims are a half-open breaker's probes: their places are counted from these rows."""
