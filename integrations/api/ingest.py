@@ -127,4 +127,5 @@ def _queued(asked: Sequence[tuple[HttpRequest, MessageIn]]) -> Answers:
         return [error] if len(asked) == 1 else [answer for one in asked for answer in _queued([one])]
 
 
-route = answering(operator, Ingest().answer)
+_ingest = Ingest()
+route = answering(operator, _ingest.answer)

@@ -12,9 +12,9 @@ from django.http.response import HttpResponseBase
 from django.urls import reverse
 from ninja.parser import Parser
 from pydantic import BaseModel
-from pydantic_core import to_json
+from pydantic_core import ValidationError, to_json
 
-from integrations.api.problems import Problem, broken
+from integrations.api.problems import Problem
 
 Model = TypeVar("Model", bound=BaseModel)
 NESTING_LIMIT = 100  # brackets inside brackets; deeper ones are an attack, or a mistake
@@ -30,7 +30,7 @@ class StrictParser(Parser):
 def read(request: HttpRequest, model: type[Model]) -> Model:
     """A request's body, as ninja reads it. Raises Problem, or pydantic's ValidationError."""
     if not request.body:
-        raise broken([(("body",), "Field required")])
+        raise ValidationError.from_exception_data("body", [{"type": "missing", "loc": (), "input": None}])
     return model.model_validate(parsed_body(request))
 
 
