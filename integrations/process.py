@@ -68,7 +68,6 @@ log = logging.getLogger("switchboard.process")
 TRIES = 3  # looks for a place and calls together; whoever needs more patience queues a message
 WAIT = wait_exponential_jitter(multiplier=0.2, max=2, jitter=0.1)  # seconds between them
 FULL_TIME = 0.9  # of the service's own time limit: a call that had so much and timed out is the service's failure
-PATIENCE = 4.0  # seconds with the database before a call is begun
 LEASE_MARGIN = 10.0  # seconds that a lease outlives its call's deadline: time to write the result
 CACHED_SIZE = 128 * 1024  # bytes of an answer that is kept to be given again
 UNFINISHED = "The call did not come to its end: the process that made it stopped."
@@ -207,7 +206,7 @@ class _Process:
 
     async def _begin(self) -> Ticket | Refusal:
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(self.left):
                 begun: Ticket | Refusal = await self.database(_begin)(self.asked, self.calls + 1, self.left)
         except TimeoutError:
             raise OperationalError("the database did not answer in time") from None
