@@ -99,7 +99,6 @@ class PersonEditForm(_PasswordRules):
         self.present = owner.is_active
         self.fields["password"].help_text = f"Leave empty to keep theirs. {self.fields['password'].help_text}"
 
-
     def clean_is_active(self) -> bool:
         given: str = self.cleaned_data["is_active"]
         return given == "on" if given else self.present
