@@ -10,35 +10,51 @@ import asyncio
 import os
 import signal
 from ipaddress import ip_network
+from typing import TYPE_CHECKING
 
 import django
 
 from bench.messages import body
+
+if TYPE_CHECKING:
+    from integrations.client import Call
 
 ALLOWED = (ip_network("127.0.0.0/8"),)
 
 
 def main() -> None:
     django.setup()
-    from integrations.tasks import _new_loop
+    from integrations.pump import new_loop, spare_the_collector
 
-    _new_loop().run_until_complete(_send_all(os.environ["BENCH_SINK"], int(os.environ["BENCH_MESSAGES"])))
+    spare_the_collector()
+    calls = calls_to(os.environ["BENCH_SINK"], int(os.environ["BENCH_MESSAGES"]))
+    new_loop().run_until_complete(_send_when_told(calls))
     signal.pause()
 
 
-async def _send_all(url: str, messages: int) -> None:
-    from integrations.client import Call, Client
-    from integrations.pump import CAPACITY
-
-    calls = [
-        Call("POST", url, (("Content-Type", "application/json"), ("webhook-id", f"msg_{n}")), body(n), allowed=ALLOWED)
-        for n in range(messages)
-    ]
-    client, succeeded = Client(), 0
+async def _send_when_told(calls: list[Call]) -> None:
     start = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, start.set)
     print("ready", flush=True)
     await start.wait()
+    print(f"succeeded {await send_all(calls)}", flush=True)
+
+
+def calls_to(url: str, messages: int) -> list[Call]:
+    from integrations.client import Call
+
+    return [
+        Call("POST", url, (("Content-Type", "application/json"), ("webhook-id", f"msg_{n}")), body(n), allowed=ALLOWED)
+        for n in range(messages)
+    ]
+
+
+async def send_all(calls: list[Call]) -> int:
+    """Sends them, and answers how many succeeded."""
+    from integrations.client import Client
+    from integrations.pump import CAPACITY
+
+    client, succeeded = Client(), 0
 
     async def send() -> None:
         nonlocal succeeded
@@ -47,7 +63,8 @@ async def _send_all(url: str, messages: int) -> None:
             succeeded += outcome.succeeded
 
     await asyncio.gather(*(send() for _ in range(CAPACITY)))
-    print(f"succeeded {succeeded}", flush=True)
+    await client.aclose()
+    return succeeded
 
 
 if __name__ == "__main__":
