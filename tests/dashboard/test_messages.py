@@ -123,7 +123,7 @@ def test_pages_lead_both_ways_and_lose_nothing(viewer: Client, queue: Queue, mon
     assert not first.newer
 
 
-@pytest.mark.parametrize("cursor", ["garbage", "older 3:forged", "%00", "older%205:AAAA"])
+@pytest.mark.parametrize("cursor", ["garbage", "older 3:forged", "older%205:AAAA"])
 def test_a_tampered_cursor_shows_the_first_page_with_a_notice(viewer: Client, queue: Queue, cursor: str) -> None:
     message = queue()
     page = page_of(viewer, f"/messages/?cursor={cursor}")

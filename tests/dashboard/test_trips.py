@@ -223,7 +223,7 @@ def test_a_wrong_end_is_refused_beside_its_field() -> None:
 
 def test_the_audit_says_until_when() -> None:
     a_service()
-    client = browser()
+    client = browser(Role.ADMIN)
     client.post("/services/billing/breaker/", {"action": "open", "reason": "Deploy", "ends": "900"})
     page = words(client.get("/audit/?target=billing"))
     assert "Deploy" in page
