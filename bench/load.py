@@ -6,7 +6,7 @@
 
 A service that is there already keeps its settings. The messages of a service are numbered from ``start`` in their
 bodies; with ``keys``, number n has the ordering key n modulo keys. With `--rate` messages are accepted one by one, so
-many a second, the services in turn.
+many a second, the services in turn, and FILE.accepted says when each one was: [[service, number, seconds], …].
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def main() -> None:
 
     streams = [list(drafts_of(load)) for load in json.loads(options.loads.read_text())]
     if options.rate:
-        send_at(options.rate, [draft for turn in zip_longest(*streams) for draft in turn if draft])
+        accepted = send_at(options.rate, [draft for turn in zip_longest(*streams) for draft in turn if draft])
+        Path(f"{options.loads}.accepted").write_text(json.dumps(accepted))
         return
     for drafts in streams:
         for first in range(0, len(drafts), BATCH):
@@ -78,15 +79,18 @@ def drafts_of(load: dict[str, Any]) -> Iterator[Draft]:
         )
 
 
-def send_at(rate: float, drafts: list[Draft]) -> None:
-    """Accepts at a steady pace; one that comes late does not move the ones after it."""
+def send_at(rate: float, drafts: list[Draft]) -> list[tuple[str, int, float]]:
+    """Accepts at a steady pace; one that comes late does not move the ones after it. Answers when each was on disk."""
     from integrations.models import Message
 
+    accepted = []
     began = time.monotonic()
     for index, draft in enumerate(drafts):
         if (ahead := began + index / rate - time.monotonic()) > 0:
             time.sleep(ahead)
         Message.objects.accept([draft])
+        accepted.append((draft.service.name, json.loads(draft.body)["n"], time.time()))
+    return accepted
 
 
 if __name__ == "__main__":
