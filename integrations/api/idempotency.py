@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from operator import itemgetter
 
 from django.db import IntegrityError, transaction
 from django.http import HttpRequest, HttpResponse
@@ -158,18 +159,19 @@ def _transaction_for(asked: Sequence[_Asked | Problem | None]) -> AbstractContex
 
 def _store(given: Sequence[tuple[_Asked | Problem | None, HttpResponse | Exception]]) -> None:
     """Keeps what succeeded, in one order everywhere, so that two groups of requests cannot lock each other out."""
+    now = timezone.now()
     kept = [
-        IdempotentAnswer(
-            owner=asked.owner,
-            key=asked.key,
-            path=asked.path,
-            body_digest=asked.body_digest,
-            status=answer.status_code,
-            location=answer.headers.get("Location", ""),
-            content=answer.content,
-        )
+        {
+            "owner": asked.owner,
+            "key": asked.key,
+            "path": asked.path,
+            "body_digest": asked.body_digest,
+            "status": answer.status_code,
+            "location": answer.headers.get("Location", ""),
+            "content": answer.content,
+            "created_at": now,
+        }
         for asked, answer in given
         if isinstance(asked, _Asked) and isinstance(answer, HttpResponse) and 200 <= answer.status_code < 300
     ]
-    kept.sort(key=lambda row: (row.owner, row.key))
-    rows.insert(kept)
+    rows.append(IdempotentAnswer, sorted(kept, key=itemgetter("owner", "key")))

@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from typing import Any, ClassVar
 
 from django.db import models, transaction
@@ -173,22 +174,15 @@ class MessageQuerySet(models.QuerySet["Message"]):
         if not drafts:
             return []
         now = now or timezone.now()
-        messages = [_accepted(draft, now) for draft in drafts]
         with transaction.atomic(savepoint=False):  # inside another one it stands and falls with it
-            rows.insert(messages)
-            rows.insert(
-                [
-                    MessageContent(
-                        message=message,
-                        query=draft.query,
-                        headers=draft.headers,
-                        content_type=draft.content_type,
-                        body=draft.body,
-                    )
-                    for message, draft in zip(messages, drafts, strict=True)
-                ]
-            )
+            keys = rows.fresh_keys(Message, len(drafts))
+            accepted = [_accepted(draft, key, now) for draft, key in zip(drafts, keys, strict=True)]
+            rows.append(Message, accepted)
+            rows.append(MessageContent, [_content(draft, key) for draft, key in zip(drafts, keys, strict=True)])
             doorbell.ring()
+        messages = [Message.from_db(self.db, list(row), list(row.values())) for row in accepted]
+        for message, draft in zip(messages, drafts, strict=True):
+            message.service, message.endpoint, message.replay_of = draft.service, draft.endpoint, draft.replay_of
         return messages
 
     # ---- claim -----------------------------------------------------------------------------------------------------
@@ -297,23 +291,42 @@ class MessageQuerySet(models.QuerySet["Message"]):
         return self.filter(status=Status.PENDING, expires_at__lte=now)
 
 
-def _accepted(draft: Draft, now: datetime) -> Message:
-    return Message(
-        service=draft.service,
-        endpoint=draft.endpoint,
-        method=draft.method,
-        path=draft.path,
-        priority=draft.priority,
-        ordering_key=draft.ordering_key,
-        deliver_at=draft.deliver_at,
-        due_at=max(now, draft.deliver_at) if draft.deliver_at else now,
-        expires_at=draft.expires_at,
-        tags=draft.tags,
-        replay_of=draft.replay_of,
-        webhook_id=draft.webhook_id,
-        operation_id=draft.operation_id,
-        created_at=now,
-    )
+def _accepted(draft: Draft, key: int, now: datetime) -> dict[str, Any]:
+    """The row of a new message, every column of it and in the model's order."""
+    return {
+        **_blank(),
+        "id": key,
+        "nonce": identifiers.fresh_nonce(),
+        "service_id": draft.service.pk,
+        "endpoint_id": draft.endpoint and draft.endpoint.pk,
+        "method": draft.method,
+        "path": draft.path,
+        "tags": draft.tags,
+        "priority": draft.priority,
+        "due_at": max(now, draft.deliver_at) if draft.deliver_at else now,
+        "ordering_key": draft.ordering_key,
+        "replay_of_id": draft.replay_of and draft.replay_of.pk,
+        "webhook_id": draft.webhook_id,
+        "operation_id": draft.operation_id,
+        "created_at": now,
+        "deliver_at": draft.deliver_at,
+        "expires_at": draft.expires_at,
+    }
+
+
+@cache
+def _blank() -> dict[str, Any]:
+    return {field.attname: field.get_default() for field in Message._meta.concrete_fields}
+
+
+def _content(draft: Draft, key: int) -> dict[str, Any]:
+    return {
+        "message_id": key,
+        "query": draft.query,
+        "headers": draft.headers,
+        "content_type": draft.content_type,
+        "body": draft.body,
+    }
 
 
 def _natural_due() -> Coalesce:

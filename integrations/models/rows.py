@@ -1,8 +1,8 @@
 """Many rows in one statement, by hand where the ORM's own way was measured to be the cost of a delivery.
 
 ``pk__any=ids`` is one parameter however many the ids are: ``IN`` with a placeholder for each took 15 µs of CPU a
-message to put together, and SQLite takes no more than 250,000 of them. ``insert`` takes a third of ``bulk_create``'s
-time and gives the objects their keys; ``append`` takes rows that never were objects, at 10 µs where it took 190.
+message to put together, and SQLite takes no more than 250,000 of them. ``append`` takes rows
+that never were objects, at 10 µs where ``bulk_create`` took 190.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from typing import Any
 from django.db import connection, models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models.sql.compiler import SQLCompiler
-
-PARAMETERS = 30_000  # in one statement; SQLite takes 32,766
 
 
 @models.ForeignKey.register_lookup  # it does not take over what fields have
@@ -36,50 +34,6 @@ class AnyOf(models.Lookup):
     def as_sqlite(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper) -> tuple[str, Any]:
         column, parameters = self.process_lhs(compiler, connection)
         return f"{column} IN (SELECT value FROM json_each(%s))", [*parameters, json.dumps(list(self.rhs))]  # noqa: S608
-
-
-def insert(objects: Sequence[models.Model]) -> None:
-    """Inserts rows of one model and gives the objects their keys, as bulk_create does.
-
-    A column that is null in all of them is left to the database; for messages that is half of the columns.
-    """
-    if not objects:
-        return
-    fields = [field for field in type(objects[0])._meta.concrete_fields if _is_given(field, objects)]
-    adapters = [(field.attname, _adapter(field, connection.vendor)) for field in fields]
-    at_once = PARAMETERS // len(fields)
-    for start in range(0, len(objects), at_once):
-        part = objects[start : start + at_once]
-        rows = [[adapt(getattr(thing, name)) for name, adapt in adapters] for thing in part]
-        for thing, (key,) in zip(part, _insert(fields, rows), strict=True):
-            thing.pk = key
-            thing._state.adding, thing._state.db = False, connection.alias
-
-
-def _insert(fields: Sequence[models.Field[Any, Any]], rows: Sequence[Sequence[Any]]) -> Sequence[tuple[Any, ...]]:
-    """The keys of the new rows, in their order."""
-    model, name = fields[0].model, connection.ops.quote_name
-    columns = ", ".join(name(str(field.column)) for field in fields)
-    place = f"({', '.join(['%s'] * len(fields))})"
-    insert_into = f"INSERT INTO {name(model._meta.db_table)} ({columns}) VALUES "  # noqa: S608
-    returning = f" RETURNING {name(str(model._meta.pk.column))}"
-    with connection.cursor() as cursor:
-        if connection.vendor == "postgresql":
-            # Row by row, because psycopg looks for the places in a long statement at 70 µs a row.
-            values = ", ".join(cursor.mogrify(place, row) for row in rows)
-            cursor.execute(insert_into + values + returning)
-        else:
-            values = ", ".join([place] * len(rows))
-            cursor.execute(insert_into + values + returning, [value for row in rows for value in row])
-        keys: list[tuple[Any, ...]] = cursor.fetchall()
-        return keys
-
-
-def _is_given(field: models.Field[Any, Any], objects: Sequence[models.Model]) -> bool:
-    name = field.attname
-    return not (field.null or isinstance(field, models.AutoField)) or any(
-        getattr(thing, name) is not None for thing in objects
-    )
 
 
 def fresh_keys(model: type[models.Model], count: int) -> list[int]:
@@ -111,7 +65,8 @@ def append(model: type[models.Model], rows: Sequence[dict[str, Any]]) -> None:
         values.append(picked)
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
-            with cursor.copy(f"COPY {model._meta.db_table} ({columns}) FROM STDIN") as copy:
+            statement = f"COPY {model._meta.db_table} ({columns}) FROM STDIN"
+            with connection.wrap_database_errors, cursor.copy(statement) as copy:  # Django does not by itself
                 for picked in values:
                     copy.write_row(picked)
         else:
