@@ -59,6 +59,10 @@ class Pump:
         self._unsent: list[Claim] = []  # their slot had passed
         self._something = asyncio.Event()
         self._database = ThreadPoolExecutor(1, thread_name_prefix="database")
+        # A claim need not wait for a settlement; on SQLite, which takes one writer at a time, it would all the same.
+        own = connection.vendor != "sqlite"
+        self._settling = ThreadPoolExecutor(1, thread_name_prefix="settling") if own else self._database
+        self._flushing: asyncio.Task[None] | None = None
         self._doorbell = Doorbell(self._rang)
         self._was_rung = self._found_nothing = False
         self._offset = timedelta(0)  # the database's clock less ours
@@ -95,24 +99,27 @@ class Pump:
         self.stopping = True
         deadline = time.monotonic() + GRACE
         while self.in_flight and time.monotonic() < deadline:
+            await self._flushed()
             await self._flush()
             await self._wait(0.1)
         for _, task in self.in_flight.values():
             task.cancel()
         await asyncio.gather(*(task for _, task in self.in_flight.values()), return_exceptions=True)
+        await self._flushed()
         await self._flush()
         if self.worker_id:
             await self._in_database(delivery.stop, self.worker_id)
-        await self._in_database(_disconnect)
+        await self._disconnect()
         self._doorbell.close()
         await self.client.aclose()
         self._database.shutdown()
+        self._settling.shutdown()
 
     # ---- one turn --------------------------------------------------------------------------------------------------
     async def _turn(self) -> bool:
         """Renews, settles, sweeps, claims; True when there may be more to claim at once."""
         await self._hold_lease()
-        await self._flush()
+        await self._start_flush()
         now = time.monotonic()
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_EVERY
@@ -158,14 +165,30 @@ class Pump:
             delivery.give_back_unknown(self.worker_id, in_flight, now)
         return renewed
 
+    async def _start_flush(self) -> None:
+        """Has what came in written beside the claims, one batch at a time; raises what kept the last one back."""
+        if self._flushing is not None and self._flushing.done():
+            await self._flushed()
+        if self._flushing is None and (self._done or self._unsent):
+            self._flushing = asyncio.create_task(self._flush())
+            self._flushing.add_done_callback(lambda _: self._something.set())
+
+    async def _flushed(self) -> None:
+        """Waits for the batch that is being written."""
+        flushing, self._flushing = self._flushing, None
+        if flushing is not None:
+            await flushing
+
     async def _flush(self) -> None:
         """Writes the results that have come in; they stay here until they are written."""
         await self._give_back()
+        if len(self._done) < len(self.in_flight):
+            await asyncio.sleep(GATHER)
         if not self._done:
             return
         batch = self._done[:]
         try:
-            await self._in_database(delivery.settle, batch)
+            await self._settle(delivery.settle, batch)
         except (OperationalError, InterfaceError):
             raise  # the database is away or busy: later, all of it
         except Exception:
@@ -176,22 +199,28 @@ class Pump:
         self._next_look = 0.0  # places are free again
         for result in batch:
             self._counts["delivered" if result.outcome.succeeded else "failed"] += 1
-            self.in_flight.pop(result.claim.message.pk, None)
+            self._leave(result.claim)
 
     async def _give_back(self) -> None:
         while self._unsent:
-            await self._in_database(delivery.give_back, self._unsent[0])
-            self.in_flight.pop(self._unsent.pop(0).message.pk, None)
+            await self._settle(delivery.give_back, self._unsent[0])
+            self._leave(self._unsent.pop(0))
+
+    def _leave(self, claimed: Claim) -> None:
+        """The message may be in flight again by now: what was just given back is claimed beside this."""
+        pk = claimed.message.pk
+        if pk in self.in_flight and self.in_flight[pk][0] is claimed:
+            del self.in_flight[pk]
 
     async def _flush_one_by_one(self, batch: list[CallResult]) -> None:
         for result in batch:
             try:
-                await self._in_database(delivery.settle, [result])
+                await self._settle(delivery.settle, [result])
             except (OperationalError, InterfaceError):
                 raise
             except Exception:
                 log.exception(line("unwritable", message=result.claim.message.public_id))
-                await self._in_database(delivery.settle_bare, result)
+                await self._settle(delivery.settle_bare, result)
 
     async def _claim(self) -> bool:
         free = self.capacity - len(self.in_flight)
@@ -253,10 +282,7 @@ class Pump:
             except TimeoutError:
                 pass
         self._something.clear()
-        if self._done and len(self._done) < len(self.in_flight):
-            await asyncio.sleep(GATHER)
-        else:
-            await asyncio.sleep(0)
+        await asyncio.sleep(0)
 
     def _patience(self, end: float | None) -> float:
         now = time.monotonic()
@@ -273,12 +299,19 @@ class Pump:
         self._failures += 1
         log.warning(line("database", error=str(error).partition("\n")[0], again_in=pause, unwritten=len(self._done)))
         self._next_renewal = 0.0  # looks after claims whose commit was not heard of
-        await self._in_database(_disconnect)
+        await self._disconnect()
         await asyncio.sleep(pause)
 
     async def _in_database(self, step: Callable[..., T], *args: object) -> T:
-        """One thread for all of the pump's database work, so one connection and no waiting on the loop."""
+        """In a thread of the pump's own, so on one connection and without waiting on the loop."""
         return await asyncio.get_running_loop().run_in_executor(self._database, step, *args)
+
+    async def _settle(self, step: Callable[..., T], *args: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._settling, step, *args)
+
+    async def _disconnect(self) -> None:
+        await self._in_database(_disconnect)
+        await self._settle(_disconnect)
 
 
 def new_loop() -> asyncio.AbstractEventLoop:
