@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 from asgiref.typing import ASGIReceiveCallable as Receive
@@ -31,7 +32,7 @@ from integrations.api.wire import read
 from integrations.schemas import MessageIn
 
 GROUP = 250  # requests in a transaction: some 30 ms on SQLite, where nobody else writes meanwhile
-GATHER = 0.002  # seconds between groups under load: without it each has half of those who send one after the other
+GATHER = 0.003  # seconds between groups at most, under load
 GROUP_SIZE = 4 * 1024 * 1024  # bytes of their bodies after which a group is closed
 ROOM = 2_000  # requests
 ROOM_SIZE = 64 * 1024 * 1024
@@ -52,6 +53,8 @@ class Ingest:
         self._thread = ThreadPoolExecutor(1, "ingest")
         self._work: asyncio.Task[None] | None = None
         self._group_began = 0.0
+        self._expected = 0  # requests that the next group waits for
+        self._have_come = asyncio.Event()
 
     async def answer(self, request: ASGIRequest, receive: Receive) -> HttpResponse:
         with self.room.place() as place:
@@ -65,6 +68,8 @@ class Ingest:
             raise busy("The database does not answer; try again.")
         waiting = _Waiting(request, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
+        if len(self._waiting) == self._expected:
+            self._have_come.set()
         try:
             async with asyncio.timeout(PATIENCE):
                 return await waiting.answer
@@ -82,8 +87,20 @@ class Ingest:
             for waiting, response in zip(group, responses, strict=True):
                 if not waiting.answer.done():
                     waiting.answer.set_result(response)
-            if len(group) > 1:  # under load: who was answered just now often has a next one
-                await asyncio.sleep(GATHER)
+            await self._gather(min(GROUP, len(group) + len(self._waiting)))
+
+    async def _gather(self, count: int) -> None:
+        """Under load, who was answered just now often has a next one: waits until so many are there, or for GATHER.
+
+        Without it, those who send one after the other fall into two halves, and each group has only one of them.
+        """
+        if count == 1:
+            return
+        self._expected, self._have_come = count, asyncio.Event()
+        if len(self._waiting) < count:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._have_come.wait(), GATHER)
+        self._expected = 0
 
     def _next_group(self) -> list[_Waiting]:
         group: list[_Waiting] = []
