@@ -9,6 +9,7 @@ retry. `--pending N` adds messages that are due now, of a service that is paused
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -138,11 +139,13 @@ def seed_pending(messages: int, *, body: int = BODY) -> None:
 
 
 def analyze() -> None:
-    """Tells the database's planner about all the rows."""
+    """Tells the database's planner about all the rows, and waits until they are on disk."""
     from django.db import connection
 
     with connection.cursor() as cursor:
-        cursor.execute("VACUUM ANALYZE" if connection.vendor == "postgresql" else "ANALYZE")
+        for statement in ("VACUUM ANALYZE", "CHECKPOINT") if connection.vendor == "postgresql" else ("ANALYZE",):
+            cursor.execute(statement)
+    os.sync()
 
 
 def _service(name: str, status: str) -> int:

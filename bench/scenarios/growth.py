@@ -61,6 +61,7 @@ def _grow(on: str, recorder: Recorder, options: Options, missed: list[str]) -> d
             for name, database in (("empty", empty), ("full", full))[:: 1 if number % 2 == 0 else -1]:
                 with quiet():
                     rates[name].append(_drain(f"{name}-{number}", messages, database, recorder))
+            options.say(f"{on:10}{rates['empty'][-1]:8,.0f}/s, {rates['full'][-1]:8,.0f}/s")
         share = median(rates["full"]) / median(rates["empty"])
         options.say(
             f"{on:10}{median(rates['empty']):8,.0f}/s beside nothing, {median(rates['full']):8,.0f}/s beside them:"
