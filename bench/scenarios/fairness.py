@@ -1,6 +1,6 @@
 """Fairness: a hanging service, and a backlog, beside others that have to be served as before.
 
-Hanging: 100 services get messages at a steady pace, so many that all pumps are busy; in every other run one of them hangs
+Hanging: 100 services get messages at a steady pace, so many that all pumps are busy; in every other run one hangs
 for 30 s on each call. The p95 of the others, from acceptance to receipt, may change by a tenth. `wide` is the same with
 room for a thousand calls of the hanging one at once, more than all pumps together have.
 Backlog: 100,000 messages wait for one service; first messages to another one have to be there within 100 ms.
