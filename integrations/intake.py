@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from django.utils import timezone
 
 from integrations.models import Draft, Endpoint, Message, Runtime, Service
+from integrations.models.message import around
 from integrations.registry import Invalid
 from integrations.schemas import BODY_LIMIT, MessageIn, ReplayIn, TooLarge, body_bytes
 
@@ -66,8 +67,7 @@ def draft(data: MessageIn, known: Known | None = None) -> Draft:
         endpoint=endpoint,
         method=endpoint.method if endpoint else (data.method or "POST"),
         path=endpoint.path if endpoint else (data.path or "/"),
-        query={**(endpoint.query if endpoint else {}), **data.query},
-        headers={**(endpoint.headers if endpoint else {}), **data.headers},
+        **around(endpoint, data.query, data.headers),
         body=body,
         content_type=content_type,
         ordering_key=data.ordering_key,

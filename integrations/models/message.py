@@ -69,6 +69,7 @@ class Draft:
     endpoint: Endpoint | None = None
     query: dict[str, Any] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
+    own: dict[str, Any] = field(default_factory=dict)  # its own query and headers, where its endpoint has added some
     ordering_key: str = ""
     deliver_at: datetime | None = None
     expires_at: datetime | None = None
@@ -291,6 +292,15 @@ class MessageQuerySet(models.QuerySet["Message"]):
         return self.filter(status=Status.PENDING, expires_at__lte=now)
 
 
+def around(endpoint: Endpoint | None, query: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
+    """A draft's ``query``, ``headers`` and ``own``: the message's win over its endpoint's, and are kept apart too, so
+    that a replay can resolve the endpoint anew."""
+    if endpoint is None or not (endpoint.query or endpoint.headers):
+        return {"query": query, "headers": headers}
+    own = {"query": query, "headers": headers}
+    return {"query": {**endpoint.query, **query}, "headers": {**endpoint.headers, **headers}, "own": own}
+
+
 def _accepted(draft: Draft, key: int, now: datetime) -> dict[str, Any]:
     """The row of a new message, every column of it and in the model's order."""
     return {
@@ -324,6 +334,7 @@ def _content(draft: Draft, key: int) -> dict[str, Any]:
         "message_id": key,
         "query": draft.query,
         "headers": draft.headers,
+        "own": draft.own,
         "content_type": draft.content_type,
         "body": draft.body,
     }
@@ -507,17 +518,19 @@ class Message(Named, models.Model):
             content = original.content
             target = endpoint or (original.endpoint if current else None)
             edited = body is not None or headers is not None or endpoint is not None
-            query, own = content.query, content.headers if headers is None else headers
-            if target:  # what the endpoint says now wins over what was merged at acceptance, but not over an edit
-                query = {**query, **target.query}
-                own = {**own, **target.headers} if headers is None else {**target.headers, **headers}
+            own = content.own or {"query": content.query, "headers": content.headers}
+            own = own if headers is None else {**own, "headers": headers}
+            if target:
+                parts = around(target, **own)
+            else:
+                sent = content.headers if headers is None else headers
+                parts = {"query": content.query, "headers": sent, "own": content.own and own}
             draft = Draft(
                 service=original.service,
                 endpoint=endpoint or original.endpoint,
                 method=target.method if target else original.method,
                 path=target.path if target else original.path,
-                query=query,
-                headers=own,
+                **parts,
                 body=body if body is not None else bytes(content.body),
                 content_type=content_type or content.content_type,
                 ordering_key=original.ordering_key,
@@ -536,6 +549,7 @@ class MessageContent(models.Model):
     message = models.OneToOneField(Message, on_delete=models.CASCADE, primary_key=True, related_name="content")
     query = models.JSONField(default=dict)
     headers = models.JSONField(default=dict)
+    own = models.JSONField(default=dict)  # query and headers without the endpoint's, where that has added some
     content_type = models.CharField(max_length=200, blank=True)
     body = models.BinaryField(default=bytes)
 

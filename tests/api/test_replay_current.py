@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from integrations.models import Endpoint, Message, Status
 from tests.api.calling import Api
@@ -28,3 +29,37 @@ def test_a_current_replay_takes_what_the_endpoint_says_now(
     Message.objects.update(status=Status.DEAD)
     made = operator.post(f"/messages/{message.public_id}/replay", {"mode": "as_is"}).json()
     assert (made["path"], made["query"]) == ("/invoices", {"v": "1", "own": "yes"})
+
+
+def test_a_current_replay_drops_what_the_endpoint_no_longer_says(
+    operator: Api, invoices: Endpoint, queue: Callable[..., Message]
+) -> None:
+    """Its own parts are kept apart, also through replays as it is, and through one whose headers were edited."""
+    invoices.headers = {"X-Version": "1", "X-Both": "the endpoint's"}
+    invoices.save()
+    own = {"query": {"v": "own"}, "headers": {"X-Both": "its own"}}
+    plain, edited = queue(endpoint="invoices", path=None, **own), queue(endpoint="invoices", path=None, **own)
+    invoices.query, invoices.headers = {"page": "1", "v": "2"}, {}
+    invoices.save()
+    for message, edit, kept in ((plain, {}, {"X-Both": "its own"}), (edited, {"headers": {"X-E": "1"}}, {"X-E": "1"})):
+        made = replayed(operator, message, {"mode": "as_is", **edit})
+        assert made["query"] == {"v": "own"}
+        current = replayed(operator, Message.objects.latest("pk"), {"mode": "current"})
+        assert (current["query"], current["headers"]) == ({"page": "1", "v": "own"}, kept)
+
+
+def test_a_message_without_an_endpoint_can_be_replayed_to_one(
+    operator: Api, invoices: Endpoint, queue: Callable[..., Message]
+) -> None:
+    message = queue(query={"own": "yes"}, headers={"X-Own": "yes"})
+    assert message.content.own == {}, "nothing is kept twice"
+    made = replayed(operator, message, {"mode": "current", "endpoint": "invoices"})
+    assert (made["path"], made["query"]) == ("/invoices", {"v": "1", "own": "yes"})
+    assert made["headers"] == {"X-Own": "yes"}
+
+
+def replayed(operator: Api, message: Message, asked: dict[str, Any]) -> dict[str, Any]:
+    """The new message, as it is read back; what was there is finished before."""
+    Message.objects.update(status=Status.DEAD)
+    made: dict[str, Any] = operator.post(f"/messages/{message.public_id}/replay", asked).json()
+    return made
