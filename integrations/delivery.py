@@ -28,7 +28,7 @@ from urllib.parse import urlencode
 from django.db import transaction
 from django.db.models import Count, F
 
-from integrations import oauth
+from integrations import feed, oauth
 from integrations.client import Call, Client
 from integrations.logs import line, write
 from integrations.models import (
@@ -865,6 +865,7 @@ def tidy() -> None:
     """Twice a minute, by any worker: what is seldom needed."""
     heal_order()
     IdempotentAnswer.objects.prune(database_now())
+    feed.forget()
 
 
 def heal_order() -> int:

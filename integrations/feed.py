@@ -9,7 +9,8 @@ column as well and stops the stream while any transaction of the whole server is
 There is no row for each change of a message. ``messages.changed`` is counted once a second, from counters that are
 kept anyway: the difference between two readings of the tallies (calls, delivered, dead), the messages that are new,
 and the few that ended without a call. It is written as an event, numbered like all others, so that it is resumed as
-exactly. All that happens only while somebody follows: ``advance`` catches up with at most ``RETENTION``.
+exactly. All that happens only while somebody follows: ``advance`` catches up with at most ``RETENTION``, and what is
+older is taken away by the workers' ``forget``, whether somebody follows or not.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ LATE = timedelta(minutes=2)  # a settlement counts for the minute in which it be
 LOOKED_FOR = timedelta(minutes=1)  # a message's id that was skipped: its transaction may commit after later ones
 LISTED = 20_000  # new messages; where there are more, nobody has followed for a while
 NUMBERED = 5_000  # events at once
+FORGOTTEN = 1_000  # events in one statement, so that no writer waits for long
+FORGOTTEN_IN_A_ROW = 20  # such statements; what is left then goes half a minute later
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,6 @@ def advance() -> Feed:
         locked = Feed.objects.select_for_update().get(pk=feed.pk)
         if counted and locked.counted_at == feed.counted_at:  # else another process has counted meanwhile
             _write(counted, now)
-            _forget(locked, now)
             locked.readings, locked.counted_at = counted.readings, now
         locked.position += _number_after(locked.position)
         locked.save()
@@ -86,6 +88,29 @@ def entries(after: int, limit: int = 1000) -> list[Entry]:
     rows = Event.objects.filter(position__gt=after).order_by("position")
     columns = rows.values_list("position", "type", "at", "service__name", "subject", "facts")
     return [Entry(*row) for row in columns[:limit]]  # type: ignore[arg-type]
+
+
+def forget() -> int:
+    """Takes away the counts that nobody can resume from any more; answers how many. Other events are history."""
+    before, forgotten = database_now() - RETENTION, 0
+    for type_ in (CHANGED, ENDED):
+        for _ in range(FORGOTTEN_IN_A_ROW):
+            count = _forget_oldest(type_, before)
+            forgotten += count
+            if count < FORGOTTEN:
+                break
+    return forgotten
+
+
+def _forget_oldest(type_: str, before: datetime) -> int:
+    with transaction.atomic():
+        oldest = Event.objects.filter(type=type_).order_by("pk").values_list("pk", "at", "position")[:FORGOTTEN]
+        old = {pk: position or 0 for pk, at, position in oldest if at < before}
+        if old:
+            last = max(old.values())
+            Feed.objects.filter(floor__lt=last).update(floor=last)
+            Event.objects.filter(pk__any=old).delete()
+    return len(old)
 
 
 def states(ids: Collection[int]) -> dict[int, dict[str, Any]]:
@@ -139,17 +164,6 @@ def _begin_anew(now: datetime) -> Feed:
             feed.position += _number_after(feed.position)
             feed.save()
     return feed
-
-
-def _forget(feed: Feed, now: datetime) -> None:
-    """Once a minute takes away the counts that nobody can resume from any more."""
-    if feed.counted_at is not None and feed.counted_at.minute == now.minute:
-        return
-    kept = Event.objects.filter(position__gt=feed.floor)
-    last = kept.filter(at__lt=now - RETENTION).aggregate(last=models.Max("position"))["last"]
-    if last:
-        kept.filter(type=CHANGED, position__lte=last).delete()
-        feed.floor = last
 
 
 # ---- counts ---------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from django.test import Client
 from django.utils import timezone
 
 from dashboard import asgi
-from integrations import feed
+from integrations import delivery, feed
 from integrations.api import native
 from integrations.api.stream import Broadcaster, Limits, streaming
 from integrations.api.wire import address
@@ -341,18 +341,31 @@ def test_after_an_hour_there_is_nothing_to_resume(serve: Callable[..., Served], 
         assert stream.next()["type"] == "service.paused"
 
 
-def test_counts_are_forgotten_after_an_hour(viewer: Api, billing: Service) -> None:
+def test_counts_are_forgotten_after_an_hour(billing: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed, "FORGOTTEN", 2)  # so that it takes several steps
     feed.advance()
     old = timezone.now() - timedelta(hours=2)
-    Event.objects.create(type=feed.CHANGED, service=billing, at=old, facts={"counts": {}, "calls": 1})
+    for _ in range(5):
+        Event.objects.create(type=feed.CHANGED, service=billing, at=old, facts={"counts": {}, "calls": 1})
     Event.objects.create(type="service.changed", service=billing, at=old)
-    floor = feed.advance().floor
-    Feed.objects.update(counted_at=timezone.now() - timedelta(minutes=1))
-    add({billing.pk: Counts(calls=1)}, timezone.now())
-    assert feed.advance().floor > floor
-    kept = {entry.type for entry in feed.entries(0)}
-    assert "service.changed" in kept, "history is not the stream's to delete"
-    assert Event.objects.filter(type=feed.CHANGED, at=old).count() == 0
+    Event.objects.create(type=feed.CHANGED, service=billing, facts={"counts": {}, "calls": 1})
+    position = feed.advance().position
+    delivery.tidy()
+    kept = [entry.type for entry in feed.entries(0)]
+    assert kept == ["service.created", "service.changed", feed.CHANGED], "what else has happened is history"
+    assert feed.advance().floor == position - 2, "what comes after the last forgotten one can still be resumed"
+
+
+def test_what_waits_to_be_counted_does_not_pile_up_while_nobody_follows(
+    queue: Callable[..., Message], billing: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "FORGOTTEN", 2)
+    for _ in range(5):
+        queue().cancel()
+    Event.objects.filter(type=feed.ENDED).update(at=timezone.now() - feed.RETENTION - timedelta(seconds=1))
+    queue().cancel()
+    delivery.tidy()
+    assert Event.objects.filter(type=feed.ENDED).count() == 1
 
 
 # ---- who may --------------------------------------------------------------------------------------------------------
