@@ -7,9 +7,11 @@ import threading
 import time
 from dataclasses import dataclass
 from datetime import datetime
+from importlib import import_module
 from typing import cast
 
 from django.conf import settings
+from django.contrib.auth import get_user
 from django.http import HttpRequest, UnreadablePostError
 from ninja.security.base import AuthBase
 
@@ -29,6 +31,7 @@ class Caller:
     role: Role
     owner: str
     expires_at: datetime | None = None  # of the token
+    session: str = ""  # its key, where a page calls
 
 
 def caller(request: HttpRequest) -> Caller:
@@ -96,7 +99,20 @@ def _by_session(request: HttpRequest) -> Caller | None:
     person = request.user
     if not isinstance(person, Account) or not person.is_active:
         return None
-    return Caller(actor=f"person {person.username}", role=Role(person.role), owner=f"person {person.pk}")
+    return Caller(
+        actor=f"person {person.username}",
+        role=Role(person.role),
+        owner=f"person {person.pk}",
+        session=request.session.session_key or "",
+    )
+
+
+def is_signed_in(who: Caller) -> bool:
+    """Whether the session that a page has called with stands, and is still this person's."""
+    request = HttpRequest()
+    request.session = import_module(settings.SESSION_ENGINE).SessionStore(who.session)
+    person = get_user(request)
+    return isinstance(person, Account) and person.is_active and f"person {person.pk}" == who.owner
 
 
 def read_body(request: HttpRequest, limit: int) -> None:

@@ -24,12 +24,12 @@ from django.utils import timezone
 
 from integrations import feed
 from integrations.api import api, events
-from integrations.api.gate import Caller, viewer
+from integrations.api.gate import Caller, is_signed_in, viewer
 from integrations.api.native import PATIENCE, Pool, Route, authenticate, busy, reply
 from integrations.api.problems import Problem
 from integrations.api.wire import keep_out_of_caches
 from integrations.logs import line
-from integrations.models import Account, Token, identifiers
+from integrations.models import Token, identifiers
 
 log = logging.getLogger("switchboard.events")
 
@@ -56,7 +56,7 @@ class Limits:
     streams: int = 2000
     unread: int = 256 * 1024  # queued for a client, beside what the network holds
     grace: float = 5.0  # for a client to take its `bye`
-    check_every: float = 15.0  # whether the callers may still read
+    check_every: float = 5.0  # whether the callers may still read
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,8 +274,10 @@ class Broadcaster:
         if time.monotonic() - self._checked_at < self.limits.check_every:
             return
         self._checked_at = time.monotonic()
-        for owner in await self.pool.run(_without_access, set(self._of_caller)):
-            for stream in [*self._of_caller.get(owner, ())]:
+        callers = {stream.caller for stream in self.streams}
+        without = await self.pool.run(_without_access, callers)
+        for stream in [*self.streams]:
+            if stream.caller in without:
                 stream.end("access")
 
 
@@ -303,17 +305,12 @@ def _told_after(position: int) -> list[Told]:
     return [(entry.position, events.topics_of(entry), events.told(entry)) for entry in found]
 
 
-def _without_access(owners: Collection[str]) -> set[str]:
-    """Of these callers, those whose token has ended or whose account was closed."""
-    numbers: dict[str, set[int]] = {"token": set(), "person": set()}
-    for owner in owners:
-        kind, _, number = owner.partition(" ")
-        numbers[kind].add(int(number))
+def _without_access(callers: Collection[Caller]) -> set[Caller]:
+    """Of these, those whose token has ended, or whose page's session has: by signing out, by age, with the account."""
     now = timezone.now()
-    tokens = Token.objects.filter(pk__in=numbers["token"])
-    people = Account.objects.filter(pk__in=numbers["person"], is_active=True)
-    may = {f"token {token.pk}" for token in tokens if token.is_living(now)} | {f"person {who.pk}" for who in people}
-    return {*owners} - may
+    numbers = [int(who.owner.partition(" ")[2]) for who in callers if not who.session]
+    living = {f"token {token.pk}" for token in Token.objects.filter(pk__in=numbers) if token.is_living(now)}
+    return {who for who in callers if not (is_signed_in(who) if who.session else who.owner in living)}
 
 
 # ---- the call -------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from django.contrib.sessions.models import Session
 from django.db import connection, connections, transaction
 from django.test import Client
 from django.utils import timezone
@@ -126,6 +127,23 @@ def serve(monkeypatch: pytest.MonkeyPatch, transactional_db: None) -> Iterator[C
     yield start
     for served in running:
         served.close()
+
+
+@pytest.fixture
+def signed_in(transactional_db: None) -> Callable[[], Client]:
+    """Signs the same person in once more."""
+    person = Account.objects.register("ada", "a long password", Role.VIEWER)
+
+    def sign_in() -> Client:
+        browser = Client()
+        browser.force_login(person, "django.contrib.auth.backends.ModelBackend")
+        return browser
+
+    return sign_in
+
+
+def cookie_of(browser: Client) -> str:
+    return "; ".join(f"{name}={morsel.value}" for name, morsel in browser.cookies.items())
 
 
 def bearer(caller: Api) -> dict[str, str]:
@@ -378,18 +396,56 @@ def test_without_a_token_there_is_no_stream(serve: Callable[..., Served], viewer
     assert not served.broadcaster.streams
 
 
-def test_a_page_of_our_origin_may_read_with_its_session(serve: Callable[..., Served]) -> None:
-    person = Account.objects.register("ada", "a long password", Role.VIEWER)
-    browser = Client()
-    browser.force_login(person, "django.contrib.auth.backends.ModelBackend")
-    cookie = "; ".join(f"{name}={morsel.value}" for name, morsel in browser.cookies.items())
+def test_a_page_of_our_origin_may_read_with_its_session(
+    serve: Callable[..., Served], signed_in: Callable[[], Client]
+) -> None:
     served = serve()
-    with served.stream(Cookie=cookie, Sec_Fetch_Site="same-origin") as stream:
+    browser = signed_in()
+    with served.stream(Cookie=cookie_of(browser), Sec_Fetch_Site="same-origin") as stream:
         assert stream.next()["type"] == "hello"
-        with served.stream(Cookie=cookie, Sec_Fetch_Site="cross-site") as other:
+        with served.stream(Cookie=cookie_of(browser), Sec_Fetch_Site="cross-site") as other:
             assert other.status == 401
-        Account.objects.update(is_active=False)
+
+
+def sign_out(browser: Client) -> None:
+    assert browser.post("/logout/").status_code == 302
+
+
+def change_the_password(browser: Client) -> None:
+    person = Account.objects.get()
+    person.set_password("another long password")
+    person.save()
+
+
+def close_the_account(browser: Client) -> None:
+    Account.objects.update(is_active=False)
+
+
+def let_it_age(browser: Client) -> None:
+    Session.objects.update(expire_date=timezone.now())
+
+
+@pytest.mark.parametrize("end", [sign_out, change_the_password, close_the_account, let_it_age])
+def test_a_session_that_ends_ends_its_streams(
+    serve: Callable[..., Served], signed_in: Callable[[], Client], viewer: Api, end: Callable[[Client], None]
+) -> None:
+    served = serve()
+    browser, elsewhere = signed_in(), signed_in()
+    with (
+        served.stream(Cookie=cookie_of(browser)) as stream,
+        served.stream(Cookie=cookie_of(elsewhere)) as of_the_same_person,
+        served.stream(**bearer(viewer)) as other,
+    ):
+        stream.next(), of_the_same_person.next(), other.next()
+        end(browser)
         assert stream.next()["reason"] == "access"
+        if end is sign_out:
+            happen("worker.started")
+            assert of_the_same_person.next()["type"] == "worker.started"
+        else:
+            assert of_the_same_person.next()["reason"] == "access"
+        happen("worker.lost")
+        assert other.until("worker.lost")
 
 
 def test_a_revoked_token_ends_its_streams(serve: Callable[..., Served], viewer: Api, operator: Api) -> None:
