@@ -40,6 +40,10 @@ class AttemptQuerySet(models.QuerySet["Attempt"]):
     def from_lab(self) -> AttemptQuerySet:
         return self.filter(trigger=Trigger.LAB)
 
+    def without_message(self) -> AttemptQuerySet:
+        """Calls that were made at once: process, health, lab."""
+        return self.filter(message=None)
+
     def by_public_id(self, text: str) -> Attempt | None:
         if (parsed := identifiers.parse("att", text)) is None:
             return None
@@ -85,6 +89,7 @@ class Attempt(models.Model):
         indexes = (
             models.Index(fields=["message", "number"], name="attempt_of_message"),
             models.Index(fields=["service", "-id"], name="attempt_of_service"),
+            models.Index(fields=["service", "-id"], name="attempt_without_message", condition=models.Q(message=None)),
             models.Index(fields=["-id"], name="attempt_of_lab", condition=models.Q(trigger="lab")),
         )
 
