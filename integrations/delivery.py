@@ -26,7 +26,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from django.db import transaction
-from django.db.models import Count, F
+from django.db.models import F
 
 from integrations import feed, oauth
 from integrations.client import Call, Client
@@ -52,7 +52,7 @@ from integrations.models import (
     tally,
 )
 from integrations.models import message as messages
-from integrations.models.message import Outgoing
+from integrations.models.message import Outgoing, Settled
 from integrations.models.runtime import as_recent
 from integrations.network import Network
 from integrations.outcome import Fault, Outcome
@@ -142,8 +142,7 @@ def target_of(service: Service) -> Target:
 def _target_for(runtime: Runtime) -> Target | None:
     """None for a registration that cannot be read (a lost encryption key): it holds its own messages, nobody else's."""
     kept = _targets.get(runtime.pk)
-    configured_at: datetime = runtime.configured_at  # type: ignore[attr-defined]  # from the locking query
-    if kept is not None and kept.revision == configured_at:
+    if kept is not None and kept.revision == runtime.configured_at:
         return kept
     try:
         return target_of(Service.objects.get(pk=runtime.pk))
@@ -163,22 +162,18 @@ def _retry_policy(service: Service) -> RetryPolicy:
 # ---- claim ----------------------------------------------------------------------------------------------------------
 def claim(worker_id: int, capacity: int) -> list[Claim]:
     """Claims up to ``capacity`` due messages for a worker, fairly over the services. Committed when it returns."""
-    now = database_now()
     # Looked up outside the transaction: on SQLite one that claims nothing would still take the write lock.
-    due = queue.serving(now, SERVICES_AT_ONCE) if capacity > 0 else {}
-    if not due:
+    now, due = queue.serving(SERVICES_AT_ONCE)
+    if not due or capacity <= 0:
         return []
     with transaction.atomic():
-        if not _holds_lease(worker_id, now):
-            return []
-        admissions = [
-            admit(runtime, target, now) for runtime, target in with_load(Runtime.objects.free(list(due)), now)
-        ]
+        runtimes = Runtime.objects.free(list(due), worker_id=worker_id, now=now)
+        admissions = [admit(runtime, target, now) for runtime, target in with_load(runtimes, now)]
         _choose_candidates(admissions, due, capacity, now)
         places = limits.share(capacity, [len(admission.candidates) for admission in admissions])
-        claims = _take([(a, a.candidates[:count]) for a, count in zip(admissions, places, strict=True)], worker_id, now)
+        taken = _take([(a, a.candidates[:count]) for a, count in zip(admissions, places, strict=True)], worker_id, now)
         Runtime.objects.save_decided([admission.runtime for admission in admissions if admission.decided])
-    return claims
+    return _claims(taken, worker_id, now)
 
 
 def claim_suspect(worker_id: int) -> list[Claim]:
@@ -190,26 +185,20 @@ def claim_suspect(worker_id: int) -> list[Claim]:
     if not serving:
         return []
     with transaction.atomic():
-        if not _holds_lease(worker_id, now):
-            return []
-        for runtime, target in with_load(Runtime.objects.free(serving), now):
+        for runtime, target in with_load(Runtime.objects.free(serving, worker_id=worker_id, now=now), now):
             admission = admit(runtime, target, now)
             due = suspects.filter(service_id=runtime.pk)
             if since := _bury_late(admission, due, now):
                 due = due.first_due_since(since)
             ids = list(due.order_by("due_at", "pk").values_list("pk", flat=True)[: min(1, admission.places)])
-            claims = _take([(admission, ids)], worker_id, now)
+            taken = _take([(admission, ids)], worker_id, now)
             if admission.decided:
                 runtime.save_decided()
-            if claims:
-                return claims
-    return []
-
-
-def _holds_lease(worker_id: int, now: datetime) -> bool:
-    """A worker that was stalled and rescued meanwhile must not claim: nobody would look after its claims. The lock
-    keeps a rescue waiting until the claim has committed."""
-    return Worker.objects.alive(now).select_for_update().filter(pk=worker_id).exists()
+            if taken:
+                break
+        else:
+            return []
+    return _claims(taken, worker_id, now)
 
 
 # ---- admit ----------------------------------------------------------------------------------------------------------
@@ -239,20 +228,11 @@ def with_load(runtimes: Iterable[Runtime], now: datetime) -> list[tuple[Runtime,
     so that a crash leaks no permit."""
     found = [(runtime, _target_for(runtime)) for runtime in runtimes]
     usable = [(runtime, target) for runtime, target in found if target is not None]
-    load = (
-        Message.objects.delivering()
-        .filter(service_id__any=[runtime.pk for runtime, _ in usable])
-        .values("service_id", "probe_generation")
-        .annotate(calls=Count("pk"))
-        .values_list("service_id", "probe_generation", "calls")
-    )
-    by_service: dict[int, dict[int | None, int]] = defaultdict(dict)
-    for service_id, generation, calls in load:
-        by_service[service_id][generation] = calls
+    load = queue.load([runtime.pk for runtime, _ in usable]) if usable else {}
     for runtime, _ in usable:
         leased = runtime.leased(now)
-        runtime.in_flight = sum(by_service[runtime.pk].values()) + len(leased)
-        runtime.probes_in_flight = by_service[runtime.pk].get(runtime.generation, 0) + leased.count(runtime.generation)
+        runtime.in_flight = sum(load[runtime.pk].values()) + len(leased)
+        runtime.probes_in_flight = load[runtime.pk].get(runtime.generation, 0) + leased.count(runtime.generation)
     return usable
 
 
@@ -337,7 +317,15 @@ def _bury_late(admission: Admission, due: messages.MessageQuerySet | None, now: 
     return oldest
 
 
-def _take(chosen: Sequence[tuple[Admission, list[int]]], worker_id: int, now: datetime) -> list[Claim]:
+@dataclass(slots=True)
+class Taken:
+    """What one service's messages were claimed with."""
+
+    admission: Admission
+    slots: dict[int, datetime]  # when each is sent
+
+
+def _take(chosen: Sequence[tuple[Admission, list[int]]], worker_id: int, now: datetime) -> list[Taken]:
     """Claims what was chosen, each with its send slot, and counts it in the runtime rows."""
     slots = {}
     for admission, ids in chosen:
@@ -348,37 +336,51 @@ def _take(chosen: Sequence[tuple[Admission, list[int]]], worker_id: int, now: da
     wanted = [pk for given, _ in slots.values() for pk in given]
     if not wanted:
         return []
-    Message.objects.claim(wanted, worker_id=worker_id, now=now)
-    outgoing = Message.objects.outgoing(wanted, worker_id=worker_id, now=now)
-    claims = []
+    claimed = Message.objects.claim(wanted, worker_id=worker_id, now=now)
+    taken = []
     for admission, _ in chosen:
         given, next_slot = slots[admission.runtime.pk]
-        if taken := [(outgoing[pk], send_at) for pk, send_at in given.items() if pk in outgoing]:
-            claims += _counted(admission, taken, next_slot, worker_id, now)
-    return claims
+        if ours := {pk: send_at for pk, send_at in given.items() if pk in claimed}:
+            _count(admission, [claimed[pk] for pk in ours], next_slot, now)
+            if admission.is_probing:
+                Message.objects.mark_probes(list(ours), admission.runtime.generation)
+            taken.append(Taken(admission, ours))
+    return taken
 
 
-def _counted(
-    admission: Admission,
-    taken: list[tuple[Outgoing, datetime]],
-    next_slot: datetime | None,
-    worker_id: int,
-    now: datetime,
-) -> list[Claim]:
-    """One service's claims, which its runtime row now counts."""
-    runtime, target = admission.runtime, admission.target
+def _count(admission: Admission, priorities: list[Priority], next_slot: datetime | None, now: datetime) -> None:
+    """Counts one service's claims in its runtime row."""
+    runtime = admission.runtime
     # Probes are outside the retry budget.
-    retries = 0 if admission.is_probing else sum(message.priority == Priority.RETRY for message, _ in taken)
-    runtime.recent = limits.record(as_recent(runtime.recent), now, len(taken), retries)
+    retries = 0 if admission.is_probing else priorities.count(Priority.RETRY)
+    runtime.recent = limits.record(as_recent(runtime.recent), now, len(priorities), retries)
     runtime.next_slot = next_slot
     runtime.turn = int(now.timestamp() * 1000)
     admission.decided = True
-    if admission.is_probing:
-        Message.objects.mark_probes([message.pk for message, _ in taken], runtime.generation)
+
+
+def _claims(taken: Sequence[Taken], worker_id: int, now: datetime) -> list[Claim]:
+    """What was claimed, with its content: read when the claim has committed, so that nobody waits for it meanwhile."""
+    ids = [pk for one in taken for pk in one.slots]
+    outgoing = Message.objects.outgoing(ids, worker_id=worker_id) if ids else {}
     return [
-        Claim(target, message, worker_id, _trigger(message.attempts, admission.is_probing), runtime.generation, at, now)
-        for message, at in taken
+        _claim_of(one.admission, outgoing[pk], send_at, worker_id, now)
+        for one in taken
+        for pk, send_at in one.slots.items()
+        if pk in outgoing
     ]
+
+
+def _claim_of(admission: Admission, message: Outgoing, send_at: datetime, worker_id: int, now: datetime) -> Claim:
+    return Claim(
+        admission.target,
+        message,
+        worker_id,
+        _trigger(message.attempts, admission.is_probing),
+        admission.runtime.generation,
+        send_at,
+        now,
+    )
 
 
 def _trigger(attempts: int, is_probing: bool) -> Trigger:
@@ -490,14 +492,13 @@ def _proof(service: Service, body: bytes) -> list[tuple[str, str]]:
 # ---- settle ---------------------------------------------------------------------------------------------------------
 def settle(results: Sequence[CallResult]) -> None:
     """Writes what came of the calls in one transaction. A result whose claim was lost becomes history, no more."""
-    now = database_now()
     with transaction.atomic():
-        current, late = _fenced(results)
+        now, fences = queue.fence([result.claim.message.pk for result in results])
+        current, late = _fenced(results, fences)
         decisions = [_decide(result, now) for result in current]
-        keys = rows.fresh_keys(Attempt, len(decisions))
-        attempts = [_attempt(decision, key) for decision, key in zip(decisions, keys, strict=True)]
+        attempts = [_attempt(decision, fences[decision.message.pk].attempt_id) for decision in decisions]
         rows.append(Attempt, attempts)
-        _write_messages(decisions, now)
+        Message.objects.settle([_settled(decision, now) for decision in decisions])
         # Locked late and so held briefly: other lanes claim for these services meanwhile.
         _write_runtimes(decisions, attempts, now)
         tally.add(_counts(decisions), now)
@@ -515,21 +516,14 @@ def settle_bare(result: CallResult) -> None:
     settle([replace(result, outcome=outcome)])
 
 
-def _fenced(results: Sequence[CallResult]) -> tuple[list[CallResult], list[CallResult]]:
+def _fenced(results: Sequence[CallResult], fences: dict[int, queue.Fence]) -> tuple[list[CallResult], list[CallResult]]:
     """The results whose claim still stands, and the late ones."""
-    ids = [result.claim.message.pk for result in results]
-    held = {
-        pk: (worker_id, calls)
-        for pk, worker_id, calls in Message.objects.delivering()
-        .filter(pk__any=ids)
-        .select_for_update()
-        .values_list("pk", "worker_id", "calls")
-    }
     current: list[CallResult] = []
     late: list[CallResult] = []
     for result in results:
         claimed = result.claim
-        stands = held.get(claimed.message.pk) == (claimed.worker_id, claimed.number - 1)
+        fence = fences.get(claimed.message.pk)
+        stands = fence is not None and (fence.worker_id, fence.calls) == (claimed.worker_id, claimed.number - 1)
         (current if stands else late).append(result)
     return current, late
 
@@ -626,38 +620,22 @@ def _bearer(call: Call | None) -> tuple[str, ...]:
     return tuple(value[7:] for name, value in headers if name == "Authorization" and value.startswith("Bearer "))
 
 
-def _write_messages(decisions: Sequence[Decision], now: datetime) -> None:
-    """One UPDATE for all messages that change alike: usually one for what was delivered."""
-    alike: dict[tuple[Any, ...], list[Decision]] = defaultdict(list)
-    for decision in decisions:
-        outcome = decision.result.outcome
-        alike[
-            (
-                decision.status,
-                decision.dead_reason or "",
-                outcome.status_code,
-                outcome.fault or "",
-                redacted_text(outcome.detail, decision.result.claim.target.secret_values)[:500],
-                decision.status == Status.PENDING and decision.message.priority == Priority.BULK,
-            )
-        ].append(decision)
-    for (status, reason, status_code, fault, detail, is_bulk), group in alike.items():
-        changes: dict[str, Any] = {
-            "attempts": F("attempts") + 1,
-            "calls": F("calls") + 1,
-            "losses": 0,
-            "last_status_code": status_code,
-            "last_fault": fault,
-            "last_detail": detail,
-        }
-        ids = [decision.message.pk for decision in group]
-        if status == Status.PENDING:
-            due = messages.times_of({decision.message.pk: decision.due_at or now for decision in group})
-            changes |= messages.back_to_pending(due, retry_at=due)
-            changes["priority"] = Priority.BULK if is_bulk else Priority.RETRY
-        else:
-            changes |= messages.finished_as(status, now, dead_reason=reason)
-        Message.objects.settle_as(ids, changes=changes)
+def _settled(decision: Decision, now: datetime) -> Settled:
+    """What becomes of the message's row."""
+    message, outcome = decision.message, decision.result.outcome
+    is_pending = decision.status == Status.PENDING
+    again = Priority.BULK if message.priority == Priority.BULK else Priority.RETRY
+    return Settled(
+        pk=message.pk,
+        status=decision.status,
+        priority=again if is_pending else Priority(message.priority),
+        due_at=(decision.due_at or now) if is_pending else None,
+        finished_at=None if is_pending else now,
+        dead_reason=decision.dead_reason or "",
+        last_status_code=outcome.status_code,
+        last_fault=outcome.fault or "",
+        last_detail=redacted_text(outcome.detail, decision.result.claim.target.secret_values)[:500],
+    )
 
 
 def _write_runtimes(decisions: Sequence[Decision], attempts: Sequence[dict[str, Any]], now: datetime) -> None:

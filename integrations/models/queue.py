@@ -1,32 +1,45 @@
-"""What is due, in SQL: the two questions that every claim asks, each one statement for all services.
+"""What is due and what is in flight, in SQL: what every claim asks, each one statement for all services.
 
 The ORM has no word for "the first few of each": a query for every service took 250 µs of CPU, and a claim may look at
-hundreds. Both go by the index ``message_due``, so they cost the same with ten messages waiting as with a million.
+hundreds. What is due is found by the index ``message_due``, so it costs the same with ten messages waiting as with a
+million.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from django.db import connection
+from django.utils import timezone
 
+from integrations.models import rows
+from integrations.models.attempt import Attempt
+from integrations.models.clock import database_now
 from integrations.models.message import Priority
 
 HAS_DUE = """EXISTS (SELECT 1 FROM integrations_message m WHERE m.service_id = r.service_id AND m.priority = {priority}
-    AND m.status = 'pending' AND m.due_at <= %s)"""
+    AND m.status = 'pending' AND m.due_at <= {{now}})"""
 
 # Services that are not paused, not throttled and whose breaker is not open for longer; the least lately served first.
 SERVING = f"""
-SELECT service_id, {", ".join(f"due_{priority}" for priority in Priority.values)} FROM (
+SELECT {{now}}, service_id, {", ".join(f"due_{priority}" for priority in Priority.values)} FROM (
     SELECT r.service_id, r.turn, {", ".join(f"{HAS_DUE.format(priority=p)} AS due_{p}" for p in Priority.values)}
     FROM integrations_runtime r JOIN integrations_service s ON s.id = r.service_id
-    WHERE s.status = 'active' AND (r.throttled_until IS NULL OR r.throttled_until <= %s)
-        AND (r.state <> 'open' OR r.retry_at <= %s)
+    WHERE s.status = 'active' AND (r.throttled_until IS NULL OR r.throttled_until <= {{now}})
+        AND (r.state <> 'open' OR r.retry_at <= {{now}})
 ) AS serving WHERE {" OR ".join(f"due_{priority}" for priority in Priority.values)}
 ORDER BY turn LIMIT %s
 """  # noqa: S608 - names and numbers of ours
+
+FENCE = "SELECT id, worker_id, calls FROM integrations_message WHERE status = 'delivering' AND {these}"
+FENCE_AND_KEYS = """SELECT id, worker_id, calls, nextval('integrations_attempt_id_seq'), statement_timestamp()
+FROM integrations_message WHERE status = 'delivering' AND id = ANY(%s) FOR UPDATE"""
+
+LOAD = """SELECT service_id, probe_generation, count(*) FROM integrations_message
+WHERE status = 'delivering' AND {of_services} GROUP BY service_id, probe_generation"""
 
 FIRST_OF = """SELECT * FROM (
     SELECT {place} AS place, due_at, id FROM integrations_message
@@ -48,14 +61,53 @@ class Want(NamedTuple):
     since: datetime | None = None
 
 
-def serving(now: datetime, limit: int) -> dict[int, list[Priority]]:
-    """The services that may be called now and have something due, in their turn, and of which priorities."""
+class Fence(NamedTuple):
+    """Who holds a claim, the calls made before it, and the key for the row of this one."""
+
+    worker_id: int
+    calls: int
+    attempt_id: int
+
+
+def serving(limit: int) -> tuple[datetime, dict[int, list[Priority]]]:
+    """The moment by the database's clock, and the services that may be called now and have something due: in their
+    turn, each with the priorities of what is due."""
+    now = timezone.now()
+    by_database = connection.vendor == "postgresql"  # its clock in the same statement: one question less
+    # Text and no parameters on SQLite: the moment stands there five times, and comes back with each row.
+    clock = "statement_timestamp()" if by_database else f"'{rows.moment(now)}'"
+    due: dict[int, list[Priority]] = {}
     with connection.cursor() as cursor:
-        cursor.execute(SERVING, [*[_moment(now)] * (len(Priority) + 2), limit])
-        return {
-            service_id: [priority for priority, is_due in zip(Priority, flags, strict=True) if is_due]
-            for service_id, *flags in cursor.fetchall()
-        }
+        cursor.execute(SERVING.format(now=clock), [limit])
+        for moment, service_id, *flags in cursor.fetchall():
+            due[service_id] = [priority for priority, is_due in zip(Priority, flags, strict=True) if is_due]
+            now = moment.astimezone(UTC) if by_database else now
+    return now, due
+
+
+def fence(ids: Sequence[int]) -> tuple[datetime, dict[int, Fence]]:
+    """Locks those of ``ids`` that are being delivered; the moment by the database's clock, and how each stands."""
+    parameters = [rows.array(ids)]
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            cursor.execute(FENCE_AND_KEYS, parameters)
+            if not (found := cursor.fetchall()):
+                return database_now(), {}
+            return found[0][-1].astimezone(UTC), {pk: Fence(worker, calls, key) for pk, worker, calls, key, _ in found}
+        cursor.execute(FENCE.format(these=rows.is_any("id")), parameters)
+        found = cursor.fetchall()
+    keys = rows.fresh_keys(Attempt, len(found))
+    return timezone.now(), {pk: Fence(worker, calls, key) for (pk, worker, calls), key in zip(found, keys, strict=True)}
+
+
+def load(service_ids: Iterable[int]) -> dict[int, dict[int | None, int]]:
+    """How many claims each service has in flight, by the generation of the breaker that they probe for."""
+    found: dict[int, dict[int | None, int]] = defaultdict(dict)
+    with connection.cursor() as cursor:
+        cursor.execute(LOAD.format(of_services=rows.is_any("service_id")), [rows.array(service_ids)])
+        for service_id, generation, calls in cursor.fetchall():
+            found[service_id][generation] = calls
+    return found
 
 
 def first_of(wants: Sequence[Want], now: datetime) -> list[list[int]]:
@@ -66,13 +118,9 @@ def first_of(wants: Sequence[Want], now: datetime) -> list[list[int]]:
         for place, want in enumerate(wants[start : start + PARTS_AT_ONCE], start):
             in_time = IN_TIME if want.since else ""
             parts.append(FIRST_OF.format(place=place, in_time=in_time, **want._asdict()))
-            parameters += [_moment(now)] * 2 + ([_moment(want.since)] * 2 if want.since else [])
+            parameters += [rows.moment(now)] * 2 + ([rows.moment(want.since)] * 2 if want.since else [])
         with connection.cursor() as cursor:
             cursor.execute(" UNION ALL ".join(parts), parameters)
             for place, _, pk in sorted(cursor.fetchall()):
                 found[place].append(pk)
     return found
-
-
-def _moment(moment: datetime) -> Any:
-    return connection.ops.adapt_datetimefield_value(moment)

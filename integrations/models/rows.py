@@ -8,7 +8,8 @@ that never were objects, at 10 µs where ``bulk_create`` took 190.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from enum import Enum
 from functools import lru_cache
 from operator import itemgetter
@@ -29,11 +30,45 @@ class AnyOf(models.Lookup):
 
     def as_sql(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper) -> tuple[str, Any]:
         column, parameters = self.process_lhs(compiler, connection)
-        return f"{column} = ANY(%s)", [*parameters, list(self.rhs)]
+        return is_any(column), [*parameters, array(self.rhs)]
 
-    def as_sqlite(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper) -> tuple[str, Any]:
-        column, parameters = self.process_lhs(compiler, connection)
-        return f"{column} IN (SELECT value FROM json_each(%s))", [*parameters, json.dumps(list(self.rhs))]  # noqa: S608
+
+def is_any(column: str) -> str:
+    """The condition that a column is one of an ``array``, for statements by hand."""
+    if connection.vendor == "postgresql":
+        return f"{column} = ANY(%s)"
+    return f"{column} IN (SELECT value FROM json_each(%s))"  # noqa: S608 - a name of ours
+
+
+def array(values: Iterable[Any]) -> Any:
+    return list(values) if connection.vendor == "postgresql" else json.dumps(list(values))
+
+
+def moment(value: datetime) -> Any:
+    """As a parameter of a statement by hand."""
+    return connection.ops.adapt_datetimefield_value(value)
+
+
+class Reader:
+    """Columns for a SELECT by hand, given as (alias, model, names), and what makes values of what comes back."""
+
+    def __init__(self, *parts: tuple[str, type[models.Model], Sequence[str]]) -> None:
+        columns: list[tuple[str, Any]] = [
+            (alias, model._meta.get_field(name)) for alias, model, names in parts for name in names
+        ]
+        self.names = [name for _, _, names in parts for name in names]
+        self.columns = ", ".join(f"{alias}.{connection.ops.quote_name(field.column)}" for alias, field in columns)
+        self._conversions = []
+        for index, (_, field) in enumerate(columns):
+            expression = field.cached_col
+            found = [*connection.ops.get_db_converters(expression), *expression.get_db_converters(connection)]
+            self._conversions += [(index, expression, convert) for convert in found]
+
+    def read(self, row: Sequence[Any]) -> list[Any]:
+        values = list(row)
+        for index, expression, convert in self._conversions:
+            values[index] = convert(values[index], expression, connection)
+        return values
 
 
 def fresh_keys(model: type[models.Model], count: int) -> list[int]:
