@@ -102,6 +102,7 @@ class Claim:
     generation: int
     send_at: datetime  # its slot, in database time
     claimed_at: datetime
+    is_awaited: bool = False  # others may wait for what comes of it: for its place, its key, the breaker's word
 
     @property
     def number(self) -> int:
@@ -373,13 +374,14 @@ def _claims(taken: Sequence[Taken], worker_id: int, now: datetime) -> list[Claim
 
 def _claim_of(admission: Admission, message: Outgoing, send_at: datetime, worker_id: int, now: datetime) -> Claim:
     return Claim(
-        admission.target,
-        message,
-        worker_id,
-        _trigger(message.attempts, admission.is_probing),
-        admission.runtime.generation,
-        send_at,
-        now,
+        target=admission.target,
+        message=message,
+        worker_id=worker_id,
+        trigger=_trigger(message.attempts, admission.is_probing),
+        generation=admission.runtime.generation,
+        send_at=send_at,
+        claimed_at=now,
+        is_awaited=admission.is_probing or bool(message.ordering_key) or len(admission.candidates) >= admission.places,
     )
 
 

@@ -263,7 +263,7 @@ class MessageQuerySet(models.QuerySet["Message"]):
         """PENDING → DELIVERING for one worker, of those that are still due; answers which it has now. The caller
         holds their services' locks."""
         at = rows.moment(now)
-        with connection.cursor() as cursor:
+        with rows.prepared() as cursor:
             cursor.execute(CLAIM.format(these=rows.is_any("id")), [worker_id, at, rows.array(ids), at])
             return {pk: Priority(priority) for pk, priority in cursor.fetchall()}
 
@@ -271,7 +271,7 @@ class MessageQuerySet(models.QuerySet["Message"]):
         """What a worker holds of ``ids``, with its content, by id."""
         reader = _outgoing_reader()
         statement = OUTGOING.format(columns=reader.columns, these=rows.is_any("m.id"))
-        with connection.cursor() as cursor:
+        with rows.prepared() as cursor:
             cursor.execute(statement, [rows.array(ids), worker_id])
             return {row[0]: Outgoing(*reader.read(row)) for row in cursor.fetchall()}
 
@@ -296,7 +296,7 @@ class MessageQuerySet(models.QuerySet["Message"]):
             parameters: list[Any] = [list(column) for column in zip(*table, strict=True)]
         else:
             parameters = [json.dumps(table, default=rows.moment)]
-        with connection.cursor() as cursor:
+        with rows.prepared() as cursor:
             cursor.execute(SETTLE.format(source=_settled_source()), parameters)
 
     def settle_as(self, ids: Sequence[int], *, changes: dict[str, Any]) -> int:

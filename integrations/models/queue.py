@@ -36,16 +36,16 @@ ORDER BY turn LIMIT %s
 
 FENCE = "SELECT id, worker_id, calls FROM integrations_message WHERE status = 'delivering' AND {these}"
 FENCE_AND_KEYS = """SELECT id, worker_id, calls, nextval('integrations_attempt_id_seq'), statement_timestamp()
-FROM integrations_message WHERE status = 'delivering' AND id = ANY(%s) FOR UPDATE"""
+FROM integrations_message WHERE status = 'delivering' AND id = ANY(%s::bigint[]) FOR UPDATE"""
 
 LOAD = """SELECT service_id, probe_generation, count(*) FROM integrations_message
 WHERE status = 'delivering' AND {of_services} GROUP BY service_id, probe_generation"""
 
 FIRST_OF = """SELECT * FROM (
     SELECT {place} AS place, due_at, id FROM integrations_message
-    WHERE service_id = {service_id} AND priority = {priority} AND status = 'pending' AND due_at <= %s AND losses = 0
+    WHERE service_id = %s AND priority = {priority} AND status = 'pending' AND due_at <= %s AND losses = 0
         AND (expires_at IS NULL OR expires_at > %s){in_time}
-    ORDER BY due_at, id LIMIT {limit}
+    ORDER BY due_at, id LIMIT %s
 ) AS part_{place}"""
 
 IN_TIME = " AND (created_at >= %s OR deliver_at >= %s)"
@@ -77,7 +77,7 @@ def serving(limit: int) -> tuple[datetime, dict[int, list[Priority]]]:
     # Text and no parameters on SQLite: the moment stands there five times, and comes back with each row.
     clock = "statement_timestamp()" if by_database else f"'{rows.moment(now)}'"
     due: dict[int, list[Priority]] = {}
-    with connection.cursor() as cursor:
+    with rows.prepared() as cursor:
         cursor.execute(SERVING.format(now=clock), [limit])
         for moment, service_id, *flags in cursor.fetchall():
             due[service_id] = [priority for priority, is_due in zip(Priority, flags, strict=True) if is_due]
@@ -88,7 +88,7 @@ def serving(limit: int) -> tuple[datetime, dict[int, list[Priority]]]:
 def fence(ids: Sequence[int]) -> tuple[datetime, dict[int, Fence]]:
     """Locks those of ``ids`` that are being delivered; the moment by the database's clock, and how each stands."""
     parameters = [rows.array(ids)]
-    with connection.cursor() as cursor:
+    with rows.prepared() as cursor:
         if connection.vendor == "postgresql":
             cursor.execute(FENCE_AND_KEYS, parameters)
             if not (found := cursor.fetchall()):
@@ -103,7 +103,7 @@ def fence(ids: Sequence[int]) -> tuple[datetime, dict[int, Fence]]:
 def load(service_ids: Iterable[int]) -> dict[int, dict[int | None, int]]:
     """How many claims each service has in flight, by the generation of the breaker that they probe for."""
     found: dict[int, dict[int | None, int]] = defaultdict(dict)
-    with connection.cursor() as cursor:
+    with rows.prepared() as cursor:
         cursor.execute(LOAD.format(of_services=rows.is_any("service_id")), [rows.array(service_ids)])
         for service_id, generation, calls in cursor.fetchall():
             found[service_id][generation] = calls
@@ -117,9 +117,10 @@ def first_of(wants: Sequence[Want], now: datetime) -> list[list[int]]:
         parts, parameters = [], list[Any]()
         for place, want in enumerate(wants[start : start + PARTS_AT_ONCE], start):
             in_time = IN_TIME if want.since else ""
-            parts.append(FIRST_OF.format(place=place, in_time=in_time, **want._asdict()))
-            parameters += [rows.moment(now)] * 2 + ([rows.moment(want.since)] * 2 if want.since else [])
-        with connection.cursor() as cursor:
+            parts.append(FIRST_OF.format(place=place, in_time=in_time, priority=want.priority))
+            since = [rows.moment(want.since)] * 2 if want.since else []
+            parameters += [want.service_id, rows.moment(now), rows.moment(now), *since, want.limit]
+        with rows.prepared() as cursor:
             cursor.execute(" UNION ALL ".join(parts), parameters)
             for place, _, pk in sorted(cursor.fetchall()):
                 found[place].append(pk)

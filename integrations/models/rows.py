@@ -8,7 +8,8 @@ that never were objects, at 10 µs where ``bulk_create`` took 190.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from enum import Enum
 from functools import lru_cache
@@ -30,13 +31,14 @@ class AnyOf(models.Lookup):
 
     def as_sql(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper) -> tuple[str, Any]:
         column, parameters = self.process_lhs(compiler, connection)
-        return is_any(column), [*parameters, array(self.rhs)]
+        kind = "text" if isinstance(self.lhs.output_field, models.CharField) else "bigint"
+        return is_any(column, kind), [*parameters, array(self.rhs)]
 
 
-def is_any(column: str) -> str:
+def is_any(column: str, kind: str = "bigint") -> str:
     """The condition that a column is one of an ``array``, for statements by hand."""
     if connection.vendor == "postgresql":
-        return f"{column} = ANY(%s)"
+        return f"{column} = ANY(%s::{kind}[])"
     return f"{column} IN (SELECT value FROM json_each(%s))"  # noqa: S608 - a name of ours
 
 
@@ -47,6 +49,22 @@ def array(values: Iterable[Any]) -> Any:
 def moment(value: datetime) -> Any:
     """As a parameter of a statement by hand."""
     return connection.ops.adapt_datetimefield_value(value)
+
+
+@contextmanager
+def prepared() -> Iterator[Any]:
+    """A cursor for the statements of every delivery. PostgreSQL keeps what comes again and again and neither parses
+    nor plans it anew; Django's own cursor sends the values within the text, so that each is another one."""
+    if connection.vendor != "postgresql" or connection.queries_logged or connection.execute_wrappers:
+        with connection.cursor() as cursor:
+            yield cursor
+        return
+    import psycopg
+
+    connection.close_if_health_check_failed()
+    connection.ensure_connection()
+    with connection.wrap_database_errors, psycopg.Cursor(connection.connection) as cursor:
+        yield cursor
 
 
 class Reader:

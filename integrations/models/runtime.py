@@ -57,8 +57,12 @@ class RuntimeQuerySet(models.QuerySet["Runtime"]):
             [*(field.get_db_prep_save(getattr(runtime, field.attname), connection) for field in fields), runtime.pk]
             for runtime in runtimes
         ]
-        with connection.cursor() as cursor:
-            cursor.executemany(f"UPDATE integrations_runtime SET {columns} WHERE service_id = %s", values)  # noqa: S608
+        statement = f"UPDATE integrations_runtime SET {columns} WHERE service_id = %s"  # noqa: S608 - names of ours
+        with rows.prepared() as cursor:
+            if len(values) == 1:  # what executemany sets up costs more than the statement
+                cursor.execute(statement, values[0])
+            else:
+                cursor.executemany(statement, values)
 
 
 # A worker that was stalled and rescued meanwhile must not claim: nobody would look after its claims. The lock keeps a
@@ -84,7 +88,7 @@ def _lock(
         statement = HAS_LEASE + LOCK
         among += " AND EXISTS (SELECT 1 FROM lease)"
         parameters = [worker_id, rows.moment(now), *parameters]
-    with connection.cursor() as cursor:
+    with rows.prepared() as cursor:
         cursor.execute(
             statement.format(
                 columns=_reader().columns, among=among, order=order, update=update, share="FOR SHARE" * locks

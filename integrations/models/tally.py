@@ -9,6 +9,7 @@ from typing import Any
 
 from django.db import connection, models
 
+from integrations.models.rows import prepared
 from integrations.models.service import Service
 
 
@@ -52,7 +53,7 @@ def add(counts: dict[int, Counts], now: datetime) -> None:
     rows: list[Sequence[Any]] = [(service_id, minute, *astuple(counted)) for service_id, counted in counts.items()]
     places = ", ".join(["(%s, %s, %s, %s, %s, %s, %s, %s)"] * len(rows))
     added = ", ".join(f"{name} = integrations_tally.{name} + excluded.{name}" for name in Counts.__slots__)
-    with connection.cursor() as cursor:
+    with prepared() as cursor:
         cursor.execute(
             f"INSERT INTO integrations_tally (service_id, minute, {', '.join(Counts.__slots__)}) VALUES {places} "  # noqa: S608 - names are ours
             f"ON CONFLICT (service_id, minute) DO UPDATE SET {added}",
