@@ -15,6 +15,7 @@ from integrations.models.message import (
     Priority,
     Status,
 )
+from integrations.models.operation import Item, Operation
 from integrations.models.runtime import Runtime
 from integrations.models.service import AUTH_SECRETS, Endpoint, Ordering, Service, ServiceStatus, Source
 from integrations.models.tally import Tally
@@ -33,8 +34,10 @@ __all__ = [
     "Event",
     "Feed",
     "IdempotentAnswer",
+    "Item",
     "Message",
     "MessageContent",
+    "Operation",
     "Ordering",
     "Priority",
     "Result",

@@ -1,0 +1,147 @@
+"""Operations: the same act on many messages, as a job that the workers do.
+
+    planning ----> running ----> finished        a dry run is finished when it is planned, and may be started then
+        ^             ^
+        +-- paused ---+         cancelled by somebody, or stopped by itself: from any of the three
+
+While it is planned, the messages that its filter finds become its *items*: the selection is frozen, and what is
+accepted later is not touched. Each item ends once, in the transaction of its act.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+
+from integrations.models import identifiers
+
+
+class Kind(models.TextChoices):
+    REPLAY = "replay"
+    CANCEL = "cancel"
+    RETRY_NOW = "retry_now"
+
+
+class State(models.TextChoices):
+    PLANNING = "planning"
+    RUNNING = "running"
+    PAUSED = "paused"
+    FINISHED = "finished"
+    CANCELLED = "cancelled"
+    STOPPED = "stopped"
+
+
+class ItemOutcome(models.TextChoices):
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+ACTIVE = (State.PLANNING, State.RUNNING)
+OPEN = (*ACTIVE, State.PAUSED)
+
+
+class OperationQuerySet(models.QuerySet["Operation"]):
+    def active(self) -> OperationQuerySet:
+        """What workers have something to do for."""
+        return self.filter(state__in=ACTIVE)
+
+    def by_public_id(self, text: str) -> Operation | None:
+        if (parsed := identifiers.parse("op", text)) is None:
+            return None
+        return self.filter(pk=parsed[0], nonce=parsed[1]).first()
+
+    def public_ids(self, ids: set[int]) -> dict[int, str]:
+        """The public ids by number, without a query where none are asked for."""
+        rows = self.filter(pk__in=ids).values_list("pk", "nonce") if ids else ()
+        return {pk: identifiers.public_id("op", pk, nonce) for pk, nonce in rows}
+
+
+class Operation(models.Model):
+    """One act on many messages: what, which, why, how fast, and how far it is."""
+
+    nonce = models.BigIntegerField(default=identifiers.fresh_nonce, editable=False)
+    kind = models.CharField(max_length=9, choices=Kind.choices)
+    filter = models.TextField()  # in the grammar of the search
+    reason = models.CharField(max_length=500, blank=True)
+    rate = models.FloatField()  # messages a second
+    dry_run = models.BooleanField(default=False)
+    state = models.CharField(max_length=9, choices=State.choices, default=State.PLANNING)
+    note = models.CharField(max_length=500, blank=True)  # why it was stopped
+
+    planned_to = models.BigIntegerField(default=0)  # the last message looked at
+    planned_until = models.BigIntegerField(default=0)  # the newest message when it was made
+    estimate = models.JSONField(default=dict)  # what was found: by service, delivered already, the oldest
+
+    total = models.PositiveIntegerField(default=0)
+    succeeded = models.PositiveIntegerField(default=0)
+    failed = models.PositiveIntegerField(default=0)
+    skipped = models.PositiveIntegerField(default=0)
+
+    created_by = models.CharField(max_length=200)
+    created_at = models.DateTimeField(default=timezone.now)
+    started_at = models.DateTimeField(null=True)
+    finished_at = models.DateTimeField(null=True)
+    paced_at = models.DateTimeField(null=True)  # its rate is used up to here
+    told_at = models.DateTimeField(null=True)  # the last event of its progress
+
+    objects: ClassVar[OperationQuerySet] = OperationQuerySet.as_manager()  # type: ignore[assignment]
+
+    class Meta:
+        indexes = (
+            models.Index(fields=["id"], name="operation_active", condition=Q(state__in=["planning", "running"])),
+        )
+
+    def __str__(self) -> str:
+        return self.public_id
+
+    @property
+    def public_id(self) -> str:
+        return identifiers.public_id("op", self.pk, self.nonce)
+
+    @property
+    def done(self) -> int:
+        return self.succeeded + self.failed + self.skipped
+
+    @property
+    def is_open(self) -> bool:
+        return self.state in OPEN
+
+    @property
+    def is_planned(self) -> bool:
+        return self.planned_to >= self.planned_until
+
+    @property
+    def may_start(self) -> bool:
+        """Whether it is a dry run that has come to its end."""
+        return self.dry_run and self.state == State.FINISHED
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What its events tell."""
+        return {
+            "kind": self.kind,
+            "state": self.state,
+            **{name: getattr(self, name) for name in ("total", "done", "succeeded", "failed", "skipped")},
+        }
+
+
+class Item(models.Model):
+    """One message of an operation's selection, and what came of it."""
+
+    operation = models.ForeignKey(Operation, on_delete=models.CASCADE, db_index=False, related_name="items")
+    message_id = models.BigIntegerField()
+    outcome = models.CharField(max_length=9, choices=ItemOutcome.choices, blank=True)  # blank: not yet done
+    detail = models.CharField(max_length=200, blank=True)  # why it was skipped or failed
+    result_id = models.BigIntegerField(null=True)  # the new message of a replay
+    done_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=["operation", "message_id"], name="item_of_operation"),)
+        indexes = (models.Index(fields=["operation", "outcome", "message_id"], name="item_by_outcome"),)
+
+    def __str__(self) -> str:
+        return f"{self.message_id} of {self.operation_id}: {self.outcome or 'not yet done'}"
