@@ -5,6 +5,7 @@ from django.urls import path
 from dashboard.views import (
     audit,
     breakers,
+    calls,
     health,
     lab,
     messages,
@@ -33,6 +34,8 @@ urlpatterns = [
     path("services/<slug:name>/signing/rotate/", signing.rotate, name="signing-rotate"),
     path("services/<slug:name>/signing/enable/", signing.enable, name="signing-enable"),
     path("services/<slug:name>/signing/disable/", signing.disable, name="signing-disable"),
+    path("services/<slug:name>/calls/", calls.listing, name="service-calls"),
+    path("services/<slug:name>/calls/<str:public_id>/", calls.detail, name="service-call"),
     path("services/<slug:name>/endpoints/new/", services.endpoint_new, name="endpoint-new"),
     path("services/<slug:name>/endpoints/<slug:endpoint>/edit/", services.endpoint_edit, name="endpoint-edit"),
     path("services/<slug:name>/endpoints/<slug:endpoint>/delete/", services.endpoint_delete, name="endpoint-delete"),

@@ -120,6 +120,13 @@ class Refusal:
     detail: str
 
 
+def under_way(service: Service) -> set[int]:
+    """The attempts of its process calls that may still come to an end: they are on disk as lost before they begin."""
+    now = database_now().timestamp()
+    leases = Runtime.objects.filter(service=service).values_list("leases", flat=True)
+    return {attempt for of_service in leases for attempt, _, until in of_service if until > now}
+
+
 # ---- prepare --------------------------------------------------------------------------------------------------------
 def prepare(data: ProcessIn, actor: str) -> Asked:
     """The call as it will be made. Raises registry.Invalid, or schemas.TooLarge for the body."""

@@ -1,0 +1,56 @@
+"""Calls of a service that no message was the reason for: process calls, health checks, and the lab's."""
+
+from __future__ import annotations
+
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, render
+from django.views.decorators.http import require_GET
+
+from dashboard.access import viewer
+from dashboard.payload import curl
+from dashboard.search import page
+from integrations.models import Attempt, Service, Trigger
+from integrations.process import under_way
+
+PAGE = 50
+TRIGGERS = (Trigger.PROCESS, Trigger.HEALTH, Trigger.LAB)
+
+
+@viewer
+@require_GET
+def listing(request: HttpRequest, name: str) -> HttpResponse:
+    service = get_object_or_404(Service, name=name)
+    calls = Attempt.objects.without_message().filter(service=service)
+    trigger = request.GET.get("trigger", "")
+    if trigger in TRIGGERS:
+        calls = calls.filter(trigger=trigger)
+    only = calls.select_related("endpoint").only(
+        "nonce", "trigger", "actor", "started_at", "duration", "outcome", "fault", "status_code", "method", "url",
+        "endpoint__name",
+    )  # fmt: skip
+    context = {
+        "service": service,
+        "page": page(only, request.GET.get("cursor", ""), PAGE),
+        "trigger": trigger if trigger in TRIGGERS else "",
+        "triggers": TRIGGERS,
+        "under_way": under_way(service),
+    }
+    return render(request, "services/calls.html", context)
+
+
+@viewer
+@require_GET
+def detail(request: HttpRequest, name: str, public_id: str) -> HttpResponse:
+    calls = Attempt.objects.without_message().filter(service__name=name).select_related("service", "endpoint")
+    call = calls.by_public_id(public_id)
+    if call is None:
+        raise Http404("There is no such call of this service. It may have been pruned.")
+    body = bytes(call.request_body or b"")
+    context = {
+        "service": call.service,
+        "call": call,
+        "is_under_way": call.pk in under_way(call.service),
+        "request_body": body,
+        "curl": curl(call.method, call.url, call.request_headers, body) if call.url else "",
+    }
+    return render(request, "services/call.html", context)
