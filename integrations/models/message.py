@@ -337,6 +337,18 @@ class MessageQuerySet(models.QuerySet["Message"]):
         """Leaves pending messages back until retry-now or cancel."""
         return self.filter(status=Status.PENDING).update(held=True, due_at=None)
 
+    def retry_now(self, now: datetime, priority: Priority = Priority.FIRST) -> int:
+        """Makes pending messages due: no schedule, no retry time, no hold, and outside the retry budget by priority."""
+        time = models.DateTimeField(null=True)
+        return self.filter(status=Status.PENDING).update(
+            held=False,
+            retry_at=None,
+            # A schedule that has passed stays: the deadline counts from it.
+            deliver_at=Case(When(deliver_at__gt=now, then=Value(now)), default=F("deliver_at"), output_field=time),
+            priority=priority,
+            due_at=Case(When(parked=True, then=Value(None)), default=Value(now), output_field=time),
+        )
+
     # ---- ends ------------------------------------------------------------------------------------------------------
     def cancel(self, now: datetime) -> list[Message]:
         """PENDING → CANCELLED; answers what was cancelled."""
@@ -545,23 +557,7 @@ class Message(Named, models.Model):
 
     def retry_now(self) -> None:
         """Clears the schedule, the retry time and the hold; never a pause, a breaker, a rate or the order."""
-        now = timezone.now()
-        changed = Message.objects.filter(pk=self.pk, status=Status.PENDING).update(
-            held=False,
-            retry_at=None,
-            # A schedule that has passed stays: the deadline counts from it.
-            deliver_at=Case(
-                When(deliver_at__gt=now, then=Value(now)),
-                default=F("deliver_at"),
-                output_field=models.DateTimeField(null=True),
-            ),
-            priority=Priority.FIRST,  # so it is outside the retry budget
-            due_at=Case(
-                When(parked=True, then=Value(None)),
-                default=Value(now),
-                output_field=models.DateTimeField(null=True),
-            ),
-        )
+        changed = Message.objects.filter(pk=self.pk).retry_now(timezone.now())
         self.refresh_from_db()
         if not changed:
             raise Conflict(f"it is {self.status}; only a pending message can be retried now")
@@ -574,8 +570,6 @@ class Message(Named, models.Model):
         content_type: str | None = None,
         headers: dict[str, str] | None = None,
         endpoint: Endpoint | None = None,
-        priority: Priority = Priority.FIRST,
-        operation_id: int | None = None,
     ) -> tuple[Message, bool]:
         """A new message with ``replay_of``, and whether it was made now: while a replay is unfinished, the same one
         is answered again. ``current`` resolves the endpoint anew. Raises Conflict while this one is unfinished."""
@@ -586,32 +580,48 @@ class Message(Named, models.Model):
                 raise Conflict(f"it is {original.status}; only a finished message can be replayed")
             if running := original.replays.filter(status__in=UNFINISHED).first():
                 return running, False
-            content = original.content
-            target = endpoint or (original.endpoint if current else None)
-            edited = body is not None or headers is not None or endpoint is not None
-            own = content.own or {"query": content.query, "headers": content.headers}
-            own = own if headers is None else {**own, "headers": headers}
-            if target:
-                parts = around(target, **own)
-            else:
-                sent = content.headers if headers is None else headers
-                parts = {"query": content.query, "headers": sent, "own": content.own and own}
-            draft = Draft(
-                service=original.service,
-                endpoint=endpoint or original.endpoint,
-                method=target.method if target else original.method,
-                path=target.path if target else original.path,
-                **parts,
-                body=body if body is not None else bytes(content.body),
-                content_type=content_type or content.content_type,
-                ordering_key=original.ordering_key,
-                tags=original.tags,
-                priority=priority,
-                replay_of=original,
-                webhook_id="" if edited else original.wire_id,
-                operation_id=operation_id,
+            draft = original.as_replay(
+                current=current, body=body, content_type=content_type, headers=headers, endpoint=endpoint
             )
             return Message.objects.accept([draft])[0], True
+
+    def as_replay(
+        self,
+        *,
+        current: bool = False,
+        body: bytes | None = None,
+        content_type: str | None = None,
+        headers: dict[str, str] | None = None,
+        endpoint: Endpoint | None = None,
+        priority: Priority = Priority.FIRST,
+        operation_id: int | None = None,
+    ) -> Draft:
+        """The draft of its replay: what is not given is as it was."""
+        content = self.content
+        target = endpoint or (self.endpoint if current else None)
+        edited = body is not None or headers is not None or endpoint is not None
+        own = content.own or {"query": content.query, "headers": content.headers}
+        own = own if headers is None else {**own, "headers": headers}
+        if target:
+            parts = around(target, **own)
+        else:
+            sent = content.headers if headers is None else headers
+            parts = {"query": content.query, "headers": sent, "own": content.own and own}
+        return Draft(
+            service=self.service,
+            endpoint=endpoint or self.endpoint,
+            method=target.method if target else self.method,
+            path=target.path if target else self.path,
+            **parts,
+            body=body if body is not None else bytes(content.body),
+            content_type=content_type or content.content_type,
+            ordering_key=self.ordering_key,
+            tags=self.tags,
+            priority=priority,
+            replay_of=self,
+            webhook_id="" if edited else self.wire_id,
+            operation_id=operation_id,
+        )
 
 
 class MessageContent(models.Model):
