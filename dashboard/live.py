@@ -1,9 +1,10 @@
-"""Panels that refresh themselves: a fragment is sent only when something in it has changed.
+"""Panels that keep themselves current: a fragment is sent only when something in it has changed.
 
 A page includes its panel with ``{% panel "screen/_panel.html" %}``, whose root element has an id and
 ``{% live some_url %}``; the fragment's own view answers with ``live.panel(request, "screen/_panel.html", context)``.
 A ``summary`` in the context is the page's summary line, where it changes with the panel. Both render the same
-template, so they cannot drift apart.
+template, so they cannot drift apart. static/live.js asks when the event stream says that something has changed, and
+static/morph.js puts the answer in place so that nobody who reads or types there is disturbed.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from dashboard.views import (
     people,
     services,
     settings,
+    shell,
     signing,
     workers,
 )
@@ -77,6 +78,8 @@ urlpatterns = [
     path("_p/breakers/", breakers.listing_panel, name="_breakers"),
     path("_p/workers/", workers.listing_panel, name="_workers"),
     path("_p/lab/endpoints/", lab.endpoints, name="_lab_endpoints"),
+    path("_p/trouble/", shell.trouble_panel, name="_trouble"),
+    path("_p/palette/", shell.palette, name="_palette"),
     # for balancers
     path("healthz", health.healthz, name="healthz"),
     path("readyz", health.readyz, name="readyz"),

@@ -1,255 +1,145 @@
 // What the console does beyond plain pages. Everything here is a convenience: without it, pages and forms still work.
-"use strict";
-(() => {
-  const root = document.documentElement;
-  root.classList.add("js");
-  const $ = (selector, within = document) => within.querySelector(selector);
-  const $$ = (selector, within = document) => [...within.querySelectorAll(selector)];
-  const kept = (key, value) => {
-    try {
-      return value === undefined ? localStorage.getItem(key) : localStorage.setItem(key, value);
-    } catch {
-      return null;
-    }
-  };
+import { $, $$ } from "./dom.js";
+import "./live.js";
+import "./keys.js";
 
-  // ---- the viewer's zone: the server renders absolute times in it -------------------------------------------------
-  const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
-  if (zone) document.cookie = `switchboard_zone=${zone}; path=/; max-age=31536000; SameSite=Lax`;
+document.documentElement.classList.add("js");
 
-  // ---- relative times tick (the same words as the `ago` filter) ---------------------------------------------------
-  const units = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
-  const words = (seconds) => {
-    const distance = Math.abs(seconds);
-    if (distance < 2) return "now";
-    const [size, unit] = units.find(([limit]) => distance >= limit) || units[3];
-    const amount = `${Math.floor(distance / size)} ${unit}`;
-    return seconds > 0 ? `in ${amount}` : `${amount} ago`;
-  };
-  const twoUnits = (left) => {
-    const first = units.findIndex(([size]) => left >= size);
-    return units.slice(first, first + 2)
-      .map(([size, unit]) => { const amount = Math.floor(left / size); left %= size; return amount ? `${amount} ${unit}` : ""; })
-      .filter(Boolean).join(" ");
-  };
-  const tick = () => {
-    if (document.hidden) return;
-    const now = Date.now();
-    for (const time of $$("time.ago")) {
-      const text = words((Date.parse(time.dateTime) - now) / 1000);
-      if (text !== time.textContent) time.textContent = text;
-    }
-    for (const time of $$("time[data-countdown]")) {
-      const left = Math.ceil((Date.parse(time.dateTime) - now) / 1000);
-      const text = left > 0 ? `in ${twoUnits(left)}` : "due now";
-      if (text !== time.textContent) time.textContent = text;
-    }
-  };
-  setInterval(tick, 1000);
+// ---- the viewer's zone: the server renders absolute times in it -------------------------------------------------
+const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
+if (zone) document.cookie = `switchboard_zone=${zone}; path=/; max-age=31536000; SameSite=Lax`;
 
-  // ---- panels that refresh themselves, without disturbing who reads them ------------------------------------------
-  const liveButton = $("#live");
-  let paused = kept("switchboard-paused") === "1";
-  const showLive = () => {
-    if (!liveButton) return;
-    liveButton.dataset.paused = String(paused);
-    $(".word", liveButton).textContent = paused ? "Paused" : "Live";
-    $(".visually-hidden", liveButton).textContent = paused ? ": go on with updates" : ": pause updates";
-  };
-  liveButton?.addEventListener("click", () => {
-    paused = !paused;
-    kept("switchboard-paused", paused ? "1" : "0");
-    showLive();
-  });
-  showLive();
-
-  const polls = (element) => (element.getAttribute?.("hx-trigger") || "").includes("every");
-  const isInUse = (panel) => {
-    const selection = document.getSelection();
-    return (
-      panel.contains(document.activeElement) ||
-      $("dialog[open], details[open]:not([id]), input:checked:not([data-default])", panel) !== null ||
-      (selection && !selection.isCollapsed && panel.contains(selection.anchorNode))
-    );
-  };
-  document.addEventListener("htmx:beforeRequest", (event) => {
-    const panel = event.detail.elt;
-    if (polls(panel) && (document.hidden || paused || isInUse(panel))) event.preventDefault();
-  });
-  let opened = [];
-  document.addEventListener("htmx:beforeSwap", (event) => {
-    const { xhr, elt, target } = event.detail;
-    if (new URL(xhr.responseURL || location.href, location.href).pathname.startsWith("/login/")) {
-      event.detail.shouldSwap = false; // signed out meanwhile: the login page is no fragment
-      location.reload();
-      return;
-    }
-    if (polls(elt) && isInUse(elt)) event.detail.shouldSwap = false;
-    opened = $$("details[open][id]", target).map((details) => details.id);
-  });
-  document.addEventListener("htmx:afterSwap", () => {
-    for (const id of opened) document.getElementById(id)?.setAttribute("open", "");
-    opened = [];
-    tick();
-  });
-
-  // ---- title, favicon and the connection pill ---------------------------------------------------------------------
-  const favicon = $("#favicon");
-  const pill = $("#disconnected");
-  const showTrouble = (count) => {
-    document.title = document.title.replace(/^\(\d+ down\) /, "");
-    if (count > 0) document.title = `(${count} down) ${document.title}`;
-    if (favicon) {
-      const href = count > 0 ? favicon.dataset.trouble : favicon.dataset.calm;
-      if (favicon.getAttribute("href") !== href) favicon.setAttribute("href", href);
-    }
-    for (const badge of $$("[data-trouble-count]")) {
-      badge.hidden = count === 0;
-      badge.textContent = String(count);
-    }
-  };
-  document.addEventListener("htmx:afterRequest", (event) => {
-    const { xhr, pathInfo } = event.detail; // the element itself may have been swapped away by now
-    if (!pathInfo?.requestPath.startsWith("/_p/")) return;
-    if (pill) pill.hidden = xhr.status > 0 && xhr.status < 500;
-    const trouble = xhr.getResponseHeader?.("X-Switchboard-Trouble");
-    if (trouble !== null && trouble !== undefined && trouble !== "") showTrouble(Number(trouble));
-  });
-
-  // ---- forms: ask first, send once --------------------------------------------------------------------------------
-  const ask = $("#confirm");
-  let asking = null;
-  document.addEventListener("submit", (event) => {
-    const form = event.target;
-    const submitter = event.submitter;
-    const question = submitter?.dataset.confirm || form.dataset.confirm;
-    if (question && ask && form.dataset.confirmed !== "yes") {
-      event.preventDefault();
-      event.stopImmediatePropagation();
-      asking = { form, submitter };
-      $("#confirm-text").textContent = question;
-      $("#confirm-yes").textContent = form.dataset.confirmLabel || submitter?.textContent.trim() || "Go on";
-      ask.returnValue = "";
-      ask.showModal();
-      return;
-    }
-    if (form.getAttribute("method")?.toLowerCase() !== "post" || event.defaultPrevented) return; // form.method may be a field
-    if (form.dataset.sent === "yes") {
-      event.preventDefault();
-      return;
-    }
-    form.dataset.sent = "yes";
-    setTimeout(() => {
-      for (const button of $$("button:not([type=button])", form)) button.setAttribute("aria-disabled", "true");
-    });
-    setTimeout(() => release(form), 10000); // a download answers without leaving the page
-  }, true);
-  ask?.addEventListener("close", () => {
-    const { form, submitter } = asking || {};
-    asking = null;
-    if (!form) return;
-    if (ask.returnValue === "yes") {
-      form.dataset.confirmed = "yes";
-      form.requestSubmit(submitter?.isConnected ? submitter : undefined);
-      delete form.dataset.confirmed;
-    } else {
-      submitter?.focus();
-    }
-  });
-  const release = (form) => {
-    delete form.dataset.sent;
-    for (const button of $$("button[aria-disabled]", form)) button.removeAttribute("aria-disabled");
-  };
-  addEventListener("pageshow", () => $$("form[data-sent]").forEach(release));
-  document.addEventListener("htmx:afterRequest", (event) => {
-    if (event.detail.elt.matches?.("form[data-sent]")) release(event.detail.elt);
-  });
-
-  // ---- fields that only some choices need: data-shown-for="field=value other" -------------------------------------
-  const showFields = () => {
-    for (const part of $$("[data-shown-for]")) {
-      const [name, values] = part.dataset.shownFor.split("=");
-      const input = $(`[name="${CSS.escape(name)}"]`, part.closest("form") || document);
-      if (input) part.hidden = !values.split(" ").includes(input.value);
-    }
-  };
-  document.addEventListener("change", showFields);
-  showFields();
-
-  // ---- a link to something folded away unfolds it -------------------------------------------------------------------
-  const unfold = () => {
-    const target = location.hash.length > 1 && document.getElementById(location.hash.slice(1));
-    if (!target || target.tagName !== "DETAILS" || target.open) return;
-    target.open = true;
-    target.scrollIntoView();
-  };
-  addEventListener("hashchange", unfold);
-  unfold();
-
-  // ---- clicks -----------------------------------------------------------------------------------------------------
-  document.addEventListener("click", async (event) => {
-    const target = event.target.closest?.("[data-dialog], [data-close], [data-copy], [data-wrap], [data-dismiss]");
-    if (!target) return;
-    if (target.dataset.dialog) {
-      const dialog = $(target.dataset.dialog);
-      if (!dialog?.showModal || event.metaKey || event.ctrlKey) return;
-      event.preventDefault();
-      dialog.showModal();
-    } else if (target.dataset.close !== undefined) {
-      target.closest("dialog")?.close();
-    } else if (target.dataset.dismiss !== undefined) {
-      target.closest(".notice")?.remove();
-    } else if (target.dataset.wrap) {
-      const isWrapped = $(target.dataset.wrap)?.classList.toggle("wrap");
-      target.setAttribute("aria-pressed", String(Boolean(isWrapped)));
-    } else if (target.dataset.copy) {
-      const source = $(target.dataset.copy);
-      const label = target.textContent;
-      try {
-        await navigator.clipboard.writeText(source.value ?? source.textContent);
-        target.textContent = "Copied";
-      } catch {
-        getSelection().selectAllChildren(source);
-        target.textContent = "Selected: press Ctrl C";
-      }
-      setTimeout(() => { target.textContent = label; }, 2000);
-    }
-  });
-  for (const toast of $$(".toasts .notice.ok")) setTimeout(() => toast.remove(), 8000);
-
-  // ---- keys (single letters can be switched off in the help) ------------------------------------------------------
-  const help = $("#help");
-  const keysBox = $("#keys-on");
-  if (keysBox) {
-    keysBox.checked = kept("switchboard-keys") !== "0";
-    keysBox.addEventListener("change", () => kept("switchboard-keys", keysBox.checked ? "1" : "0"));
+// ---- relative times tick (the same words as the `ago` filter) ---------------------------------------------------
+const units = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
+const words = (seconds) => {
+  const distance = Math.abs(seconds);
+  if (distance < 2) return "now";
+  const [size, unit] = units.find(([limit]) => distance >= limit) || units[3];
+  const amount = `${Math.floor(distance / size)} ${unit}`;
+  return seconds > 0 ? `in ${amount}` : `${amount} ago`;
+};
+const twoUnits = (left) => {
+  const first = units.findIndex(([size]) => left >= size);
+  return units.slice(first, first + 2)
+    .map(([size, unit]) => { const amount = Math.floor(left / size); left %= size; return amount ? `${amount} ${unit}` : ""; })
+    .filter(Boolean).join(" ");
+};
+const tick = () => {
+  if (document.hidden) return;
+  const now = Date.now();
+  for (const time of $$("time.ago")) {
+    const text = words((Date.parse(time.dateTime) - now) / 1000);
+    if (text !== time.textContent) time.textContent = text;
   }
-  $("#help-button")?.addEventListener("click", () => help?.showModal());
-  const isTyping = (element) => element.isContentEditable || /^(INPUT|SELECT|TEXTAREA)$/.test(element.tagName);
-  const rows = () => $$("table.rows tbody tr").filter((row) => row.offsetParent !== null && $("a[href]", row));
-  const moveTo = (step) => {
-    const all = rows();
-    if (!all.length) return;
-    const at = all.findIndex((row) => row.contains(document.activeElement));
-    const next = all[Math.max(0, Math.min(all.length - 1, at < 0 ? 0 : at + step))];
-    $("a[href]", next)?.focus();
-    next.scrollIntoView({ block: "nearest" });
-  };
-  document.addEventListener("keydown", (event) => {
-    if (event.defaultPrevented || event.metaKey || event.ctrlKey || event.altKey) return;
-    if (isTyping(event.target) || $("dialog[open]") || kept("switchboard-keys") === "0") return;
-    const row = document.activeElement?.closest?.("table.rows tbody tr");
-    const actions = {
-      "/": () => $("input[type=search]")?.select(),
-      "?": () => help?.showModal(),
-      j: () => moveTo(1),
-      k: () => moveTo(-1),
-      x: () => row && $("input[type=checkbox]", row)?.click(),
-      r: () => $("[data-key=r]", row || document)?.click(),
-      p: () => liveButton?.click(),
-    };
-    if (!actions[event.key]) return;
+  for (const time of $$("time[data-countdown]")) {
+    const left = Math.ceil((Date.parse(time.dateTime) - now) / 1000);
+    const text = left > 0 ? `in ${twoUnits(left)}` : "due now";
+    if (text !== time.textContent) time.textContent = text;
+  }
+};
+setInterval(tick, 1000);
+
+// ---- forms: ask first, send once --------------------------------------------------------------------------------
+const ask = $("#confirm");
+let asking = null;
+document.addEventListener("submit", (event) => {
+  const form = event.target;
+  const submitter = event.submitter;
+  const question = submitter?.dataset.confirm || form.dataset.confirm;
+  if (question && ask && form.dataset.confirmed !== "yes") {
     event.preventDefault();
-    actions[event.key]();
+    event.stopImmediatePropagation();
+    asking = { form, submitter };
+    $("#confirm-text").textContent = question;
+    $("#confirm-yes").textContent = form.dataset.confirmLabel || submitter?.textContent.trim() || "Go on";
+    ask.returnValue = "";
+    ask.showModal();
+    return;
+  }
+  if (form.getAttribute("method")?.toLowerCase() !== "post" || event.defaultPrevented) return; // form.method may be a field
+  if (form.dataset.sent === "yes") {
+    event.preventDefault();
+    return;
+  }
+  form.dataset.sent = "yes";
+  setTimeout(() => {
+    for (const button of $$("button:not([type=button])", form)) button.setAttribute("aria-disabled", "true");
   });
-})();
+  setTimeout(() => release(form), 10000); // a download answers without leaving the page
+}, true);
+ask?.addEventListener("close", () => {
+  const { form, submitter } = asking || {};
+  asking = null;
+  if (!form) return;
+  if (ask.returnValue === "yes") {
+    form.dataset.confirmed = "yes";
+    form.requestSubmit(submitter?.isConnected ? submitter : undefined);
+    delete form.dataset.confirmed;
+  } else {
+    submitter?.focus();
+  }
+});
+const release = (form) => {
+  delete form.dataset.sent;
+  for (const button of $$("button[aria-disabled]", form)) button.removeAttribute("aria-disabled");
+};
+addEventListener("pageshow", () => $$("form[data-sent]").forEach(release));
+document.addEventListener("htmx:afterRequest", (event) => {
+  if (event.detail.elt.matches?.("form[data-sent]")) release(event.detail.elt);
+});
+
+// ---- fields that only some choices need: data-shown-for="field=value other" -------------------------------------
+const showFields = () => {
+  for (const part of $$("[data-shown-for]")) {
+    const [name, values] = part.dataset.shownFor.split("=");
+    const input = $(`[name="${CSS.escape(name)}"]`, part.closest("form") || document);
+    if (input) part.hidden = !values.split(" ").includes(input.value);
+  }
+};
+document.addEventListener("change", showFields);
+document.addEventListener("htmx:afterSwap", () => {
+  showFields();
+  tick();
+});
+showFields();
+
+// ---- a link to something folded away unfolds it -------------------------------------------------------------------
+const unfold = () => {
+  const target = location.hash.length > 1 && document.getElementById(location.hash.slice(1));
+  if (!target || target.tagName !== "DETAILS" || target.open) return;
+  target.open = true;
+  target.scrollIntoView();
+};
+addEventListener("hashchange", unfold);
+unfold();
+
+// ---- clicks -----------------------------------------------------------------------------------------------------
+document.addEventListener("click", async (event) => {
+  const target = event.target.closest?.("[data-dialog], [data-close], [data-copy], [data-wrap], [data-dismiss]");
+  if (!target) return;
+  if (target.dataset.dialog) {
+    const dialog = $(target.dataset.dialog);
+    if (!dialog?.showModal || event.metaKey || event.ctrlKey) return;
+    event.preventDefault();
+    dialog.showModal();
+  } else if (target.dataset.close !== undefined) {
+    target.closest("dialog")?.close();
+  } else if (target.dataset.dismiss !== undefined) {
+    target.closest(".notice")?.remove();
+  } else if (target.dataset.wrap) {
+    const isWrapped = $(target.dataset.wrap)?.classList.toggle("wrap");
+    target.setAttribute("aria-pressed", String(Boolean(isWrapped)));
+  } else if (target.dataset.copy) {
+    const source = $(target.dataset.copy);
+    const label = target.textContent;
+    try {
+      await navigator.clipboard.writeText(source.value ?? source.textContent);
+      target.textContent = "Copied";
+    } catch {
+      getSelection().selectAllChildren(source);
+      target.textContent = "Selected: press Ctrl C";
+    }
+    setTimeout(() => { target.textContent = label; }, 2000);
+  }
+});
+for (const toast of $$(".toasts .notice.ok")) setTimeout(() => toast.remove(), 8000);

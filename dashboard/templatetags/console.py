@@ -231,8 +231,20 @@ def panel(context: Context, name: str) -> SafeString:
 
 
 @register.simple_tag(name="live")
-def live_attributes(url: str, every: int = 3) -> SafeString:
-    """What makes a panel's root element ask for its next version: ``<section id="…" {% live url %}>``."""
+def live_attributes(
+    url: str, every: int = 3, topics: str = "messages services breakers", service: str = ""
+) -> SafeString:
+    """What makes a panel's root element ask for its next version: ``<section id="…" {% live url topics="workers" %}>``.
+
+    It asks when the event stream tells of one of the ``topics`` (of this ``service``, where one is named); where there
+    is no stream, ``every`` so many seconds. live.js does both.
+    """
     return format_html(
-        """hx-get="{}" hx-trigger="every {}s" hx-swap="outerHTML" hx-vals='{{"v": "{}"}}'""", url, every, live.VERSION
+        """hx-get="{}" hx-trigger="refresh" hx-swap="morph" hx-ext="morph" hx-vals='{{"v": "{}"}}' """
+        'data-live="{}" data-every="{}"{}',
+        url,
+        live.VERSION,
+        topics,
+        every,
+        format_html(' data-service="{}"', service) if service else "",
     )

@@ -116,7 +116,7 @@ def test_the_summary_goes_with_its_panel() -> None:
 def test_title_and_icon_carry_the_state() -> None:
     trip(a_service())
     page = browser().get("/").content.decode()
-    assert "<title>(1 down) Overview · Switchboard</title>" in page
+    assert "<title>1 down · Overview · Switchboard</title>" in page
     assert 'href="/static/favicon-red.svg"' in page
 
 

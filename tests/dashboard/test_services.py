@@ -110,7 +110,7 @@ def test_an_open_breaker_says_why_and_when_it_probes() -> None:
     assert "5 calls in a row failed. Nothing is sent." in page
     assert "Next probe in" in page
     assert "Held 3" in page
-    assert "(1 down)" in browser(name="other").get("/services/billing/").content.decode()
+    assert "<title>1 down · " in browser(name="other").get("/services/billing/").content.decode()
 
 
 def test_what_was_typed_by_others_is_shown_as_text() -> None:

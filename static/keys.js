@@ -1,0 +1,62 @@
+// The keyboard: all of it can be switched off in the help, and none of it works while somebody types.
+import { $, $$, kept } from "./dom.js";
+
+const GO_WITHIN = 1500; // milliseconds between `g` and the letter of a page
+const help = $("#help");
+const box = $("#keys-on");
+const areOn = () => kept("switchboard-keys") !== "0";
+let isGoing = false;
+
+if (box) {
+  box.checked = areOn();
+  box.addEventListener("change", () => kept("switchboard-keys", box.checked ? "1" : "0"));
+}
+$("#help-button")?.addEventListener("click", () => help.showModal());
+
+/** The palette is fetched when it is first wanted. */
+const openPalette = async () => (await import("./palette.js")).open();
+$("#palette-button")?.addEventListener("click", openPalette);
+
+const isTyping = (element) => element.isContentEditable || element.matches?.("input:not([type=checkbox], [type=radio]), select, textarea");
+const rows = () => $$("table.rows tbody tr").filter((row) => row.offsetParent !== null && $("a[href]", row));
+const moveBy = (step) => {
+  const all = rows();
+  if (!all.length) return;
+  const at = all.findIndex((row) => row.contains(document.activeElement));
+  const next = all[Math.max(0, Math.min(all.length - 1, at < 0 ? 0 : at + step))];
+  $("a[href]", next).focus();
+  next.scrollIntoView({ block: "nearest" });
+};
+const focusedRow = () => document.activeElement?.closest?.("table.rows tbody tr");
+
+const actions = {
+  "/": () => $("main input[type=search]")?.select(),
+  "?": () => help.showModal(),
+  j: () => moveBy(1),
+  k: () => moveBy(-1),
+  x: () => focusedRow() && $("input[type=checkbox]", focusedRow())?.click(),
+  r: () => $("[data-key=r]", focusedRow() || document)?.click(),
+  n: () => $("#held:not([hidden])")?.click(),
+  p: () => $("#live")?.click(),
+  g: () => {
+    isGoing = true;
+    setTimeout(() => { isGoing = false; }, GO_WITHIN);
+  },
+};
+
+document.addEventListener("keydown", (event) => {
+  if (event.defaultPrevented || !areOn() || event.altKey || $("dialog[open]") || !$(".rail")) return;
+  if (event.metaKey || event.ctrlKey) {
+    if (event.key.toLowerCase() !== "k" || event.shiftKey) return;
+    event.preventDefault();
+    openPalette();
+    return;
+  }
+  if (isTyping(event.target)) return;
+  const page = isGoing && $(`[data-go="${CSS.escape(event.key)}"]`);
+  isGoing = false;
+  const act = page ? () => page.click() : actions[event.key];
+  if (!act) return;
+  event.preventDefault();
+  act();
+});

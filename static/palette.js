@@ -1,0 +1,96 @@
+// The command palette: pages, what can be done on this page, and services by name.
+import { $, $$ } from "./dom.js";
+
+const TYPED_FOR = 150; // milliseconds
+const dialog = $("#palette");
+const input = $("input", dialog);
+const list = $("[role=listbox]", dialog);
+let choices = [];
+let services = [];
+let at = 0;
+let asked = 0;
+
+export const open = () => {
+  input.value = "";
+  dialog.showModal();
+  show();
+  find();
+};
+
+const words = (element) => (element.getAttribute("aria-label") || element.textContent).replace(/\s+/g, " ").trim();
+
+/** What is on the page already; a choice is made by clicking the thing itself. */
+const known = () => [
+  ...$$("main .page-head .actions :is(a, button)").map((element) => ({ kind: "On this page", words: words(element), choose: () => element.click() })),
+  ...$$(".rail [data-go]").map((element) => ({ kind: "Go to", words: $(".word", element).textContent, keys: `g ${element.dataset.go}`, choose: () => element.click() })),
+];
+const goTo = (address) => () => location.assign(address);
+
+const show = () => {
+  const text = input.value.trim();
+  const parts = text.toLowerCase().split(/\s+/);
+  choices = [
+    ...known().filter((choice) => parts.every((part) => choice.words.toLowerCase().includes(part))),
+    ...services.map(({ name, url }) => ({ kind: "Service", words: name, choose: goTo(url) })),
+    ...(text ? [{ kind: "Messages", words: `Search messages for “${text}”`, choose: goTo(`${dialog.dataset.messages}?q=${encodeURIComponent(text)}`) }] : []),
+  ];
+  at = 0;
+  list.replaceChildren(...choices.map(option));
+  point();
+};
+
+const option = (choice, place) => {
+  const item = document.createElement("li");
+  Object.assign(item, { id: `choice-${place}`, role: "option" });
+  item.append(choice.words);
+  for (const [name, text] of [["kbd", choice.keys], ["small", choice.kind]]) {
+    if (text) item.appendChild(document.createElement(name)).textContent = text;
+  }
+  item.addEventListener("click", () => choose(place));
+  return item;
+};
+
+const point = () => {
+  [...list.children].forEach((item, place) => item.setAttribute("aria-selected", String(place === at)));
+  const current = list.children[at];
+  input.setAttribute("aria-activedescendant", current?.id || "");
+  current?.scrollIntoView({ block: "nearest" });
+};
+
+const choose = (place) => {
+  const choice = choices[place];
+  if (!choice) return;
+  dialog.close();
+  choice.choose();
+};
+
+/** Services are many, so the server finds them. */
+const find = async () => {
+  const own = ++asked;
+  try {
+    const answer = await fetch(`${dialog.dataset.services}?q=${encodeURIComponent(input.value.trim())}`);
+    if (!answer.ok || own !== asked) return;
+    services = (await answer.json()).services;
+  } catch {
+    services = []; // pages can still be gone to
+  }
+  const before = at;
+  show();
+  at = Math.min(before, Math.max(0, choices.length - 1));
+  point();
+};
+
+let timer = 0;
+input.addEventListener("input", () => {
+  show();
+  clearTimeout(timer);
+  timer = setTimeout(find, TYPED_FOR);
+});
+input.addEventListener("keydown", (event) => {
+  const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+  if (step) at = (at + step + choices.length) % Math.max(1, choices.length);
+  else if (event.key !== "Enter") return;
+  event.preventDefault();
+  if (step) point();
+  else choose(at);
+});
