@@ -130,13 +130,12 @@ class Operation(models.Model):
 
 
 class Item(models.Model):
-    """One message of an operation's selection, and what came of it."""
+    """One message of an operation's selection, and what came of it. A replay is found by ``replay_of``."""
 
     operation = models.ForeignKey(Operation, on_delete=models.CASCADE, db_index=False, related_name="items")
     message_id = models.BigIntegerField()
     outcome = models.CharField(max_length=9, choices=ItemOutcome.choices, blank=True)  # blank: not yet done
     detail = models.CharField(max_length=200, blank=True)  # why it was skipped or failed
-    result_id = models.BigIntegerField(null=True)  # the new message of a replay
     done_at = models.DateTimeField(null=True)
 
     class Meta:
