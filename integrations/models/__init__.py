@@ -4,6 +4,7 @@ from integrations.models.account import Account, Role, SetupLink, Token
 from integrations.models.attempt import Attempt, Result, Trigger
 from integrations.models.clock import database_now
 from integrations.models.event import AuditEntry, Event, Feed
+from integrations.models.failure import Failure, FailureHour, FailureState
 from integrations.models.idempotency import IdempotentAnswer
 from integrations.models.message import (
     FINISHED,
@@ -32,6 +33,9 @@ __all__ = [
     "Draft",
     "Endpoint",
     "Event",
+    "Failure",
+    "FailureHour",
+    "FailureState",
     "Feed",
     "IdempotentAnswer",
     "Item",

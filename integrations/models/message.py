@@ -124,6 +124,7 @@ class Outgoing(Named):
     created_at: datetime
     deliver_at: datetime | None
     expires_at: datetime | None
+    failure_id: int | None
     query: dict[str, Any]
     headers: dict[str, str]
     content_type: str
@@ -143,6 +144,7 @@ class Settled:
     last_status_code: int | None
     last_fault: str
     last_detail: str
+    failure_id: int | None = None  # the group that the call belongs to, where it failed
 
 
 # The statements of every delivery, by hand: the ORM took a millisecond of CPU to put each of them together.
@@ -155,7 +157,8 @@ WHERE {these} AND m.status = 'delivering' AND m.worker_id = %s"""
 SETTLE = """UPDATE integrations_message SET status = v.status, priority = v.priority, due_at = v.due_at,
     retry_at = v.due_at, finished_at = v.finished_at, dead_reason = v.dead_reason, last_fault = v.last_fault,
     last_status_code = v.last_status_code, last_detail = v.last_detail, attempts = attempts + 1, calls = calls + 1,
-    losses = 0, worker_id = NULL, claimed_at = NULL, probe_generation = NULL
+    losses = 0, worker_id = NULL, claimed_at = NULL, probe_generation = NULL,
+    failure_id = COALESCE(v.failure_id, integrations_message.failure_id)
 FROM {source} WHERE integrations_message.id = v.id"""
 SETTLED = {
     "id": "bigint",
@@ -167,6 +170,7 @@ SETTLED = {
     "last_status_code": "smallint",
     "last_fault": "text",
     "last_detail": "text",
+    "failure_id": "bigint",
 }
 
 
@@ -485,6 +489,10 @@ class Message(Named, models.Model):
     last_status_code = models.PositiveSmallIntegerField(null=True)
     last_fault = models.CharField(max_length=11, blank=True)
     last_detail = models.CharField(max_length=500, blank=True)
+    # The group of its last failure. Without a constraint, so that a delivery does not look it up.
+    failure = models.ForeignKey(
+        "Failure", null=True, on_delete=models.DO_NOTHING, db_constraint=False, db_index=False, related_name="+"
+    )
 
     replay_of = models.ForeignKey("self", null=True, on_delete=models.SET_NULL, db_index=False, related_name="replays")
     webhook_id = models.CharField(max_length=40, blank=True)  # of the first message, in an unedited replay
@@ -521,6 +529,8 @@ class Message(Named, models.Model):
             models.Index(
                 fields=["expires_at"], name="message_expiring", condition=Q(status="pending", expires_at__isnull=False)
             ),
+            # what failed alike; few messages fail, so few rows pay for this one
+            models.Index(fields=["failure", "-id"], name="message_failure", condition=Q(failure__isnull=False)),
             # few messages are replays, so few rows pay for this one
             models.Index(fields=["replay_of"], name="message_replays", condition=Q(replay_of__isnull=False)),
             # what people list

@@ -1,0 +1,199 @@
+"""Failure groups: failed calls by what went wrong, so that a thousand dead messages are one thing to see to.
+
+    (a call fails) --> open --resolve--> resolved --a later call fails--> regressed
+                        ^  |--ignore--> ignored (until a time, or for ever)
+                        +----a call fails after that time----/
+
+Written while results are settled: counts are added to, never counted anew. Rows are locked in the order of their
+keys, after the messages that are being delivered and before runtime rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, ClassVar
+
+from django.db import connection, models
+from django.db.models import Count, Q
+
+from integrations.models import identifiers, rows
+from integrations.models.service import Endpoint, Service
+
+
+class FailureState(models.TextChoices):
+    OPEN = "open"
+    REGRESSED = "regressed"
+    RESOLVED = "resolved"
+    IGNORED = "ignored"
+
+
+UNRESOLVED = (FailureState.OPEN, FailureState.REGRESSED)
+KEPT = timedelta(hours=25)  # of the counts by hour: a day, and the hour that it began in
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What one settlement adds to one group."""
+
+    key: str
+    service_id: int
+    endpoint_id: int | None
+    version: int
+    fault: str
+    status_code: int | None
+    title: str
+    because: str  # JSON
+    count: int
+    messages: int
+    first_seen: datetime
+    last_seen: datetime
+    sample_id: int | None
+    attempt_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A group after it was added to; ``is_news`` where it is new, came back or stopped being ignored."""
+
+    pk: int
+    public_id: str
+    key: str
+    service_id: int
+    title: str
+    state: str
+    is_news: bool
+
+
+COLUMNS = (*Seen.__slots__, "nonce", "state", "opened_at", "note", "assignee")
+COMES_BACK = "f.state = 'resolved' AND excluded.last_seen > f.resolved_at"
+WAKES = "f.state = 'ignored' AND f.ignored_until <= excluded.opened_at"
+ADD = f"""INSERT INTO integrations_failure AS f ({", ".join(COLUMNS)}) VALUES {{places}}
+ON CONFLICT (key) DO UPDATE SET
+    count = f.count + excluded.count,
+    messages = f.messages + excluded.messages,
+    last_seen = CASE WHEN excluded.last_seen > f.last_seen THEN excluded.last_seen ELSE f.last_seen END,
+    sample_id = COALESCE(excluded.sample_id, f.sample_id),
+    attempt_id = excluded.attempt_id,
+    state = CASE WHEN {COMES_BACK} THEN 'regressed' WHEN {WAKES} THEN 'open' ELSE f.state END,
+    opened_at = CASE WHEN {COMES_BACK} OR {WAKES} THEN excluded.opened_at ELSE f.opened_at END,
+    ignored_until = CASE WHEN {WAKES} THEN NULL ELSE f.ignored_until END
+RETURNING id, nonce, key, service_id, title, state, opened_at = %s"""  # noqa: S608 - names of ours
+
+
+class FailureQuerySet(models.QuerySet["Failure"]):
+    def unresolved(self) -> FailureQuerySet:
+        """What somebody should see to: open or regressed."""
+        return self.filter(state__in=UNRESOLVED)
+
+    def by_public_id(self, text: str) -> Failure | None:
+        if (parsed := identifiers.parse("fail", text)) is None:
+            return None
+        return self.filter(pk=parsed[0], nonce=parsed[1]).first()
+
+    def ids_by_key(self, keys: Sequence[str]) -> dict[str, int]:
+        return dict(self.filter(key__any=keys).values_list("key", "pk"))
+
+    def kinds(self, service_ids: set[int]) -> dict[tuple[int, int | None], int]:
+        """How many groups of each service and endpoint are not resolved."""
+        return {
+            (service_id, endpoint_id): count
+            for service_id, endpoint_id, count in self.filter(service_id__in=service_ids)
+            .exclude(state=FailureState.RESOLVED)
+            .order_by()
+            .values_list("service_id", "endpoint_id")
+            .annotate(Count("pk"))
+        }
+
+    def add(self, seen: Sequence[Seen], now: datetime) -> list[Written]:
+        """Adds to the groups, and makes those that are new, in one statement. The keys must be distinct."""
+        at = rows.moment(now)
+        values: list[Any] = []
+        for one in sorted(seen, key=lambda one: one.key):  # two that write the same groups must not wait in a circle
+            given = [getattr(one, name) for name in Seen.__slots__]
+            values += [rows.moment(value) if isinstance(value, datetime) else value for value in given]
+            values += [identifiers.fresh_nonce(), FailureState.OPEN.value, at, "", ""]
+        places = ", ".join([f"({', '.join(['%s'] * len(COLUMNS))})"] * len(seen))
+        with connection.cursor() as cursor:
+            cursor.execute(ADD.format(places=places), [*values, at])
+            return [
+                Written(pk, identifiers.public_id("fail", pk, nonce), key, service_id, title, state, bool(is_news))
+                for pk, nonce, key, service_id, title, state, is_news in cursor.fetchall()
+            ]
+
+
+class Failure(models.Model):
+    """One group: what its calls have in common, how often and since when, and what somebody decided about it."""
+
+    nonce = models.BigIntegerField(default=identifiers.fresh_nonce, editable=False)
+    key = models.CharField(max_length=32, unique=True)  # of the fingerprint, which holds service and endpoint
+    version = models.PositiveSmallIntegerField()  # of the fingerprint
+    service = models.ForeignKey(Service, on_delete=models.CASCADE, db_index=False, related_name="failures")
+    endpoint = models.ForeignKey(Endpoint, null=True, on_delete=models.SET_NULL, db_index=False, related_name="+")
+    fault = models.CharField(max_length=11)
+    status_code = models.PositiveSmallIntegerField(null=True)
+    title = models.CharField(max_length=200)
+    because = models.JSONField(default=dict)  # what its calls have in common
+
+    count = models.PositiveIntegerField(default=0)  # failed calls
+    messages = models.PositiveIntegerField(default=0)  # how often a message came into this group
+    first_seen = models.DateTimeField()
+    last_seen = models.DateTimeField()  # when its last call was begun
+    sample_id = models.BigIntegerField(null=True)  # its last message
+    attempt_id = models.BigIntegerField()  # its last call
+
+    state = models.CharField(max_length=9, choices=FailureState.choices, default=FailureState.OPEN)
+    opened_at = models.DateTimeField()  # when it was new, came back, or stopped being ignored
+    resolved_at = models.DateTimeField(null=True)
+    ignored_until = models.DateTimeField(null=True)  # none while ignored: for ever
+    note = models.TextField(blank=True)
+    assignee = models.CharField(max_length=150, blank=True)
+
+    objects: ClassVar[FailureQuerySet] = FailureQuerySet.as_manager()  # type: ignore[assignment]
+
+    class Meta:
+        indexes = (
+            models.Index(fields=["service", "endpoint"], name="failure_kinds", condition=~Q(state="resolved")),
+            models.Index(fields=["service", "-id"], name="failure_of_service"),
+            models.Index(fields=["state", "-last_seen"], name="failure_by_state"),
+        )
+
+    def __str__(self) -> str:
+        return self.public_id
+
+    @property
+    def public_id(self) -> str:
+        return identifiers.public_id("fail", self.pk, self.nonce)
+
+    @property
+    def is_unresolved(self) -> bool:
+        return self.state in UNRESOLVED
+
+
+class FailureHour(models.Model):
+    """A group's failed calls in one hour, for a day."""
+
+    failure = models.ForeignKey(Failure, on_delete=models.CASCADE, db_index=False, related_name="hours")
+    hour = models.DateTimeField()
+    count = models.PositiveIntegerField(default=0)
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=["failure", "hour"], name="failure_of_hour"),)
+        indexes = (models.Index(fields=["hour"], name="failure_by_hour"),)
+
+    def __str__(self) -> str:
+        return f"{self.failure_id} {self.hour:%F %H}:00"
+
+
+def add_hours(counts: dict[int, int], now: datetime) -> None:
+    """Adds to this hour's counts, by group; the caller has written the groups and so holds them."""
+    hour = rows.moment(now.replace(minute=0, second=0, microsecond=0))
+    values = [value for failure_id, count in sorted(counts.items()) for value in (failure_id, hour, count)]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"INSERT INTO integrations_failurehour AS h (failure_id, hour, count) "  # noqa: S608 - places only
+            f"VALUES {', '.join(['(%s, %s, %s)'] * len(counts))} "
+            "ON CONFLICT (failure_id, hour) DO UPDATE SET count = h.count + excluded.count",
+            values,
+        )
