@@ -28,7 +28,7 @@ from urllib.parse import urlencode
 from django.db import transaction
 from django.db.models import F
 
-from integrations import feed, oauth
+from integrations import failures, feed, oauth, operations
 from integrations.client import Call, Client
 from integrations.logs import line, write
 from integrations.models import (
@@ -500,7 +500,13 @@ def settle(results: Sequence[CallResult]) -> None:
         decisions = [_decide(result, now) for result in current]
         attempts = [_attempt(decision, fences[decision.message.pk].attempt_id) for decision in decisions]
         rows.append(Attempt, attempts)
-        Message.objects.settle([_settled(decision, now) for decision in decisions])
+        groups = failures.record(attempts, [decision.message.failure_id for decision in decisions], now)
+        Message.objects.settle(
+            [
+                _settled(decision, now, groups.get(attempt["id"]))
+                for decision, attempt in zip(decisions, attempts, strict=True)
+            ]
+        )
         # Locked late and so held briefly: other lanes claim for these services meanwhile.
         _write_runtimes(decisions, attempts, now)
         tally.add(_counts(decisions), now)
@@ -622,7 +628,7 @@ def _bearer(call: Call | None) -> tuple[str, ...]:
     return tuple(value[7:] for name, value in headers if name == "Authorization" and value.startswith("Bearer "))
 
 
-def _settled(decision: Decision, now: datetime) -> Settled:
+def _settled(decision: Decision, now: datetime, failure_id: int | None) -> Settled:
     """What becomes of the message's row."""
     message, outcome = decision.message, decision.result.outcome
     is_pending = decision.status == Status.PENDING
@@ -637,6 +643,7 @@ def _settled(decision: Decision, now: datetime) -> Settled:
         last_status_code=outcome.status_code,
         last_fault=outcome.fault or "",
         last_detail=redacted_text(outcome.detail, decision.result.claim.target.secret_values)[:500],
+        failure_id=failure_id,
     )
 
 
@@ -802,12 +809,14 @@ def _lost_attempt(message: Message, worker: Worker, now: datetime, detail: str) 
 
 # ---- what time alone changes ----------------------------------------------------------------------------------------
 def sweep() -> None:
-    """Once a second, by any worker: breakers whose time has come, expired messages, pauses that end, lost workers."""
+    """Once a second, by any worker: breakers whose time has come, expired messages, pauses that end, lost workers;
+    and the next steps of operations."""
     rescue()
     now = database_now()
     _turn_breakers(now)
     _bury_expired(now)
     _end_pauses(now)
+    operations.advance()
 
 
 def _turn_breakers(now: datetime) -> None:
@@ -845,6 +854,7 @@ def tidy() -> None:
     """Twice a minute, by any worker: what is seldom needed."""
     heal_order()
     IdempotentAnswer.objects.prune(database_now())
+    failures.prune(database_now())
     feed.forget()
 
 

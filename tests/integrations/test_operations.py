@@ -1,0 +1,309 @@
+"""Operations: the same act on many messages, each of them once."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import connection, transaction
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from integrations import operations
+from integrations.models import AuditEntry, Conflict, Draft, Event, Message, Operation, Priority, Service, Status
+from integrations.models.operation import Kind, State
+from integrations.registry import Invalid
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+FAST = 1_000_000.0  # a second: no test waits for a rate
+
+
+@pytest.fixture
+def billing() -> Service:
+    return Service.objects.create(name="billing", base_url="https://billing.example.com")
+
+
+def messages_of(service: Service, count: int, status: Status = Status.DEAD, **fields: Any) -> list[Message]:
+    drafts = [Draft(service, "POST", f"/orders/{number}", b"{}", "application/json") for number in range(count)]
+    made = Message.objects.accept(drafts)
+    changes: dict[str, Any] = {"status": status, **fields}
+    if status in (Status.DEAD, Status.DELIVERED, Status.CANCELLED):
+        changes |= {"finished_at": timezone.now(), "due_at": None}
+    Message.objects.filter(pk__in=[message.pk for message in made]).update(**changes)
+    return list(Message.objects.filter(pk__in=[message.pk for message in made]).order_by("pk"))
+
+
+def plan(kind: Kind = Kind.REPLAY, q: str = "service:billing status:dead", **given: Any) -> Operation:
+    given = {"reason": "they are back", "rate": FAST, "by": "person ada", **given}
+    return operations.plan(kind, q, **given)
+
+
+def work(operation: Operation) -> Operation:
+    """What the workers would do until nothing more can be done at once."""
+    while operations.step(operation.pk):
+        pass
+    operation.refresh_from_db()
+    return operation
+
+
+def outcomes(operation: Operation) -> dict[int, str]:
+    return dict(operation.items.values_list("message_id", "outcome"))
+
+
+# ---- the acts -------------------------------------------------------------------------------------------------------
+def test_what_is_dead_is_replayed_behind_everything_else(billing: Service) -> None:
+    dead = messages_of(billing, 3)
+    operation = work(plan())
+    assert (operation.state, operation.total, operation.succeeded) == (State.FINISHED, 3, 3)
+    for message in dead:
+        (replay,) = message.replays.all()
+        assert (replay.priority, replay.operation_id) == (Priority.BULK, operation.pk)
+        assert (replay.path, replay.wire_id, bytes(replay.content.body)) == (message.path, message.wire_id, b"{}")
+        assert operation.items.get(message_id=message.pk).outcome == "succeeded"
+    assert set(Message.objects.filter(pk__in=[one.pk for one in dead]).values_list("status", flat=True)) == {"dead"}
+
+
+def test_what_waits_is_cancelled(billing: Service) -> None:
+    waiting, dead = messages_of(billing, 3, Status.PENDING), messages_of(billing, 1)
+    operation = work(plan(Kind.CANCEL, "service:billing"))
+    assert outcomes(operation) == dict.fromkeys([message.pk for message in waiting], "succeeded")
+    assert {Message.objects.get(pk=message.pk).status for message in waiting} == {Status.CANCELLED}
+    assert Message.objects.get(pk=dead[0].pk).status == Status.DEAD
+
+
+def test_what_is_retried_now_is_due_and_stays_behind_first_tries(billing: Service) -> None:
+    later = timezone.now() + timedelta(hours=3)
+    (waiting,) = messages_of(billing, 1, Status.PENDING, due_at=later, retry_at=later, priority=Priority.RETRY)
+    work(plan(Kind.RETRY_NOW, "status:pending"))
+    waiting.refresh_from_db()
+    assert waiting.due_at is not None
+    assert waiting.due_at <= timezone.now()
+    assert (waiting.retry_at, waiting.priority) == (None, Priority.BULK)
+
+
+def test_replaying_again_finds_nothing_to_do(billing: Service) -> None:
+    messages_of(billing, 2)
+    work(plan())
+    again = work(plan())
+    assert (again.state, again.total) == (State.FINISHED, 0)
+    assert Message.objects.count() == 4
+
+
+# ---- the selection --------------------------------------------------------------------------------------------------
+def test_the_selection_is_frozen(billing: Service) -> None:
+    early = messages_of(billing, 2)
+    operation = plan()
+    late = messages_of(billing, 2)
+    work(operation)
+    assert set(outcomes(operation)) == {message.pk for message in early}
+    assert not Message.objects.filter(replay_of__in=late).exists()
+
+
+def test_a_selection_is_planned_window_by_window(billing: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operations, "WINDOW", 3)
+    dead = messages_of(billing, 10)
+    operation = plan(dry_run=True)
+    assert operations.step(operation.pk)
+    operation.refresh_from_db()
+    assert operation.state == State.PLANNING
+    work(operation)
+    assert (operation.total, operation.estimate["services"]) == (10, {str(billing.pk): 10})
+    assert set(outcomes(operation)) == {message.pk for message in dead}
+
+
+def test_what_finds_too_much_is_stopped_and_says_so(billing: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operations, "ITEM_LIMIT", 5)
+    messages_of(billing, 6)
+    operation = work(plan())
+    assert (operation.state, operation.done) == (State.STOPPED, 0)
+    assert "more than 5 messages" in operation.note
+    assert not Message.objects.exclude(replay_of=None).exists()
+
+
+@pytest.mark.parametrize(("q", "words"), [(" ", "say which"), ("colour:red", "colour")])
+def test_what_does_not_say_which_messages_is_refused(q: str, words: str) -> None:
+    with pytest.raises(Invalid, match=words):
+        plan(q=q)
+    assert not Operation.objects.exists()
+
+
+def test_a_reason_is_needed() -> None:
+    with pytest.raises(Invalid, match="say why"):
+        plan(reason="")
+
+
+def test_a_dry_run_says_what_it_would_do_and_then_does_that(billing: Service) -> None:
+    dead, delivered = messages_of(billing, 2), messages_of(billing, 1, Status.DELIVERED)
+    operation = work(plan(q="service:billing", dry_run=True, reason=""))
+    assert (operation.state, operation.total, operation.done) == (State.FINISHED, 3, 0)
+    assert operation.estimate["delivered"] == 1
+    assert operation.estimate["oldest"] == dead[0].created_at.isoformat()
+    assert Message.objects.count() == 3
+    messages_of(billing, 1)
+    with pytest.raises(Invalid, match="say why"):
+        operations.start(operation, by="person ada")
+    operations.start(operation, by="person ada", reason="yes, these")
+    work(operation)
+    assert (operation.state, operation.succeeded) == (State.FINISHED, 3)
+    assert set(outcomes(operation)) == {message.pk for message in (*dead, *delivered)}
+    with pytest.raises(Conflict, match="only a finished dry run"):
+        operations.start(operation, by="person ada")
+
+
+# ---- item by item ---------------------------------------------------------------------------------------------------
+def test_an_item_says_why_it_was_skipped(billing: Service) -> None:
+    first, second, *_ = messages_of(billing, 4)
+    operation = plan(dry_run=True)
+    work(operation)
+    first.replay()
+    second.delete()
+    operations.start(operation, by="person ada")
+    work(operation)
+    assert (operation.succeeded, operation.skipped) == (2, 2)
+    assert "a replay of it" in operation.items.get(message_id=first.pk).detail
+    assert "no longer there" in operation.items.get(outcome="skipped", detail__contains="there").detail
+
+
+def test_what_was_delivered_meanwhile_is_not_cancelled(billing: Service) -> None:
+    (waiting,) = messages_of(billing, 1, Status.PENDING)
+    operation = work(plan(Kind.CANCEL, "status:pending", dry_run=True))
+    Message.objects.filter(pk=waiting.pk).update(status=Status.DELIVERED, finished_at=timezone.now())
+    operations.start(operation, by="person ada")
+    work(operation)
+    assert operation.items.get().detail == "it is delivered"
+    assert Message.objects.get(pk=waiting.pk).status == Status.DELIVERED
+
+
+def test_a_bad_item_fails_alone(billing: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    dead = messages_of(billing, 5)
+    whole = Message.as_replay
+
+    def but_for_the_third(message: Message, **given: Any) -> Draft:
+        if message.pk == dead[2].pk:
+            raise ValueError("it cannot be read")
+        return whole(message, **given)
+
+    monkeypatch.setattr(Message, "as_replay", but_for_the_third)
+    operation = work(plan())
+    assert (operation.state, operation.succeeded, operation.failed) == (State.FINISHED, 4, 1)
+    assert operation.items.get(outcome="failed").message_id == dead[2].pk
+    assert Message.objects.exclude(replay_of=None).count() == 4
+
+
+def test_a_step_that_cannot_be_done_stops_its_operation_only(billing: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    messages_of(billing, 1)
+    broken, sound = plan(), plan(Kind.CANCEL, "status:pending")
+    monkeypatch.setattr(Operation, "is_planned", property(lambda operation: {broken.pk: None}[operation.pk]))
+    Operation.objects.filter(pk=sound.pk).update(state=State.RUNNING)
+    Operation.objects.filter(pk=broken.pk).update(kind="cancel")
+    monkeypatch.setattr(operations, "_freeze", lambda operation, now: 1 / 0)
+    operations.advance()
+    broken.refresh_from_db()
+    sound.refresh_from_db()
+    assert (broken.state, sound.state) == (State.STOPPED, State.FINISHED)
+    assert "ZeroDivisionError" in broken.note
+
+
+# ---- steering -------------------------------------------------------------------------------------------------------
+def test_it_is_paused_resumed_and_cancelled(billing: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operations, "STEP", 2)
+    messages_of(billing, 10)
+    operation = plan()
+    assert operations.step(operation.pk)  # planned
+    assert operations.step(operation.pk)  # the first two
+    operations.pause(operation, by="person ada")
+    assert not operations.step(operation.pk)
+    operation.refresh_from_db()
+    assert (operation.state, operation.done) == (State.PAUSED, 2)
+    with pytest.raises(Conflict, match="it is paused"):
+        operations.pause(operation, by="person ada")
+    operations.resume(operation, by="person ada")
+    assert operations.step(operation.pk)
+    operations.cancel(operation, by="person ada")
+    assert not operations.step(operation.pk)
+    operation.refresh_from_db()
+    assert (operation.state, operation.succeeded) == (State.CANCELLED, 4)
+    assert Message.objects.exclude(replay_of=None).count() == 4
+    with pytest.raises(Conflict, match="cancelled already"):
+        operations.cancel(operation, by="person ada")
+
+
+def test_one_that_is_paused_while_it_is_planned_goes_on_with_that(
+    billing: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operations, "WINDOW", 1)
+    messages_of(billing, 3)
+    operation = plan()
+    operations.step(operation.pk)
+    operations.pause(operation, by="person ada")
+    operations.resume(operation, by="person ada")
+    assert operation.state == State.PLANNING
+    assert work(operation).succeeded == 3
+
+
+def test_its_rate_holds_and_can_be_changed(billing: Service) -> None:
+    messages_of(billing, 30)
+    operation = plan(rate=10)
+    operations.step(operation.pk)  # planned
+    start = timezone.now()
+    # What one second allows at once, and then as time goes by.
+    for seconds, done in ((0, 10), (0, 10), (0.5, 15), (0.6, 16)):
+        _at(operation, start + timedelta(seconds=seconds))
+        assert operation.done == done
+    operations.change(operation, by="person ada", rate=FAST)
+    _at(operation, start + timedelta(seconds=2))
+    assert operation.done == 30
+
+
+def _at(operation: Operation, now: Any) -> None:
+    """One step as if it were that time."""
+    operation.refresh_from_db()
+    with transaction.atomic():
+        operations._run(operation, now)
+
+
+def test_it_is_told_and_kept_who_did_what_and_why(billing: Service) -> None:
+    messages_of(billing, 2)
+    operation = plan()
+    operations.pause(operation, by="token deploy")
+    operations.resume(operation, by="person ada")
+    work(operation)
+    kept = AuditEntry.objects.filter(target=operation.public_id).order_by("pk").values_list("action", "actor", "reason")
+    assert list(kept) == [
+        ("operation.planned", "person ada", "they are back"),
+        ("operation.paused", "token deploy", "they are back"),
+        ("operation.resumed", "person ada", "they are back"),
+    ]
+    told = list(Event.objects.filter(subject=operation.public_id).order_by("pk"))
+    assert told[0].type == "operation.progressed"
+    assert told[-1].type == "operation.finished"
+    assert told[-1].facts == {
+        "kind": "replay",
+        "state": "finished",
+        "total": 2,
+        "done": 2,
+        "succeeded": 2,
+        "failed": 0,
+        "skipped": 0,
+    }
+
+
+# ---- cost -----------------------------------------------------------------------------------------------------------
+def test_ten_thousand_items_take_few_statements(billing: Service) -> None:
+    count = 10_000
+    messages_of(billing, count)
+    operation = plan()
+    with CaptureQueriesContext(connection) as captured:
+        work(operation)
+    assert operation.succeeded == count
+    assert Message.objects.exclude(replay_of=None).count() == count
+    # A step's are 15 or so; SQLite's log has an executemany as one.
+    assert len(captured) <= 20 * count / operations.STEP, len(captured)
+
+
+def test_workers_without_an_operation_ask_once(billing: Service) -> None:
+    with CaptureQueriesContext(connection) as captured:
+        operations.advance()
+    assert len(captured) == 1
