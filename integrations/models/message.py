@@ -18,10 +18,10 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from django.db import connection, models, transaction
 from django.db.models import Case, Exists, F, Min, OuterRef, Q, QuerySet, Value, When
@@ -131,8 +131,7 @@ class Outgoing(Named):
     body: bytes
 
 
-@dataclass(slots=True)
-class Settled:
+class Settled(NamedTuple):
     """What a claimed message becomes after its call."""
 
     pk: int
@@ -295,11 +294,10 @@ class MessageQuerySet(models.QuerySet["Message"]):
         """Leaves the claims after their calls, all in one statement; the caller has locked and fenced the rows."""
         if not settled:
             return
-        table: list[tuple[Any, ...]] = [astuple(row) for row in settled]
         if connection.vendor == "postgresql":
-            parameters: list[Any] = [list(column) for column in zip(*table, strict=True)]
+            parameters: list[Any] = [list(column) for column in zip(*settled, strict=True)]
         else:
-            parameters = [json.dumps(table, default=rows.moment)]
+            parameters = [json.dumps(settled, default=rows.moment)]
         with rows.prepared() as cursor:
             cursor.execute(SETTLE.format(source=_settled_source()), parameters)
 

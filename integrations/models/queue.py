@@ -35,14 +35,15 @@ ORDER BY turn LIMIT %s
 """  # noqa: S608 - names and numbers of ours
 
 FENCE = "SELECT id, worker_id, calls FROM integrations_message WHERE status = 'delivering' AND {these}"
-FENCE_AND_KEYS = """SELECT id, worker_id, calls, nextval('integrations_attempt_id_seq'), statement_timestamp()
+FENCE_AND_KEYS = """SELECT id, worker_id, calls, nextval('integrations_attempt_id_seq'),
+    CAST(EXTRACT(epoch FROM statement_timestamp()) AS float8)
 FROM integrations_message WHERE status = 'delivering' AND id = ANY(%s::bigint[]) FOR UPDATE"""
 
 LOAD = """SELECT service_id, probe_generation, count(*) FROM integrations_message
 WHERE status = 'delivering' AND {of_services} GROUP BY service_id, probe_generation"""
 
 FIRST_OF = """SELECT * FROM (
-    SELECT {place} AS place, due_at, id FROM integrations_message
+    SELECT {place} AS place, {due}, id FROM integrations_message
     WHERE service_id = %s AND priority = {priority} AND status = 'pending' AND due_at <= %s AND losses = 0
         AND (expires_at IS NULL OR expires_at > %s){in_time}
     ORDER BY due_at, id LIMIT %s
@@ -93,7 +94,8 @@ def fence(ids: Sequence[int]) -> tuple[datetime, dict[int, Fence]]:
             cursor.execute(FENCE_AND_KEYS, parameters)
             if not (found := cursor.fetchall()):
                 return database_now(), {}
-            return found[0][-1].astimezone(UTC), {pk: Fence(worker, calls, key) for pk, worker, calls, key, _ in found}
+            now = datetime.fromtimestamp(found[0][-1], UTC)
+            return now, {pk: Fence(worker, calls, key) for pk, worker, calls, key, _ in found}
         cursor.execute(FENCE.format(these=rows.is_any("id")), parameters)
         found = cursor.fetchall()
     keys = rows.fresh_keys(Attempt, len(found))
@@ -113,11 +115,13 @@ def load(service_ids: Iterable[int]) -> dict[int, dict[int | None, int]]:
 def first_of(wants: Sequence[Want], now: datetime) -> list[list[int]]:
     """For each want the ids that it gets, the ones due longest first."""
     found: list[list[int]] = [[] for _ in wants]
+    # Only to sort by: Python's own moments would cost as much as all the rest here.
+    due = "CAST(EXTRACT(epoch FROM due_at) AS float8)" if connection.vendor == "postgresql" else "due_at"
     for start in range(0, len(wants), PARTS_AT_ONCE):
         parts, parameters = [], list[Any]()
         for place, want in enumerate(wants[start : start + PARTS_AT_ONCE], start):
             in_time = IN_TIME if want.since else ""
-            parts.append(FIRST_OF.format(place=place, in_time=in_time, priority=want.priority))
+            parts.append(FIRST_OF.format(place=place, due=due, in_time=in_time, priority=want.priority))
             since = [rows.moment(want.since)] * 2 if want.since else []
             parameters += [want.service_id, rows.moment(now), rows.moment(now), *since, want.limit]
         with rows.prepared() as cursor:
