@@ -29,7 +29,7 @@ from django.db import OperationalError, transaction
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_attempt, stop_any, stop_before_delay
 from tenacity.wait import wait_exponential_jitter
 
-from integrations import intake, oauth
+from integrations import failures, intake, oauth
 from integrations.client import READ_CAP, Call, Client
 from integrations.delivery import (
     SLOT_HORIZON,
@@ -393,8 +393,10 @@ def _write(ticket: Ticket, facts: dict[str, Any], outcome: Outcome, verdict: Ver
         at=now,
         attempt=attempt.public_id,
     )
+    placed = {name: getattr(attempt, name) for name in ("id", "service_id", "endpoint_id", "message_id", "started_at")}
     with transaction.atomic():
-        Attempt.objects.filter(pk=attempt.pk).update(**row)
+        if Attempt.objects.filter(pk=attempt.pk).update(**row):
+            failures.record([{**placed, **row}], [None], now)
         for runtime in Runtime.objects.locked([attempt.service_id]):  # none where the service was deleted meanwhile
             runtime.end_lease(attempt.pk)
             fold(runtime, target, [sample], [verdict], now)

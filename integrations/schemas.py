@@ -443,6 +443,21 @@ class ReplayIn(Strict):
         return None if value is None else checked_headers(value)
 
 
+class FailureIn(Strict):
+    """What an operator decides about a failure group; what is left out stays."""
+
+    state: Literal["open", "resolved", "ignored"] | None = Field(
+        None, description="A resolved group that fails again is regressed."
+    )
+    ignored_until: Moment | None = Field(None, description="With ignored: until when; left out, for ever.")
+    note: Annotated[str, StringConstraints(strip_whitespace=True, max_length=4000)] = Field(
+        "", description="What to know about it, such as the address of a runbook."
+    )
+    assignee: Annotated[str, StringConstraints(strip_whitespace=True, max_length=150)] | None = Field(
+        None, description="The account of who sees to it; null for nobody."
+    )
+
+
 class PauseIn(Strict):
     reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)] = Field(
         description="Why; shown to everybody."
