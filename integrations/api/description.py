@@ -37,6 +37,11 @@ CONFLICTS = frozenset(
         "replay_message",
         "cancel_message",
         "retry_message_now",
+        "plan_operation",
+        "change_operation",
+        "pause_operation",
+        "resume_operation",
+        "cancel_operation",
         "issue_token",
         "revoke_token",
     }
@@ -79,6 +84,8 @@ EXAMPLES: dict[str, Any] = {
     "queue_message": {"service": "billing", "path": "/orders", "body": {"order": 42}, "tags": {"customer": "c-7"}},
     "queue_batch": {"messages": [{"service": "billing", "path": "/orders", "body": {"order": 42}}]},
     "replay_message": {"mode": "as_is"},
+    "plan_operation": {"kind": "replay", "filter": "service:billing status:dead", "reason": "They are back"},
+    "change_operation": {"rate": 20},
     "process_now": {"service": "billing", "method": "GET", "path": "/invoices/42", "timeout": 10},
     "issue_token": {"name": "billing-backend", "role": "operator", "expires_in": 7776000},
 }
@@ -92,6 +99,10 @@ MESSAGE_LINKS = [
     (call, "message_id", "$response.body#/id")
     for call in ("get_message", "list_attempts", "replay_message", "cancel_message", "retry_message_now")
 ]
+OPERATION_LINKS = [
+    (call, "operation_id", "$response.body#/id")
+    for call in ("get_operation", "list_operation_items", "change_operation", "pause_operation", "cancel_operation")
+]
 LINKS: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ("register_service", "201"): [
         *SERVICE_LINKS,
@@ -103,6 +114,7 @@ LINKS: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ("queue_batch", "200"): [("get_message", "message_id", "$response.body#/accepted/0/id")],
     ("list_messages", "200"): [("get_message", "message_id", "$response.body#/items/0/id")],
     ("replay_message", "202"): MESSAGE_LINKS,
+    ("plan_operation", "202"): OPERATION_LINKS,
     ("issue_token", "201"): [("revoke_token", "token_id", "$response.body#/id")],
 }
 

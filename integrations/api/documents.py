@@ -298,6 +298,52 @@ class AttemptPage(Page[AttemptOut]):
     """Calls made for a message, oldest first."""
 
 
+# ---- operations ---------------------------------------------------------------------------------------------------
+class EstimateOut(Document):
+    services: dict[str, int] = Field(description="How many messages of each service.")
+    delivered: int = Field(description="Of them delivered when it was planned.")
+    oldest: datetime | None = Field(description="When the oldest was accepted.")
+    seconds: float = Field(description="How long the rest takes at this rate.")
+
+
+class OperationOut(Document):
+    id: str
+    kind: Literal["replay", "cancel", "retry_now"]
+    filter: str
+    reason: str
+    rate: float = Field(description="Messages a second.")
+    dry_run: bool
+    stop_at_failure_rate: None
+    state: Literal["planning", "running", "paused", "finished", "cancelled", "stopped"]
+    note: str = Field(description="Why it was stopped.")
+    total: int = Field(description="Messages in the selection, as far as it is planned.")
+    done: int
+    succeeded: int = Field(description="The act was done; what becomes of a replay is in its message.")
+    failed: int
+    skipped: int = Field(description="The act did not fit them any more.")
+    created_by: str
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    estimate: EstimateOut
+
+
+class OperationPage(Page[OperationOut]):
+    """Operations, newest first."""
+
+
+class ItemOut(Document):
+    message: str | None = Field(description="Null where it is no longer kept.")
+    outcome: Literal["succeeded", "failed", "skipped"] | None = Field(description="Null: not yet done.")
+    detail: str
+    replay: str | None = Field(description="The new message.")
+    done_at: datetime | None
+
+
+class ItemPage(Page[ItemOut]):
+    """Messages of an operation, newest first."""
+
+
 # ---- administration -----------------------------------------------------------------------------------------------
 class TokenOut(Document):
     id: int

@@ -35,6 +35,7 @@ from integrations.models import (
     Endpoint,
     Message,
     MessageContent,
+    Operation,
     Service,
     Status,
     Worker,
@@ -276,6 +277,7 @@ def described(messages: Sequence[Message]) -> list[dict[str, Any]]:
         )
     )
     replays = _replays([row.pk for row in messages])
+    operations = Operation.objects.public_ids({row.operation_id for row in messages if row.operation_id})
     loads = _loads({row.service_id for row in messages if row.status in UNFINISHED}, services, now)
     documents = []
     for row in messages:
@@ -288,6 +290,7 @@ def described(messages: Sequence[Message]) -> list[dict[str, Any]]:
                 waiting_for(row, now, loads.get(row.service_id)),
                 replays=replays.get(row.pk, []),
                 replay_of=public_id("msg", replay_of, originals[replay_of]) if replay_of in originals else None,
+                operation=operations.get(row.operation_id) if row.operation_id else None,
             )
         )
     return documents
@@ -333,7 +336,9 @@ def _loads(ids: set[int], services: dict[int, Service], now: datetime) -> dict[i
     }
 
 
-def _document(message: Message, waiting: Any, *, replays: list[str], replay_of: str | None) -> dict[str, Any]:
+def _document(
+    message: Message, waiting: Any, *, replays: list[str], replay_of: str | None, operation: str | None = None
+) -> dict[str, Any]:
     return {
         "id": message.public_id,
         "service": message.service.name,
@@ -353,7 +358,7 @@ def _document(message: Message, waiting: Any, *, replays: list[str], replay_of: 
         "last": message.last,
         "replay_of": replay_of,
         "replays": replays,
-        "operation": None if message.operation_id is None else str(message.operation_id),
+        "operation": operation,
         "waiting_for": waiting and {"kind": waiting.kind, "until": waiting.until, "why": waiting.why},
     }
 

@@ -1,0 +1,206 @@
+"""Operations: plan, look at, steer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from django.http import Http404, HttpRequest, HttpResponse
+from ninja import Query, Router
+from pydantic import Field, StringConstraints, field_validator
+
+from integrations import operations
+from integrations.api.documents import ItemPage, OperationOut, OperationPage
+from integrations.api.gate import caller, operator, viewer
+from integrations.api.idempotency import PARAMETER, once
+from integrations.api.pages import LIMIT, Cursor, Limit, listed, page
+from integrations.api.wire import address, answer
+from integrations.models import Message, Operation, Service
+from integrations.models.identifiers import public_id
+from integrations.models.operation import Item, ItemOutcome, Kind, State
+from integrations.schemas import Strict
+
+router = Router(tags=["Operations"])
+
+Rate = Annotated[float, Field(gt=0, le=operations.RATE_LIMIT)]
+Reason = Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)]
+
+
+class OperationIn(Strict):
+    """An act on many messages."""
+
+    kind: Kind = Field(description="What to do: replay what is finished; cancel, or retry now, what waits.")
+    filter: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=5000)] = Field(
+        description="Which messages, in the words of the console's search; `id:a,b` for single ones."
+    )
+    reason: Reason = Field("", description="Why; kept with what is done. Only a dry run needs none.")
+    rate: Rate = Field(operations.RATE, description="Messages a second.")
+    dry_run: bool = Field(False, description="Only freeze the selection and say what is in it.")
+    stop_at_failure_rate: float | None = Field(None, gt=0, le=1, description="Not offered yet: leave it out.")
+
+    @field_validator("stop_at_failure_rate")
+    @classmethod
+    def is_left_out(cls, value: float | None) -> None:
+        if value is not None:
+            raise ValueError("stopping by failure rate is not offered yet; leave it out, and pause or cancel by hand")
+
+
+class OperationChange(Strict):
+    """What is left out stays as it is."""
+
+    reason: Reason = Field("", description="Another reason.")
+    rate: Rate | None = Field(None, description="Another pace: messages a second.")
+    dry_run: Literal[False] | None = Field(None, description="false starts a dry run that has come to its end.")
+
+
+@router.post("/operations", auth=operator, response={202: OperationOut}, openapi_extra=PARAMETER)
+def plan_operation(request: HttpRequest, data: OperationIn) -> HttpResponse:
+    """Plans bulk work. Workers freeze what the filter finds now; later messages are not touched."""
+
+    def work() -> HttpResponse:
+        operation = operations.plan(
+            data.kind,
+            data.filter,
+            by=caller(request).actor,
+            reason=data.reason,
+            rate=data.rate,
+            dry_run=data.dry_run,
+        )
+        return answer(document(operation), 202, location=address("operations", operation.public_id))
+
+    return once(request, work)
+
+
+@router.get("/operations", auth=viewer, response=OperationPage)
+def list_operations(
+    request: HttpRequest,
+    kind: Annotated[Kind | None, Query(description="What is done.")] = None,
+    state: Annotated[State | None, Query(description="How far it is.")] = None,
+    limit: Limit = LIMIT,
+    cursor: Cursor = None,
+) -> HttpResponse:
+    """Bulk work, newest first."""
+    equal = {"kind": kind, "state": state}
+    rows = Operation.objects.filter(**{name: value for name, value in equal.items() if value is not None})
+    found, next_cursor = page(rows, "operations", limit, cursor)
+    return answer(listed(documents(found), next_cursor))
+
+
+@router.get("/operations/{operation_id}", auth=viewer, response=OperationOut)
+def get_operation(request: HttpRequest, operation_id: str) -> HttpResponse:
+    """One operation, and how far it is."""
+    return answer(document(_find(operation_id)))
+
+
+@router.get("/operations/{operation_id}/items", auth=viewer, response=ItemPage)
+def list_operation_items(
+    request: HttpRequest,
+    operation_id: str,
+    outcome: Annotated[ItemOutcome | None, Query(description="Only what ended like this.")] = None,
+    limit: Limit = LIMIT,
+    cursor: Cursor = None,
+) -> HttpResponse:
+    """What came of each message of the selection, newest first."""
+    operation = _find(operation_id)
+    rows = operation.items.filter(outcome=outcome) if outcome else operation.items.all()
+    found, next_cursor = page(rows, f"items.{operation.pk}", limit, cursor)
+    return answer(listed(item_documents(operation, found), next_cursor))
+
+
+@router.patch("/operations/{operation_id}", auth=operator, response=OperationOut)
+def change_operation(request: HttpRequest, operation_id: str, data: OperationChange) -> HttpResponse:
+    """Another pace or reason; or starts what a dry run has planned, on exactly its selection."""
+    operation = _find(operation_id)
+    verb = operations.start if data.dry_run is False else operations.change
+    verb(operation, by=caller(request).actor, reason=data.reason, rate=data.rate)
+    return answer(document(operation))
+
+
+@router.post("/operations/{operation_id}/pause", auth=operator, response=OperationOut)
+def pause_operation(request: HttpRequest, operation_id: str) -> HttpResponse:
+    """Nothing more is done until it is resumed."""
+    operation = _find(operation_id)
+    operations.pause(operation, by=caller(request).actor)
+    return answer(document(operation))
+
+
+@router.post("/operations/{operation_id}/resume", auth=operator, response=OperationOut)
+def resume_operation(request: HttpRequest, operation_id: str) -> HttpResponse:
+    """Goes on where it was paused."""
+    operation = _find(operation_id)
+    operations.resume(operation, by=caller(request).actor)
+    return answer(document(operation))
+
+
+@router.post("/operations/{operation_id}/cancel", auth=operator, response=OperationOut)
+def cancel_operation(request: HttpRequest, operation_id: str) -> HttpResponse:
+    """Ends it: what is done stays done."""
+    operation = _find(operation_id)
+    operations.cancel(operation, by=caller(request).actor)
+    return answer(document(operation))
+
+
+def _find(operation_id: str) -> Operation:
+    operation = Operation.objects.by_public_id(operation_id)
+    if operation is None:
+        raise Http404(f"There is no operation {operation_id[:60]}.")
+    return operation
+
+
+# ---- how they are read ---------------------------------------------------------------------------------------------
+AS_THEY_ARE = ("kind", "filter", "reason", "rate", "dry_run", "state", "note", "total", "done", "succeeded", "failed")
+
+
+def document(operation: Operation) -> dict[str, Any]:
+    return documents([operation])[0]
+
+
+def documents(found: Sequence[Operation]) -> list[dict[str, Any]]:
+    numbers = {int(number) for operation in found for number in operation.estimate.get("services", {})}
+    names = dict(Service.objects.filter(pk__in=numbers).values_list("pk", "name")) if numbers else {}
+    return [
+        {
+            "id": operation.public_id,
+            **{name: getattr(operation, name) for name in AS_THEY_ARE},
+            "skipped": operation.skipped,
+            "stop_at_failure_rate": None,
+            "created_by": operation.created_by,
+            "created_at": operation.created_at,
+            "started_at": operation.started_at,
+            "finished_at": operation.finished_at,
+            "estimate": _estimate(operation, names),
+        }
+        for operation in found
+    ]
+
+
+def _estimate(operation: Operation, names: dict[int, str]) -> dict[str, Any]:
+    found = operation.estimate
+    services = {names[int(pk)]: count for pk, count in found.get("services", {}).items() if int(pk) in names}
+    return {
+        "services": services,
+        "delivered": found.get("delivered", 0),
+        "oldest": found.get("oldest"),
+        "seconds": (operation.total - operation.done) / operation.rate if operation.is_open else 0,
+    }
+
+
+def item_documents(operation: Operation, items: Sequence[Item]) -> list[dict[str, Any]]:
+    """Each with its message and, of a replay, the new one; a message that was pruned has no id any more."""
+    ids = [item.message_id for item in items]
+    rows = Message.objects.filter(pk__any=ids).values_list("pk", "nonce")
+    messages = {pk: public_id("msg", pk, nonce) for pk, nonce in rows}
+    made = Message.objects.filter(replay_of__any=ids, operation_id=operation.pk)
+    results = {
+        original: public_id("msg", pk, nonce) for original, pk, nonce in made.values_list("replay_of_id", "pk", "nonce")
+    }
+    return [
+        {
+            "message": messages.get(item.message_id),
+            "outcome": item.outcome or None,
+            "detail": item.detail,
+            "replay": results.get(item.message_id),
+            "done_at": item.done_at,
+        }
+        for item in items
+    ]
