@@ -1,18 +1,23 @@
-"""The README's clients, run as they stand there against a running server."""
+"""The README's clients, run as they stand there against a running server; its page's script is in tests/browser/."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
 from tests.backends import ROOT
 from tests.installation import Installation
+from tests.receiver import Receiver
 
 IN_README = "http://127.0.0.1:8000"
+PATIENCE = 30  # seconds
 
 
 def example(language: str, word: str) -> str:
@@ -23,20 +28,48 @@ def example(language: str, word: str) -> str:
 
 
 @pytest.fixture
-def token(installation: Installation) -> str:
-    token = installation.token("operator")
+def house(start_installation: Callable[..., Installation], sink: Receiver) -> Installation:
+    installation = start_installation("--no-workers")
+    sink.answer(body={"id": 42})
     with installation.api() as api:
-        assert api.post("services", json={"name": "billing", "base_url": "http://127.0.0.1:9"}).status_code == 201
-    return token
+        assert api.post("services", json={"name": "billing", "base_url": sink.url}).status_code == 201
+    return installation
 
 
-def test_the_clients_of_the_readme_run(installation: Installation, token: str) -> None:
-    curl = example("sh", "curl -X POST http://127.0.0.1:8000/api/v1/messages ").replace(IN_README, installation.url)
+def test_the_clients_of_the_readme_run(house: Installation, sink: Receiver) -> None:
+    token = house.token("operator")
     environment = os.environ | {"TOKEN": token, "NO_PROXY": "*"}
-    sent = subprocess.run(["sh", "-ec", curl], env=environment, capture_output=True, text=True, timeout=30)
-    assert '"status":"pending"' in sent.stdout, sent.stderr
 
-    python = f"token = {token!r}\n" + example("python", "httpx.Client(").replace(IN_README, installation.url)
-    run = subprocess.run([sys.executable, "-c", python], env=environment, capture_output=True, text=True, timeout=30)
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.startswith("msg_")
+    def curl(word: str) -> str:
+        return example("sh", word).replace(IN_README, house.url)
+
+    def run(*command: str) -> str:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert '"status":"pending"' in run("sh", "-ec", curl("curl -X POST http://127.0.0.1:8000/api/v1/messages "))
+
+    python = f"token = {token!r}\n" + example("python", "httpx.Client(").replace(IN_README, house.url)
+    assert run(sys.executable, "-c", python).startswith("msg_")
+
+    block = curl("/api/v1/process")
+    answer, told = json.loads(run("sh", "-ec", block)), json.loads(block.rpartition("# ")[2])
+    assert answer | {"duration": 0} == told | {"duration": 0}, "the README shows another answer"
+    assert sink.last.target == "/invoices/42"
+
+    following = subprocess.Popen(
+        ["sh", "-ec", curl("curl -N")], env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert following.stdout
+    try:
+        lines = iter(following.stdout.readline, "")
+        assert "event: hello\n" in lines
+        with house.api(token) as api:
+            assert api.post("messages", json={"service": "billing", "path": "/"}).status_code == 202
+        assert "event: messages.changed\n" in lines
+        assert next(lines).startswith("id: ")
+        assert '"counts":{"pending":1}' in next(lines)
+    finally:
+        os.killpg(following.pid, signal.SIGTERM)  # the shell and its curl
+        following.communicate(timeout=PATIENCE)
