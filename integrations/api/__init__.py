@@ -13,7 +13,7 @@ from django.views.decorators.csrf import csrf_exempt
 from ninja import NinjaAPI
 from ninja.openapi.schema import OpenAPISchema
 
-from integrations.api import administration, events, messages, operations, process, services
+from integrations.api import administration, events, failures, messages, operations, process, services
 from integrations.api.description import complete
 from integrations.api.gate import Gate
 from integrations.api.problems import Problem, speak_problems
@@ -88,4 +88,5 @@ api.add_router("", messages.router)
 api.add_router("", events.router)
 api.add_router("", operations.router)
 api.add_router("", process.router)
+api.add_router("", failures.router)
 api.add_router("", administration.router)

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from integrations.api.documents import ProblemOut
 from integrations.api.gate import Gate
 from integrations.api.problems import KINDS, MEDIA_TYPE
-from integrations.schemas import EndpointIn, ServiceIn
+from integrations.schemas import EndpointIn, FailureIn, ServiceIn
 
 REFERENCE = "#/components/schemas/{model}"
 ALWAYS = (400, 401, 403, 413, 429, 503)  # what the gate may say before a call is looked at, and a database away
@@ -30,6 +30,7 @@ CONFLICTS = frozenset(
         "register_service",
         "register_endpoint",
         "change_endpoint",
+        "change_failure",
         "delete_endpoint",
         "steer_breaker",
         "queue_message",
@@ -51,6 +52,7 @@ CONFLICTS = frozenset(
 CHANGES: dict[str, tuple[str, type[BaseModel]]] = {
     "change_service": ("ServiceChange", ServiceIn),
     "change_endpoint": ("EndpointChange", EndpointIn),
+    "change_failure": ("FailureChange", FailureIn),
 }
 
 HEADERS: dict[str, dict[str, Any]] = {
@@ -80,6 +82,7 @@ EXAMPLES: dict[str, Any] = {
     "rotate_signing": {"overlap": 86400},
     "register_endpoint": {"name": "invoices", "method": "POST", "path": "/invoices"},
     "change_endpoint": {"path": "/v3/invoices"},
+    "change_failure": {"state": "ignored", "ignored_until": "2030-01-31T12:00:00Z", "note": "They know"},
     "steer_breaker": {"action": "open", "reason": "They asked us to stop", "until": "2030-01-31T12:00:00Z"},
     "queue_message": {"service": "billing", "path": "/orders", "body": {"order": 42}, "tags": {"customer": "c-7"}},
     "queue_batch": {"messages": [{"service": "billing", "path": "/orders", "body": {"order": 42}}]},
@@ -113,6 +116,9 @@ LINKS: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ("queue_message", "202"): MESSAGE_LINKS,
     ("queue_batch", "200"): [("get_message", "message_id", "$response.body#/accepted/0/id")],
     ("list_messages", "200"): [("get_message", "message_id", "$response.body#/items/0/id")],
+    ("list_failures", "200"): [
+        (call, "failure_id", "$response.body#/items/0/id") for call in ("get_failure", "change_failure")
+    ],
     ("replay_message", "202"): MESSAGE_LINKS,
     ("plan_operation", "202"): OPERATION_LINKS,
     ("issue_token", "201"): [("revoke_token", "token_id", "$response.body#/id")],

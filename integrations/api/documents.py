@@ -344,6 +344,32 @@ class ItemPage(Page[ItemOut]):
     """Messages of an operation, newest first."""
 
 
+# ---- failures -----------------------------------------------------------------------------------------------------
+class FailureOut(Document):
+    id: str
+    service: str
+    endpoint: str | None
+    fault: Fault
+    status_code: int | None
+    title: str
+    fingerprint: str = Field(description="The same for failures of the same kind.")
+    version: int = Field(description="Of the fingerprint; a new one makes new groups.")
+    because: dict[str, Any] = Field(description="What its calls have in common: why they are one group.")
+    state: Literal["open", "resolved", "ignored", "regressed"]
+    ignored_until: datetime | None
+    count: int = Field(description="Failed calls.")
+    messages: int = Field(description="How often a message came into this group.")
+    first_seen: datetime
+    last_seen: datetime
+    sample: str | None = Field(description="Its last message.")
+    note: str
+    assignee: str | None
+
+
+class FailurePage(Page[FailureOut]):
+    """Failure groups, the newest kind first."""
+
+
 # ---- administration -----------------------------------------------------------------------------------------------
 class TokenOut(Document):
     id: int

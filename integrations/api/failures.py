@@ -1,0 +1,84 @@
+"""Failure groups: what went wrong, and what somebody has decided about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from django.http import Http404, HttpRequest, HttpResponse
+from ninja import Query, Router
+
+from integrations import failures
+from integrations.api.documents import FailureOut, FailurePage
+from integrations.api.gate import caller, operator, viewer
+from integrations.api.pages import LIMIT, Cursor, Limit, listed, page
+from integrations.api.wire import answer
+from integrations.models import Failure, FailureState, Message
+from integrations.models.failure import FailureQuerySet
+from integrations.models.identifiers import public_id
+from integrations.schemas import FailureIn
+
+router = Router(tags=["Failures"])
+
+
+@router.get("/failures", auth=viewer, response=FailurePage)
+def list_failures(
+    request: HttpRequest,
+    service: Annotated[str | None, Query(description="Name of a service.")] = None,
+    state: Annotated[FailureState | None, Query(description="One of the four words.")] = None,
+    limit: Limit = LIMIT,
+    cursor: Cursor = None,
+) -> HttpResponse:
+    """Failed calls by what went wrong, the newest kind first."""
+    equal = {"service__name": service, "state": state}
+    rows = Failure.objects.filter(**{name: value for name, value in equal.items() if value is not None})
+    found, next_cursor = page(_with_names(rows), "failures", limit, cursor)
+    return answer(listed(_documents(found), next_cursor))
+
+
+@router.get("/failures/{failure_id}", auth=viewer, response=FailureOut)
+def get_failure(request: HttpRequest, failure_id: str) -> HttpResponse:
+    """One group. Its messages are found with `failure:ID`."""
+    return answer(_documents([_find(failure_id)])[0])
+
+
+@router.patch("/failures/{failure_id}", auth=operator, response=FailureOut)
+def change_failure(request: HttpRequest, failure_id: str, data: FailureIn) -> HttpResponse:
+    """Resolves, ignores, opens again, notes or assigns; what is left out stays."""
+    failures.change(_find(failure_id), data, actor=caller(request).actor)
+    return answer(_documents([_find(failure_id)])[0])
+
+
+def _find(text: str) -> Failure:
+    failure = _with_names(Failure.objects.all()).by_public_id(text)
+    if failure is None:
+        raise Http404(f"There is no failure group {text[:50]}.")
+    return failure
+
+
+def _with_names(rows: FailureQuerySet) -> FailureQuerySet:
+    # A service's configuration is long, and its secrets would be decrypted.
+    return rows.select_related("service", "endpoint").only(
+        *(field.name for field in Failure._meta.concrete_fields), "service__name", "endpoint__name"
+    )
+
+
+def _documents(found: Sequence[Failure]) -> list[dict[str, Any]]:
+    wanted = {failure.sample_id for failure in found if failure.sample_id}
+    samples = dict(Message.objects.filter(pk__in=wanted).values_list("pk", "nonce")) if wanted else {}
+    names = ("fault", "status_code", "title", "version", "because", "state", "ignored_until", "count", "messages")
+    return [
+        {
+            "id": failure.public_id,
+            "service": failure.service.name,
+            "endpoint": failure.endpoint.name if failure.endpoint else None,
+            "fingerprint": failure.key,
+            **{name: getattr(failure, name) for name in (*names, "first_seen", "last_seen", "note")},
+            "assignee": failure.assignee or None,
+            # It may be pruned by now.
+            "sample": public_id("msg", failure.sample_id, samples[failure.sample_id])
+            if failure.sample_id in samples
+            else None,
+        }
+        for failure in found
+    ]
