@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from django.utils import timezone
 
@@ -87,18 +88,23 @@ def replay(message: Message, data: ReplayIn, body: bytes | None = None) -> tuple
 
     Raises Invalid, TooLarge or Conflict.
     """
+    return message.replay(**edits(message, data, body))
+
+
+def edits(message: Message, data: ReplayIn, body: bytes | None = None) -> dict[str, Any]:
+    """What a replay as asked for changes, for ``Message.replay`` and ``as_replay``. Raises Invalid or TooLarge."""
     endpoint = _endpoint(message.service, data.endpoint)
     if body is None:
         body = _edited(data)
     elif len(body) > BODY_LIMIT:
         raise TooLarge(f"the body has {len(body):,} bytes; at most {BODY_LIMIT:,} are taken")
-    return message.replay(
-        current=data.mode == "current",
-        body=body,
-        content_type=_type_of_edited(message) if body is not None else None,
-        headers=data.headers,
-        endpoint=endpoint,
-    )
+    return {
+        "current": data.mode == "current",
+        "body": body,
+        "content_type": _type_of_edited(message) if body is not None else None,
+        "headers": data.headers,
+        "endpoint": endpoint,
+    }
 
 
 def _edited(data: ReplayIn) -> bytes | None:
