@@ -15,11 +15,12 @@ from urllib.parse import parse_qsl
 from django import forms
 from pydantic import ValidationError
 
+from dashboard.difference import Line, difference
 from dashboard.payload import SHOWN, compact_json, is_json, json_refusal, pretty_json
 from integrations import intake
 from integrations.lab import Request
-from integrations.models import Attempt, Draft, Endpoint, Message, Service
-from integrations.redaction import MASK
+from integrations.models import Attempt, Draft, Endpoint, Message, MessageContent, Service
+from integrations.redaction import MASK, redacted_headers, redacted_text
 from integrations.registry import Invalid
 from integrations.schemas import BODY_LIMIT, METHODS, MessageIn, ReplayIn, TooLarge, in_utc
 
@@ -348,6 +349,39 @@ def editable_body(message: Message) -> str | None:
     if text and not is_json(text):
         return None
     return pretty_json(text) or text if text else ""
+
+
+def edited_parts(message: Message, draft: Draft) -> list[tuple[str, list[Line]]]:
+    """The parts that a replay changes, each with its difference; secret headers are masked in it."""
+    content, secrets = message.content, message.service.secret_values
+
+    def masked(line: str) -> str:
+        name, mark, value = line.partition(": ")
+        return mark.join(redacted_headers([(name, value)], secrets)[0]) if mark else redacted_text(line, secrets)
+
+    before = _address(message.method, message.path, content.query)
+    parts = [
+        ("Address", difference(before, _address(draft.method, draft.path, draft.query))),
+        ("Headers", difference(_headers(content), _headers(draft), masked)),
+        ("Body", difference(_comparable(bytes(content.body)), _comparable(draft.body))),
+    ]
+    return [(name, lines) for name, lines in parts if lines]
+
+
+def _address(method: str, path: str, query: dict[str, Any]) -> str:
+    return "\n".join((f"{method} {path}", as_lines(query, "="))).strip()
+
+
+def _headers(of: Draft | MessageContent) -> str:
+    """In the order of their names: JSON keeps no other, and another order means no other request."""
+    kind = [f"Content-Type: {of.content_type}"] if of.content_type else []
+    return "\n".join([*kind, *sorted(as_lines(of.headers, ": ").splitlines())])
+
+
+def _comparable(body: bytes) -> str:
+    """As it is shown for an edit; what is no text is never edited."""
+    text = body.decode(errors="replace")
+    return (pretty_json(text) or text) if len(body) <= SHOWN else text
 
 
 # ---- what a form starts from --------------------------------------------------------------------------------------

@@ -20,6 +20,8 @@ DEEPEST = 40  # levels that are indented; beyond, the indentation outgrows the c
 LAID_OUT_LIMIT = 512 * 1024  # characters of indented JSON
 CURL_BODY_LIMIT = 8 * 1024  # a longer body does not fit a command line well
 
+VIEWS = ("pretty", "raw", "hex")  # how a body can be asked for
+
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
 _CONTROLS = {code: 0x2400 + code for code in range(32) if code not in (9, 10, 13)} | {127: 0x2421}
 
@@ -38,16 +40,17 @@ class Payload:
         return self.shown < self.size
 
 
-def payload(body: bytes, limit: int = SHOWN, *, pretty: bool = True) -> Payload:
-    """The body laid out for reading, at most ``limit`` bytes of it; pretty only where all of it is shown."""
+def payload(body: bytes, limit: int = SHOWN, *, view: str = "pretty") -> Payload:
+    """The body laid out for reading, at most ``limit`` bytes of it; pretty only where all of it is shown. ``view`` is
+    one of VIEWS; what is no text is always hex."""
     size = len(body)
     if not size:
         return Payload("empty", "", 0, 0)
-    text = _text(body[:limit])
+    text = _text(body[:limit]) if view != "hex" else None
     if text is None:
         return Payload("hex", hex_dump(body[:HEX_SHOWN]), size, min(size, HEX_SHOWN))
     is_object = size <= limit and text.lstrip()[:1] in ("{", "[")
-    if pretty and is_object and (laid_out := pretty_json(text)) is not None:
+    if view == "pretty" and is_object and (laid_out := pretty_json(text)) is not None:
         return Payload("json", laid_out, size, size)
     return Payload("text", text.translate(_CONTROLS), size, min(size, limit))
 

@@ -13,6 +13,7 @@ from django.utils.safestring import SafeString
 
 from dashboard import payload as shown
 from dashboard.templatetags.console import ago, span_of_time
+from integrations.redaction import MASK
 
 register = template.Library()
 
@@ -32,10 +33,10 @@ def payload(
     truncated: bool = False,
     limit: int = shown.SHOWN,
     label: str = "Body",
-    raw: bool = False,
+    view: str = "pretty",
 ) -> dict[str, Any]:
     """A body with its size, what is missing of it, copy, wrap and download. ``name`` is unique on the page."""
-    laid_out = shown.payload(bytes(body or b""), limit, pretty=not raw)
+    laid_out = shown.payload(bytes(body or b""), limit, view=view)
     kept = laid_out.size
     return {
         "payload": laid_out,
@@ -46,7 +47,6 @@ def payload(
         "shown_words": bytes_in_words(laid_out.shown),
         "whole_words": bytes_in_words(size) if size and size > kept else "",
         "truncated": truncated,
-        "raw": raw,
     }
 
 
@@ -60,6 +60,12 @@ def bytes_in_words(size: int | None) -> str:
 def timing(timings: dict[str, float | None], name: str) -> dict[str, Any]:
     """The phases of a call as one bar, with the numbers beside it."""
     return {"phases": shown.phases(timings), "total": timings.get("total"), "name": name}
+
+
+@register.filter
+def is_masked(value: str) -> bool:
+    """Whether a part of this header's value was taken out before it was kept."""
+    return MASK in value
 
 
 @register.filter

@@ -15,7 +15,7 @@ from dashboard.message_forms import LabForm, endpoints_of
 from dashboard.once import fresh_key, once_unlocked
 from dashboard.payload import curl
 from dashboard.search import Page, page
-from dashboard.views.messages import starting_point
+from dashboard.views.messages import chosen_view, starting_point
 from integrations import lab as tester
 from integrations.models import Attempt, Endpoint
 
@@ -98,7 +98,7 @@ def result(request: HttpRequest, public_id: str) -> HttpResponse:
         "attempt": attempt,
         "response_body": bytes(attempt.response_body),
         "request_body": body,
-        "is_raw": request.GET.get("view") == "raw",
+        "view": chosen_view(request),
         "curl": curl(attempt.method, attempt.url, attempt.request_headers, body),
         **_history(request),
     }

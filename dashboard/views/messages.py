@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
 from django.contrib import messages as toasts
 from django.db import transaction
+from django.db.models import Q, QuerySet, Subquery
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render, resolve_url
 from django.urls import reverse
@@ -22,16 +24,27 @@ from dashboard.message_forms import (
     SendForm,
     as_lines,
     editable_body,
+    edited_parts,
     endpoints_of,
     from_attempt,
     from_draft,
     from_endpoint,
 )
 from dashboard.once import fresh_key, once
-from dashboard.payload import curl
-from dashboard.search import Found, Page, page, plain_query, read, unfinished
-from integrations import control, lab, waiting
-from integrations.models import Attempt, AuditEntry, Conflict, Endpoint, Message, Status
+from dashboard.payload import VIEWS, curl
+from dashboard.search import Found, Page, page, plain_query, read
+from dashboard.timeline import (
+    ACTS,
+    SERVICE_EVENTS,
+    Window,
+    cancel_impact,
+    next_step,
+    planned,
+    retry_impact,
+    timeline,
+)
+from integrations import control, intake, lab, waiting
+from integrations.models import Attempt, AuditEntry, Conflict, Draft, Endpoint, Event, Message, Status
 from integrations.models.message import MessageQuerySet
 from integrations.redaction import redacted_headers
 from integrations.registry import Invalid
@@ -39,9 +52,13 @@ from integrations.schemas import ReplayIn, TooLarge
 
 NEW_LIMIT = 100  # “99+ new” says enough
 ON_SCREEN = 100  # rows that a panel asks for again
-ATTEMPTS_SHOWN = 30
+ATTEMPTS_SHOWN = 20
+ACTS_SHOWN = 50
+EVENTS_SEARCHED = 1000  # of the service, newest first
+EVENTS_SHOWN = 20
+NEIGHBOURS_SEARCHED = 500  # messages of the service on each side
 REPLAYS_SHOWN = 20
-ATTEMPT_BODY_SHOWN = 16 * 1024  # of each attempt; the page may show thirty of them
+ATTEMPT_BODY_SHOWN = 16 * 1024  # of each attempt; the page shows many of them
 
 
 # ---- the list -----------------------------------------------------------------------------------------------------
@@ -117,6 +134,9 @@ def _listing_context(request: HttpRequest, found: Found, shown: Page) -> dict[st
         "new": new,
         "new_url": f"?{urlencode(filters)}",
         "panel_url": f"{reverse('_messages')}?{urlencode(state)}",
+        "bulk_q": as_text(filters),
+        "bulk_back": urlencode(filters),
+        "form_key": fresh_key(),
         "older_url": f"?{urlencode({**filters, 'cursor': shown.older})}",
         "newer_url": f"?{urlencode({**filters, 'cursor': shown.newer})}",
     }
@@ -200,12 +220,10 @@ def detail(request: HttpRequest, public_id: str) -> HttpResponse:
     message = _message_or_404(public_id)
     content = message.content
     context = {
-        **_detail_context(message),
+        **_detail_context(request, message),
         "content": content,
-        "content_body": bytes(content.body),
         "content_headers": redacted_headers(content.headers.items(), message.service.secret_values),
         "query_text": as_lines(content.query, "="),
-        "download_url": reverse("message-body", args=[message.public_id]),
         "curl": _curl(message),
     }
     return render(request, "messages/detail.html", context)
@@ -216,10 +234,16 @@ def detail(request: HttpRequest, public_id: str) -> HttpResponse:
 def detail_panel(request: HttpRequest, public_id: str) -> HttpResponse:
     """What moves on a message's page; 286 tells htmx that nothing more will."""
     message = _message_or_404(public_id)
-    response = live.panel(request, "messages/_progress.html", _detail_context(message))
+    response = live.panel(request, "messages/_progress.html", _detail_context(request, message))
     if message.is_finished and response.status_code == 200:
         response.status_code = 286
     return response
+
+
+def chosen_view(request: HttpRequest) -> str:
+    """How bodies are to be shown, from the address."""
+    view = request.GET.get("view", "")
+    return view if view in VIEWS else VIEWS[0]
 
 
 def _message_or_404(public_id: str) -> Message:
@@ -231,30 +255,77 @@ def _message_or_404(public_id: str) -> Message:
     return message
 
 
-def _detail_context(message: Message) -> dict[str, Any]:
+def _detail_context(request: HttpRequest, message: Message) -> dict[str, Any]:
     now = timezone.now()
-    attempts = list(message.attempt_rows.order_by("-number", "-pk")[: ATTEMPTS_SHOWN + 1])
-    ahead, behind = _neighbours(message)
+    view, window = chosen_view(request), _window(message, request.GET.get("before", ""))
+    ahead, behind, head = _neighbours(message)
+    acts = AuditEntry.objects.filter(target=message.public_id, action__in=ACTS).order_by("-pk")[:ACTS_SHOWN]
+    newest = window.attempts[0] if window.attempts and not window.has_later else None
+    state = {name: request.GET[name] for name in ("view", "before") if name in request.GET}
     return {
         "message": message,
+        "content_body": bytes(message.content.body),
+        "download_url": reverse("message-body", args=[message.public_id]),
+        "view": view,
         "waiting": waiting.waiting_for(message, now),
         "is_scheduled": message.next_attempt_at is not None and message.next_attempt_at > now,
-        "attempts": attempts[:ATTEMPTS_SHOWN],
-        "has_earlier_attempts": len(attempts) > ATTEMPTS_SHOWN,
+        "planned": planned(message, newest, now),
+        "next_step": next_step(message),
+        "retry_impact": retry_impact(message, now),
+        "cancel_impact": cancel_impact(message, behind is not None),
+        "timeline": timeline(message, window, acts, _service_events(message, now)),
+        "window": window,
+        "newest": newest,
+        "earlier": window.attempts[-1].number if window.has_earlier else None,
         "attempt_body_shown": ATTEMPT_BODY_SHOWN,
         "replays": list(message.replays.newest_first()[:REPLAYS_SHOWN]),
         "ahead": ahead,
         "behind": behind,
-        "panel_url": reverse("_message", args=[message.public_id]),
+        "head": head,
+        "panel_url": f"{reverse('_message', args=[message.public_id])}{'?' if state else ''}{urlencode(state)}",
     }
 
 
-def _neighbours(message: Message) -> tuple[Message | None, Message | None]:
-    """The unfinished messages right before and after this one in its ordering key."""
-    if not message.ordering_key or message.is_finished:
-        return None, None
-    same = unfinished(Message.objects.filter(ordering_key=message.ordering_key), message.service_id)
-    return same.filter(pk__lt=message.pk).order_by("-pk").first(), same.filter(pk__gt=message.pk).order_by("pk").first()
+def _window(message: Message, before: str) -> Window:
+    """The newest calls, or those before one's number."""
+    attempts = message.attempt_rows.order_by("-number", "-pk")
+    has_later = before.isdecimal() and len(before) < 10
+    if has_later:
+        attempts = attempts.filter(number__lt=int(before))
+    found = list(attempts[: ATTEMPTS_SHOWN + 1])
+    return Window(found[:ATTEMPTS_SHOWN], has_earlier=len(found) > ATTEMPTS_SHOWN, has_later=has_later)
+
+
+def _service_events(message: Message, now: datetime) -> QuerySet[Event]:
+    """What the service went through meanwhile. Looked for among its newest events alone: their times have no index."""
+    newest = Event.objects.filter(service=message.service_id).order_by("-pk").values("pk")[:EVENTS_SEARCHED]
+    life = (message.created_at, message.finished_at or now)
+    return Event.objects.filter(pk__in=newest, type__in=SERVICE_EVENTS, at__range=life).order_by("-pk")[:EVENTS_SHOWN]
+
+
+def _neighbours(message: Message) -> tuple[Message | None, Message | None, Message | None]:
+    """The messages right before and after this one in its ordering key, and the first unfinished one, where that is
+    ahead. An unfinished message has unfinished neighbours; those of a finished one are looked for close by."""
+    if not message.ordering_key:
+        return None, None, None
+    same = Message.objects.filter(service=message.service_id, ordering_key=message.ordering_key)
+    if message.is_finished:
+        near = Message.objects.filter(service=message.service_id)
+        before = near.filter(pk__lt=message.pk).order_by("-pk").values("pk")[:NEIGHBOURS_SEARCHED]
+        after = near.filter(pk__gt=message.pk).order_by("pk").values("pk")[:NEIGHBOURS_SEARCHED]
+        return (
+            same.filter(pk__in=before).order_by("-pk").first(),
+            same.filter(pk__in=after).order_by("pk").first(),
+            None,
+        )
+    ahead = same.unfinished().filter(pk__lt=message.pk)
+    found = Message.objects.filter(
+        Q(pk=Subquery(ahead.order_by("pk").values("pk")[:1]))
+        | Q(pk=Subquery(ahead.order_by("-pk").values("pk")[:1]))
+        | Q(pk=Subquery(same.unfinished().filter(pk__gt=message.pk).order_by("pk").values("pk")[:1]))
+    ).order_by("pk")
+    earlier, later = [row for row in found if row.pk < message.pk], [row for row in found if row.pk > message.pk]
+    return earlier[-1] if earlier else None, later[0] if later else None, earlier[0] if earlier else None
 
 
 def _curl(message: Message) -> str:
@@ -298,11 +369,14 @@ def _replay(request: HttpRequest, message: Message) -> HttpResponse:
 
 
 def _edited_replay(request: HttpRequest, message: Message) -> HttpResponse:
+    """First the difference, then, once it is confirmed, the replay."""
     form = ReplayForm(request.POST)
     data = form.replay_in(message)
-    if data is None:
-        return _replay_form(request, message, form, status=422)
+    if data is None or "back" in request.POST:
+        return _replay_form(request, message, form, status=200 if data else 422)
     try:
+        if "confirmed" not in request.POST:
+            return _review(request, message, form, message.as_replay(**intake.edits(message, data, form.edited_body)))
         made, is_new = control.replay(message, data, actor=actor(request), body=form.edited_body)
         return _replayed(request, made, is_new)
     except Conflict as refusal:
@@ -313,6 +387,18 @@ def _edited_replay(request: HttpRequest, message: Message) -> HttpResponse:
     except TooLarge as error:
         form.add_error("body", str(error))
     return _replay_form(request, message, form, status=422)
+
+
+def _review(request: HttpRequest, message: Message, form: ReplayForm, draft: Draft) -> HttpResponse:
+    """What the replay will differ in, and the one press that sends it."""
+    context = {
+        "message": message,
+        "parts": edited_parts(message, draft),
+        "kept_id": draft.webhook_id,
+        "sent": [(name, form.data[name]) for name in ("endpoint", "headers", "body") if name in form.data],
+        "form_key": request.POST.get("form_key") or fresh_key(),
+    }
+    return render(request, "messages/replay_review.html", context)
 
 
 def _replayed(request: HttpRequest, made: Message, is_new: bool) -> HttpResponse:

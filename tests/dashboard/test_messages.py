@@ -158,8 +158,8 @@ def test_a_search_without_an_index_says_that_it_is_bounded(viewer: Client, queue
 def test_rows_on_the_screen_change_in_place_and_new_ones_are_only_counted(viewer: Client, queue: Queue) -> None:
     message = queue()
     page = page_of(viewer, "/messages/?status=pending")
-    url = re.search(r'hx-get="([^"]+)"', page)[1].replace("&amp;", "&")  # type: ignore[index]
-    version = re.search(r'"v": "(\w+)"', page)[1]  # type: ignore[index]
+    url = re.search(r'hx-get="(/_p/messages/[^"]+)"', page)[1].replace("&amp;", "&")  # type: ignore[index]
+    version = re.search(r'id="messages".*?"v": "(\w+)"', page, re.DOTALL)[1]  # type: ignore[index]
     assert viewer.get(f"{url}&v={version}").status_code == 204
     Message.objects.filter(pk=message.pk).update(status="delivered", due_at=None)
     new = queue()
@@ -430,7 +430,13 @@ def test_a_replay_with_current_settings_takes_the_endpoints_new_path(
 def test_an_edited_replay_carries_the_new_body_and_an_id_of_its_own(operator: Client, queue: Queue) -> None:
     message = queue(body=b'{"amount":12345678901234567890}', headers={"X-A": "b"}, status="dead", due_at=None)
     assert "12345678901234567890" in page_of(operator, f"/messages/{message.public_id}/replay/")
-    form = {"edited": "1", "body": '{"amount": 12345678901234567891}', "headers": "X-A: b", "endpoint": ""}
+    form = {
+        "edited": "1",
+        "confirmed": "1",
+        "body": '{"amount": 12345678901234567891}',
+        "headers": "X-A: b",
+        "endpoint": "",
+    }
     operator.post(f"/messages/{message.public_id}/replay/", form)
     made = message.replays.get()
     assert bytes(made.content.body) == b'{"amount":12345678901234567891}'
@@ -440,7 +446,13 @@ def test_an_edited_replay_carries_the_new_body_and_an_id_of_its_own(operator: Cl
 
 def test_an_edit_without_a_change_keeps_the_first_id_and_bytes(operator: Client, queue: Queue) -> None:
     message = queue(body=b'{"a": 1.10,"a":2}', status="dead", due_at=None)
-    form = {"edited": "1", "body": '{\r\n  "a": 1.10,\r\n  "a": 2\r\n}', "headers": "", "endpoint": ""}
+    form = {
+        "edited": "1",
+        "confirmed": "1",
+        "body": '{\r\n  "a": 1.10,\r\n  "a": 2\r\n}',
+        "headers": "",
+        "endpoint": "",
+    }
     operator.post(f"/messages/{message.public_id}/replay/", form)
     made = message.replays.get()
     assert bytes(made.content.body) == b'{"a": 1.10,"a":2}'
@@ -459,7 +471,7 @@ def test_a_wrong_edit_is_said_beside_its_field(
     operator: Client, queue: Queue, changes: dict[str, str], words: str
 ) -> None:
     message = queue(status="dead", due_at=None)
-    form = {"edited": "1", "body": "{}", "headers": "", "endpoint": "", **changes}
+    form = {"edited": "1", "confirmed": "1", "body": "{}", "headers": "", "endpoint": "", **changes}
     response = operator.post(f"/messages/{message.public_id}/replay/", form)
     assert response.status_code == 422
     assert words in response.content.decode()
@@ -469,7 +481,9 @@ def test_a_wrong_edit_is_said_beside_its_field(
 def test_a_binary_message_keeps_its_body_in_an_edited_replay(operator: Client, queue: Queue) -> None:
     message = queue(body=b"\x00\xff", content_type="application/octet-stream", status="dead", due_at=None)
     assert "is sent as it was" in page_of(operator, f"/messages/{message.public_id}/replay/")
-    operator.post(f"/messages/{message.public_id}/replay/", {"edited": "1", "headers": "X-A: b", "endpoint": ""})
+    operator.post(
+        f"/messages/{message.public_id}/replay/", {"edited": "1", "confirmed": "1", "headers": "X-A: b", "endpoint": ""}
+    )
     assert bytes(message.replays.get().content.body) == b"\x00\xff"
 
 
