@@ -90,6 +90,7 @@ const tell = (message) => {
 const hear = (message) => {
   if (message.isUp !== undefined) {
     isStreaming = message.isUp;
+    document.documentElement.dataset.stream = isStreaming ? "up" : "down";
     if (message.isNew) everythingHasChanged();
     showState();
   }
