@@ -17,7 +17,7 @@ import logging
 import os
 from base64 import b64encode
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from http import HTTPStatus
@@ -161,8 +161,11 @@ def _retry_policy(service: Service) -> RetryPolicy:
 
 
 # ---- claim ----------------------------------------------------------------------------------------------------------
-def claim(worker_id: int, capacity: int) -> list[Claim]:
-    """Claims up to ``capacity`` due messages for a worker, fairly over the services. Committed when it returns."""
+def claim(worker_id: int, capacity: int, left: Mapping[int, int] | None = None) -> list[Claim]:
+    """Claims up to ``capacity`` due messages for a worker, fairly over the services. Committed when it returns.
+
+    ``left`` says how many more the worker wants at most of services that it is busy with, by their ids.
+    """
     # Looked up outside the transaction: on SQLite one that claims nothing would still take the write lock.
     now, due = queue.serving(SERVICES_AT_ONCE)
     if not due or capacity <= 0:
@@ -170,6 +173,8 @@ def claim(worker_id: int, capacity: int) -> list[Claim]:
     with transaction.atomic():
         runtimes = Runtime.objects.free(list(due), worker_id=worker_id, now=now)
         admissions = [admit(runtime, target, now) for runtime, target in with_load(runtimes, now)]
+        for admission in admissions:
+            admission.places = min(admission.places, (left or {}).get(admission.runtime.pk, capacity))
         _choose_candidates(admissions, due, capacity, now)
         places = limits.share(capacity, [len(admission.candidates) for admission in admissions])
         taken = _take([(a, a.candidates[:count]) for a, count in zip(admissions, places, strict=True)], worker_id, now)

@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -34,6 +35,7 @@ log = logging.getLogger("switchboard.pump")
 T = TypeVar("T")
 
 CAPACITY = 512  # calls in flight in one pump; each is a small task and a connection
+MOST_OF_ONE = 7 / 8  # of the capacity for one service: one that hangs, or has a backlog, leaves room for the others
 CLAIM_AT_ONCE = 256  # so that one half is on its way while the other is settled
 GATHER = 0.002  # seconds that results gather before they are written together
 GATHER_CALMLY = 0.025  # while they are few and nothing waits for them
@@ -53,6 +55,7 @@ class Pump:
     def __init__(self, cluster: str, *, client: Client | None = None, capacity: int = CAPACITY, alone: bool = False):
         self.cluster = cluster
         self.capacity = 1 if alone else capacity
+        self.most_of_one = max(1, int(self.capacity * MOST_OF_ONE))
         self.alone = alone
         self.client = client or Client(own_ports=frozenset({settings.OWN_PORT} - {0}))
         self.worker_id = 0
@@ -240,11 +243,11 @@ class Pump:
         if free <= 0 or not (self._was_rung or now >= self._next_look):
             return False
         was_rung, self._was_rung = self._was_rung, False
-        wanted = min(free, CLAIM_AT_ONCE)
+        wanted = min(free, CLAIM_AT_ONCE, self.most_of_one)
         if self.alone:
             claims = await self._in_database(delivery.claim_suspect, self.worker_id)
         else:
-            claims = await self._in_database(delivery.claim, self.worker_id, wanted)
+            claims = await self._in_database(delivery.claim, self.worker_id, wanted, self._left())
         self._found_nothing = not claims
         self._is_second = was_rung and not claims
         for claimed in claims:
@@ -254,6 +257,11 @@ class Pump:
         awaited = any(claimed.is_awaited for claimed in claims)
         self._next_look = now if len(claims) == wanted else now + (LOOK_AGAIN if awaited else LOOK_EVERY)
         return bool(claims)
+
+    def _left(self) -> dict[int, int]:
+        """How many more calls each service that this pump is busy with may get of its capacity."""
+        busy = Counter(claimed.message.service_id for claimed, _ in self.in_flight.values())
+        return {service_id: max(0, self.most_of_one - count) for service_id, count in busy.items()}
 
     # ---- one call --------------------------------------------------------------------------------------------------
     async def _deliver(self, claimed: Claim) -> None:

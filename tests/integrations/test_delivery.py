@@ -348,6 +348,41 @@ def test_an_open_breaker_turns_half_open_with_nothing_waiting(register: Register
     assert Runtime.objects.get(pk=service.pk).state == "half_open"
 
 
+def test_a_service_that_hangs_leaves_room_for_the_others(register: Register, send: Send) -> None:
+    class Hanging(Client):
+        hung, served, over = 0, 0, asyncio.Event()
+
+        async def send(self, call: Call) -> Outcome:
+            if "hanging" in call.url:
+                self.hung += 1
+                await self.over.wait()
+            else:
+                self.served += 1
+            return Outcome(status_code=200)
+
+    quick = register("quick", "http://quick.test")
+    send(register("hanging", "http://hanging.test", limits={"concurrency": 1000}), count=100)
+
+    async def pump() -> tuple[int, int]:
+        client = Hanging()
+        pump = Pump("tests", client=client, capacity=16)
+        running = asyncio.create_task(pump.run(30))
+        async with asyncio.timeout(20):
+            while client.hung < 14:
+                await asyncio.sleep(0.01)
+            await asyncio.to_thread(send, quick, count=20)
+            while client.served < 20:
+                await asyncio.sleep(0.01)
+        hung = client.hung
+        client.over.set()
+        pump.stop()
+        await running
+        await pump.close()
+        return hung, client.served
+
+    assert asyncio.run(pump()) == (14, 20)  # an eighth of what the pump can do is for others
+
+
 # ---- lost claims --------------------------------------------------------------------------------------------------
 def a_worker() -> Worker:
     now = database_now()
