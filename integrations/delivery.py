@@ -69,7 +69,8 @@ os.register_at_fork(after_in_child=random.seed)  # so that forked lanes do not d
 
 SERVICES_AT_ONCE = 200  # services looked at in one claim; they take turns, so the others are next
 SLOT_HORIZON = timedelta(milliseconds=250)  # how far ahead send slots of a rate are claimed
-SLOT_LATENESS = 0.05  # seconds a send may come after its slot before the slot is given back
+SLOT_LATENESS = 0.01  # seconds a send may come after its slot before the slot is given back
+SLOT_LEAD = timedelta(milliseconds=20)  # from the claim to its first slot: what a claim takes until it can be sent
 PARK_ROUNDS = 8  # looks past parked messages of ordering keys in one claim
 LOSSES_ALONE = 3  # claims lost in a row while alone before a message is buried
 SWEEP_BATCH = 500
@@ -256,7 +257,7 @@ def admit(runtime: Runtime, target: Target, now: datetime) -> Admission:
     if allowed is not None:
         places = min(places, allowed)
     if target.limits.rate:
-        places = len(limits.slots(target.limits, runtime.next_slot, now, places, SLOT_HORIZON)[0])
+        places = len(_slots(target, runtime, now, places)[0])
     return Admission(
         runtime=runtime,
         target=target,
@@ -265,6 +266,14 @@ def admit(runtime: Runtime, target: Target, now: datetime) -> Admission:
         is_probing=state.state == "half_open" and allowed is not None,
         decided=state is not before,
     )
+
+
+def _slots(
+    target: Target, runtime: Runtime, now: datetime, wanted: int
+) -> tuple[tuple[datetime, ...], datetime | None]:
+    """Send slots. The first ones of a quick rate would have passed before the claim is written, and go in a clump."""
+    lead = SLOT_LEAD if target.limits.rate and target.limits.interval < SLOT_LEAD else timedelta(0)
+    return limits.slots(target.limits, runtime.next_slot, now + lead, wanted, SLOT_HORIZON)
 
 
 def _choose_candidates(
@@ -335,9 +344,7 @@ def _take(chosen: Sequence[tuple[Admission, list[int]]], worker_id: int, now: da
     """Claims what was chosen, each with its send slot, and counts it in the runtime rows."""
     slots = {}
     for admission, ids in chosen:
-        times, next_slot = limits.slots(
-            admission.target.limits, admission.runtime.next_slot, now, len(ids), SLOT_HORIZON
-        )
+        times, next_slot = _slots(admission.target, admission.runtime, now, len(ids))
         slots[admission.runtime.pk] = dict(zip(ids, times, strict=False)), next_slot
     wanted = [pk for given, _ in slots.values() for pk in given]
     if not wanted:
@@ -746,9 +753,10 @@ def _line(decision: Decision) -> str:
 
 
 # ---- giving back ----------------------------------------------------------------------------------------------------
-def give_back(claimed: Claim) -> None:
-    """Returns a claim that was not sent: no call was made, nothing is counted."""
-    Message.objects.give_back([claimed.message.pk], worker_id=claimed.worker_id, now=database_now())
+def give_back(claims: Sequence[Claim]) -> None:
+    """Returns claims of one worker that were not sent: no call was made, nothing is counted."""
+    ids = [claimed.message.pk for claimed in claims]
+    Message.objects.give_back(ids, worker_id=claims[0].worker_id, now=database_now())
 
 
 def give_back_unknown(worker_id: int, known: Sequence[int], now: datetime) -> None:

@@ -217,9 +217,11 @@ class Pump:
         )
 
     async def _give_back(self) -> None:
-        while self._unsent:
-            await self._settle(delivery.give_back, self._unsent[0])
-            self._leave(self._unsent.pop(0))
+        if unsent := self._unsent[:]:
+            await self._settle(delivery.give_back, unsent)
+            del self._unsent[: len(unsent)]
+            for claimed in unsent:
+                self._leave(claimed)
 
     def _leave(self, claimed: Claim) -> None:
         """The message may be in flight again by now: what was just given back is claimed beside this."""

@@ -454,7 +454,7 @@ def test_a_stopped_worker_gives_its_claims_back(register: Register, send: Send) 
 def test_a_claim_given_back_before_its_call_leaves_no_trace(register: Register, send: Send) -> None:
     (message,) = send(register())
     worker = a_worker()
-    delivery.give_back(delivery.claim(worker.pk, 10)[0])
+    delivery.give_back(delivery.claim(worker.pk, 10))
     message.refresh_from_db()
     assert (message.status, message.calls, message.attempt_rows.count()) == (Status.PENDING, 0, 0)
 
