@@ -754,9 +754,11 @@ def _line(decision: Decision) -> str:
 
 # ---- giving back ----------------------------------------------------------------------------------------------------
 def give_back(claims: Sequence[Claim]) -> None:
-    """Returns claims of one worker that were not sent: no call was made, nothing is counted."""
-    ids = [claimed.message.pk for claimed in claims]
-    Message.objects.give_back(ids, worker_id=claims[0].worker_id, now=database_now())
+    """Returns claims that were not sent: no call was made, nothing is counted."""
+    now = database_now()
+    for worker_id in {claimed.worker_id for claimed in claims}:  # a pump that lost its lease has become another one
+        ids = [claimed.message.pk for claimed in claims if claimed.worker_id == worker_id]
+        Message.objects.give_back(ids, worker_id=worker_id, now=now)
 
 
 def give_back_unknown(worker_id: int, known: Sequence[int], now: datetime) -> None:
