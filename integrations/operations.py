@@ -9,6 +9,7 @@ for a later step, so no step waits for a delivery.
 from __future__ import annotations
 
 import logging
+import shlex
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -19,6 +20,7 @@ from typing import Any
 from django.core.exceptions import EmptyResultSet
 from django.db import InterfaceError, OperationalError, connection, transaction
 from django.db.models import Count, F, Max, Min, Q
+from django.db.models.fields.json import KeyTransform
 
 from integrations.logs import line
 from integrations.models import (
@@ -156,22 +158,59 @@ def _no_reason() -> Invalid:
     return Invalid((("reason",), "say why: it is kept with what is done"))
 
 
-COLUMNS = {"service": "service__name", "endpoint": "endpoint__name", "status": "status", "code": "last_status_code"}
+# A first form of the console's search.
+COLUMNS = {
+    "service": "service__name",
+    "endpoint": "endpoint__name",
+    "status": "status",
+    "reason": "dead_reason",
+    "fault": "last_fault",
+    "key": "ordering_key",
+}
+IDS_LIMIT = 1_000  # messages picked one by one
 
 
 def _selected(q: str) -> MessageQuerySet:
     """What a search finds, in all of history. Raises Invalid for what cannot be understood."""
     found = Message.objects.all()
-    for word in q.split():
-        name, _, value = word.partition(":")
-        if name == "id":
-            ids = [parsed[0] for part in value.split(",") if (parsed := identifiers.parse("msg", part))]
-            found = found.filter(pk__any=ids)
+    for word in _parts(q):
+        name, colon, value = word.partition(":")
+        if name == "id" and value:
+            found = found.filter(_picked(value.split(",")))
+        elif name == "failure" and (group := identifiers.parse("fail", value)):
+            found = found.filter(failure__pk=group[0], failure__nonce=group[1])
+        elif name == "code" and value.isdecimal() and len(value) == 3:
+            found = found.filter(last_status_code=int(value))
         elif name in COLUMNS and value:
             found = found.filter(**{COLUMNS[name]: value})
+        elif name == "tag" and value.partition("=")[2]:
+            found = _tagged(found, value)
+        elif not colon or word.startswith("/"):
+            found = found.filter(Q(path__icontains=word) | Q(method__iexact=word))
         else:
-            raise Invalid((("filter",), f"“{word[:50]}” is not understood"))
+            raise Invalid(
+                (("filter",), f"“{word[:50]}” is not understood; use {', '.join(COLUMNS)}, code, tag, id or failure")
+            )
     return found
+
+
+def _tagged(rows: MessageQuerySet, tag: str) -> MessageQuerySet:
+    name, _, value = tag.partition("=")
+    return rows.annotate(_tag=KeyTransform(name, "tags")).filter(_tag=value)
+
+
+def _parts(q: str) -> list[str]:
+    try:
+        return shlex.split(q)
+    except ValueError:
+        raise Invalid((("filter",), "a quote has no end")) from None
+
+
+def _picked(names: Sequence[str]) -> Q:
+    parsed = [identifiers.parse("msg", name) for name in names]
+    if None in parsed or len(parsed) > IDS_LIMIT:
+        raise Invalid((("filter",), f"id: takes up to {IDS_LIMIT:,} ids of messages, with commas"))
+    return Q(pk__any=[one[0] for one in parsed if one])
 
 
 # ---- what the workers do -------------------------------------------------------------------------------------------

@@ -1,0 +1,251 @@
+"""Operations: bulk work, from the selection in the list of messages to what came of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlencode
+
+from django import forms
+from django.contrib import messages as toasts
+from django.http import Http404, HttpRequest, HttpResponse, QueryDict
+from django.shortcuts import render
+from django.urls import reverse
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
+
+from dashboard import live
+from dashboard.access import actor, operator, viewer
+from dashboard.answers import see_other
+from dashboard.search import page
+from integrations import operations
+from integrations.models import Conflict, Message, Operation, Service
+from integrations.models.operation import Item, ItemOutcome, Kind
+from integrations.registry import Invalid
+
+WORDS = {Kind.REPLAY: "Replay", Kind.CANCEL: "Cancel", Kind.RETRY_NOW: "Retry now"}
+SHOWN = ("nonce", "status", "method", "path", "service__name")
+
+
+class StartForm(forms.Form):
+    """What is asked before an operation begins."""
+
+    reason = forms.CharField(
+        max_length=500, help_text="Kept with the operation and in the audit.", widget=forms.TextInput()
+    )
+    rate = forms.FloatField(
+        label="Messages a second",
+        min_value=0.01,
+        max_value=operations.RATE_LIMIT,
+        initial=operations.RATE,
+        help_text="It can be changed while it runs.",
+    )
+
+
+class RateForm(forms.Form):
+    rate = forms.FloatField(label="Messages a second", min_value=0.01, max_value=operations.RATE_LIMIT)
+
+
+# ---- the list -----------------------------------------------------------------------------------------------------
+@viewer
+@require_GET
+def listing(request: HttpRequest) -> HttpResponse:
+    return render(request, "operations/listing.html", _listing_context(request))
+
+
+@viewer
+@require_GET
+def listing_panel(request: HttpRequest) -> HttpResponse:
+    return live.panel(request, "operations/_rows.html", _listing_context(request))
+
+
+def _listing_context(request: HttpRequest) -> dict[str, Any]:
+    cursor = request.GET.get("cursor", "")
+    shown = page(Operation.objects.all(), cursor)
+    return {
+        "operations": shown.rows,
+        "page": shown,
+        "panel_url": f"{reverse('_operations')}?{urlencode({'cursor': cursor})}",
+        "older_url": f"?{urlencode({'cursor': shown.older})}",
+        "newer_url": f"?{urlencode({'cursor': shown.newer})}",
+    }
+
+
+# ---- a new one ----------------------------------------------------------------------------------------------------
+@operator
+@require_POST
+def new(request: HttpRequest) -> HttpResponse:
+    """Plans a dry run of what was picked in the list; its page says what is in it, and asks."""
+    back = request.POST.get("back", "")
+    q = request.POST.get("q", "") if "all" in request.POST else _picked(request.POST)
+    try:
+        kind = Kind(request.POST.get("kind", ""))
+        operation = operations.plan(kind, q, by=actor(request), dry_run=True)
+    except ValueError:
+        toasts.error(request, "Nothing was planned: say what to do.")
+    except Invalid as refusal:
+        toasts.error(request, f"Nothing was planned: {refusal}.")
+    else:
+        return see_other("operation", operation.public_id)
+    return see_other(f"{reverse('messages')}?{QueryDict(back).urlencode()}")
+
+
+def _picked(form: QueryDict) -> str:
+    picked = form.getlist("id")
+    return f"id:{','.join(picked)}" if picked else ""
+
+
+# ---- one of them --------------------------------------------------------------------------------------------------
+@viewer
+@require_GET
+def detail(request: HttpRequest, public_id: str) -> HttpResponse:
+    return _page(request, _operation_or_404(public_id), StartForm())
+
+
+@viewer
+@require_GET
+def detail_panel(request: HttpRequest, public_id: str) -> HttpResponse:
+    """What moves on its page."""
+    return live.panel(request, "operations/_progress.html", _context(request, _operation_or_404(public_id)))
+
+
+def _page(request: HttpRequest, operation: Operation, form: StartForm, status: int = 200) -> HttpResponse:
+    return render(request, "operations/detail.html", {**_context(request, operation), "form": form}, status=status)
+
+
+def _operation_or_404(public_id: str) -> Operation:
+    operation = Operation.objects.by_public_id(public_id)
+    if operation is None:
+        raise Http404("There is no operation with this id.")
+    return operation
+
+
+def _context(request: HttpRequest, operation: Operation) -> dict[str, Any]:
+    outcome = request.GET.get("outcome", "")
+    outcome = outcome if outcome in (*ItemOutcome.values, "left") else ""
+    items = operation.items.all()
+    if outcome:
+        items = items.filter(outcome="" if outcome == "left" else outcome)
+    cursor = request.GET.get("cursor", "")
+    shown = page(items, cursor)
+    state = {"outcome": outcome, "cursor": cursor}
+    return {
+        "operation": operation,
+        "word": WORDS[Kind(operation.kind)],
+        "form": StartForm(),
+        "rate_form": RateForm(initial={"rate": f"{operation.rate:g}"}),
+        "services": _services(operation),
+        "left": operation.total - operation.done,
+        "seconds_left": (operation.total - operation.done) / operation.rate,
+        "share": 100 * operation.done // operation.total if operation.total else 0,
+        "planned_share": 100 * operation.planned_to // operation.planned_until if operation.planned_until else 100,
+        "items": _with_messages(operation, shown.rows),
+        "page": shown,
+        "tabs": _tabs(operation, outcome),
+        "panel_url": f"{reverse('_operation', args=[operation.public_id])}?{urlencode(state)}",
+        "topic": f"operation:{operation.public_id}",
+        "older_url": f"?{urlencode({'outcome': outcome, 'cursor': shown.older})}",
+        "newer_url": f"?{urlencode({'outcome': outcome, 'cursor': shown.newer})}",
+    }
+
+
+def _services(operation: Operation) -> list[tuple[str, int]]:
+    """Which services its messages are for, the most first; one that was deleted has no name any more."""
+    counts = {int(pk): count for pk, count in operation.estimate.get("services", {}).items()}
+    names = dict(Service.objects.filter(pk__in=counts).values_list("pk", "name")) if counts else {}
+    named = [(names[pk], count) for pk, count in counts.items() if pk in names]
+    return sorted(named, key=lambda pair: -pair[1])
+
+
+def _tabs(operation: Operation, outcome: str) -> list[dict[str, Any]]:
+    counts = {
+        "": operation.total,
+        "succeeded": operation.succeeded,
+        "failed": operation.failed,
+        "skipped": operation.skipped,
+        "left": operation.total - operation.done,
+    }
+    return [
+        {
+            "label": "Not done" if name == "left" else name.capitalize() or "All",
+            "count": count,
+            "url": f"?{urlencode({'outcome': name})}" if name else "?",
+            "is_current": name == outcome,
+        }
+        for name, count in counts.items()
+    ]
+
+
+def _with_messages(operation: Operation, items: list[Item]) -> list[dict[str, Any]]:
+    """Each item with its message and its replay, in two queries; what was pruned is None."""
+    ids = [item.message_id for item in items]
+    if not ids:
+        return []
+    messages = Message.objects.filter(pk__any=ids).select_related("service").only(*SHOWN).in_bulk()
+    made = Message.objects.filter(replay_of__any=ids, operation_id=operation.pk)
+    replays = {replay.replay_of_id: replay for replay in made}
+    return [
+        {"item": item, "message": messages.get(item.message_id), "replay": replays.get(item.message_id)}
+        for item in items
+    ]
+
+
+# ---- what can be done with it -------------------------------------------------------------------------------------
+@operator
+@require_http_methods(["GET", "POST"])
+def start(request: HttpRequest, public_id: str) -> HttpResponse:
+    """Begins what a dry run has planned."""
+    operation = _operation_or_404(public_id)
+    if request.method == "GET":
+        return see_other("operation", public_id)
+    form = StartForm(request.POST)
+    if not form.is_valid():
+        return _page(request, operation, form, status=422)
+    given = form.cleaned_data
+    return _steered(
+        request,
+        lambda: operations.start(operation, by=actor(request), reason=given["reason"], rate=given["rate"]),
+        operation,
+        "Started.",
+    )
+
+
+@operator
+@require_POST
+def change(request: HttpRequest, public_id: str) -> HttpResponse:
+    operation = _operation_or_404(public_id)
+    form = RateForm(request.POST)
+    if not form.is_valid():
+        toasts.error(request, f"Not changed: {form.errors['rate'][0]}")
+        return see_other("operation", public_id)
+    rate = form.cleaned_data["rate"]
+    return _steered(request, lambda: operations.change(operation, by=actor(request), rate=rate), operation, "Changed.")
+
+
+@operator
+@require_POST
+def pause(request: HttpRequest, public_id: str) -> HttpResponse:
+    operation = _operation_or_404(public_id)
+    return _steered(request, lambda: operations.pause(operation, by=actor(request)), operation, "Paused.")
+
+
+@operator
+@require_POST
+def resume(request: HttpRequest, public_id: str) -> HttpResponse:
+    operation = _operation_or_404(public_id)
+    return _steered(request, lambda: operations.resume(operation, by=actor(request)), operation, "It goes on.")
+
+
+@operator
+@require_POST
+def cancel(request: HttpRequest, public_id: str) -> HttpResponse:
+    operation = _operation_or_404(public_id)
+    return _steered(request, lambda: operations.cancel(operation, by=actor(request)), operation, "Cancelled.")
+
+
+def _steered(request: HttpRequest, verb: Callable[[], None], operation: Operation, done: str) -> HttpResponse:
+    try:
+        verb()
+        toasts.success(request, done)
+    except (Conflict, Invalid) as refusal:
+        toasts.error(request, f"Nothing was done: {refusal}.")
+    return see_other("operation", operation.public_id)
