@@ -102,25 +102,33 @@ class Pump:
         self._something.set()
 
     async def close(self) -> None:
-        """Waits for the calls in flight, then gives up what is left: its claims go back at once."""
+        """Waits for the calls in flight, then gives up what is left: its claims go back at once. While the database
+        is away results are kept as long as calls are; after that it is the lease that gives the claims back."""
         self.stopping = True
         deadline = time.monotonic() + GRACE
         while self.in_flight and time.monotonic() < deadline:
-            await self._flushed()
-            await self._flush()
-            await self._wait(0.1)
+            if await self._written():
+                await self._wait(0.1)
         for _, task in self.in_flight.values():
             task.cancel()
         await asyncio.gather(*(task for _, task in self.in_flight.values()), return_exceptions=True)
-        await self._flushed()
-        await self._flush()
-        if self.worker_id:
+        if await self._written() and self.worker_id:
             await self._in_database(delivery.stop, self.worker_id)
         await self._disconnect()
         self._doorbell.close()
         await self.client.aclose()
         self._database.shutdown()
         self._settling.shutdown()
+
+    async def _written(self) -> bool:
+        """Writes what has come in; False, after a pause, where the database would not take it."""
+        try:
+            await self._flushed()
+            await self._flush()
+        except (DatabaseError, InterfaceError) as error:
+            await self._endure(error)
+            return False
+        return True
 
     # ---- one turn --------------------------------------------------------------------------------------------------
     async def _turn(self) -> bool:

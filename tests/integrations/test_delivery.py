@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
 import httpx
 import pytest
+from django.db import OperationalError
 from django.utils import timezone
 
 from integrations import control, delivery
@@ -478,6 +479,33 @@ def test_an_answer_that_cannot_be_written_harms_no_other(register: Register, sen
 
     assert {Message.objects.get(pk=message.pk).status for message in [bad, *good]} == {Status.DELIVERED}
     assert Attempt.objects.count() == 6
+
+
+def test_a_pump_that_stops_beside_a_database_that_is_busy_writes_its_results(
+    register: Register, send: Send, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle, refusals = delivery.settle, iter(range(2))
+
+    def busy(results: Sequence[delivery.CallResult]) -> None:
+        if next(refusals, None) is not None:
+            raise OperationalError("the database is locked")
+        settle(results)
+
+    monkeypatch.setattr(delivery, "settle", busy)
+    (message,) = send(register())
+
+    async def pump() -> None:
+        client = Client(transport=httpx.MockTransport(ok))
+        pump = Pump("tests", client=client)
+        async with asyncio.timeout(20):
+            while not pump.in_flight:
+                await pump._turn()
+            await pump.close()
+
+    asyncio.run(pump())
+
+    message.refresh_from_db()
+    assert (message.status, message.calls, next(refusals, None)) == (Status.DELIVERED, 1, None)
 
 
 def test_a_result_counts_where_its_own_claim_stands(register: Register, send: Send) -> None:
