@@ -16,7 +16,7 @@ _AROUND = re.compile(r"\s*([{};,])\s*|(:) ")
 _SCRIPT_LINE = re.compile(r"^\s*(//.*|/\*\*.*\*/)?\n|^\s+|\s+// .*$", re.MULTILINE)
 
 
-class SmallFiles(WhiteNoiseMiddleware):
+class SmallFiles(WhiteNoiseMiddleware):  # type: ignore[misc]  # it has no types
     """WhiteNoise over small copies of `static/`, made when a process starts: pages have a weight to keep to."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:

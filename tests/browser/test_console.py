@@ -1,0 +1,200 @@
+"""The console as a whole: by keyboard, without JavaScript, for everybody's eyes, and no heavier than it should be."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, Response, expect
+
+from tests.browser.conftest import PATIENCE
+from tests.installation import Installation
+from tests.receiver import Answer, Receiver
+
+HEAVIEST = 120 * 1024  # bytes of page, styles, scripts and icon together, before compression and without the rows
+ROWS = re.compile(b"<tbody>.*?</tbody>|<pre.*?</pre>", re.DOTALL)
+SERVICE = "keyboard-shop"
+PATIENT = 60  # seconds for a worker to make a call
+
+
+@pytest.fixture(scope="module")
+def token(installation: Installation) -> str:
+    installation.operator("mary", "admin")
+    return installation.token(name="console")
+
+
+@pytest.fixture
+def api(installation: Installation, token: str) -> Iterator[httpx.Client]:
+    with installation.api(token) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def cookies() -> list[dict[str, Any]]:
+    return []
+
+
+@pytest.fixture
+def signed_in(page: Page, token: str, cookies: list[dict[str, Any]]) -> Page:
+    if not cookies:
+        page.goto("/login/")
+        page.get_by_label("User name").fill("mary")
+        page.locator("input[type=password]").fill("correct horse battery")
+        page.locator("main button.primary").click()
+        expect(page.locator("h1")).to_contain_text("Overview")
+        cookies.extend(dict(cookie) for cookie in page.context.cookies())
+    page.context.add_cookies(cookies)  # type: ignore[arg-type]
+    return page
+
+
+@pytest.fixture
+def dead(api: httpx.Client, sink: Receiver) -> str:
+    """A message that died of its first call; the other side is well again."""
+    sink.decide(lambda call: Answer(status=500))
+    made = api.patch(f"services/{SERVICE}", json={"base_url": sink.url})
+    if made.status_code == 404:
+        made = api.post("services", json={"name": SERVICE, "base_url": sink.url, "retry": {"max_attempts": 1}})
+    assert made.status_code < 300, made.text
+    sent = api.post("messages", json={"service": SERVICE, "path": "/orders", "body": {"order": 1}}).json()["id"]
+    end = time.monotonic() + PATIENT
+    while api.get(f"messages/{sent}").json()["status"] != "dead":
+        assert time.monotonic() < end, "it did not die"
+        time.sleep(0.1)
+    sink.decide(lambda call: Answer(status=200))
+    return str(sent)
+
+
+def test_from_something_red_to_replayed_without_a_mouse(signed_in: Page, dead: str, sink: Receiver) -> None:
+    keys = signed_in.keyboard
+    signed_in.goto("/")
+    expect(signed_in.locator("main")).to_contain_text(SERVICE)
+    keys.press("g")
+    keys.press("m")
+    signed_in.wait_for_url("**/messages/")
+    keys.press("/")
+    keys.type(f"service:{SERVICE} status:dead")  # letters are letters in a field
+    keys.press("Enter")
+    signed_in.wait_for_url(re.compile("status(=|%3A)dead"))
+    keys.press("j")
+    expect(signed_in.locator("tr:focus-within")).to_contain_text(dead)
+    keys.press("r")
+    dialog = signed_in.locator("dialog[open]")
+    expect(dialog).to_contain_text("Replay")
+    keys.press("Tab")
+    keys.press("Enter")
+    expect(signed_in.locator("main .badge.delivered").first).to_be_visible(timeout=3 * PATIENCE)
+    assert sink.last.header("webhook-id") == dead
+
+
+def test_the_palette_finds_pages_actions_and_services(signed_in: Page, dead: str) -> None:
+    signed_in.goto("/services/")
+    palette = signed_in.locator("#palette")
+    signed_in.keyboard.press("Control+k")
+    expect(palette).to_be_visible()
+    expect(palette.get_by_role("option", name=re.compile("Register a service"))).to_be_visible()
+    no_accessibility_violations(signed_in)
+    signed_in.keyboard.type("keyboard")
+    expect(palette.get_by_role("option").first).to_contain_text(SERVICE)
+    signed_in.keyboard.press("Escape")
+    expect(palette).to_be_hidden()
+    signed_in.locator("#palette-button").click()
+    signed_in.keyboard.type("breakers")
+    expect(palette.get_by_role("option", selected=True)).to_contain_text("Breakers")
+    signed_in.keyboard.press("Enter")
+    signed_in.wait_for_url("**/breakers/")
+    signed_in.keyboard.press("Control+k")
+    signed_in.keyboard.type(SERVICE)
+    expect(palette.get_by_role("option").first).to_contain_text("Service")
+    signed_in.keyboard.press("Enter")
+    signed_in.wait_for_url(f"**/services/{SERVICE}/")
+
+
+def test_keys_can_be_switched_off(signed_in: Page) -> None:
+    signed_in.goto("/")
+    signed_in.keyboard.press("?")
+    signed_in.get_by_label("Shortcuts are on").uncheck()
+    signed_in.keyboard.press("Escape")
+    signed_in.goto("/services/")  # it is kept
+    for key in ("?", "Control+k", "p"):
+        signed_in.keyboard.press(key)
+    expect(signed_in.locator("dialog[open]")).to_have_count(0)
+    expect(signed_in.locator("#live .word")).to_have_text("Live")
+
+
+def test_every_page_is_clean_in_light_and_dark_and_on_a_phone(
+    signed_in: Page, dead: str, shot: Callable[..., Path]
+) -> None:
+    signed_in.emulate_media(reduced_motion="reduce")  # colours are looked at when they have arrived
+    for address in addresses(signed_in, dead):
+        name = re.sub(r"[^a-z]+", "-", address.replace(dead, "message")).strip("-") or "overview"
+        signed_in.set_viewport_size({"width": 1440, "height": 900})
+        signed_in.emulate_media(color_scheme="light")
+        signed_in.goto(address)
+        no_accessibility_violations(signed_in)
+        shot(f"look-{name}-light")
+        signed_in.emulate_media(color_scheme="dark")
+        no_accessibility_violations(signed_in)
+        signed_in.set_viewport_size({"width": 360, "height": 740})
+        fits = "document.documentElement.scrollWidth <= window.innerWidth"
+        assert signed_in.evaluate(fits), f"{address} scrolls sideways"
+        shot(f"look-{name}-dark-phone")
+
+
+def test_no_page_is_heavy(signed_in: Page, dead: str) -> None:
+    heard: list[Response] = []
+    pages = addresses(signed_in, dead)
+    signed_in.context.new_cdp_session(signed_in).send("Network.setCacheDisabled", {"cacheDisabled": True})
+    signed_in.on("response", lambda response: heard.append(response))
+    for address in pages:
+        heard.clear()
+        signed_in.goto(address)
+        is_part = ("document", "stylesheet", "script", "image", "other")
+        parts = {each.url: each for each in heard if each.request.resource_type in is_part}
+        weights = {url: len(ROWS.sub(b"", each.body())) for url, each in parts.items()}
+        assert any("htmx" in url for url in weights), "it was not weighed"
+        assert sum(weights.values()) <= HEAVIEST, (address, sum(weights.values()), weights)
+
+
+def test_it_can_all_be_walked_without_javascript(signed_in: Page, dead: str, installation: Installation) -> None:
+    browser = signed_in.context.browser
+    assert browser is not None
+    pages = addresses(signed_in, dead)
+    context = browser.new_context(
+        base_url=installation.url, java_script_enabled=False, storage_state=signed_in.context.storage_state()
+    )
+    try:
+        plain = context.new_page()
+        for address in pages:
+            answer = plain.goto(address)
+            assert answer is not None
+            assert answer.status == 200, address
+            expect(plain.locator("h1")).not_to_be_empty()
+            assert plain.locator(".needs-js:visible, #live:visible").count() == 0
+        plain.goto("/")
+        plain.get_by_role("link", name="Messages", exact=True).click()
+        plain.locator("main input[type=search]").fill(f"service:{SERVICE} status:dead")
+        plain.locator("main input[type=search]").press("Enter")
+        plain.get_by_role("link", name=dead).first.click()
+        plain.get_by_role("button", name="Replay").first.click()
+        expect(plain.locator("main")).to_contain_text("eplay")
+        assert dead not in plain.url or "replay" in plain.url
+    finally:
+        context.close()
+
+
+def addresses(page: Page, dead: str) -> list[str]:
+    """What the rail leads to, and one page of each kind behind it."""
+    page.goto("/")
+    found = [link.get_attribute("href") or "" for link in page.locator(".rail > ul > li > a").all()]
+    return [*found, f"/services/{SERVICE}/", f"/services/{SERVICE}/edit/", f"/messages/{dead}/", "/messages/new/"]
+
+
+def no_accessibility_violations(page: Page) -> None:
+    violations = Axe().run(page).response["violations"]
+    assert not violations, [(each["id"], [node["html"][:200] for node in each["nodes"]]) for each in violations]
