@@ -15,7 +15,6 @@ from datetime import datetime
 from typing import Any
 
 from django.db import transaction
-from django.db.models import QuerySet
 
 from integrations.logs import line
 from integrations.models import (
@@ -29,7 +28,7 @@ from integrations.models import (
     Result,
     database_now,
 )
-from integrations.models.failure import KEPT, Seen, add_hours
+from integrations.models.failure import KEPT, RECENT, FailureQuerySet, Seen, add_hours
 from integrations.policies.fingerprint import Facts, Fingerprint, fingerprint, remainder
 from integrations.registry import Invalid
 from integrations.schemas import FailureIn
@@ -220,6 +219,12 @@ def _facts(failure: Failure) -> dict[str, Any]:
 
 
 # ---- what is asked --------------------------------------------------------------------------------------------------
-def needing_attention() -> QuerySet[Failure]:
-    """Regressed and open groups with their services, those that struck most messages first."""
-    return Failure.objects.unresolved().select_related("service").order_by("-state", "-messages", "-last_seen")
+def needing_attention(now: datetime) -> FailureQuerySet:
+    """Open and regressed groups, with their services, that struck in the last day: most harmful first."""
+    return (
+        Failure.objects.unresolved()
+        .filter(last_seen__gte=now - RECENT)
+        .select_related("service")
+        .defer("service__secrets")
+        .most_harmful_first(now)
+    )

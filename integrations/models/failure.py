@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 from django.db import connection, models
-from django.db.models import Count, Q
+from django.db.models import Case, Count, Q, Value, When
 
 from integrations.models import identifiers, rows
 from integrations.models.service import Endpoint, Service
@@ -30,6 +30,7 @@ class FailureState(models.TextChoices):
 
 
 UNRESOLVED = (FailureState.OPEN, FailureState.REGRESSED)
+RECENT = timedelta(days=1)
 KEPT = timedelta(hours=25)  # of the counts by hour: a day, and the hour that it began in
 
 
@@ -86,6 +87,16 @@ class FailureQuerySet(models.QuerySet["Failure"]):
     def unresolved(self) -> FailureQuerySet:
         """What somebody should see to: open or regressed."""
         return self.filter(state__in=UNRESOLVED)
+
+    def most_harmful_first(self, now: datetime) -> FailureQuerySet:
+        """What struck in the last day before what did not; what came back first, then by messages."""
+        is_recent = Case(When(last_seen__gte=now - RECENT, then=Value(1)), default=Value(0))
+        is_back = Case(When(state=FailureState.REGRESSED, then=Value(1)), default=Value(0))
+        return self.order_by(is_recent.desc(), is_back.desc(), "-messages", "-last_seen", "-pk")
+
+    def by_state(self) -> dict[str, int]:
+        """How many there are in each state."""
+        return dict(self.order_by().values_list("state").annotate(Count("pk")))
 
     def by_public_id(self, text: str) -> Failure | None:
         if (parsed := identifiers.parse("fail", text)) is None:

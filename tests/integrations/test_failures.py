@@ -226,7 +226,7 @@ def test_what_needs_attention_begins_with_what_came_back(service: Service) -> No
         failures.record([_attempt(service, body=title.encode())], [None], database_now())
         Failure.objects.filter(title__endswith=title).update(state=title.split("-")[0], messages=messages)
     wanted = ["regressed", "open-many", "open-few"]
-    assert [group.because["text"] for group in failures.needing_attention()] == wanted
+    assert [group.because["text"] for group in failures.needing_attention(database_now())] == wanted
 
 
 def test_a_group_goes_with_its_service(service: Service, send: Send, deliver: Deliver) -> None:

@@ -1,0 +1,33 @@
+"""Failure groups in templates: their messages' address, and notes with links."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlencode
+
+from django import template
+from django.utils.html import escape, format_html
+from django.utils.safestring import SafeString, mark_safe
+
+from integrations.models import Failure
+
+register = template.Library()
+
+ADDRESS = re.compile(r"(https?://[^\s<>\"']+[^\s<>\"'.,;:!?)\]])")
+
+
+@register.simple_tag
+def messages_of(failure: Failure) -> str:
+    """The query of the list of messages that finds its dead ones."""
+    return urlencode({"q": f"failure:{failure.public_id}", "status": "dead"})
+
+
+@register.filter
+def linked(text: str) -> SafeString:
+    """Plain text with its http and https addresses as links, and nothing else."""
+    parts = ADDRESS.split(text)  # every second one is an address
+    shown = (
+        format_html('<a href="{0}" rel="noopener noreferrer nofollow">{0}</a>', part) if place % 2 else escape(part)
+        for place, part in enumerate(parts)
+    )
+    return mark_safe("".join(shown))  # noqa: S308 - each part is escaped

@@ -1,0 +1,230 @@
+"""Failure groups: what goes wrong, most harmful first, and the way out of each on one page."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlencode
+
+from django import forms
+from django.contrib import messages as toasts
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.urls import reverse
+from django.utils import timezone
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
+
+from dashboard import live
+from dashboard.access import actor, operator, viewer
+from dashboard.answers import form_page, posted, see_other
+from dashboard.sparkline import sparklines
+from integrations import failures
+from integrations.models import Account, Attempt, Conflict, Failure, FailureState, Message, Operation, Service
+from integrations.models.failure import UNRESOLVED, FailureQuerySet
+from integrations.registry import Invalid
+from integrations.schemas import FailureIn
+
+SHOWN = 100  # groups on the list
+COUNTED = 10_000  # dead messages; “10,000+” says enough
+OPERATIONS = 5
+BODY_SHOWN = 16 * 1024
+STATES = {
+    "": ("Open", UNRESOLVED),
+    "resolved": ("Resolved", (FailureState.RESOLVED,)),
+    "ignored": ("Ignored", (FailureState.IGNORED,)),
+    "all": ("All", tuple(FailureState)),
+}
+SPANS = {"hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(days=7), "ever": None}
+
+
+class NoteForm(forms.Form):
+    """What to know about a group, and who sees to it."""
+
+    note = forms.CharField(
+        required=False,
+        max_length=4000,
+        widget=forms.Textarea(attrs={"rows": 4}),
+        help_text="Such as the address of a runbook.",
+    )
+    assignee = forms.ChoiceField(required=False)
+
+    def __init__(self, *given: Any, assignee: str, **options: Any) -> None:
+        super().__init__(*given, **options)
+        names = set(Account.objects.filter(is_active=True).values_list("username", flat=True))
+        # Who has left stays until somebody changes it.
+        self.fields["assignee"] = forms.ChoiceField(
+            required=False, choices=[("", "nobody"), *((name, name) for name in sorted(names | {assignee} - {""}))]
+        )
+
+
+# ---- the list -----------------------------------------------------------------------------------------------------
+@viewer
+@require_GET
+def listing(request: HttpRequest) -> HttpResponse:
+    return render(request, "failures/listing.html", _listing_context(request))
+
+
+@viewer
+@require_GET
+def listing_panel(request: HttpRequest) -> HttpResponse:
+    return live.panel(request, "failures/_rows.html", _listing_context(request))
+
+
+def _listing_context(request: HttpRequest) -> dict[str, Any]:
+    now = timezone.now()
+    state = request.GET.get("state", "")
+    state = state if state in STATES else ""
+    name = request.GET.get("service", "")[:63]
+    groups = Failure.objects.filter(service__name=name) if name else Failure.objects.all()
+    counts = groups.by_state()
+    chosen = _with_names(groups.filter(state__in=STATES[state][1])).most_harmful_first(now)
+    found = list(chosen[:SHOWN])
+    sparks = sparklines([failure.pk for failure in found], now)
+    total = sum(counts.get(word, 0) for word in STATES[state][1])
+    return {
+        "groups": [{"failure": failure, "spark": sparks[failure.pk]} for failure in found],
+        "total": total,
+        "state": state,
+        "service_name": name,
+        "service_names": list(Service.objects.order_by("name").values_list("name", flat=True)),
+        "tabs": [
+            {
+                "label": label,
+                "count": sum(counts.get(one, 0) for one in states),
+                "url": "?" + urlencode({**({"service": name} if name else {}), **({"state": word} if word else {})}),
+                "is_current": word == state,
+            }
+            for word, (label, states) in STATES.items()
+        ],
+        "panel_url": f"{reverse('_failures')}?{urlencode({'state': state, 'service': name})}",
+        "has_any": bool(counts) or Failure.objects.exists(),
+        "summary": _summary(counts),
+    }
+
+
+def _summary(counts: dict[str, int]) -> str:
+    unresolved = sum(counts.get(state, 0) for state in UNRESOLVED)
+    if not unresolved:
+        return "Nothing that somebody should see to."
+    regressed = counts.get(FailureState.REGRESSED, 0)
+    back = f", {regressed} of them back after they were resolved" if regressed else ""
+    return f"{unresolved} open{back}. Those that struck most messages in the last day come first."
+
+
+def _with_names(groups: FailureQuerySet) -> FailureQuerySet:
+    return groups.select_related("service", "endpoint").only(
+        *(field.name for field in Failure._meta.concrete_fields), "service__name", "endpoint__name"
+    )
+
+
+# ---- one group ----------------------------------------------------------------------------------------------------
+@viewer
+@require_GET
+def detail(request: HttpRequest, public_id: str) -> HttpResponse:
+    failure = _failure_or_404(public_id)
+    return render(request, "failures/detail.html", {**_detail_context(failure), "form": _note_form(failure)})
+
+
+@viewer
+@require_GET
+def detail_panel(request: HttpRequest, public_id: str) -> HttpResponse:
+    return live.panel(request, "failures/_way_out.html", _detail_context(_failure_or_404(public_id)))
+
+
+def _failure_or_404(public_id: str) -> Failure:
+    failure = _with_names(Failure.objects.all()).by_public_id(public_id)
+    if failure is None:
+        raise Http404("There is no failure group with this id.")
+    return failure
+
+
+def _detail_context(failure: Failure) -> dict[str, Any]:
+    selection = f"failure:{failure.public_id}"
+    dead = Message.objects.dead().filter(failure=failure)
+    return {
+        "failure": failure,
+        "because": _because(failure),
+        "spark": sparklines([failure.pk], timezone.now())[failure.pk],
+        "sample": Message.objects.filter(pk=failure.sample_id).first() if failure.sample_id else None,
+        "call": Attempt.objects.select_related("message").filter(pk=failure.attempt_id).first(),
+        "body_shown": BODY_SHOWN,
+        "dead": dead[:COUNTED].count(),
+        "unanswered": dead.unanswered()[:COUNTED].count(),
+        "selection": selection,
+        "replay_q": f"{selection} status:dead",
+        "operations": list(Operation.objects.filter(filter__contains=selection).order_by("-pk")[:OPERATIONS]),
+        "panel_url": reverse("_failure", args=[failure.public_id]),
+    }
+
+
+def _because(failure: Failure) -> list[tuple[str, str]]:
+    """What its calls have in common, in words and in the order in which it is decided."""
+    because = failure.because
+    rows = [
+        ("Service", failure.service.name),
+        ("Endpoint", failure.endpoint.name if failure.endpoint else "none"),
+        ("Phase", because.get("phase", "")),
+        ("Status code", str(failure.status_code or "")),
+        ("Fault", failure.fault.replace("_", " ") if failure.fault != "status" else ""),
+        ("Error code", because.get("code", "")),
+        ("Names in the JSON", ", ".join(because.get("names", ()))),
+        ("Text", because.get("text", "")),
+        ("The rest", because.get("other", "")),
+    ]
+    return [(label, words) for label, words in rows if words]
+
+
+# ---- decisions ----------------------------------------------------------------------------------------------------
+@operator
+@require_POST
+def resolve(request: HttpRequest, public_id: str) -> HttpResponse:
+    return _decide(request, public_id, FailureIn(state="resolved"), "Resolved. Should it fail again, it comes back.")
+
+
+@operator
+@require_POST
+def reopen(request: HttpRequest, public_id: str) -> HttpResponse:
+    return _decide(request, public_id, FailureIn(state="open"), "Open again.")
+
+
+@operator
+@require_POST
+def ignore(request: HttpRequest, public_id: str) -> HttpResponse:
+    span = SPANS.get(request.POST.get("for", "ever"))
+    until = timezone.now() + span if span else None
+    words = "It is counted, and nobody is told." + ("" if span else " For ever.")
+    return _decide(request, public_id, FailureIn(state="ignored", ignored_until=until), f"Ignored. {words}")
+
+
+def _decide(request: HttpRequest, public_id: str, data: FailureIn, done: str) -> HttpResponse:
+    failure = _failure_or_404(public_id)
+    try:
+        failures.change(failure, data, actor=actor(request))
+    except (Conflict, Invalid) as refusal:
+        toasts.error(request, f"Nothing was changed: {refusal}.")
+    else:
+        toasts.success(request, done)
+    return see_other("failure", failure.public_id)
+
+
+@operator
+@require_http_methods(["GET", "POST"])
+def note(request: HttpRequest, public_id: str) -> HttpResponse:
+    """The note and who sees to it. The form is on the group's page; a refused one has its own."""
+    failure = _failure_or_404(public_id)
+    form = _note_form(failure, posted(request))
+    if form.is_bound and form.is_valid():
+        try:
+            failures.change(failure, FailureIn.model_validate(form.cleaned_data), actor=actor(request))
+        except Invalid as refusal:
+            for location, words in refusal.errors:
+                form.add_error(str(location[0]), words)
+        else:
+            toasts.success(request, "Kept.")
+            return see_other("failure", failure.public_id)
+    return form_page(request, "failures/note.html", {"failure": failure, "form": form}, is_refused=form.is_bound)
+
+
+def _note_form(failure: Failure, given: Any = None) -> NoteForm:
+    initial = {"note": failure.note, "assignee": failure.assignee}
+    return NoteForm(given, initial=initial, assignee=failure.assignee)
