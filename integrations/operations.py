@@ -270,7 +270,7 @@ SELECT %s, found.id, '', '' FROM"""
 
 def _add_items(operation: Operation, after: int, until: int) -> int:
     """By one INSERT … SELECT, so that no id comes here. Answers how many."""
-    wanted = _wanted(operation).filter(pk__gt=after, pk__lte=until).order_by().values("id")
+    wanted = _wanted(operation).filter(pk__gt=after, pk__lte=until).order_by("id").values("id")
     try:
         found, parameters = wanted.query.sql_with_params()
     except EmptyResultSet:

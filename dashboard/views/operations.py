@@ -36,7 +36,7 @@ class StartForm(forms.Form):
         label="Messages a second",
         min_value=0.01,
         max_value=operations.RATE_LIMIT,
-        initial=operations.RATE,
+        initial=f"{operations.RATE:g}",
         help_text="It can be changed while it runs.",
     )
 
