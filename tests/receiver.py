@@ -56,6 +56,7 @@ class Answer:
     headers: dict[str, str] | Headers = field(default_factory=dict)
     body: bytes | str | dict[str, Any] | list[Any] = b""  # a dict or list goes out as JSON
     delay: float = 0  # before the first byte
+    until: threading.Event | None = None  # no byte before it is set
     drip: tuple[int, float] | None = None  # the body in pieces of so many bytes, one each so many seconds
     close: bool = False  # close the connection after the answer
     hang: bool = False  # never answer
@@ -313,6 +314,8 @@ class _Connection(asyncio.Protocol):
     async def _send(self, call: Call, answer: Answer) -> bool:
         if answer.delay:
             await asyncio.sleep(answer.delay)
+        while answer.until and not answer.until.is_set():
+            await asyncio.sleep(0.01)
         if answer.hang:
             await asyncio.sleep(3600)
         if answer.reset:

@@ -271,12 +271,12 @@ def test_more_than_there_is_room_for_is_told_to_come_back(
 def test_a_slow_database_is_a_503_and_what_still_waited_is_not_stored(
     served: Served, operator: Api, billing: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ingest, "PATIENCE", 0.3)
-    with held(ingest._ingest._thread):
+    with monkeypatch.context() as hasty, held(ingest._ingest._thread):
+        hasty.setattr(ingest, "PATIENCE", 0.3)
         first, second = served.send(*(post(operator, Idempotency_Key=f"k{number}") for number in range(2)))
-        began = time.monotonic()
         (third,) = served.send(post(operator))
-        assert time.monotonic() - began < 0.3, "it waited for a database that is known to hang"
+    assert "did not answer in time" in second.json()["detail"]
+    assert "does not answer;" in third.json()["detail"], "it waited for a database that is known to hang"
     assert {first.status_code, second.status_code, third.status_code} == {503}
     assert "Idempotency-Key" in first.json()["detail"]
     assert "retry-after" in first.headers
@@ -300,12 +300,16 @@ def test_a_database_that_fails_is_a_503_for_everybody(
 
 
 # ---- who calls ------------------------------------------------------------------------------------------------------
-def test_a_revoked_token_is_let_in_for_a_second_at_most(served: Served, operator: Api, billing: Service) -> None:
+def test_a_revoked_token_is_let_in_for_a_second_at_most(
+    served: Served, operator: Api, billing: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "recent", native.Recent())
     assert served.send(post(operator))[0].status_code == 202
     operator.token.delete()
-    deleted = time.monotonic()
+    ((_, ends),) = native.recent._callers.values()
+    assert ends - time.monotonic() <= native.Recent.KEPT_FOR == 1.0
     until(lambda: served.send(post(operator))[0].status_code == 401)
-    assert time.monotonic() - deleted < native.Recent.KEPT_FOR + 0.5
+    assert time.monotonic() >= ends, "it was asked for at once, and nothing was shown"
 
 
 def test_a_changed_endpoint_counts_at_once(served: Served, operator: Api, billing: Service, invoices: Any) -> None:
@@ -344,7 +348,7 @@ def is_open(one: Served) -> bool:
     return True
 
 
-def until(holds: Callable[[], bool], within: float = 5) -> None:
+def until(holds: Callable[[], bool], within: float = 30) -> None:
     end = time.monotonic() + within
     while not holds():
         assert time.monotonic() < end, f"it did not come about within {within} s"

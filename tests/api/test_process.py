@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import statistics
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -204,12 +204,13 @@ def test_nobody_there_is_a_fault_word(operator: Api, service: Callable[..., Serv
 def test_the_callers_patience_bounds_everything_and_is_not_the_services_fault(
     operator: Api, service: Callable[..., Service], sink: Receiver
 ) -> None:
-    service(timeout={"connect": 0.5, "total": 0.7})
+    pay = service(timeout={"total": 60})
     sink.answer(hang=True)
-    began = time.monotonic()
-    assert ask(operator, timeout=0.1)["error"]["kind"] == "timeout"
-    assert time.monotonic() - began < 0.6
+    assert ask(operator, timeout=0.8)["error"]["kind"] == "timeout"
+    assert Attempt.objects.get().duration <= 0.8 + 5, "it had the service's time"
     assert Runtime.objects.get().consecutive == 0
+    pay.timeout["total"] = 0.8
+    pay.save()
     assert ask(operator)["error"]["kind"] == "timeout"
     assert Runtime.objects.get().consecutive == 1
 
@@ -490,26 +491,25 @@ def test_slow_calls_hold_up_nobody(start_installation: Callable[..., Installatio
             made = api.post("services", json={"name": name, "base_url": sink.url, "limits": limits})
             assert made.status_code == 201, made.text
         headers = dict(api.headers)
-    took: list[float] = []
 
     async def story() -> None:
         limits = httpx.Limits(max_connections=200)
-        async with httpx.AsyncClient(base_url=house.url, headers=headers, timeout=30, limits=limits) as web:
+        async with httpx.AsyncClient(base_url=house.url, headers=headers, timeout=60, limits=limits) as web:
 
             async def ask(service: str) -> dict[str, Any]:
-                answer = await web.post("/api/v1/process", json={"service": service, "path": "/", "timeout": 20})
+                answer = await web.post("/api/v1/process", json={"service": service, "path": "/", "timeout": 60})
                 assert answer.status_code == 200, answer.text
                 document: dict[str, Any] = answer.json()
                 return document
 
-            sink.answer(body={"ok": True}, delay=2.5)
+            may_answer = threading.Event()
+            sink.answer(body={"ok": True}, until=may_answer)
             calls = [asyncio.create_task(ask("slow")) for _ in range(slow)]
-            await asyncio.to_thread(sink.wait_until, lambda: sink.in_flight == slow)
-            while not any(call.done() for call in calls):
-                began = time.perf_counter()
-                assert (await web.get("/healthz")).status_code == 200
-                took.append(time.perf_counter() - began)
-                await asyncio.sleep(0.02)
+            await asyncio.to_thread(sink.wait_until, lambda: sink.in_flight == slow, 50)
+            for path in ("/healthz", "/api/v1/services", "/login/"):
+                assert (await web.get(path)).status_code == 200
+            assert sink.in_flight == slow, "they have all waited meanwhile"
+            may_answer.set()
             assert all(answer["success"] for answer in await asyncio.gather(*calls))
 
             sink.clear()
@@ -526,5 +526,3 @@ def test_slow_calls_hold_up_nobody(start_installation: Callable[..., Installatio
             assert refused.status_code == 413
 
     asyncio.run(story())
-    assert len(took) > 10
-    assert statistics.median(took) < 0.05, took
