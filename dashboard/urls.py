@@ -93,6 +93,7 @@ urlpatterns = [
     path("_p/policy/breaker/", services.preview_panel, {"group": "breaker"}, name="_preview_breaker"),
     path("_p/messages/", messages.listing_panel, name="_messages"),
     path("_p/messages/<str:public_id>/", messages.detail_panel, name="_message"),
+    path("_p/failing/", failures.failing_panel, name="_failing"),
     path("_p/failures/", failures.listing_panel, name="_failures"),
     path("_p/failures/<str:public_id>/", failures.detail_panel, name="_failure"),
     path("_p/operations/", operations.listing_panel, name="_operations"),
