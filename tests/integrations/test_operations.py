@@ -122,7 +122,27 @@ def test_what_finds_too_much_is_stopped_and_says_so(billing: Service, monkeypatc
     assert not Message.objects.exclude(replay_of=None).exists()
 
 
-@pytest.mark.parametrize(("q", "words"), [(" ", "say which"), ("colour:red", "colour")])
+def test_a_selection_is_a_search(billing: Service) -> None:
+    first, second, third = messages_of(billing, 3)
+    Message.objects.filter(pk=first.pk).update(last_status_code=503, tags={"customer": "acme"}, ordering_key="a b")
+    for q, found in {
+        "code:503": [first],
+        "tag:customer=acme": [first],
+        "'key:a b'": [first],
+        "/orders/1": [second],
+        f"id:{second.public_id},{third.public_id}": [second, third],
+        "service:billing status:dead post": [first, second, third],
+        "service:crm": [],
+        "failure:fail_1_00000000": [],
+    }.items():
+        operation = work(plan(q=q, dry_run=True))
+        assert set(outcomes(operation)) == {message.pk for message in found}, q
+
+
+@pytest.mark.parametrize(
+    ("q", "words"),
+    [(" ", "say which"), ("id:7", "ids of messages"), ("code:many", "code:many"), ("colour:red", "colour")],
+)
 def test_what_does_not_say_which_messages_is_refused(q: str, words: str) -> None:
     with pytest.raises(Invalid, match=words):
         plan(q=q)
