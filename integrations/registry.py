@@ -290,6 +290,8 @@ def discover(environ: dict[str, str] | None = None) -> list[str]:
     for service in Service.objects.active().exclude(url_env="").exclude(url_env__in=found):
         with transaction.atomic():
             service.pause(f"{service.url_env} is no longer set")
+            facts = {"reason": service.paused_reason, "by": "environment"}
+            Event.objects.create(type="service.paused", service=service, facts=facts)
             AuditEntry.objects.record("environment", "service.paused", service.name, reason=service.paused_reason)
         done.append(f"{service.name}: paused, {service.url_env} is no longer set")
     return done
@@ -315,6 +317,7 @@ def _discover_one(variable: str, address: str) -> str | None:
         with transaction.atomic():
             # The deployer sets the environment, so the secrets stay: a new host here is not an operator's typo.
             Service.objects.filter(pk=service.pk).update(base_url=address, url_env=variable, updated_at=timezone.now())
+            Event.objects.create(type="service.changed", service=service, facts={"fields": ["base_url"]})
             AuditEntry.objects.record(
                 "environment",
                 "service.changed",
@@ -324,7 +327,10 @@ def _discover_one(variable: str, address: str) -> str | None:
             )
         words = f"{service.name}: address from {variable}"
     if service.is_paused and service.paused_reason == gone:
-        service.reactivate()
+        with transaction.atomic():
+            service.reactivate()
+            Event.objects.create(type="service.resumed", service=service, facts={"by": "environment"})
+            AuditEntry.objects.record("environment", "service.resumed", service.name)
         words = f"{service.name}: resumed, {variable} is set again"
     return words
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from integrations import registry
-from integrations.models import AuditEntry, Runtime, Service
+from integrations.models import AuditEntry, Event, Runtime, Service
 from integrations.models.service import Source
 from integrations.schemas import ServiceIn
 
@@ -53,6 +53,20 @@ def test_a_variable_that_goes_away_pauses_and_comes_back_to_resume() -> None:
     registry.discover({VARIABLE: "https://billing.example"})
     service.refresh_from_db()
     assert not service.is_paused
+
+
+def test_what_the_environment_changes_is_told_and_audited() -> None:
+    for environ in (
+        {VARIABLE: "https://a.example"},
+        {VARIABLE: "https://b.example"},
+        {},
+        {VARIABLE: "https://b.example"},
+    ):
+        registry.discover(environ)
+    told = ["service.created", "service.changed", "service.paused", "service.resumed"]
+    assert [event.type for event in Event.objects.order_by("pk")] == told
+    audited = AuditEntry.objects.order_by("pk").values_list("action", "actor")
+    assert list(audited) == [(action, "environment") for action in told]
 
 
 def test_an_operators_pause_is_not_ended_by_the_environment() -> None:
