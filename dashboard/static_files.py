@@ -12,7 +12,7 @@ from whitenoise.middleware import WhiteNoiseMiddleware
 
 _COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
 _BLANK = re.compile(r"\s+")
-_AROUND = re.compile(r"\s*([{};,])\s*|(:) ")
+_AROUND = re.compile(r"\s*([{};,>])\s*|(:) ")
 _SCRIPT_LINE = re.compile(r"^\s*(//.*|/\*\*.*\*/)?\n|^\s+|\s+// .*$", re.MULTILINE)
 
 

@@ -24,6 +24,7 @@ from dashboard.preview import policy_form, preview, trial
 from dashboard.trips import hold, trips_of
 from dashboard.words import breaker_rule_words, event_words, limit_words, retry_words
 from integrations import control, registry
+from integrations.feed import CHANGED, ENDED
 from integrations.models import AUTH_SECRETS, Conflict, Endpoint, Message, Role, Service, ServiceStatus, Source
 from integrations.policies import breaker as breaker_policy
 
@@ -103,7 +104,7 @@ def detail_panel(request: HttpRequest, name: str) -> HttpResponse:
 def _panel_context(service: Service) -> dict[str, Any]:
     now = timezone.now()
     standing = standings(Service.objects.filter(pk=service.pk), now)[0]
-    events = service.events.order_by("-pk")[:EVENTS_SHOWN]
+    events = service.events.exclude(type__in=(CHANGED, ENDED)).order_by("-pk")[:EVENTS_SHOWN]
     service.runtime = standing.runtime
     trips = trips_of(service)
     hold(trips, {service.pk: standing.waiting})
