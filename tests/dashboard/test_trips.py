@@ -172,7 +172,7 @@ def test_the_pages_stay_within_their_queries(django_assert_max_num_queries: Any)
         service.runtime.save()
     client = browser()
     for path in ("/breakers/", "/_p/breakers/", "/services/service-1/", "/_p/services/service-1/"):
-        with django_assert_max_num_queries(12):
+        with django_assert_max_num_queries(13):
             assert "Tripped by" in words(client.get(path))
 
 
