@@ -11,6 +11,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
+from tests.engine.conftest import until
 from tests.installation import Installation
 from tests.receiver import Answer, Receiver
 
@@ -41,7 +42,7 @@ def dead(
             found = api.get("messages", params={"service": name, "status": "dead"}).json()["items"]
             return len(found) == DEAD
 
-        sink.wait_until(all_dead, timeout=30)
+        until(all_dead, WITHIN / 1000, lambda: f"the messages of {name} are not dead")
     sink.decide(lambda call: Answer(status=204))
     if "cookies" in joan:
         page.context.add_cookies(joan["cookies"])
