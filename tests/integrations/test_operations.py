@@ -102,8 +102,8 @@ def test_the_selection_is_frozen(billing: Service) -> None:
 
 
 def test_a_selection_is_planned_window_by_window(billing: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operations, "WINDOW", 3)
     dead = messages_of(billing, 10)
+    monkeypatch.setattr(operations, "WINDOW", dead[4].pk)  # the first half, then the other one
     operation = plan(dry_run=True)
     assert operations.step(operation.pk)
     operation.refresh_from_db()
@@ -253,8 +253,8 @@ def test_it_is_paused_resumed_and_cancelled(billing: Service, monkeypatch: pytes
 def test_one_that_is_paused_while_it_is_planned_goes_on_with_that(
     billing: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(operations, "WINDOW", 1)
-    messages_of(billing, 3)
+    dead = messages_of(billing, 3)
+    monkeypatch.setattr(operations, "WINDOW", dead[0].pk)
     operation = plan()
     operations.step(operation.pk)
     operations.pause(operation, by="person ada")
