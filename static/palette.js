@@ -29,9 +29,10 @@ const goTo = (address) => () => location.assign(address);
 const show = () => {
   const text = input.value.trim();
   const parts = text.toLowerCase().split(/\s+/);
+  const fits = (words) => parts.every((part) => words.toLowerCase().includes(part)); // what came for less may not
   choices = [
-    ...known().filter((choice) => parts.every((part) => choice.words.toLowerCase().includes(part))),
-    ...services.map(({ name, url }) => ({ kind: "Service", words: name, choose: goTo(url) })),
+    ...known().filter((choice) => fits(choice.words)),
+    ...services.filter(({ name }) => fits(name)).map(({ name, url }) => ({ kind: "Service", words: name, choose: goTo(url) })),
     ...(text ? [{ kind: "Messages", words: `Search messages for “${text}”`, choose: goTo(`${dialog.dataset.messages}?q=${encodeURIComponent(text)}`) }] : []),
   ];
   at = 0;

@@ -17,10 +17,10 @@ from tests.browser.conftest import PATIENCE
 from tests.installation import Installation
 from tests.receiver import Answer, Receiver
 
-HEAVIEST = (
-    120 * 1024
-)  # bytes of page, styles, scripts and icon together, before compression and without data: rows, charts, payloads
-DATA = re.compile(rb'<tbody>.*?</tbody>|<pre.*?</pre>|<ul class="lines".*?</ul>|<svg class="(bars|spark).*?</svg>', re.DOTALL)
+HEAVIEST = 120 * 1024  # bytes of page, styles, scripts and icon, before compression and without data
+DATA = re.compile(  # rows, payloads, charts
+    rb'<tbody>.*?</tbody>|<pre.*?</pre>|<ul class="lines".*?</ul>|<svg class="(bars|spark).*?</svg>', re.DOTALL
+)
 SERVICE = "keyboard-shop"
 PATIENT = 60  # seconds for a worker to make a call
 
@@ -112,7 +112,7 @@ def test_the_palette_finds_pages_actions_and_services(signed_in: Page, dead: str
     signed_in.wait_for_url("**/breakers/")
     signed_in.keyboard.press("Control+k")
     signed_in.keyboard.type(SERVICE)
-    expect(palette.get_by_role("option").first).to_contain_text("Service")
+    expect(palette.get_by_role("option", selected=True)).to_contain_text(f"{SERVICE}Service")
     signed_in.keyboard.press("Enter")
     signed_in.wait_for_url(f"**/services/{SERVICE}/")
 
