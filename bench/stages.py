@@ -73,14 +73,15 @@ def _drain(options: argparse.Namespace) -> None:
     import django
 
     django.setup()
-    from integrations import delivery
+    from integrations import delivery, upkeep
     from integrations.models import Message, Service
     from integrations.pump import Pump, new_loop, spare_the_collector
 
     spare_the_collector()
     spent: Counter[str] = Counter()
+    rooms = {"claim": delivery, "settle": delivery, "sweep": upkeep}
     for name in STAGES:
-        setattr(delivery, name, _timed(name, getattr(delivery, name), spent))
+        setattr(rooms[name], name, _timed(name, getattr(rooms[name], name), spent))
     if options.profile:
         _profile_database_thread(profiles := [cProfile.Profile(), cProfile.Profile()])
         profiles[0].enable()

@@ -26,16 +26,14 @@ from typing import Any
 from urllib.parse import urlencode
 
 from django.db import transaction
-from django.db.models import F
 
-from integrations import failures, feed, oauth, operations
+from integrations import failures, oauth
 from integrations.client import Call, Client
 from integrations.logs import line, write
 from integrations.models import (
     Attempt,
     AuditEntry,
     Event,
-    IdempotentAnswer,
     Message,
     Ordering,
     Priority,
@@ -44,7 +42,6 @@ from integrations.models import (
     Service,
     Status,
     Trigger,
-    Worker,
     database_now,
     identifiers,
     queue,
@@ -72,8 +69,7 @@ SLOT_HORIZON = timedelta(milliseconds=250)  # how far ahead send slots of a rate
 SLOT_LATENESS = 0.01  # seconds a send may come after its slot before the slot is given back
 SLOT_LEAD = timedelta(milliseconds=20)  # from the claim to its first slot: what a claim takes until it can be sent
 PARK_ROUNDS = 8  # looks past parked messages of ordering keys in one claim
-LOSSES_ALONE = 3  # claims lost in a row while alone before a message is buried
-SWEEP_BATCH = 500
+BURIED_AT_ONCE = 500  # messages whose deadline has passed, in one claim
 
 
 # ---- what a claim carries -------------------------------------------------------------------------------------------
@@ -141,7 +137,7 @@ def target_of(service: Service) -> Target:
     return kept
 
 
-def _target_for(runtime: Runtime) -> Target | None:
+def target_for(runtime: Runtime) -> Target | None:
     """None for a registration that cannot be read (a lost encryption key): it holds its own messages, nobody else's."""
     kept = _targets.get(runtime.pk)
     if kept is not None and kept.revision == runtime.configured_at:
@@ -233,7 +229,7 @@ class Admission:
 def with_load(runtimes: Iterable[Runtime], now: datetime) -> list[tuple[Runtime, Target]]:
     """The locked rows, each with its calls and probes in flight: counted from claims, and from process calls' leases,
     so that a crash leaks no permit."""
-    found = [(runtime, _target_for(runtime)) for runtime in runtimes]
+    found = [(runtime, target_for(runtime)) for runtime in runtimes]
     usable = [(runtime, target) for runtime, target in found if target is not None]
     load = queue.load([runtime.pk for runtime, _ in usable]) if usable else {}
     for runtime, _ in usable:
@@ -326,7 +322,7 @@ def _bury_late(admission: Admission, due: messages.MessageQuerySet | None, now: 
     oldest = now - timedelta(seconds=admission.target.retry.deadline)
     if due is None:
         due = Message.objects.due(now).sound().filter(service_id=admission.runtime.pk)
-    late = list(due.first_due_before(oldest).values_list("pk", flat=True)[:SWEEP_BATCH])
+    late = list(due.first_due_before(oldest).values_list("pk", flat=True)[:BURIED_AT_ONCE])
     if late:
         Message.objects.filter(pk__any=late).bury(DeadReason.DEADLINE, now)
     return oldest
@@ -389,7 +385,7 @@ def _claim_of(admission: Admission, message: Outgoing, send_at: datetime, worker
         target=admission.target,
         message=message,
         worker_id=worker_id,
-        trigger=_trigger(message.attempts, admission.is_probing),
+        trigger=trigger_of(message.attempts, admission.is_probing),
         generation=admission.runtime.generation,
         send_at=send_at,
         claimed_at=now,
@@ -397,7 +393,7 @@ def _claim_of(admission: Admission, message: Outgoing, send_at: datetime, worker
     )
 
 
-def _trigger(attempts: int, is_probing: bool) -> Trigger:
+def trigger_of(attempts: int, is_probing: bool) -> Trigger:
     if is_probing:
         return Trigger.PROBE
     return Trigger.RETRY if attempts else Trigger.FIRST
@@ -767,113 +763,3 @@ def give_back_unknown(worker_id: int, known: Sequence[int], now: datetime) -> No
     if unknown:
         log.warning(line("unknown claims", worker=worker_id, claims=len(unknown)))
         Message.objects.give_back(sorted(unknown), worker_id=worker_id, now=now)
-
-
-def stop(worker_id: int) -> int:
-    """Ends a worker's life: what it still holds is recorded as lost and goes back; answers how many."""
-    now = database_now()
-    with transaction.atomic():
-        Worker.objects.filter(pk=worker_id, stopped_at=None).update(stopped_at=now, heartbeat_at=now, in_flight=0)
-        worker = Worker.objects.get(pk=worker_id)
-        return _take_back(worker, now, "the worker was stopped before a result was written", counts_as_loss=False)
-
-
-def rescue() -> int:
-    """Takes back the claims of workers whose lease ran out; answers how many. Any worker may do it."""
-    now = database_now()
-    rescued = 0
-    for worker in Worker.objects.lapsed(now):
-        with transaction.atomic():
-            if not Worker.objects.lapsed(now).filter(pk=worker.pk).update(stopped_at=now, lost=True, in_flight=0):
-                continue  # somebody else did, or it has just renewed
-            detail = f"the worker (process {worker.pid} on {worker.host}) went away before a result was written"
-            rescued += _take_back(worker, now, detail, counts_as_loss=True)
-            Event.objects.create(type="worker.lost", at=now, facts={"host": worker.host, "pid": worker.pid})
-        log.warning(line("rescued", worker=worker.pk, host=worker.host, pid=worker.pid, claims=rescued))
-    return rescued
-
-
-def _take_back(worker: Worker, now: datetime, detail: str, *, counts_as_loss: bool) -> int:
-    """DELIVERING → PENDING with a ``lost`` row for each call, or DEAD after too many losses."""
-    held = list(Message.objects.held_by(worker.pk).select_for_update().order_by("pk"))
-    Attempt.objects.bulk_create(_lost_attempt(message, worker, now, detail) for message in held)
-    changes = {"calls": F("calls") + 1, "losses": F("losses") + int(counts_as_loss), "last_detail": detail[:500]}
-    buried = [message for message in held if counts_as_loss and message.losses >= LOSSES_ALONE]
-    ends = messages.finished_as(Status.DEAD, now, dead_reason=DeadReason.WORKER_LOST, last_fault=Fault.WORKER_LOST)
-    Message.objects.settle_as([message.pk for message in buried], changes={**ends, **changes})
-    Message.objects.promote((message.service_id, message.ordering_key) for message in buried)
-    Message.objects.held_by(worker.pk).update(**messages.back_to_pending(now, last_fault=Fault.WORKER_LOST, **changes))
-    return len(held)
-
-
-def _lost_attempt(message: Message, worker: Worker, now: datetime, detail: str) -> Attempt:
-    return Attempt(
-        message=message,
-        service_id=message.service_id,
-        endpoint_id=message.endpoint_id,
-        number=message.calls + 1,
-        trigger=_trigger(message.attempts, message.probe_generation is not None),
-        worker_id=worker.pk,
-        started_at=message.claimed_at or now,
-        outcome=Result.LOST,
-        fault=Fault.WORKER_LOST,
-        detail=detail,
-        method=message.method,
-    )
-
-
-# ---- what time alone changes ----------------------------------------------------------------------------------------
-def sweep() -> None:
-    """Once a second, by any worker: breakers whose time has come, expired messages, pauses that end, lost workers;
-    and the next steps of operations."""
-    rescue()
-    now = database_now()
-    _turn_breakers(now)
-    _bury_expired(now)
-    _end_pauses(now)
-    operations.advance()
-
-
-def _turn_breakers(now: datetime) -> None:
-    service_ids = list(Runtime.objects.to_turn().values_list("service_id", flat=True))
-    if not service_ids:
-        return
-    with transaction.atomic():
-        for runtime in Runtime.objects.locked(service_ids):
-            if (target := _target_for(runtime)) is None:
-                continue
-            before = runtime.breaker
-            state, changes = breaker.turn(before, target.breaker, now)
-            if state is not before:
-                runtime.breaker = state
-                runtime.save_decided()
-            if changes:
-                Event.objects.record_changes(target.service, changes, now)
-
-
-def _bury_expired(now: datetime) -> None:
-    expired = list(Message.objects.expired(now).values_list("pk", flat=True)[:SWEEP_BATCH])
-    if expired:
-        Message.objects.filter(pk__any=expired).bury(DeadReason.EXPIRED, now)
-
-
-def _end_pauses(now: datetime) -> None:
-    for service in Service.objects.filter(status="paused", paused_until__lte=now).defer("secrets"):
-        with transaction.atomic():
-            if service.reactivate():
-                Event.objects.create(type="service.resumed", at=now, service=service, facts={"by": "switchboard"})
-                AuditEntry.objects.record("switchboard", "service.resumed", service.name, reason="the pause has ended")
-
-
-def tidy() -> None:
-    """Twice a minute, by any worker: what is seldom needed."""
-    heal_order()
-    IdempotentAnswer.objects.prune(database_now())
-    failures.prune(database_now())
-    feed.forget()
-
-
-def heal_order() -> int:
-    """Brings back parked messages whose key has nothing ahead of them: a net under ``promote``, seldom needed."""
-    stuck = list(messages.parked_behind_nothing()[:SWEEP_BATCH])
-    return Message.objects.filter(pk__any=stuck).unpark()

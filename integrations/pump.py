@@ -22,7 +22,7 @@ from typing import TypeVar
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, OperationalError, connection
 
-from integrations import delivery
+from integrations import delivery, upkeep
 from integrations.client import Client
 from integrations.delivery import CallResult, Claim
 from integrations.doorbell import Doorbell
@@ -113,7 +113,7 @@ class Pump:
             task.cancel()
         await asyncio.gather(*(task for _, task in self.in_flight.values()), return_exceptions=True)
         if await self._written() and self.worker_id:
-            await self._in_database(delivery.stop, self.worker_id)
+            await self._in_database(upkeep.stop, self.worker_id)
         await self._disconnect()
         self._doorbell.close()
         await self.client.aclose()
@@ -138,10 +138,10 @@ class Pump:
         now = time.monotonic()
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_EVERY
-            await self._in_database(delivery.sweep)
+            await self._in_database(upkeep.sweep)
         if now >= self._next_tidying:
             self._next_tidying = now + TIDY_EVERY
-            await self._in_database(delivery.tidy)
+            await self._in_database(upkeep.tidy)
         return await self._claim()
 
     async def _hold_lease(self) -> None:

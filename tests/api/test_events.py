@@ -22,7 +22,7 @@ from django.test import Client
 from django.utils import timezone
 
 from dashboard import asgi
-from integrations import delivery, feed
+from integrations import feed, upkeep
 from integrations.api import native
 from integrations.api.stream import Broadcaster, Limits, streaming
 from integrations.api.wire import address
@@ -375,7 +375,7 @@ def test_counts_are_forgotten_after_an_hour(billing: Service, monkeypatch: pytes
     Event.objects.create(type="service.changed", service=billing, at=old)
     Event.objects.create(type=feed.CHANGED, service=billing, facts={"counts": {}, "calls": 1})
     position = feed.advance().position
-    delivery.tidy()
+    upkeep.tidy()
     kept = [entry.type for entry in feed.entries(0)]
     assert kept == ["service.created", "service.changed", feed.CHANGED], "what else has happened is history"
     assert feed.advance().floor == position - 2, "what comes after the last forgotten one can still be resumed"
@@ -389,7 +389,7 @@ def test_what_waits_to_be_counted_does_not_pile_up_while_nobody_follows(
         queue().cancel()
     Event.objects.filter(type=feed.ENDED).update(at=timezone.now() - feed.RETENTION - timedelta(seconds=1))
     queue().cancel()
-    delivery.tidy()
+    upkeep.tidy()
     assert Event.objects.filter(type=feed.ENDED).count() == 1
 
 

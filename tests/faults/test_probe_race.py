@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from django.db import connections
 
-from integrations import delivery
+from integrations import delivery, upkeep
 from integrations.models import Draft, Event, Message, Runtime, Service, Worker, database_now, worker
 from integrations.models.message import Status
 from tests.faults.traffic import busiest_worker, rows, wait_for_lanes
@@ -115,7 +115,7 @@ def hold(_: int, pipe: Connection) -> None:
 def try_to_claim(mine: Worker) -> int:
     """What a pump does in a turn, without sending."""
     Worker.objects.renew(mine.pk, now=database_now(), in_flight=0, delivered=0, failed=0)
-    delivery.sweep()
+    upkeep.sweep()
     return len(delivery.claim(mine.pk, 10))
 
 

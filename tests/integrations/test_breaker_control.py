@@ -10,7 +10,7 @@ import httpx
 import pytest
 from django.http import HttpResponse
 
-from integrations import delivery
+from integrations import upkeep
 from integrations.models import Attempt, AuditEntry, Event, Message, Role, Runtime, Service, Token, database_now
 from integrations.models.message import Status
 from tests.api.calling import Api, is_problem
@@ -175,12 +175,12 @@ def test_a_manual_mode_ends_by_itself(
     shown = steer(action, until=until.isoformat()).json()
     assert (shown["mode"], datetime.fromisoformat(shown["mode_until"])) == (mode, until)
 
-    delivery.sweep()
+    upkeep.sweep()
     assert Runtime.objects.get().mode == mode  # not before its time
 
     Runtime.objects.update(mode_until=in_seconds(-1), **({"retry_at": in_seconds(-1)} if action == "open" else {}))
-    delivery.sweep()
-    delivery.sweep()
+    upkeep.sweep()
+    upkeep.sweep()
     runtime = Runtime.objects.get()
     assert (runtime.state, runtime.mode, runtime.mode_until) == (after, "auto", None)
     assert [one.type for one in breaker_events()][1:] == [event]
@@ -255,7 +255,7 @@ def test_an_observing_breaker_lets_all_pass_and_tells_what_it_would_have_done(
     assert opened.facts["attempts"] == [one.public_id for one in Attempt.objects.order_by("pk")[:2]]
 
     Runtime.objects.update(retry_at=in_seconds(-1))
-    delivery.sweep()
+    upkeep.sweep()
     send(service)
     deliver(fine)
     told = breaker_events()[2:]

@@ -14,7 +14,7 @@ import pytest
 from django.db import OperationalError
 from django.utils import timezone
 
-from integrations import control, delivery
+from integrations import control, delivery, upkeep
 from integrations.client import Call, Client
 from integrations.models import (
     Attempt,
@@ -337,7 +337,7 @@ def test_a_half_open_breaker_lets_one_probe_out_and_a_lost_one_gives_its_place_b
     assert delivery.claim(worker.pk, 100) == []
     assert kind_of_wait(Message.objects.pending().first()) == "breaker"
     lose(worker)
-    assert delivery.rescue() == 1
+    assert upkeep.rescue() == 1
     assert len(delivery.claim(a_worker().pk, 100)) == 1
 
 
@@ -345,7 +345,7 @@ def test_an_open_breaker_turns_half_open_with_nothing_waiting(register: Register
     service = register()
     past = timezone.now() - timedelta(seconds=1)
     Runtime.objects.filter(pk=service.pk).update(state="open", opened_at=past, retry_at=past)
-    delivery.sweep()
+    upkeep.sweep()
     assert Runtime.objects.get(pk=service.pk).state == "half_open"
 
 
@@ -418,7 +418,7 @@ def test_a_late_result_becomes_history_and_changes_nothing(register: Register, s
     worker = a_worker()
     claims = delivery.claim(worker.pk, 10)
     lose(worker)
-    delivery.rescue()
+    upkeep.rescue()
 
     result = asyncio.run(delivery.send(Client(transport=httpx.MockTransport(ok)), claims[0], timezone.now()))
     delivery.settle([result])
@@ -436,7 +436,7 @@ def test_a_message_that_loses_its_worker_again_and_again_is_dead(register: Regis
         claims = delivery.claim(worker.pk, 10) or delivery.claim_suspect(worker.pk)
         assert len(claims) == 1
         lose(worker)
-        delivery.rescue()
+        upkeep.rescue()
     message.refresh_from_db()
     assert (message.status, message.dead_reason, message.attempts) == (Status.DEAD, "worker_lost", 0)
     assert message.attempt_rows.filter(outcome="lost").count() == 4
@@ -446,7 +446,7 @@ def test_a_stopped_worker_gives_its_claims_back(register: Register, send: Send) 
     (message,) = send(register())
     worker = a_worker()
     delivery.claim(worker.pk, 10)
-    delivery.stop(worker.pk)
+    upkeep.stop(worker.pk)
     message.refresh_from_db()
     assert (message.status, message.losses, message.calls) == (Status.PENDING, 0, 1)
     assert not Worker.objects.alive(database_now()).exists()
@@ -656,7 +656,7 @@ def test_a_worker_that_was_rescued_claims_nothing_more(register: Register, send:
     send(register(), count=3)
     worker = a_worker()
     lose(worker)
-    delivery.rescue()
+    upkeep.rescue()
     assert delivery.claim(worker.pk, 10) == []
     assert not Message.objects.delivering().exists()
 
@@ -698,7 +698,7 @@ def test_a_key_that_was_left_parked_is_found_again(register: Register, send: Sen
     service = register(ordering="key")
     (message,) = send(service, ordering_key="a")
     Message.objects.park([message.pk])
-    assert delivery.heal_order() == 1
+    assert upkeep.heal_order() == 1
     deliver(ok)
     assert Message.objects.get(pk=message.pk).status == Status.DELIVERED
 

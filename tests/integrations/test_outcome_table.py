@@ -18,7 +18,7 @@ import httpx
 import pytest
 from django.utils import timezone
 
-from integrations import control, delivery
+from integrations import control, delivery, upkeep
 from integrations.client import Client
 from integrations.delivery import CallResult
 from integrations.models import Message, Runtime, Service, Worker, database_now
@@ -345,7 +345,7 @@ def lose(message: Message) -> None:
     ok = httpx.MockTransport(lambda _: httpx.Response(200))
     asyncio.run(delivery.send(Client(transport=ok), claimed, timezone.now()))
     Worker.objects.filter(pk=worker.pk).update(lease_until=in_seconds(-1))
-    assert delivery.rescue() == 1
+    assert upkeep.rescue() == 1
 
 
 def a_worker() -> Worker:

@@ -1,0 +1,150 @@
+"""What time alone changes, done by whichever worker comes to it: lost workers, breakers whose time has come, expired
+messages, pauses that end, the next steps of operations; and seldom, what keeps the tables small.
+
+Everything here may be done twice or by two at once: each step looks and changes under the same lock or condition.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime
+
+from django.db import transaction
+from django.db.models import F
+
+from integrations import failures, feed, operations
+from integrations.delivery import target_for, trigger_of
+from integrations.logs import line
+from integrations.models import (
+    Attempt,
+    AuditEntry,
+    Event,
+    IdempotentAnswer,
+    Message,
+    Result,
+    Runtime,
+    Service,
+    Status,
+    Worker,
+    database_now,
+)
+from integrations.models import message as messages
+from integrations.outcome import Fault
+from integrations.policies import breaker
+from integrations.policies.retry import DeadReason
+
+log = logging.getLogger("switchboard.upkeep")
+
+LOSSES_ALONE = 3  # claims lost in a row while alone before a message is buried
+BATCH = 500
+
+
+# ---- once a second, and seldom --------------------------------------------------------------------------------------
+def sweep() -> None:
+    """Once a second, by any worker: breakers whose time has come, expired messages, pauses that end, lost workers;
+    and the next steps of operations."""
+    rescue()
+    now = database_now()
+    _turn_breakers(now)
+    _bury_expired(now)
+    _end_pauses(now)
+    operations.advance()
+
+
+def _turn_breakers(now: datetime) -> None:
+    service_ids = list(Runtime.objects.to_turn().values_list("service_id", flat=True))
+    if not service_ids:
+        return
+    with transaction.atomic():
+        for runtime in Runtime.objects.locked(service_ids):
+            if (target := target_for(runtime)) is None:
+                continue
+            before = runtime.breaker
+            state, changes = breaker.turn(before, target.breaker, now)
+            if state is not before:
+                runtime.breaker = state
+                runtime.save_decided()
+            if changes:
+                Event.objects.record_changes(target.service, changes, now)
+
+
+def _bury_expired(now: datetime) -> None:
+    expired = list(Message.objects.expired(now).values_list("pk", flat=True)[:BATCH])
+    if expired:
+        Message.objects.filter(pk__any=expired).bury(DeadReason.EXPIRED, now)
+
+
+def _end_pauses(now: datetime) -> None:
+    for service in Service.objects.filter(status="paused", paused_until__lte=now).defer("secrets"):
+        with transaction.atomic():
+            if service.reactivate():
+                Event.objects.create(type="service.resumed", at=now, service=service, facts={"by": "switchboard"})
+                AuditEntry.objects.record("switchboard", "service.resumed", service.name, reason="the pause has ended")
+
+
+def tidy() -> None:
+    """Twice a minute, by any worker: what is seldom needed."""
+    heal_order()
+    IdempotentAnswer.objects.prune(database_now())
+    failures.prune(database_now())
+    feed.forget()
+
+
+def heal_order() -> int:
+    """Brings back parked messages whose key has nothing ahead of them: a net under ``promote``, seldom needed."""
+    stuck = list(messages.parked_behind_nothing()[:BATCH])
+    return Message.objects.filter(pk__any=stuck).unpark()
+
+
+# ---- workers that end ----------------------------------------------------------------------------------------------
+def stop(worker_id: int) -> int:
+    """Ends a worker's life: what it still holds is recorded as lost and goes back; answers how many."""
+    now = database_now()
+    with transaction.atomic():
+        Worker.objects.filter(pk=worker_id, stopped_at=None).update(stopped_at=now, heartbeat_at=now, in_flight=0)
+        worker = Worker.objects.get(pk=worker_id)
+        return _take_back(worker, now, "the worker was stopped before a result was written", counts_as_loss=False)
+
+
+def rescue() -> int:
+    """Takes back the claims of workers whose lease ran out; answers how many. Any worker may do it."""
+    now = database_now()
+    rescued = 0
+    for worker in Worker.objects.lapsed(now):
+        with transaction.atomic():
+            if not Worker.objects.lapsed(now).filter(pk=worker.pk).update(stopped_at=now, lost=True, in_flight=0):
+                continue  # somebody else did, or it has just renewed
+            detail = f"the worker (process {worker.pid} on {worker.host}) went away before a result was written"
+            rescued += _take_back(worker, now, detail, counts_as_loss=True)
+            Event.objects.create(type="worker.lost", at=now, facts={"host": worker.host, "pid": worker.pid})
+        log.warning(line("rescued", worker=worker.pk, host=worker.host, pid=worker.pid, claims=rescued))
+    return rescued
+
+
+def _take_back(worker: Worker, now: datetime, detail: str, *, counts_as_loss: bool) -> int:
+    """DELIVERING → PENDING with a ``lost`` row for each call, or DEAD after too many losses."""
+    held = list(Message.objects.held_by(worker.pk).select_for_update().order_by("pk"))
+    Attempt.objects.bulk_create(_lost_attempt(message, worker, now, detail) for message in held)
+    changes = {"calls": F("calls") + 1, "losses": F("losses") + int(counts_as_loss), "last_detail": detail[:500]}
+    buried = [message for message in held if counts_as_loss and message.losses >= LOSSES_ALONE]
+    ends = messages.finished_as(Status.DEAD, now, dead_reason=DeadReason.WORKER_LOST, last_fault=Fault.WORKER_LOST)
+    Message.objects.settle_as([message.pk for message in buried], changes={**ends, **changes})
+    Message.objects.promote((message.service_id, message.ordering_key) for message in buried)
+    Message.objects.held_by(worker.pk).update(**messages.back_to_pending(now, last_fault=Fault.WORKER_LOST, **changes))
+    return len(held)
+
+
+def _lost_attempt(message: Message, worker: Worker, now: datetime, detail: str) -> Attempt:
+    return Attempt(
+        message=message,
+        service_id=message.service_id,
+        endpoint_id=message.endpoint_id,
+        number=message.calls + 1,
+        trigger=trigger_of(message.attempts, message.probe_generation is not None),
+        worker_id=worker.pk,
+        started_at=message.claimed_at or now,
+        outcome=Result.LOST,
+        fault=Fault.WORKER_LOST,
+        detail=detail,
+        method=message.method,
+    )
