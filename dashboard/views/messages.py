@@ -134,9 +134,6 @@ def _listing_context(request: HttpRequest, found: Found, shown: Page) -> dict[st
         "new": new,
         "new_url": f"?{urlencode(filters)}",
         "panel_url": f"{reverse('_messages')}?{urlencode(state)}",
-        "bulk_q": as_text(filters),
-        "bulk_back": urlencode(filters),
-        "form_key": fresh_key(),
         "older_url": f"?{urlencode({**filters, 'cursor': shown.older})}",
         "newer_url": f"?{urlencode({**filters, 'cursor': shown.newer})}",
     }
