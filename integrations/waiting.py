@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from django.db.models import Count, Q
+
 from integrations.models import Message, Priority, Runtime, Service, ServiceStatus, Status, Worker
 from integrations.models.runtime import as_recent
 from integrations.policies import breaker as breaker_policy
@@ -31,11 +33,9 @@ class Load:
     @classmethod
     def of(cls, runtime: Runtime, now: datetime) -> Load:
         delivering = Message.objects.filter(service=runtime.service_id).delivering()
-        return cls(
-            in_flight=delivering.count(),
-            probes=delivering.filter(probe_generation=runtime.generation).count(),
-            has_workers=Worker.objects.alive(now).exists(),
-        )
+        probes = Count("pk", filter=Q(probe_generation=runtime.generation))
+        counted = delivering.aggregate(in_flight=Count("pk"), probes=probes)
+        return cls(**counted, has_workers=Worker.objects.alive(now).exists())
 
 
 def waiting_for(message: Message, now: datetime, load: Load | None = None) -> Waiting | None:
