@@ -60,7 +60,10 @@ class Window:
 
 def timeline(message: Message, window: Window, acts: Iterable[AuditEntry], events: Iterable[Event]) -> list[Entry]:
     """What has happened, newest first; what comes next is ``planned``."""
+    acts = list(acts)
     found = [*_moments(message), *_calls(window.attempts)]
+    if message.status == Status.CANCELLED and not any(act.action == "message.cancelled" for act in acts):
+        found.append(Entry(message.finished_at or message.created_at, "moment", "Cancelled"))
     for act in acts:
         if words := ACTS.get(act.action):
             reason = f": {act.reason}" if act.reason else ""
@@ -79,8 +82,6 @@ def _moments(message: Message) -> list[Entry]:
         found.append(Entry(over, "moment", "Delivered"))
     elif over and message.status == Status.DEAD:
         found.append(Entry(over, "moment", f"Dead: {DEAD_REASONS.get(message.dead_reason, message.dead_reason)}"))
-    elif over:
-        found.append(Entry(over, "moment", "Cancelled"))
     return found
 
 

@@ -1,0 +1,95 @@
+"""A refused message: what its page tells, and the correction that is looked at before it is sent."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, expect
+
+from tests.installation import Installation
+from tests.receiver import Answer, Call, Receiver
+
+BODY = {"order": 12345678901234567890, "currency": "EURO", "lines": [{"sku": "a"}, {"sku": "b"}, {"sku": "c"}]}
+
+
+def judged(call: Call) -> Answer:
+    if call.json()["currency"] == "EUR":
+        return Answer(status=201)
+    return Answer(
+        status=422, headers=[("Set-Cookie", "session=abc")], body=b'{"error":"currency: must be three letters"}'
+    )
+
+
+def test_a_refused_message_is_understood_corrected_and_sent_again(
+    page: Page, installation: Installation, sink: Receiver, shot: Callable[..., Path]
+) -> None:
+    sink.decide(judged)
+    password = installation.operator("mary", "operator")
+    with installation.api(installation.token(name="message-page")) as api:
+        assert api.post("services", json={"name": "ledger", "base_url": sink.url}).status_code == 201
+        endpoint = {"name": "book", "method": "POST", "path": "/orders"}
+        assert api.post("services/ledger/endpoints", json=endpoint).status_code == 201
+        sent = {"service": "ledger", "endpoint": "book", "body": BODY, "headers": {"X-Source": "shop"}}
+        message = api.post("messages", json=sent).json()["id"]
+        sink.wait_until(lambda: api.get(f"messages/{message}").json()["status"] == "dead", timeout=30)
+
+    page.goto("/login/")
+    page.get_by_label("User name").fill("mary")
+    page.locator("input[type=password]").fill(password)
+    page.locator("main button.primary").click()
+    expect(page.locator("h1")).to_contain_text("Overview")
+
+    # The first screen: what happened, why, and what to do.
+    page.goto(f"/messages/{message}/")
+    verdict = page.locator(".verdict")
+    expect(verdict).to_contain_text("refused it with a status that is not tried again")
+    expect(verdict).to_contain_text("edit and replay")
+    attempt = page.locator("#attempt-1")
+    expect(attempt).to_have_attribute("open", "")
+    expect(attempt).to_contain_text("must be three letters")
+    expect(attempt).to_contain_text("12345678901234567890")
+    expect(attempt.get_by_text("masked").first).to_be_visible()
+    for width, scheme in ((1440, "light"), (1440, "dark"), (360, "light")):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "it scrolls sideways"
+        shot(f"message-refused-{width}-{scheme}")
+        no_accessibility_violations(page)
+    page.set_viewport_size({"width": 1280, "height": 800})
+    page.get_by_role("link", name="Hex").click()
+    expect(page.locator("#body-message-body")).to_contain_text("000000  7b 22")
+
+    # Edited, looked at, edited once more, sent.
+    page.get_by_role("link", name="Edit and replay").click()
+    body = page.get_by_label("Body")
+    body.fill(body.input_value().replace("EURO", "EUD"))
+    page.get_by_role("button", name="Review the changes").click()
+    expect(page.locator("ins")).to_have_text(re.compile('"currency": "EUD"'))
+    page.get_by_role("button", name="Edit again").click()
+    body.fill(body.input_value().replace("EUD", "EUR"))
+    page.get_by_role("button", name="Review the changes").click()
+    expect(page.locator("del")).to_have_text(re.compile('"currency": "EURO"'))
+    expect(page.locator("ins")).to_have_text(re.compile('"currency": "EUR"'))
+    expect(page.locator("main")).to_contain_text("of its own")
+    shot("message-review")
+    no_accessibility_violations(page)
+    page.get_by_role("button", name="Replay").click()
+    expect(page.locator("main .badge.delivered").first).to_be_visible(timeout=30_000)
+    assert (
+        sink.last.body
+        == b'{"order":12345678901234567890,"currency":"EUR","lines":[{"sku":"a"},{"sku":"b"},{"sku":"c"}]}'
+    )
+    shot("message-replay-delivered")
+
+    # The original and its replay know each other.
+    page.get_by_role("link", name=message).first.click()
+    expect(page.locator(".verdict")).to_contain_text("is delivered")
+    expect(page.locator("#timeline")).to_contain_text("Replayed by mary")
+
+
+def no_accessibility_violations(page: Page) -> None:
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
