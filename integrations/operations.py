@@ -9,7 +9,6 @@ for a later step, so no step waits for a delivery.
 from __future__ import annotations
 
 import logging
-import shlex
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -20,8 +19,8 @@ from typing import Any
 from django.core.exceptions import EmptyResultSet
 from django.db import InterfaceError, OperationalError, connection, transaction
 from django.db.models import Count, F, Max, Min, Q
-from django.db.models.fields.json import KeyTransform
 
+from integrations import search
 from integrations.logs import line
 from integrations.models import (
     AuditEntry,
@@ -34,7 +33,6 @@ from integrations.models import (
     Service,
     Status,
     database_now,
-    identifiers,
 )
 from integrations.models.message import MessageQuerySet
 from integrations.models.operation import ACTIVE, ItemOutcome, Kind, State
@@ -43,6 +41,7 @@ from integrations.registry import Invalid
 log = logging.getLogger("switchboard.operations")
 
 RATE = 50.0  # messages a second, where nothing else is asked for
+SLOWEST = 0.01
 RATE_LIMIT = 1000.0
 ITEM_LIMIT = 1_000_000
 WINDOW = 20_000  # messages looked at in one step of planning
@@ -57,9 +56,10 @@ TELL_EVERY = timedelta(seconds=1)
 def plan(kind: Kind, q: str, *, by: str, reason: str = "", rate: float = RATE, dry_run: bool = False) -> Operation:
     """Has the workers freeze what ``q`` finds now and then do the act, ``rate`` messages a second; a dry run only says
     what it would do, until it is started. Raises Invalid."""
-    if not q.strip():
+    asked = search.read(q)
+    asked.require("filter")
+    if asked.is_empty:
         raise Invalid((("filter",), "say which messages: nothing at all would be every one of them"))
-    _selected(q)
     if not reason and not dry_run:
         raise _no_reason()
     with transaction.atomic():
@@ -158,59 +158,12 @@ def _no_reason() -> Invalid:
     return Invalid((("reason",), "say why: it is kept with what is done"))
 
 
-# A first form of the console's search.
-COLUMNS = {
-    "service": "service__name",
-    "endpoint": "endpoint__name",
-    "status": "status",
-    "reason": "dead_reason",
-    "fault": "last_fault",
-    "key": "ordering_key",
-}
-IDS_LIMIT = 1_000  # messages picked one by one
-
-
-def _selected(q: str) -> MessageQuerySet:
-    """What a search finds, in all of history. Raises Invalid for what cannot be understood."""
-    found = Message.objects.all()
-    for word in _parts(q):
-        name, colon, value = word.partition(":")
-        if name == "id" and value:
-            found = found.filter(_picked(value.split(",")))
-        elif name == "failure" and (group := identifiers.parse("fail", value)):
-            found = found.filter(failure__pk=group[0], failure__nonce=group[1])
-        elif name == "code" and value.isdecimal() and len(value) == 3:
-            found = found.filter(last_status_code=int(value))
-        elif name in COLUMNS and value:
-            found = found.filter(**{COLUMNS[name]: value})
-        elif name == "tag" and value.partition("=")[2]:
-            found = _tagged(found, value)
-        elif not colon or word.startswith("/"):
-            found = found.filter(Q(path__icontains=word) | Q(method__iexact=word))
-        else:
-            raise Invalid(
-                (("filter",), f"“{word[:50]}” is not understood; use {', '.join(COLUMNS)}, code, tag, id or failure")
-            )
-    return found
-
-
-def _tagged(rows: MessageQuerySet, tag: str) -> MessageQuerySet:
-    name, _, value = tag.partition("=")
-    return rows.annotate(_tag=KeyTransform(name, "tags")).filter(_tag=value)
-
-
-def _parts(q: str) -> list[str]:
-    try:
-        return shlex.split(q)
-    except ValueError:
-        raise Invalid((("filter",), "a quote has no end")) from None
-
-
-def _picked(names: Sequence[str]) -> Q:
-    parsed = [identifiers.parse("msg", name) for name in names]
-    if None in parsed or len(parsed) > IDS_LIMIT:
-        raise Invalid((("filter",), f"id: takes up to {IDS_LIMIT:,} ids of messages, with commas"))
-    return Q(pk__any=[one[0] for one in parsed if one])
+def _selected(q: str, now: datetime) -> MessageQuerySet:
+    """What a search finds, in all of history; ages count from ``now``. Raises Invalid for what cannot be
+    understood."""
+    asked = search.read(q, now)
+    asked.require("filter")
+    return search.selection(asked)
 
 
 # ---- what the workers do -------------------------------------------------------------------------------------------
@@ -284,7 +237,7 @@ def _add_items(operation: Operation, after: int, until: int) -> int:
 
 def _wanted(operation: Operation) -> MessageQuerySet:
     """What the filter finds and the act can be done to."""
-    found = _selected(operation.filter)
+    found = _selected(operation.filter, operation.created_at)
     if operation.kind == Kind.REPLAY:
         return found.filter(finished_at__isnull=False).unanswered()
     return found.pending()
@@ -404,9 +357,10 @@ def _carefully(act: Act, operation: Operation, messages: Sequence[Message], now:
 
 def _replay(operation: Operation, messages: Sequence[Message], now: datetime) -> dict[int, Ended]:
     drafts = []
+    services = Service.objects.only("search_fields").in_bulk({message.service_id for message in messages})
     for message in messages:
-        # Their keys are all that is needed of them, and reading each would be a statement for each.
-        message.service = Service(pk=message.service_id)
+        # No more is needed of them, and reading each would be a statement for each.
+        message.service = services[message.service_id]
         message.endpoint = Endpoint(pk=message.endpoint_id) if message.endpoint_id else None
         drafts.append(message.as_replay(priority=Priority.BULK, operation_id=operation.pk))
     Message.objects.accept(drafts)

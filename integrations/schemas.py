@@ -30,6 +30,8 @@ from integrations.policies.retry import RetryPolicy
 
 BODY_LIMIT = 1024 * 1024  # decoded bytes of one message's body
 HEADER_COUNT_LIMIT = 64
+FIELDS_LIMIT = 10  # searchable ones of a service
+FIELD_DEPTH_LIMIT = 8
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 Slug = Annotated[
@@ -114,6 +116,17 @@ def checked_path(path: str) -> str:
         raise ValueError("a path has no spaces or control characters; percent-encode them")
     if "#" in path or "?" in path:
         raise ValueError("a path has no ? or #; put parameters into query")
+    return path
+
+
+def checked_field(path: str) -> str:
+    steps = path.split(".")
+    if steps[0] == "$":
+        raise ValueError("write it without $, such as order.id")
+    if len(steps) > FIELD_DEPTH_LIMIT:
+        raise ValueError(f"a field is at most {FIELD_DEPTH_LIMIT} steps deep")
+    if not all(re.fullmatch(r"[^\s:,<>=\"'\\]+", step) for step in steps):
+        raise ValueError("a field is names with dots between them, such as order.id, without spaces, commas or quotes")
     return path
 
 
@@ -252,7 +265,10 @@ class ServiceIn(Strict):
     tags: list[Short] = Field(default_factory=list, max_length=30, description="Words to find it by.")
     headers: Headers = Field(default_factory=dict, description="Headers sent with every call.")
     search_fields: list[Short] = Field(
-        default_factory=list, max_length=20, description="JSON paths of the body that can be searched."
+        default_factory=list,
+        max_length=FIELDS_LIMIT,
+        description=f"Fields of JSON bodies to search by, such as order.id or items.*.sku: {FIELDS_LIMIT} at most. "
+        "Messages accepted from then on are found by them.",
     )
     auth: Auth = Field(default_factory=Auth, description="How calls prove who they are.")
     signing: Signing = Field(default_factory=Signing, description="Signatures on every call.")
@@ -284,6 +300,11 @@ class ServiceIn(Strict):
     @classmethod
     def are_headers(cls, value: Headers) -> Headers:
         return checked_headers(value)
+
+    @field_validator("search_fields")
+    @classmethod
+    def are_paths(cls, value: list[str]) -> list[str]:
+        return list(dict.fromkeys(map(checked_field, value)))
 
     @model_validator(mode="after")
     def has_an_address(self) -> ServiceIn:

@@ -17,7 +17,7 @@ from django.utils import timezone
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from dashboard import live
-from dashboard.access import actor, operator, viewer
+from dashboard.access import actor, operator, person, viewer
 from dashboard.answers import see_other
 from dashboard.message_forms import (
     ReplayForm,
@@ -32,7 +32,7 @@ from dashboard.message_forms import (
 )
 from dashboard.once import fresh_key, once
 from dashboard.payload import VIEWS, curl
-from dashboard.search import Found, Page, page, plain_query, read
+from dashboard.search import Page, filters_of, page, plain_query, read
 from dashboard.timeline import (
     ACTS,
     SERVICE_EVENTS,
@@ -44,11 +44,11 @@ from dashboard.timeline import (
     timeline,
 )
 from integrations import control, intake, lab, waiting
-from integrations.models import Attempt, AuditEntry, Conflict, Draft, Endpoint, Event, Message, Status
-from integrations.models.message import MessageQuerySet
+from integrations.models import Attempt, AuditEntry, Conflict, Draft, Endpoint, Event, Message, SavedView, Status
 from integrations.redaction import redacted_headers
 from integrations.registry import Invalid
 from integrations.schemas import ReplayIn, TooLarge
+from integrations.search import SEARCHED, Found, listed
 
 NEW_LIMIT = 100  # “99+ new” says enough
 ON_SCREEN = 100  # rows that a panel asks for again
@@ -71,15 +71,16 @@ def listing(request: HttpRequest) -> HttpResponse:
     if plain := plain_query(request.GET, search):
         return HttpResponseRedirect(f"?{plain.urlencode()}")
     found = Found(search)
-    shown = page(_listed(found.messages), request.GET.get("cursor", ""))
+    shown = page(found, request.GET.get("cursor", ""))
     _with_services(shown.rows, found)
     if shown.refused:
-        search.problems.append("The place in the list is not known any more; this is its beginning.")
+        search.problems.append("The place in the list is not known any more; this is its beginning")
     context = {
         **_listing_context(request, found, shown),
         "form": form,
         "search": search,
-        "is_bounded": found.is_bounded,
+        "searched": f"{SEARCHED:,}",
+        "views": SavedView.objects.shown_to(person(request)),
         "service_names": list(found.services),
         "has_any": bool(shown.rows) or Message.objects.exists(),
         "more_filters": any(name in search.values for name in MORE_FILTERS),
@@ -98,16 +99,10 @@ def listing_panel(request: HttpRequest) -> HttpResponse:
     ids = [
         int(part) for part in request.GET.get("rows", "").split("-")[:ON_SCREEN] if part.isdecimal() and len(part) < 19
     ]
-    rows = list(_listed(Message.objects.filter(pk__in=ids)).newest_first())
+    rows = list(listed(Message.objects.filter(pk__in=ids)).newest_first())
     _with_services(rows, found)
     shown = Page(rows=rows, is_first="first" in request.GET)
     return live.panel(request, "messages/_rows.html", _listing_context(request, found, shown))
-
-
-def _listed(found: MessageQuerySet) -> MessageQuerySet:
-    return found.select_related("endpoint").defer(
-        "endpoint__body", "endpoint__description", "endpoint__headers", "endpoint__query"
-    )
 
 
 def _with_services(rows: list[Message], found: Found) -> None:
@@ -118,7 +113,7 @@ def _with_services(rows: list[Message], found: Found) -> None:
 
 
 def _listing_context(request: HttpRequest, found: Found, shown: Page) -> dict[str, Any]:
-    filters = {name: value for name in FILTERS if (value := request.GET.get(name, ""))}
+    filters = filters_of(request.GET)
     counts = found.counts
     first = shown.rows[0].pk if shown.rows else 0
     if request.GET.get("first", "").isdecimal():
@@ -126,7 +121,7 @@ def _listing_context(request: HttpRequest, found: Found, shown: Page) -> dict[st
     state = {**filters, "rows": "-".join(str(row.pk) for row in shown.rows)}
     if shown.is_first:
         state["first"] = str(first)
-    new = found.messages.filter(pk__gt=first).order_by()[:NEW_LIMIT].count() if shown.is_first and first else 0
+    new = found.count_above(first, NEW_LIMIT) if shown.is_first and first else 0
     return {
         "rows": shown.rows,
         "page": shown,
@@ -134,12 +129,10 @@ def _listing_context(request: HttpRequest, found: Found, shown: Page) -> dict[st
         "new": new,
         "new_url": f"?{urlencode(filters)}",
         "panel_url": f"{reverse('_messages')}?{urlencode(state)}",
+        "filters": urlencode(filters),
         "older_url": f"?{urlencode({**filters, 'cursor': shown.older})}",
         "newer_url": f"?{urlencode({**filters, 'cursor': shown.newer})}",
     }
-
-
-FILTERS = ("q", "service", "status", *MORE_FILTERS)
 
 
 def _tabs(filters: dict[str, str], counts: dict[str, int]) -> list[dict[str, Any]]:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
 from base64 import b64encode
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
 from django.db.models import Count
-from django.db.models.fields.json import KeyTransform
 from django.http import Http404, HttpRequest, HttpResponse
 from django.utils import timezone
 from ninja import Query, Router
 
-from integrations import control, intake
+from integrations import control, intake, search
 from integrations.api.documents import (
     AttemptPage,
     BatchIn,
@@ -25,7 +23,7 @@ from integrations.api.documents import (
 )
 from integrations.api.gate import caller, operator, operator_batch, viewer
 from integrations.api.idempotency import PARAMETER, Answers, all_once, once
-from integrations.api.pages import LIMIT, Cursor, Limit, listed, page
+from integrations.api.pages import LIMIT, Cursor, Limit, cursor_to, listed, page, place_of
 from integrations.api.problems import broken, problem_of
 from integrations.api.wire import address, answer
 from integrations.models import (
@@ -40,9 +38,7 @@ from integrations.models import (
     Status,
     Worker,
 )
-from integrations.models.identifiers import parse as parse_identifier
 from integrations.models.identifiers import public_id
-from integrations.models.message import MessageQuerySet
 from integrations.outcome import Fault
 from integrations.policies.retry import DeadReason
 from integrations.redaction import redacted_headers
@@ -151,9 +147,9 @@ def _accepted(message: Message, draft: Draft, waiting: Waiting | None) -> dict[s
 
 
 # ---- look at ------------------------------------------------------------------------------------------------------
-TAG = re.compile(r"([^:\s]+):(\S+)")
-CONSOLE_WORDS = frozenset(
-    {"service", "endpoint", "status", "reason", "dead_reason", "fault", "code", "status_code", "key", "tag"}
+SEARCH = (
+    "The console's search: words of method and path, qualifiers such as `service:billing`, `-status:delivered`, "
+    "`code:500..599`, `older:1h`, `tag:customer=acme`, and ids of messages."
 )
 
 
@@ -169,41 +165,34 @@ def list_messages(
     replayed: Annotated[bool | None, Query(description="Whether a replay of it is unfinished or delivered.")] = None,
     created_after: Annotated[Moment | None, Query(description="Accepted after this time.")] = None,
     created_before: Annotated[Moment | None, Query(description="Accepted before this time.")] = None,
-    q: Annotated[str | None, Query(max_length=500, description="`key:value` for a tag, or a message's id.")] = None,
+    q: Annotated[str | None, Query(max_length=500, description=SEARCH)] = None,
     limit: Limit = LIMIT,
     cursor: Cursor = None,
 ) -> HttpResponse:
-    """The explorer: what was accepted, newest first, without headers and bodies."""
-    equal = {
-        "service__name": service,
-        "endpoint__name": endpoint,
+    """The explorer: what was accepted, newest first, without headers and bodies.
+
+    What no index answers is looked for in steps: such a page may have fewer messages than `limit`, even none, and
+    `next_cursor` goes on from there.
+    """
+    asked = search.read(q or "")
+    given = {
+        "service": service,
+        "endpoint": endpoint,
         "status": status,
         "dead_reason": dead_reason,
-        "last_fault": fault,
-        "last_status_code": status_code,
-        "created_at__gt": created_after,
-        "created_at__lt": created_before,
+        "fault": fault,
+        "status_code": status_code,
     }
-    rows = Message.objects.filter(**{name: value for name, value in equal.items() if value is not None})
+    for name, value in given.items():
+        if value is not None:
+            asked.add(name, str(value))
     if replayed is not None:
-        unanswered = Message.objects.all().unanswered().values("pk") if replayed else None
-        rows = rows.exclude(pk__in=unanswered) if unanswered is not None else rows.unanswered()
-    found, next_cursor = page(_searched(rows, q or ""), "messages", limit, cursor)
-    return answer(listed(described(found), next_cursor))
-
-
-def _searched(rows: MessageQuerySet, q: str) -> MessageQuerySet:
-    for word in q.split():
-        if (identifier := parse_identifier("msg", word)) is not None:
-            rows = rows.filter(pk=identifier[0], nonce=identifier[1])
-        elif (tag := TAG.fullmatch(word)) is not None and tag[1] in CONSOLE_WORDS:
-            raise broken([(("query", "q"), f"{tag[1]}: is a word of the console; use the parameter of that name here")])
-        elif tag is not None:
-            rows = rows.alias(found=KeyTransform(tag[1], "tags")).filter(found=tag[2])
-        else:
-            words = f"“{word[:50]}” is neither a tag (key:value) nor a message's id"
-            raise broken([(("query", "q"), words)])
-    return rows
+        asked.add("is", "replayed", is_negated=not replayed)
+    asked.between(created_after, created_before)
+    if asked.problems:
+        raise broken([(("query", "q"), problem) for problem in asked.problems])
+    found = search.Found(asked).older(place_of("messages", cursor), limit)
+    return answer(listed(described(found.rows), cursor_to("messages", found.ahead) if found.ahead else None))
 
 
 @router.get("/messages/{message_id}", auth=viewer, response=MessageOut)

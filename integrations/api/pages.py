@@ -24,19 +24,26 @@ def page(
 
     The cursor is the last row's key, signed for its ``kind`` of list: rows that come and go meanwhile move nothing.
     """
-    if cursor is not None:
-        place = _read(kind, cursor)
+    if (place := place_of(kind, cursor)) is not None:
         rows = rows.filter(pk__gt=place) if oldest_first else rows.filter(pk__lt=place)
     found = list(rows.order_by("pk" if oldest_first else "-pk")[: limit + 1])
     shown = found[:limit]
-    return shown, signing.dumps(shown[-1].pk, salt=_salt(kind)) if len(found) > limit else None
+    return shown, cursor_to(kind, shown[-1].pk) if len(found) > limit else None
 
 
 def listed(items: list[dict[str, Any]], next_cursor: str | None) -> dict[str, Any]:
     return {"items": items, "next_cursor": next_cursor}
 
 
-def _read(kind: str, cursor: str) -> int:
+def cursor_to(kind: str, place: int) -> str:
+    """The cursor of what comes after this row number in a list of this kind."""
+    return signing.dumps(place, salt=_salt(kind))
+
+
+def place_of(kind: str, cursor: str | None) -> int | None:
+    """The row number in a cursor; None without one. Raises a problem for what is no cursor of this kind."""
+    if cursor is None:
+        return None
     try:
         place = signing.loads(cursor, salt=_salt(kind))
     except (signing.BadSignature, ValueError):

@@ -5,6 +5,7 @@ from integrations.models.attempt import Attempt, Result, Trigger
 from integrations.models.clock import database_now
 from integrations.models.event import AuditEntry, Event, Feed
 from integrations.models.failure import Failure, FailureHour, FailureState
+from integrations.models.field_value import FieldValue
 from integrations.models.idempotency import IdempotentAnswer
 from integrations.models.message import (
     FINISHED,
@@ -18,6 +19,7 @@ from integrations.models.message import (
 )
 from integrations.models.operation import Item, Operation
 from integrations.models.runtime import Runtime
+from integrations.models.saved_view import SavedView
 from integrations.models.service import AUTH_SECRETS, Endpoint, Ordering, Service, ServiceStatus, Source
 from integrations.models.tally import Tally
 from integrations.models.worker import Worker
@@ -37,6 +39,7 @@ __all__ = [
     "FailureHour",
     "FailureState",
     "Feed",
+    "FieldValue",
     "IdempotentAnswer",
     "Item",
     "Message",
@@ -47,6 +50,7 @@ __all__ = [
     "Result",
     "Role",
     "Runtime",
+    "SavedView",
     "Service",
     "ServiceStatus",
     "SetupLink",

@@ -29,7 +29,7 @@ from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from integrations import doorbell
-from integrations.models import identifiers, rows
+from integrations.models import field_value, identifiers, rows
 from integrations.models.service import Endpoint, Service
 from integrations.policies.retry import DeadReason
 
@@ -213,8 +213,7 @@ class MessageQuerySet(models.QuerySet["Message"]):
 
     def unanswered(self) -> MessageQuerySet:
         """Leaves out what has a replay that is unfinished or delivered: nothing is left to do about it."""
-        answered = Message.objects.filter(replay_of=OuterRef("pk")).exclude(status__in=(Status.DEAD, Status.CANCELLED))
-        return self.filter(~Exists(answered))
+        return self.filter(~answered())
 
     def newest_first(self) -> MessageQuerySet:
         return self.order_by("-pk")
@@ -235,6 +234,11 @@ class MessageQuerySet(models.QuerySet["Message"]):
             accepted = [_accepted(draft, key, now) for draft, key in zip(drafts, keys, strict=True)]
             rows.append(Message, accepted)
             rows.append(MessageContent, [_content(draft, key) for draft, key in zip(drafts, keys, strict=True)])
+            field_value.keep(
+                (key, draft.service.search_fields, draft.body)
+                for draft, key in zip(drafts, keys, strict=True)
+                if draft.service.search_fields
+            )
             doorbell.ring()
         messages = [Message.from_db(self.db, list(row), list(row.values())) for row in accepted]
         for message, draft in zip(messages, drafts, strict=True):
@@ -531,6 +535,8 @@ class Message(Named, models.Model):
             models.Index(fields=["failure", "-id"], name="message_failure", condition=Q(failure__isnull=False)),
             # few messages are replays, so few rows pay for this one
             models.Index(fields=["replay_of"], name="message_replays", condition=Q(replay_of__isnull=False)),
+            # what an operation has made; seldom, too
+            models.Index(fields=["operation_id", "-id"], name="message_made", condition=Q(operation_id__isnull=False)),
             # what people list
             models.Index(fields=["service", "-id"], name="message_of_service"),
             models.Index(fields=["-id"], name="message_unfinished", condition=Q(finished_at__isnull=True)),
@@ -644,6 +650,12 @@ class MessageContent(models.Model):
 
     def __str__(self) -> str:
         return f"content of {self.message_id}"
+
+
+def answered() -> Exists:
+    """Whether a message has a replay that is unfinished or delivered."""
+    replays = Message.objects.filter(replay_of=OuterRef("pk"))
+    return Exists(replays.exclude(status__in=(Status.DEAD, Status.CANCELLED)))
 
 
 def parked_behind_nothing() -> QuerySet[Message, int]:

@@ -4,10 +4,12 @@ import json
 from base64 import b64encode
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from django.utils import timezone
 
+from integrations import search
 from integrations.api.documents import AttemptPage, BatchOut, MessageOut, MessagePage
 from integrations.models import Attempt, Endpoint, Message, Service, Status, Worker
 from integrations.schemas import BODY_LIMIT
@@ -226,16 +228,39 @@ def test_filters_narrow_the_list(viewer: Api, invoices: Endpoint, queue: Any) ->
     assert ids("status=dead") == [dead.public_id]
     assert ids(f"created_after={stamp}") == [later.public_id]
     assert later.public_id not in ids(f"created_before={stamp}")
-    assert ids("q=order:7") == [plain.public_id]
-    assert ids("q=order:8") == []
+    assert ids("q=tag:order%3D7") == [plain.public_id]
+    assert ids("q=tag:order%3D8") == []
     assert ids(f"q={dead.public_id}") == [dead.public_id]
     assert ids("colour=red") == ids("")
 
 
+def test_q_is_the_search_of_the_console(viewer: Api, queue: Any) -> None:
+    first, second = queue(path="/orders/1"), queue(path="/orders/2")
+    finish(first, last_status_code=503)
+
+    def ids(**query: str) -> list[str]:
+        return [item["id"] for item in viewer.get(f"/messages?{urlencode(query)}").json()["items"]]
+
+    assert ids(q="/orders/1") == ids(q="code:500..599") == ids(q="-status:pending") == [first.public_id]
+    assert ids(q="-/orders/1 newer:1h") == [second.public_id]
+    assert ids(q="-/orders/1", status="dead") == ids(q="status:pending", status="dead") == []
+
+
+def test_what_no_index_answers_is_looked_for_in_steps(viewer: Api, queue: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "SEARCHED", 2)
+    wanted = queue(path="/wanted")
+    for _ in range(3):
+        queue()
+    pages = [viewer.get("/messages?q=/wanted").json()]
+    while pages[-1]["next_cursor"] and len(pages) < 5:
+        pages.append(viewer.get(f"/messages?q=/wanted&cursor={pages[-1]['next_cursor']}").json())
+    assert [[item["id"] for item in page["items"]] for page in pages] == [[], [wanted.public_id]]
+
+
 @pytest.mark.parametrize(
     "query",
-    ["status=lost", "dead_reason=x", "fault=x", "status_code=1", "created_after=soon", "q=hello", "replayed=perhaps",
-     "created_after=2026-01-01T00:00:00"],
+    ["status=lost", "dead_reason=x", "fault=x", "status_code=1", "created_after=soon", "q=colour:red",
+     "replayed=perhaps", "created_after=2026-01-01T00:00:00"],
 )  # fmt: skip
 def test_a_filter_that_means_nothing_is_refused(viewer: Api, query: str) -> None:
     assert is_problem(viewer.get(f"/messages?{query}"), 422)["errors"][0]["loc"] == ["query", query.partition("=")[0]]

@@ -14,8 +14,9 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from dashboard import search
 from dashboard.payload import compact_json, json_refusal, payload, phases, pretty_json
+from dashboard.search import page as slice_of
+from integrations import search
 from integrations.models import Attempt, AuditEntry, Endpoint, IdempotentAnswer, Message, Service
 
 Queue = Callable[..., Message]
@@ -111,14 +112,14 @@ def test_a_public_id_in_the_search_leads_to_the_message(viewer: Client, queue: Q
 
 def test_pages_lead_both_ways_and_lose_nothing(viewer: Client, queue: Queue, monkeypatch: Any) -> None:
     messages = [queue().public_id for _ in range(7)][::-1]
-    found = [search.page(Message.objects.all(), "", 3)]
+    found = [slice_of(Message.objects.all(), "", 3)]
     while found[-1].older:
-        found.append(search.page(Message.objects.all(), found[-1].older, 3))
+        found.append(slice_of(Message.objects.all(), found[-1].older, 3))
     assert [row.public_id for page in found for row in page.rows] == messages
     assert [len(page.rows) for page in found] == [3, 3, 1]
-    back = search.page(Message.objects.all(), found[2].newer, 3)
+    back = slice_of(Message.objects.all(), found[2].newer, 3)
     assert [row.pk for row in back.rows] == [row.pk for row in found[1].rows]
-    first = search.page(Message.objects.all(), back.newer, 3)
+    first = slice_of(Message.objects.all(), back.newer, 3)
     assert first.is_first
     assert not first.newer
 
@@ -152,13 +153,17 @@ def test_a_search_without_an_index_says_that_it_is_bounded(viewer: Client, queue
     monkeypatch.setattr(search, "SEARCHED", 3)
     page = page_of(viewer, "/messages/?q=/wanted")
     assert old.public_id not in page
-    assert "newest" in page
+    assert "Only the newest 3 messages were looked through" in page.replace("100,000", "3")
+    older = re.search(r'href="([^"]+)">Search older ones', page)[1].replace("&amp;", "&")  # type: ignore[index]
+    page = page_of(viewer, f"/messages/{older}")
+    assert old.public_id in page
+    assert "Search older" not in page
 
 
 def test_rows_on_the_screen_change_in_place_and_new_ones_are_only_counted(viewer: Client, queue: Queue) -> None:
     message = queue()
     page = page_of(viewer, "/messages/?status=pending")
-    url = re.search(r'hx-get="(/_p/messages/[^"]+)"', page)[1].replace("&amp;", "&")  # type: ignore[index]
+    url = re.search(r'hx-get="(/_p/messages/\?[^"]+)"', page)[1].replace("&amp;", "&")  # type: ignore[index]
     version = re.search(r'id="messages".*?"v": "(\w+)"', page, re.DOTALL)[1]  # type: ignore[index]
     assert viewer.get(f"{url}&v={version}").status_code == 204
     Message.objects.filter(pk=message.pk).update(status="delivered", due_at=None)

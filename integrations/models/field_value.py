@@ -1,0 +1,95 @@
+"""Searchable fields: what a service has declared of its messages' bodies, apart so that an index finds it.
+
+A path such as ``order.id`` walks down objects by name and arrays by number; ``*`` is any element. Values are kept as
+text, and numbers as numbers too, so that they can be compared. Written when a message is accepted, for services that
+declare something, and fixed from then on: what is declared later is found in messages from then on.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from django.db import models
+
+from integrations.models import rows
+
+TEXT_LIMIT = 200  # characters that are kept of a value
+VALUES_LIMIT = 100  # of one path in one message: any element of a long array
+
+
+class FieldValue(models.Model):
+    """One value of one searchable field of one message."""
+
+    message = models.ForeignKey("integrations.Message", on_delete=models.CASCADE, related_name="field_values")
+    path = models.CharField(max_length=200)
+    text = models.CharField(max_length=TEXT_LIMIT)
+    number = models.FloatField(null=True)
+
+    class Meta:
+        indexes = (models.Index(fields=["path", "text", "-message"], name="field_value_found"),)
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.text}"
+
+
+def keep(messages: Iterable[tuple[int, Sequence[str], bytes]]) -> None:
+    """Writes the values of new messages, given by key, the paths that their services declare, and body."""
+    values = [
+        {"message_id": key, "path": path, "text": text, "number": number}
+        for key, paths, body in messages
+        for path, text, number in extracted(paths, body)
+    ]
+    rows.append(FieldValue, values)
+
+
+def extracted(paths: Sequence[str], body: bytes) -> Iterator[tuple[str, str, float | None]]:
+    """Path, text and number of each value. A body that is not JSON has none; this never raises."""
+    try:
+        whole = json.loads(body)
+    except (ValueError, RecursionError):
+        return
+    for path in paths:
+        found: dict[str, float | None] = {}
+        for value in _at(whole, path.split(".")):
+            if len(found) == VALUES_LIMIT:
+                break
+            if not isinstance(value, (dict, list)):
+                found.setdefault(as_text(value), _number(value))
+        for text, number in found.items():
+            yield path, text, number
+
+
+def _at(value: Any, steps: Sequence[str]) -> Iterator[Any]:
+    if not steps:
+        yield value
+        return
+    step, rest = steps[0], steps[1:]
+    if isinstance(value, dict):
+        if step in value:
+            yield from _at(value[step], rest)
+    elif isinstance(value, list):
+        if step == "*":
+            for element in value:
+                yield from _at(element, rest)
+        elif step.isascii() and step.isdecimal() and int(step) < len(value):
+            yield from _at(value[int(step)], rest)
+
+
+def as_text(value: Any) -> str:
+    """A value as it is kept and asked for: as JSON writes it, strings without their quotes."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    # What no database stores as text: NUL characters and halves of surrogate pairs.
+    return text[:TEXT_LIMIT].replace("\0", "\ufffd").encode(errors="replace").decode()
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None

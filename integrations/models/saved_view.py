@@ -1,0 +1,38 @@
+"""Saved views: the filters of the list of messages under a name."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+
+from integrations.models.account import Account
+
+VIEWS_LIMIT = 50  # of one person
+
+
+class SavedViewQuerySet(models.QuerySet["SavedView"]):
+    def shown_to(self, account: Account) -> SavedViewQuerySet:
+        """One's own and those that are shared, by name."""
+        return self.filter(Q(account=account) | Q(shared=True)).order_by("name", "pk")
+
+
+class SavedView(models.Model):
+    """A name for an address of the list: ``query`` is what stands behind its question mark."""
+
+    account = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="saved_views")
+    name = models.CharField(max_length=60)
+    query = models.CharField(max_length=2000)
+    shared = models.BooleanField(default=False)  # everybody sees it
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    objects: ClassVar[SavedViewQuerySet] = SavedViewQuerySet.as_manager()  # type: ignore[assignment]
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=["account", "name"], name="saved_view_name_unique_for_account"),)
+
+    def __str__(self) -> str:
+        return self.name
