@@ -26,6 +26,7 @@ def address(pattern: URLPattern) -> str:
         "<slug:endpoint>": "nothing",
         "<str:public_id>": "msg_1_00000000",
         "<str:secret>": "nothing",
+        "<str:name>": "csv",
         "<int:pk>": "999",
     }.items():
         text = text.replace(parameter, value)

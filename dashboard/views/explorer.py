@@ -1,0 +1,97 @@
+"""Around the list of messages: what it finds as a file, views that are kept, and what the search offers."""
+
+from __future__ import annotations
+
+from typing import cast
+from urllib.parse import urlencode
+
+from django.contrib import messages as toasts
+from django.core.exceptions import PermissionDenied
+from django.http import Http404, HttpRequest, HttpResponse, QueryDict, StreamingHttpResponse
+from django.shortcuts import render
+from django.urls import reverse
+from django.utils import timezone
+from django.views.decorators.http import require_GET, require_POST
+
+from dashboard.access import person, viewer
+from dashboard.answers import see_other
+from dashboard.export import as_csv, as_ndjson
+from dashboard.search import filters_of, read
+from integrations.models import Role, SavedView
+from integrations.models.saved_view import VIEWS_LIMIT
+from integrations.search import Found, offers
+
+FORMATS = {"csv": (as_csv, "text/csv; charset=utf-8"), "ndjson": (as_ndjson, "application/x-ndjson")}
+
+
+# ---- files --------------------------------------------------------------------------------------------------------
+@viewer
+@require_GET
+def export(request: HttpRequest, name: str) -> HttpResponse:
+    """All that the list's filters find, as a stream. A filter that cannot be read would find too much: 400."""
+    if name not in FORMATS:
+        raise Http404("An export is csv or ndjson.")
+    asked = read(request.GET)[1]
+    if asked.problems:
+        return HttpResponse(f"{'. '.join(asked.problems)}.", status=400, content_type="text/plain; charset=utf-8")
+    lines, kind = FORMATS[name]
+    stream = StreamingHttpResponse(
+        lines(Found(asked)),
+        content_type=kind,
+        headers={
+            "Content-Disposition": f'attachment; filename="messages-{timezone.now():%Y%m%d-%H%M%S}.{name}"',
+            "X-Content-Type-Options": "nosniff",
+            "Cache-Control": "no-store",
+        },
+    )
+    return cast(HttpResponse, stream)
+
+
+# ---- saved views --------------------------------------------------------------------------------------------------
+@viewer
+@require_POST
+def save_view(request: HttpRequest) -> HttpResponse:
+    """Keeps the list's filters under a name; one's own view of that name is replaced. Operators may share theirs."""
+    filters = urlencode(filters_of(QueryDict(request.POST.get("filters", ""))))
+    name = " ".join(request.POST.get("name", "").split())
+    shared = "shared" in request.POST
+    if shared and not person(request).may(Role.OPERATOR):
+        raise PermissionDenied(f"Sharing a view needs the {Role.OPERATOR} role; yours is {person(request).role}.")
+    own = SavedView.objects.filter(account=person(request))
+    if not filters or not name or len(name) > NAME_LIMIT or len(filters) > QUERY_LIMIT or "\0" in name:
+        toasts.error(request, f"Not saved: a view has a name of up to {NAME_LIMIT} characters, and filters.")
+    elif own.exclude(name=name).count() >= VIEWS_LIMIT:
+        toasts.error(request, f"Not saved: you have {VIEWS_LIMIT} views; delete one first.")
+    else:
+        own.update_or_create(account=person(request), name=name, defaults={"query": filters, "shared": shared})
+        toasts.success(request, f"Saved as “{name}”.")
+    return see_other(f"{reverse('messages')}?{filters}")
+
+
+NAME_LIMIT = 60
+QUERY_LIMIT = 2000
+
+
+@viewer
+@require_POST
+def delete_view(request: HttpRequest, pk: int) -> HttpResponse:
+    """One's own, or, for operators, one that is shared."""
+    view = SavedView.objects.shown_to(person(request)).filter(pk=pk).first()
+    if view is None:
+        raise Http404("There is no such view.")
+    if view.account_id != person(request).pk and not person(request).may(Role.OPERATOR):
+        raise PermissionDenied(f"Deleting a view of somebody else needs the {Role.OPERATOR} role.")
+    view.delete()
+    toasts.success(request, f"“{view.name}” is deleted.")
+    return see_other(f"{reverse('messages')}?{view.query}")
+
+
+# ---- what the search offers ---------------------------------------------------------------------------------------
+@viewer
+@require_GET
+def words(request: HttpRequest) -> HttpResponse:
+    """How what is typed into the search may go on, for its list of options."""
+    found = offers(request.GET.get("q", "")[-300:])
+    response = render(request, "messages/_words.html", {"offers": found})
+    response["Cache-Control"] = "no-store"
+    return response

@@ -1,0 +1,183 @@
+"""Around the list of messages: files, views that are kept, and what the search offers while it is typed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable
+from io import StringIO
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+
+from dashboard import export
+from dashboard.views import explorer
+from integrations import search
+from integrations.models import Endpoint, Message, SavedView, Service
+
+Queue = Callable[..., Message]
+
+
+def file_of(client: Client, url: str) -> str:
+    answer = client.get(url)
+    assert answer.status_code == 200
+    assert "attachment" in answer["Content-Disposition"]
+    return b"".join(answer.streaming_content).decode()  # type: ignore[arg-type]
+
+
+# ---- files --------------------------------------------------------------------------------------------------------
+def test_a_file_has_what_the_list_finds(viewer: Client, queue: Queue, billing: Service, monkeypatch: Any) -> None:
+    monkeypatch.setattr(export, "STEP", 2)
+    endpoint = Endpoint.objects.create(service=billing, name="create")
+    wanted = [queue(path=f"/wanted/{number}", endpoint=endpoint, tags={"n": str(number)}) for number in range(5)][::-1]
+    queue(path="/other")
+    page = viewer.get("/messages/?q=/wanted").content.decode()
+    assert 'href="/messages/export.csv?q=%2Fwanted"' in page
+
+    rows = list(csv.DictReader(StringIO(file_of(viewer, "/messages/export.csv?q=/wanted"), newline="")))
+    assert [row["id"] for row in rows] == [message.public_id for message in wanted]
+    assert rows[0] | {"created_at": "", "next_attempt_at": ""} == dict.fromkeys(export.COLUMNS, "") | {
+        "id": wanted[0].public_id, "service": "billing", "endpoint": "create", "method": "POST", "path": "/wanted/4",
+        "status": "pending", "attempts": "0", "tags": '{"n": "4"}',
+    }  # fmt: skip
+    assert rows[0]["created_at"].endswith("Z")
+
+    lines = [json.loads(line) for line in file_of(viewer, "/messages/export.ndjson?q=/wanted").splitlines()]
+    assert [line["id"] for line in lines] == [row["id"] for row in rows]
+    assert lines[0]["tags"] == {"n": "4"}
+
+
+def test_a_file_of_nothing_is_a_file(viewer: Client, db: None) -> None:
+    assert file_of(viewer, "/messages/export.csv").startswith("id,service")
+    assert file_of(viewer, "/messages/export.ndjson") == ""
+
+
+def test_a_file_goes_on_where_a_search_is_cut(viewer: Client, queue: Queue, monkeypatch: Any) -> None:
+    monkeypatch.setattr(search, "SEARCHED", 2)
+    old = queue(path="/wanted")
+    for _ in range(5):
+        queue()
+    assert json.loads(file_of(viewer, "/messages/export.ndjson?q=/wanted"))["id"] == old.public_id
+
+
+def test_a_file_that_ends_too_early_says_so(viewer: Client, queue: Queue, monkeypatch: Any) -> None:
+    monkeypatch.setattr(export, "LIMIT", 3)
+    for _ in range(3):
+        queue()
+    assert "The file ends here" not in file_of(viewer, "/messages/export.csv")
+    queue()
+    assert "The file ends here, at 3 messages" in file_of(viewer, "/messages/export.csv").splitlines()[-1]
+    assert "The file ends here" in json.loads(file_of(viewer, "/messages/export.ndjson").splitlines()[-1])["notice"]
+
+
+@pytest.mark.parametrize("evil", ["=1+1", "+1", "-1", "@sum", "\t=1", '=cmd|"/c calc"!A1'])
+def test_no_cell_is_a_formula(viewer: Client, queue: Queue, evil: str) -> None:
+    queue(ordering_key=evil)
+    (row,) = csv.DictReader(StringIO(file_of(viewer, "/messages/export.csv"), newline=""))
+    assert row["ordering_key"] == f"'{evil}"
+
+
+def test_a_file_takes_the_same_statements_however_many_it_has(viewer: Client, queue: Queue) -> None:
+    def statements() -> int:
+        with CaptureQueriesContext(connection) as queries:
+            file_of(viewer, "/messages/export.csv")
+        return len(queries)
+
+    queue()
+    few = statements()
+    for _ in range(20):
+        queue()
+    assert statements() == few
+
+
+def test_a_filter_that_cannot_be_read_makes_no_file(viewer: Client, queue: Queue) -> None:
+    queue()
+    answer = viewer.get("/messages/export.csv?q=servcie:billing")
+    assert answer.status_code == 400
+    assert "did you mean service:?" in answer.content.decode()
+    assert viewer.get("/messages/export.exe").status_code == 404
+
+
+# ---- views that are kept ------------------------------------------------------------------------------------------
+def kept(client: Client, **form: str) -> str:
+    answer = client.post("/messages/views/", {"name": "Broken", "filters": "q=code%3A503&service=billing", **form})
+    assert answer.status_code == 303
+    return client.get(answer["Location"], follow=True).content.decode()
+
+
+def test_a_view_is_kept_shown_replaced_and_deleted(viewer: Client, queue: Queue) -> None:
+    queue()
+    page = kept(viewer)
+    assert "Saved as “Broken”" in page
+    assert 'href="?q=code%3A503&amp;service=billing" aria-current="page">Broken' in page
+    assert "Delete “Broken”" in page
+    assert 'aria-current="page">Broken' not in viewer.get("/messages/").content.decode()
+    kept(viewer, filters="status=dead")
+    view = SavedView.objects.get()
+    assert view.query == "status=dead"
+    assert viewer.post(f"/messages/views/{view.pk}/delete/")["Location"] == "/messages/?status=dead"
+    assert not SavedView.objects.exists()
+
+
+def test_what_is_shared_is_everybodys_and_the_rest_is_not(viewer: Client, operator: Client, queue: Queue) -> None:
+    queue()
+    kept(operator, shared="1", name="For all")
+    kept(operator, name="Mine", filters="status=dead")
+    page = viewer.get("/messages/?q=code%3A503&service=billing").content.decode()
+    assert "For all" in page
+    assert "Mine" not in page
+    assert "Delete “For all”" not in page
+    shared, mine = SavedView.objects.order_by("name")
+    assert viewer.post(f"/messages/views/{shared.pk}/delete/").status_code == 403
+    assert viewer.post(f"/messages/views/{mine.pk}/delete/").status_code == 404
+    assert viewer.post("/messages/views/", {"name": "x", "filters": "q=a", "shared": "1"}).status_code == 403
+    assert SavedView.objects.count() == 2
+
+
+@pytest.mark.parametrize(
+    "form", [{"name": " "}, {"name": "x" * 61}, {"filters": ""}, {"filters": "cursor=1"}, {"name": "a\0b"}]
+)
+def test_a_view_that_says_nothing_is_refused_in_words(viewer: Client, queue: Queue, form: dict[str, str]) -> None:
+    queue()
+    assert "Not saved" in kept(viewer, **form)
+    assert not SavedView.objects.exists()
+
+
+def test_a_person_has_so_many_views(viewer: Client, queue: Queue, monkeypatch: Any) -> None:
+    monkeypatch.setattr(explorer, "VIEWS_LIMIT", 1)
+    queue()
+    kept(viewer)
+    assert "Not saved: you have 1 views" in kept(viewer, name="Another")
+    assert "Saved as" in kept(viewer, filters="status=dead")
+
+
+def test_a_view_keeps_only_filters_of_the_list(viewer: Client, queue: Queue) -> None:
+    queue()
+    kept(viewer, filters='q="><script>&cursor=older+5%3Ax&next=//evil.example')
+    assert SavedView.objects.get().query == "q=%22%3E%3Cscript%3E"
+
+
+# ---- what the search offers ---------------------------------------------------------------------------------------
+def test_the_search_offers_keys_then_values(viewer: Client, billing: Service) -> None:
+    Endpoint.objects.create(service=billing, name="create")
+    billing.search_fields = ["order.id"]
+    billing.save()
+
+    def offered(q: str) -> list[str]:
+        page = viewer.get("/_p/messages/words/", {"q": q}).content.decode()
+        return re.findall(r'value="([^"]*)"', page)
+
+    assert offered("") == [f"{key}:" for key in search.KEYS]
+    assert offered("sta") == ["status:"]
+    assert offered("service:billing st") == ["service:billing status:"]
+    assert offered("-status:de") == ["-status:delivering", "-status:delivered", "-status:dead"]
+    assert offered("a service:b") == ["a service:billing"]
+    assert offered("endpoint:") == ["endpoint:create"]
+    assert offered("dead_reason:at") == ["dead_reason:attempts"]
+    assert offered("bo") == offered("body.or") == ["body.order.id:"]
+    assert offered("older:1") == ["older:15m", "older:1h", "older:1d"]
+    assert offered("nothing:") == offered("key:") == offered("/path") == []
