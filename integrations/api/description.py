@@ -104,7 +104,14 @@ MESSAGE_LINKS = [
 ]
 OPERATION_LINKS = [
     (call, "operation_id", "$response.body#/id")
-    for call in ("get_operation", "list_operation_items", "change_operation", "pause_operation", "cancel_operation")
+    for call in (
+        "get_operation",
+        "list_operation_items",
+        "change_operation",
+        "pause_operation",
+        "resume_operation",
+        "cancel_operation",
+    )
 ]
 LINKS: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ("register_service", "201"): [

@@ -9,8 +9,12 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
+from integrations import operations
+from integrations.api import api
 from integrations.models import Endpoint, Message, Token
+from integrations.models.operation import Kind
 from tests.api.calling import Api, is_problem
+from tests.api.test_failures import failed
 from tests.installation import Installation
 
 # Every one has a field that is wrong wherever it is sent, so that no call can take it.
@@ -35,6 +39,8 @@ LIMIT = 2 * 1024 * 1024
 @pytest.fixture
 def calls(invoices: Endpoint, queue: Callable[..., Message]) -> list[tuple[str, str]]:
     message = queue().public_id
+    operation = operations.plan(Kind.CANCEL, "service:billing", by="a test", reason="a test").public_id
+    failure = failed(invoices.service, 500, message_id=None).public_id
     return [
         ("POST", "/services"),
         ("PATCH", "/services/billing"),
@@ -47,8 +53,17 @@ def calls(invoices: Endpoint, queue: Callable[..., Message]) -> list[tuple[str, 
         ("POST", "/messages"),
         ("POST", "/messages/batch"),
         ("POST", f"/messages/{message}/replay"),
+        ("POST", "/process"),
+        ("POST", "/operations"),
+        ("PATCH", f"/operations/{operation}"),
+        ("PATCH", f"/failures/{failure}"),
         ("POST", "/tokens"),
     ]
+
+
+def test_no_call_with_a_body_is_left_out(calls: list[tuple[str, str]]) -> None:
+    described = [call for methods in api.get_openapi_schema()["paths"].values() for call in methods.values()]
+    assert len(calls) == len([call for call in described if "requestBody" in call])
 
 
 @pytest.mark.parametrize("what", BODIES)
