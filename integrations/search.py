@@ -18,7 +18,7 @@ from difflib import get_close_matches
 from functools import cached_property
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
-from django.db.models import Count, Exists, Max, Model, OuterRef, Q, QuerySet, TextField
+from django.db.models import Count, Exists, Max, Min, Model, OuterRef, Q, QuerySet, TextField
 from django.db.models.fields.json import KeyTransform
 from django.db.models.functions import Cast
 from django.utils import timezone
@@ -469,7 +469,9 @@ class Found:
     def _low(self) -> int:
         """A row number below all that is found."""
         after = self.search.values.get("created_after")
-        return max(0, rows_around(after, self.newest)[0] - SLACK) if after else 0
+        if after:
+            return max(0, rows_around(after, self.newest)[0] - SLACK)
+        return (Message.objects.aggregate(oldest=Min("pk"))["oldest"] or 1) - 1
 
     @cached_property
     def _high(self) -> int:
