@@ -752,9 +752,12 @@ def _line(decision: Decision) -> str:
 def give_back(claims: Sequence[Claim]) -> None:
     """Returns claims that were not sent: no call was made, nothing is counted."""
     now = database_now()
-    for worker_id in {claimed.worker_id for claimed in claims}:  # a pump that lost its lease has become another one
-        ids = [claimed.message.pk for claimed in claims if claimed.worker_id == worker_id]
-        Message.objects.give_back(ids, worker_id=worker_id, now=now)
+    # By their claim: said once more, because the first answer was lost, it must not meet a later claim of the same.
+    by_claim: dict[tuple[int, datetime], list[int]] = defaultdict(list)
+    for claimed in claims:
+        by_claim[claimed.worker_id, claimed.claimed_at].append(claimed.message.pk)
+    for (worker_id, claimed_at), ids in by_claim.items():
+        Message.objects.filter(claimed_at=claimed_at).give_back(ids, worker_id=worker_id, now=now)
 
 
 def give_back_unknown(worker_id: int, known: Sequence[int], now: datetime) -> None:
