@@ -13,7 +13,7 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -70,7 +70,7 @@ class Pump:
         self._settling = ThreadPoolExecutor(1, thread_name_prefix="settling") if own else self._database
         self._flushing: asyncio.Task[None] | None = None
         self._doorbell = Doorbell(self._rang)
-        self._was_rung = self._found_nothing = self._is_second = False
+        self._was_rung = self._is_freed = self._found_nothing = self._is_second = False
         self._waking: asyncio.TimerHandle | None = None
         self._offset = timedelta(0)  # the database's clock less ours
         self._counts = {"delivered": 0, "failed": 0}
@@ -92,7 +92,7 @@ class Pump:
                 await self._endure(error)
                 continue
             self._failures = 0
-            if until_idle and self._found_nothing and not self.in_flight:
+            if until_idle and self._found_nothing and not (self.in_flight or self._is_freed):
                 break
             await self._wait(0.0 if busy else self._patience(end))
 
@@ -197,13 +197,14 @@ class Pump:
     async def _flush(self) -> None:
         """Writes the results that have come in; they stay here until they are written."""
         await self._give_back()
-        if is_calm := self._is_calm():
+        if self._is_calm(self._done):
             await asyncio.sleep(GATHER_CALMLY)
         elif len(self._done) < len(self.in_flight):
             await asyncio.sleep(GATHER)
         if not self._done:
             return
         batch = self._done[:]
+        is_calm = self._is_calm(batch)  # others may have come in meanwhile
         try:
             await self._settle(delivery.settle, batch)
         except (OperationalError, InterfaceError):
@@ -213,21 +214,23 @@ class Pump:
             log.exception(line("unwritable", results=len(batch)))
             await self._flush_one_by_one(batch)
         del self._done[: len(batch)]
-        if not is_calm:
-            self._next_look = 0.0  # places are free again
+        self._is_freed = self._is_freed or not is_calm  # a claim under way may not have seen it
         for result in batch:
             self._counts["delivered" if result.outcome.succeeded else "failed"] += 1
             self._leave(result.claim)
 
-    def _is_calm(self) -> bool:
-        return len(self._done) < FEW and not any(
-            result.claim.is_awaited or not result.outcome.succeeded for result in self._done
-        )
+    def _is_calm(self, results: Sequence[CallResult]) -> bool:
+        """Whether they are few and nothing waits for them: neither a place of their service nor their key."""
+        if len(results) >= FEW:
+            return False
+        awaited = {claimed.message.service_id for claimed, _ in self.in_flight.values() if claimed.is_awaited}
+        return all(result.outcome.succeeded and result.claim.message.service_id not in awaited for result in results)
 
     async def _give_back(self) -> None:
         if unsent := self._unsent[:]:
             await self._settle(delivery.give_back, unsent)
             del self._unsent[: len(unsent)]
+            self._is_freed = True  # they are due again
             for claimed in unsent:
                 self._leave(claimed)
 
@@ -250,9 +253,9 @@ class Pump:
     async def _claim(self) -> bool:
         free = self.capacity - len(self.in_flight)
         now = time.monotonic()
-        if free <= 0 or not (self._was_rung or now >= self._next_look):
+        if free <= 0 or not (self._was_rung or self._is_freed or now >= self._next_look):
             return False
-        was_rung, self._was_rung = self._was_rung, False
+        was_rung, self._was_rung, self._is_freed = self._was_rung, False, False
         wanted = min(free, CLAIM_AT_ONCE, self.most_of_one)
         if self.alone:
             claims = await self._in_database(delivery.claim_suspect, self.worker_id)

@@ -384,6 +384,115 @@ def test_a_service_that_hangs_leaves_room_for_the_others(register: Register, sen
     assert asyncio.run(pump()) == (14, 20)  # an eighth of what the pump can do is for others
 
 
+class Answering(Client):
+    """Answers a call when it is let go; ``calls`` are the paths that were called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[str] = []
+        self.let_go = asyncio.Event()
+
+    async def send(self, call: Call) -> Outcome:
+        self.calls.append(call.url.removeprefix("http://"))
+        if "waits" in call.url:
+            await self.let_go.wait()
+        return Outcome(status_code=200)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def test_what_waits_for_a_result_is_looked_for_though_calm_ones_are_written_with_it(
+    register: Register, send: Send, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("integrations.pump.GATHER_CALMLY", 0.3)
+    monkeypatch.setattr("integrations.pump.LOOK_EVERY", 30)
+    send(register("calm", "http://calm.test"))
+    send(register("keyed", "http://waits.test", ordering="key"), count=2, ordering_key="a")
+
+    async def pump() -> list[str]:
+        client = Answering()
+        pump = Pump("tests", client=client)
+        running = asyncio.create_task(pump.run(30, until_idle=True))
+        await until(lambda: bool(pump._done) and pump._found_nothing)  # the calm one is gathered for
+        client.let_go.set()
+        await running
+        await pump.close()
+        return client.calls
+
+    assert len(asyncio.run(pump())) == 3
+
+
+def test_what_a_result_frees_while_a_claim_looks_is_looked_for_again(
+    register: Register, send: Send, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("integrations.pump.LOOK_EVERY", 30)
+    send(register("keyed", "http://waits.test", ordering="key"), count=2, ordering_key="a")
+
+    async def pump() -> list[str]:
+        client = Answering()
+        pump = Pump("tests", client=client)
+        in_database = pump._in_database
+
+        async def beside_a_flush(step: Callable[..., Any], *given: object) -> Any:
+            answer = await in_database(step, *given)
+            if step is delivery.claim and not answer and not client.let_go.is_set():
+                client.let_go.set()
+                await until(lambda: bool(pump._done))
+                await pump._start_flush()
+                await until(lambda: not pump.in_flight)
+            return answer
+
+        monkeypatch.setattr(pump, "_in_database", beside_a_flush)
+        await pump.run(30, until_idle=True)
+        await pump.close()
+        return client.calls
+
+    assert len(asyncio.run(pump())) == 2
+
+
+def test_a_place_is_used_again_whichever_call_leaves_it(
+    register: Register, send: Send, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that was claimed before the last place was taken."""
+    monkeypatch.setattr("integrations.pump.LOOK_EVERY", 30)
+    monkeypatch.setattr("integrations.pump.GATHER_CALMLY", 0.01)
+    service = register("narrow", "http://narrow.test", limits={"concurrency": 2})
+    send(service, path="/waits")
+
+    class Hanging(Answering):
+        over = asyncio.Event()
+
+        async def send(self, call: Call) -> Outcome:
+            if call.url.endswith("hangs"):
+                self.calls.append("hangs")
+                await self.over.wait()
+                return Outcome(status_code=200)
+            return await super().send(call)
+
+    async def pump() -> list[str]:
+        client = Hanging()
+        pump = Pump("tests", client=client)
+        running = asyncio.create_task(pump.run(60))
+        await until(lambda: len(client.calls) == 1)
+        await asyncio.to_thread(send, service, path="/hangs")
+        await asyncio.to_thread(send, service, path="/last")
+        await until(lambda: len(client.calls) == 2)
+        await until(lambda: pump._found_nothing)
+        client.let_go.set()
+        await until(lambda: len(client.calls) == 3)
+        client.over.set()
+        pump.stop()
+        await running
+        await pump.close()
+        return client.calls
+
+    assert asyncio.run(pump()) == ["narrow.test/waits", "hangs", "narrow.test/last"]
+
+
 # ---- lost claims --------------------------------------------------------------------------------------------------
 def a_worker() -> Worker:
     now = database_now()
@@ -458,6 +567,18 @@ def test_a_claim_given_back_before_its_call_leaves_no_trace(register: Register, 
     delivery.give_back(delivery.claim(worker.pk, 10))
     message.refresh_from_db()
     assert (message.status, message.calls, message.attempt_rows.count()) == (Status.PENDING, 0, 0)
+
+
+def test_a_claim_given_back_once_more_leaves_a_later_one_alone(register: Register, send: Send) -> None:
+    """As when the answer to the first commit was lost."""
+    (message,) = send(register())
+    worker = a_worker()
+    first = delivery.claim(worker.pk, 10)
+    delivery.give_back(first)
+    (second,) = delivery.claim(worker.pk, 10)
+    delivery.give_back(first)
+    message.refresh_from_db()
+    assert (message.status, message.claimed_at) == (Status.DELIVERING, second.claimed_at)
 
 
 def test_an_answer_that_cannot_be_written_harms_no_other(register: Register, send: Send) -> None:
