@@ -8,6 +8,8 @@ that never were objects, at 10 µs where ``bulk_create`` took 190.
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -51,10 +53,18 @@ def moment(value: datetime) -> Any:
     return connection.ops.adapt_datetimefield_value(value)
 
 
+PLANNED_FOR = 5.0  # seconds
+_planned = threading.local()  # as each thread has a connection of its own
+
+
 @contextmanager
 def prepared() -> Iterator[Any]:
     """A cursor for the statements of every delivery. PostgreSQL keeps what comes again and again and neither parses
-    nor plans it anew; Django's own cursor sends the values within the text, so that each is another one."""
+    nor plans it anew; Django's own cursor sends the values within the text, so that each is another one.
+
+    Plans are kept for some seconds: one that was made while a table was empty reads all of it when it has grown,
+    until the server has looked at the table by itself, a minute later.
+    """
     if connection.vendor != "postgresql" or connection.queries_logged or connection.execute_wrappers:
         with connection.cursor() as cursor:
             yield cursor
@@ -64,6 +74,9 @@ def prepared() -> Iterator[Any]:
     connection.close_if_health_check_failed()
     connection.ensure_connection()
     with connection.wrap_database_errors, psycopg.Cursor(connection.connection) as cursor:
+        if time.monotonic() >= getattr(_planned, "until", 0.0):
+            cursor.execute("DISCARD PLANS", prepare=False)
+            _planned.until = time.monotonic() + PLANNED_FOR
         yield cursor
 
 

@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from integrations import delivery
 from integrations.client import Client
-from integrations.models import Draft, Message, Service, Worker, database_now
+from integrations.models import Draft, Message, Service, Worker, database_now, rows
 from integrations.models.worker import LEASE
 
 BACKLOG = 500
@@ -36,3 +36,33 @@ def test_fifty_messages_of_a_backlog_take_six_statements_at_most() -> None:
     assert Message.objects.filter(status="delivered").count() == BACKLOG
     statements = [query["sql"] for query in captured if query["sql"].split()[0] not in ("BEGIN", "COMMIT")]
     assert len(statements) <= 6 * BACKLOG / 50, "\n".join(statement[:200] for statement in statements)
+
+
+@pytest.mark.servers_only
+@pytest.mark.django_db(transaction=True)
+def test_a_plan_that_was_made_for_an_empty_table_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a delivery asks is prepared, and so planned for a table as it was."""
+    monkeypatch.setattr(rows, "PLANNED_FOR", 3600)
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TEMPORARY TABLE growing (id bigint PRIMARY KEY, pad text)")
+        cursor.execute("ANALYZE growing")
+
+    def ask() -> None:
+        with rows.prepared() as cursor:
+            cursor.execute("SELECT pad FROM growing WHERE id = ANY(%s::bigint[])", [[1, 2]])
+
+    def plan() -> str:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT name FROM pg_prepared_statements WHERE statement LIKE 'SELECT pad%'")
+            cursor.execute(f"EXPLAIN EXECUTE \"{cursor.fetchone()[0]}\" ('{{1,2}}')")
+            return "\n".join(line for (line,) in cursor.fetchall())
+
+    for _ in range(10):
+        ask()
+    with connection.cursor() as cursor:
+        cursor.execute("INSERT INTO growing SELECT n, repeat('x', 200) FROM generate_series(1, 20000) AS n")
+    ask()
+    assert "Seq Scan" in plan(), plan()
+    monkeypatch.setattr(rows._planned, "until", 0.0)
+    ask()
+    assert "Index" in plan(), plan()
