@@ -71,8 +71,8 @@ def seed(messages: int, *, services: int = SERVICES, days: float = DAYS, body: i
             + " ".join(f"WHEN {place} THEN {pk}" for place, pk in enumerate(ids))
             + " END",
             method="'POST'",
-            path="'/orders/' || n % 1000",
-            tags=words.json("""'{"customer": "c' || n % 5000 || '"}'"""),
+            path="'/orders/' || (n % 1000)",  # SQLite would join before it divides
+            tags=words.json("""'{"customer": "c' || (n % 5000) || '"}'"""),
             status="CASE WHEN n % 100 < 96 THEN 'delivered' WHEN n % 100 < 99 THEN 'dead' ELSE 'cancelled' END",
             dead_reason="CASE WHEN n % 100 BETWEEN 96 AND 98 THEN 'attempts' ELSE '' END",
             attempts=(
