@@ -34,7 +34,7 @@ class StartForm(forms.Form):
     )
     rate = forms.FloatField(
         label="Messages a second",
-        min_value=0.01,
+        min_value=operations.SLOWEST,
         max_value=operations.RATE_LIMIT,
         initial=f"{operations.RATE:g}",
         help_text="It can be changed while it runs.",
@@ -42,7 +42,7 @@ class StartForm(forms.Form):
 
 
 class RateForm(forms.Form):
-    rate = forms.FloatField(label="Messages a second", min_value=0.01, max_value=operations.RATE_LIMIT)
+    rate = forms.FloatField(label="Messages a second", min_value=operations.SLOWEST, max_value=operations.RATE_LIMIT)
 
 
 # ---- the list -----------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from integrations.schemas import Strict
 
 router = Router(tags=["Operations"])
 
-Rate = Annotated[float, Field(gt=0, le=operations.RATE_LIMIT)]
+Rate = Annotated[float, Field(ge=operations.SLOWEST, le=operations.RATE_LIMIT)]
 Reason = Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)]
 
 

@@ -133,3 +133,8 @@ def test_a_repeated_request_plans_once(operator: Api) -> None:
     assert again["Idempotent-Replayed"] == "true"
     assert Operation.objects.count() == 1
     is_problem(operator.post("/operations", REPLAY | {"rate": 1}, Idempotency_Key="tuesday"), 409)
+
+
+@pytest.mark.parametrize("rate", [0, 1e-300, 0.009, 1000.1])
+def test_a_rate_that_nobody_could_follow_is_refused(operator: Api, dead: list[Message], rate: float) -> None:
+    is_problem(operator.post("/operations", REPLAY | {"rate": rate}), 422)
