@@ -31,7 +31,7 @@ def main() -> None:
 def queue(url: str, count: int) -> list[int]:
     from integrations.models import Draft, Message, Service
 
-    service = Service.objects.create(name="sink", base_url=url, status="paused", limits={"concurrency": 500})
+    service = Service.objects.create(name="sink", base_url=url, status="paused", limits={"concurrency": 1000})
     ids: list[int] = []
     for start in range(0, count, BATCH):
         drafts = [

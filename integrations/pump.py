@@ -44,7 +44,7 @@ SECOND_LOOK = 0.005  # seconds after a ring, for the lane that found another one
 SWEEP_EVERY = 1.0  # seconds; a breaker's stored state turns within this
 TIDY_EVERY = 30.0
 LOOK_EVERY = 0.25  # seconds between looks for due messages when no doorbell rang
-LOOK_AGAIN = 0.02  # seconds until the next look while messages wait for a place, a slot or a breaker
+LOOK_AGAIN = 0.05  # seconds until the next look while messages wait for a place, a slot or a breaker
 GRACE = 12.0  # seconds that calls in flight have to finish when the pump stops
 DATABASE_BACKOFF = (0.2, 0.5, 1.0, 2.0, 5.0)
 
@@ -68,7 +68,7 @@ class Pump:
         # A claim need not wait for a settlement; on SQLite, which takes one writer at a time, it would all the same.
         own = connection.vendor != "sqlite"
         self._settling = ThreadPoolExecutor(1, thread_name_prefix="settling") if own else self._database
-        self._flushing: asyncio.Task[None] | None = None
+        self._writing: asyncio.Task[None] | None = None
         self._doorbell = Doorbell(self._rang)
         self._was_rung = self._is_freed = self._found_nothing = self._is_second = False
         self._waking: asyncio.TimerHandle | None = None
@@ -123,7 +123,7 @@ class Pump:
     async def _written(self) -> bool:
         """Writes what has come in; False, after a pause, where the database would not take it."""
         try:
-            await self._flushed()
+            await self._written_out()
             await self._flush()
         except (DatabaseError, InterfaceError) as error:
             await self._endure(error)
@@ -134,7 +134,9 @@ class Pump:
     async def _turn(self) -> bool:
         """Renews, settles, sweeps, claims; True when there may be more to claim at once."""
         await self._hold_lease()
-        await self._start_flush()
+        if self._writing is not None and self._writing.done():
+            await self._written_out()
+        self._see_to_writing()
         now = time.monotonic()
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_EVERY
@@ -180,19 +182,24 @@ class Pump:
             delivery.give_back_unknown(self.worker_id, in_flight, now)
         return renewed
 
-    async def _start_flush(self) -> None:
-        """Has what came in written beside the claims, one batch at a time; raises what kept the last one back."""
-        if self._flushing is not None and self._flushing.done():
-            await self._flushed()
-        if self._flushing is None and (self._done or self._unsent):
-            self._flushing = asyncio.create_task(self._flush())
-            self._flushing.add_done_callback(lambda _: self._something.set())
+    def _see_to_writing(self) -> None:
+        """Has what came in written beside the claims, batch after batch. What keeps one back is raised at the next
+        turn, which begins the writing anew."""
+        if self._writing is None and (self._done or self._unsent):
+            self._writing = asyncio.create_task(self._write())
 
-    async def _flushed(self) -> None:
-        """Waits for the batch that is being written."""
-        flushing, self._flushing = self._flushing, None
-        if flushing is not None:
-            await flushing
+    async def _write(self) -> None:
+        try:
+            while self._done or self._unsent:
+                await self._flush()
+        finally:
+            self._something.set()
+
+    async def _written_out(self) -> None:
+        """Waits for what is being written."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            await writing
 
     async def _flush(self) -> None:
         """Writes the results that have come in; they stay here until they are written."""
@@ -214,7 +221,9 @@ class Pump:
             log.exception(line("unwritable", results=len(batch)))
             await self._flush_one_by_one(batch)
         del self._done[: len(batch)]
-        self._is_freed = self._is_freed or not is_calm  # a claim under way may not have seen it
+        if not is_calm:
+            self._is_freed = True  # a claim under way may not have seen it
+            self._something.set()
         for result in batch:
             self._counts["delivered" if result.outcome.succeeded else "failed"] += 1
             self._leave(result.claim)
@@ -288,6 +297,8 @@ class Pump:
             log.exception(line("undelivered", message=claimed.message.public_id))
             outcome = Outcome(fault=Fault.PROTOCOL, detail=f"the call ended with {type(error).__name__}")
             self._done.append(CallResult(claimed, None, outcome, started))
+        if not self.stopping:  # then `close` writes
+            self._see_to_writing()
         self._something.set()
 
     async def _reach_slot(self, claimed: Claim) -> bool:
