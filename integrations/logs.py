@@ -29,6 +29,8 @@ def _word(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4f}"
     text = str(value)
+    if isinstance(value, int):
+        return text
     return text if PLAIN.fullmatch(text) else json.dumps(text)
 
 

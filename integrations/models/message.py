@@ -173,12 +173,22 @@ SETTLED = {
 }
 
 
-def _settled_source() -> str:
-    """The rows that are written, as a table ``v``: arrays of the columns, which on SQLite are one JSON."""
-    if connection.vendor == "postgresql":
-        return f"unnest({', '.join(f'%s::{kind}[]' for kind in SETTLED.values())}) AS v({', '.join(SETTLED)})"
-    columns = ", ".join(f"value ->> {index} AS {name}" for index, name in enumerate(SETTLED))
-    return f"(SELECT {columns} FROM json_each(%s)) AS v"  # noqa: S608 - names of ours
+def _settled_source(settled: Sequence[Settled]) -> tuple[str, list[Any]]:
+    """What is written as a table ``v``: one JSON on SQLite, on PostgreSQL arrays; most columns are the same in all
+    rows and go as one value."""
+    if connection.vendor != "postgresql":
+        columns = ", ".join(f"value ->> {index} AS {name}" for index, name in enumerate(SETTLED))
+        return f"(SELECT {columns} FROM json_each(%s)) AS v", [json.dumps(settled, default=rows.moment)]  # noqa: S608
+    same, different = dict[str, Any](), dict[str, Any]()
+    for name, values in zip(SETTLED, zip(*settled, strict=True), strict=True):
+        if name != "id" and len(set(values)) == 1:
+            same[name] = values[0]
+        else:
+            different[name] = list(values)
+    constants = "".join(f", %s::{SETTLED[name]} AS {name}" for name in same)
+    arrays = ", ".join(f"%s::{SETTLED[name]}[]" for name in different)
+    source = f"(SELECT u.*{constants} FROM unnest({arrays}) AS u({', '.join(different)})) AS v"  # noqa: S608
+    return source, [*same.values(), *different.values()]
 
 
 @cache
@@ -298,12 +308,9 @@ class MessageQuerySet(models.QuerySet["Message"]):
         """Leaves the claims after their calls, all in one statement; the caller has locked and fenced the rows."""
         if not settled:
             return
-        if connection.vendor == "postgresql":
-            parameters: list[Any] = [list(column) for column in zip(*settled, strict=True)]
-        else:
-            parameters = [json.dumps(settled, default=rows.moment)]
+        source, parameters = _settled_source(settled)
         with rows.prepared() as cursor:
-            cursor.execute(SETTLE.format(source=_settled_source()), parameters)
+            cursor.execute(SETTLE.format(source=source), parameters)
 
     def settle_as(self, ids: Sequence[int], *, changes: dict[str, Any]) -> int:
         """Leaves the claim with the same changes for all of ``ids``; the caller has locked and fenced the rows."""
