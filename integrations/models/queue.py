@@ -20,8 +20,9 @@ from integrations.models.attempt import Attempt
 from integrations.models.clock import database_now
 from integrations.models.message import Priority
 
-HAS_DUE = """EXISTS (SELECT 1 FROM integrations_message m WHERE m.service_id = r.service_id AND m.priority = {priority}
-    AND m.status = 'pending' AND m.due_at <= {{now}})"""
+# No EXISTS: PostgreSQL may answer that by going through all that is due, once.
+HAS_DUE = """(SELECT 1 FROM integrations_message m WHERE m.service_id = r.service_id AND m.priority = {priority}
+    AND m.status = 'pending' AND m.due_at <= {{now}} LIMIT 1) IS NOT NULL"""
 
 # Services that are not paused, not throttled and whose breaker is not open for longer; the least lately served first.
 SERVING = f"""
