@@ -66,7 +66,7 @@ os.register_at_fork(after_in_child=random.seed)  # so that forked lanes do not d
 
 SERVICES_AT_ONCE = 200  # services looked at in one claim; they take turns, so the others are next
 SLOT_HORIZON = timedelta(milliseconds=250)  # how far ahead send slots of a rate are claimed
-SLOT_LATENESS = 0.01  # seconds a send may come after its slot before the slot is given back
+SLOT_LATENESS = 0.015  # seconds a send may come after its slot before the slot is given back
 SLOT_LEAD = timedelta(milliseconds=20)  # from the claim to its first slot: what a claim takes until it can be sent
 PARK_ROUNDS = 8  # looks past parked messages of ordering keys in one claim
 BURIED_AT_ONCE = 500  # messages whose deadline has passed, in one claim
