@@ -147,7 +147,8 @@ def _failure_or_404(public_id: str) -> Failure:
 
 def _detail_context(failure: Failure) -> dict[str, Any]:
     selection = f"failure:{failure.public_id}"
-    dead = Message.objects.dead().filter(failure=failure)
+    # By the service too: the index of its dead ones is the shorter one where most of a group came through later.
+    dead = Message.objects.dead().filter(service=failure.service_id, failure=failure)
     return {
         "failure": failure,
         "because": _because(failure),
@@ -226,6 +227,8 @@ def note(request: HttpRequest, public_id: str) -> HttpResponse:
         except Invalid as refusal:
             for location, words in refusal.errors:
                 form.add_error(str(location[0]), words)
+        except Conflict as refusal:
+            form.add_error(None, f"Nothing was changed: {refusal}.")
         else:
             toasts.success(request, "Kept.")
             return see_other("failure", failure.public_id)

@@ -209,6 +209,21 @@ def test_a_note_links_its_runbook_and_nothing_else(service: Service) -> None:
     assert Failure.objects.get(pk=group.pk).note == text
 
 
+def test_a_note_on_a_group_that_is_gone_is_refused_in_words(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deleted between the look and the change, with its service."""
+    group = a_group(service)
+
+    def change(failure: Failure, *given: Any, **named: Any) -> Failure:
+        Failure.objects.filter(pk=failure.pk).delete()
+        return kept(failure, *given, **named)
+
+    kept = failures.change
+    monkeypatch.setattr(failures, "change", change)
+    answer = browser().post(f"/failures/{group.public_id}/note/", {"note": "ask them", "assignee": ""})
+    assert answer.status_code == 422
+    assert "deleted meanwhile" in answer.content.decode()
+
+
 @pytest.mark.parametrize(
     "text", ["", "plain", 'http://"><script>', "ftp://x.example", "https://", "<https://x.example>"]
 )
