@@ -328,7 +328,7 @@ def _negated(condition: Q, is_negated: bool) -> Q:
 def _unknown(key: str) -> str:
     """What is said of a key that is none, with the nearest one."""
     near = get_close_matches(key, [*KEYS, *ALSO], 1)
-    hint = f"did you mean {near[0]}:?" if near else f"use {', '.join(KEYS)}, or tag:{key[:40]}=… for a label"
+    hint = f"the nearest one is {near[0]}:" if near else f"use {', '.join(KEYS)}, or tag:{key[:40]}=… for a label"
     return f"has no qualifier that is known: {hint}"
 
 

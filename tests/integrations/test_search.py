@@ -99,8 +99,8 @@ def test_ages_and_times_bound_the_acceptance(billing: Service) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("servcie:billing", "did you mean service:?"),
-        ("statuscode:503", "did you mean status_code:?"),
+        ("servcie:billing", "the nearest one is service:"),
+        ("statuscode:503", "the nearest one is status_code:"),
         ("colour:red", "tag:colour=… for a label"),
         ("status:ded", "is one of pending, delivering, delivered, dead, cancelled"),
         ("code:many", "takes a number"),
