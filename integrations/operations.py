@@ -277,7 +277,7 @@ def _run(operation: Operation, now: datetime) -> bool:
     allowed = min(STEP, int((now - used_up_to).total_seconds() * operation.rate + 1e-6))
     if not allowed:
         return False
-    left = operation.items.filter(outcome="").order_by("message_id")
+    left = operation.items.filter(outcome="").order_by("pk")
     ended = _do(operation, list(left.values_list("message_id", flat=True)[:allowed]), now)
     _write(operation, ended, now)
     for end in ended.values():

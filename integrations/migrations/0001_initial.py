@@ -430,7 +430,7 @@ class Migration(migrations.Migration):
                 ('operation', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='items', to='integrations.operation')),
             ],
             options={
-                'indexes': [models.Index(fields=['operation', 'outcome', 'message_id'], name='item_by_outcome')],
+                'indexes': [models.Index(fields=['operation', '-id'], name='item_newest_first'), models.Index(fields=['operation', 'outcome', '-id'], name='item_by_outcome')],
                 'constraints': [models.UniqueConstraint(fields=('operation', 'message_id'), name='item_of_operation')],
             },
         ),

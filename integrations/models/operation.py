@@ -140,7 +140,10 @@ class Item(models.Model):
 
     class Meta:
         constraints = (models.UniqueConstraint(fields=["operation", "message_id"], name="item_of_operation"),)
-        indexes = (models.Index(fields=["operation", "outcome", "message_id"], name="item_by_outcome"),)
+        indexes = (  # by id, which is the order of their messages and of the lists
+            models.Index(fields=["operation", "-id"], name="item_newest_first"),
+            models.Index(fields=["operation", "outcome", "-id"], name="item_by_outcome"),
+        )
 
     def __str__(self) -> str:
         return f"{self.message_id} of {self.operation_id}: {self.outcome or 'not yet done'}"
