@@ -191,6 +191,21 @@ _KEY = re.compile(r"[a-z_]+(\.[^:]*)?")
 
 
 # ---- reading a search ---------------------------------------------------------------------------------------------
+class Field(NamedTuple):
+    """What is asked of a declared field of the body."""
+
+    path: str
+    condition: Q
+    is_negated: bool
+    is_indexed: bool  # an index finds its messages, newest first
+
+    def values(self, **bounds: int) -> QuerySet[FieldValue]:
+        return FieldValue.objects.filter(self.condition, path=self.path, **bounds)
+
+    def holds(self, **bounds: int) -> Q:
+        return _negated(Q(Exists(self.values(**bounds).filter(message=OuterRef("pk")))), self.is_negated)
+
+
 @dataclass(slots=True)
 class Search:
     """What is looked for. ``values``: service, status and times, which have their own ways to the messages; the other
@@ -199,7 +214,7 @@ class Search:
     values: dict[str, Any] = field(default_factory=dict)
     indexed: list[Q] = field(default_factory=list)
     others: list[Q] = field(default_factory=list)
-    fields: list[tuple[str, str]] = field(default_factory=list)  # path and text of what is in the body
+    fields: list[Field] = field(default_factory=list)
     labels: list[tuple[str, bool]] = field(default_factory=list)  # name=value or a name; whether it is negated
     problems: list[str] = field(default_factory=list)
     now: datetime = field(default_factory=timezone.now)  # what ages count from
@@ -261,12 +276,9 @@ class Search:
     def _qualify_field(self, path: str, value: str, is_negated: bool) -> None:
         if path not in declared_fields():
             raise ValueError(_undeclared(path))
-        if value[0] in "<>" or _RANGE.fullmatch(value):
-            self.others.append(_negated(_has(path, compared("number", value)), is_negated))
-        elif is_negated:
-            self.others.append(~_has(path, Q(text=value[:TEXT_LIMIT])))
-        else:
-            self.fields.append((path, value[:TEXT_LIMIT]))
+        is_compared = value[0] in "<>" or _RANGE.fullmatch(value)
+        condition = compared("number", value) if is_compared else Q(text=value[:TEXT_LIMIT])
+        self.fields.append(Field(path, condition, is_negated, is_indexed=not (is_compared or is_negated)))
 
     def between(self, created_after: datetime | None = None, created_before: datetime | None = None) -> None:
         """Narrows the time of acceptance."""
@@ -315,10 +327,6 @@ def _undeclared(path: str) -> str:
         f"asks for a field that no service has declared: add {path} to its service's fields of the body to search "
         "(search_fields); messages accepted from then on are found by it"
     )
-
-
-def _has(path: str, condition: Q) -> Q:
-    return Q(Exists(FieldValue.objects.filter(condition, message=OuterRef("pk"), path=path)))
 
 
 def _negated(condition: Q, is_negated: bool) -> Q:
@@ -455,10 +463,8 @@ class Found:
 
     @cached_property
     def _conditioned(self) -> MessageQuerySet:
-        """By everything but service and status."""
-        # The first of the fields leads to the messages, the others are looked for in each; see ``_window``.
-        others = [_has(path, Q(text=text)) for path, text in self.search.fields[1:]]
-        found, values = _matching(self.search).filter(*others), self.search.values
+        """By everything but service, status and fields of the body."""
+        found, values = _matching(self.search), self.search.values
         if after := values.get("created_after"):
             found = found.filter(created_at__gte=after, pk__gt=self._low)
         if before := values.get("created_before"):
@@ -509,11 +515,16 @@ class Found:
     def _window(self, first: int, end: int) -> MessageQuerySet:
         """What is found from a row number on and before another."""
         found = self.messages.filter(pk__gte=first, pk__lt=end)
-        if not self.search.fields:
-            return found
-        path, text = self.search.fields[0]
-        values = FieldValue.objects.filter(path=path, text=text, message__gte=first, message__lt=end)
-        return found.filter(pk__in=values.values("message"))
+        bounds = {"message__gte": first, "message__lt": end}  # or a database looks at the values of all of history
+        for one in self.search.fields:
+            leads = one is self._leading
+            found = found.filter(Q(pk__in=one.values(**bounds).values("message")) if leads else one.holds(**bounds))
+        return found
+
+    @cached_property
+    def _leading(self) -> Field | None:
+        """The field whose index gives the messages; the others are looked for in each of them."""
+        return next((one for one in self.search.fields if one.is_indexed), None)
 
     @cached_property
     def _needs_a_bound(self) -> bool:
@@ -526,9 +537,8 @@ class Found:
     @cached_property
     def _looked_through(self) -> tuple[QuerySet[Any], str] | None:
         """What one index gives for the search, and its column with the message's key; None where no index helps."""
-        if self.search.fields:
-            path, text = self.search.fields[0]
-            return FieldValue.objects.filter(path=path, text=text), "message_id"
+        if self._leading:
+            return self._leading.values(), "message_id"
         found = Message.objects.all()
         if self.search.indexed:
             found = found.filter(self.search.indexed[0])
@@ -580,7 +590,7 @@ class Found:
 def selection(search: Search) -> MessageQuerySet:
     """All that a search finds, for who goes through history in windows of his own."""
     names = {"service": "service__name", "created_after": "created_at__gte", "created_before": "created_at__lt"}
-    fields = [_has(path, Q(text=text)) for path, text in search.fields]
+    fields = [one.holds() for one in search.fields]
     return _matching(search).filter(*fields, **{names.get(name, name): value for name, value in search.values.items()})
 
 
