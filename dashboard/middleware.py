@@ -12,12 +12,15 @@ from django.utils import timezone
 ZONE_COOKIE = "switchboard_zone"  # written by console.js with the browser's own zone
 
 
-def no_nul_in_the_address(answer: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
-    """PostgreSQL has no text with a NUL character, so no page can be asked about one. The API says so by itself."""
+def no_nul(answer: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
+    """PostgreSQL has no text with a NUL character, so no page can be asked or told of one. The API says so itself."""
 
     def middleware(request: HttpRequest) -> HttpResponse:
-        if "%00" in request.META.get("QUERY_STRING", "") and not request.path.startswith("/api/"):
-            raise BadRequest("The address holds a NUL character, which nothing here can be named or searched by.")
+        if not request.path.startswith("/api/"):
+            if "%00" in request.META.get("QUERY_STRING", ""):
+                raise BadRequest("The address holds a NUL character, which nothing here can be named or searched by.")
+            if any("\0" in text for name, values in request.POST.lists() for text in (name, *values)):
+                raise BadRequest("The form holds a NUL character, which no text here can have.")
         return answer(request)
 
     return middleware

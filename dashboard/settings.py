@@ -61,7 +61,7 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
-    "dashboard.middleware.no_nul_in_the_address",
+    "dashboard.middleware.no_nul",
     "dashboard.middleware.zone_of_the_viewer",
     "axes.middleware.AxesMiddleware",
 ]

@@ -58,7 +58,7 @@ def save_view(request: HttpRequest) -> HttpResponse:
     if shared and not person(request).may(Role.OPERATOR):
         raise PermissionDenied(f"Sharing a view needs the {Role.OPERATOR} role; yours is {person(request).role}.")
     own = SavedView.objects.filter(account=person(request))
-    if not filters or not name or len(name) > NAME_LIMIT or len(filters) > QUERY_LIMIT or "\0" in name:
+    if not filters or not name or len(name) > NAME_LIMIT or len(filters) > QUERY_LIMIT:
         toasts.error(request, f"Not saved: a view has a name of up to {NAME_LIMIT} characters, and filters.")
     elif own.exclude(name=name).count() >= VIEWS_LIMIT:
         toasts.error(request, f"Not saved: you have {VIEWS_LIMIT} views; delete one first.")

@@ -138,9 +138,7 @@ def test_what_is_shared_is_everybodys_and_the_rest_is_not(viewer: Client, operat
     assert SavedView.objects.count() == 2
 
 
-@pytest.mark.parametrize(
-    "form", [{"name": " "}, {"name": "x" * 61}, {"filters": ""}, {"filters": "cursor=1"}, {"name": "a\0b"}]
-)
+@pytest.mark.parametrize("form", [{"name": " "}, {"name": "x" * 61}, {"filters": ""}, {"filters": "cursor=1"}])
 def test_a_view_that_says_nothing_is_refused_in_words(viewer: Client, queue: Queue, form: dict[str, str]) -> None:
     queue()
     assert "Not saved" in kept(viewer, **form)
