@@ -80,7 +80,7 @@ def record(attempts: Sequence[Mapping[str, Any]], formerly: Sequence[int | None]
 
 def _record(failed: Sequence[Failed], now: datetime) -> dict[int, int]:
     groups: dict[str, tuple[Fingerprint, list[Failed]]] = {}
-    prints = [fingerprint(one.facts) for one in failed]
+    prints = _fingerprints(failed)
     known = Failure.objects.ids_by_key(sorted({made.key for made in prints}))
     for made, one in zip(_bounded(prints, failed, known), failed, strict=True):
         groups.setdefault(made.key, (made, []))[1].append(one)
@@ -94,6 +94,15 @@ def _record(failed: Sequence[Failed], now: datetime) -> dict[int, int]:
             facts = {"title": group.title}
             Event.objects.create(type=type_, at=now, service_id=group.service_id, subject=group.public_id, facts=facts)
     return {one.attempt["id"]: group.pk for group in written for one in groups[group.key][1]}
+
+
+def _fingerprints(failed: Sequence[Failed]) -> list[Fingerprint]:
+    """Of each call; a service that is down answers the same to all of them, which is looked at once."""
+    made: dict[Facts, Fingerprint] = {}
+    for facts in (asked := [one.facts for one in failed]):
+        if facts not in made:
+            made[facts] = fingerprint(facts)
+    return [made[facts] for facts in asked]
 
 
 def _bounded(

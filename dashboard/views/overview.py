@@ -11,9 +11,11 @@ from django.utils import timezone
 from dashboard import live
 from dashboard.access import viewer
 from dashboard.figures import WAITING_CAP, Hour, Standing, last_hour, standings
+from integrations import failures
 from integrations.models import Service, Worker
 
 SHOWN = 12  # services in the table; the rest are on their own page
+GROUPS = 5  # failure groups among what needs attention; all are on their own page
 LISTED = 25  # services among what needs attention: more than that is one cause, not many
 
 
@@ -33,12 +35,15 @@ def _context() -> dict[str, Any]:
     workers = Worker.objects.alive(now).count()
     waiting = min(WAITING_CAP, sum(standing.waiting for standing in found))
     attention = [standing for standing in found if standing.rank[0] < 5]
+    groups = list(failures.needing_attention(now).news(now)[: GROUPS + 1])
     return {
         "standings": found[:SHOWN],
         "service_count": len(found),
         "attention": attention[:LISTED],
         "attention_left_out": max(0, len(attention) - LISTED),
-        "needs": sum(standing.lines for standing in attention) + (0 if workers else 1),
+        "groups": groups[:GROUPS],
+        "groups_left_out": len(groups) > GROUPS,
+        "needs": sum(standing.lines for standing in attention) + len(groups[:GROUPS]) + (0 if workers else 1),
         "workers": workers,
         "total": _total(found),
         "waiting": waiting,

@@ -88,6 +88,10 @@ class FailureQuerySet(models.QuerySet["Failure"]):
         """What somebody should see to: open or regressed."""
         return self.filter(state__in=UNRESOLVED)
 
+    def news(self, now: datetime) -> FailureQuerySet:
+        """What came back after it was resolved, or was not known a day ago."""
+        return self.filter(Q(state=FailureState.REGRESSED) | Q(opened_at__gte=now - RECENT))
+
     def most_harmful_first(self, now: datetime) -> FailureQuerySet:
         """What struck in the last day before what did not; what came back first, then by messages."""
         is_recent = Case(When(last_seen__gte=now - RECENT, then=Value(1)), default=Value(0))

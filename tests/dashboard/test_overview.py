@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from integrations.models import Message, Role, Status, Tally, Worker
+from integrations.models import Failure, Message, Role, Status, Tally, Worker
 from tests.dashboard.signed_in import a_service, browser, messages_of, trip, words
 
 pytestmark = pytest.mark.django_db
@@ -45,6 +45,21 @@ def test_an_open_breaker_comes_first_with_its_cause_and_what_it_holds() -> None:
     assert "down-one is down Breaker opened 3 min ago : 5 calls in a row failed. 4 held." in page
     assert page.index("down-one is down") < page.index("paused-one is paused")
     assert "Contract ends" in page
+
+
+def test_new_and_regressed_kinds_of_failure_are_among_what_needs_attention() -> None:
+    a_worker()
+    now = timezone.now()
+    known = {"service": a_service(), "version": 1, "fault": "status", "attempt_id": 1, "count": 7, "messages": 3}
+    seen = {"first_seen": now - timedelta(days=9), "last_seen": now}
+    opened = {"new": now, "old": now - timedelta(days=9), "back": now - timedelta(days=9)}
+    for title, moment in opened.items():
+        state = "regressed" if title == "back" else "open"
+        Failure.objects.create(key=title, title=f"503 {title}", state=state, opened_at=moment, **known, **seen)
+    page = words(browser().get("/"))
+    assert "503 new A new kind of failure of billing: 7 calls, 3 messages" in page
+    assert "503 back Came back after it was resolved of billing" in page
+    assert "503 old" not in page  # known for long, and on its own page
 
 
 def test_missing_workers_are_reported_before_all_else() -> None:
