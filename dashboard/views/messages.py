@@ -54,7 +54,7 @@ NEW_LIMIT = 100  # “99+ new” says enough
 ON_SCREEN = 100  # rows that a panel asks for again
 ATTEMPTS_SHOWN = 20
 ACTS_SHOWN = 50
-EVENTS_SEARCHED = 1000  # of the service, newest first
+EVENTS_SEARCHED = 1000  # of the service and of the types that are shown, newest first
 EVENTS_SHOWN = 20
 NEIGHBOURS_SEARCHED = 500  # messages of the service on each side
 REPLAYS_SHOWN = 20
@@ -287,10 +287,12 @@ def _window(message: Message, before: str) -> Window:
 
 
 def _service_events(message: Message, now: datetime) -> QuerySet[Event]:
-    """What the service went through meanwhile. Looked for among its newest events alone: their times have no index."""
-    newest = Event.objects.filter(service=message.service_id).order_by("-pk").values("pk")[:EVENTS_SEARCHED]
+    """What the service went through meanwhile. Looked for among its newest events of these types alone: their times
+    have no index."""
+    told = Event.objects.filter(service=message.service_id, type__in=SERVICE_EVENTS)
     life = (message.created_at, message.finished_at or now)
-    return Event.objects.filter(pk__in=newest, type__in=SERVICE_EVENTS, at__range=life).order_by("-pk")[:EVENTS_SHOWN]
+    newest = told.order_by("-pk").values("pk")[:EVENTS_SEARCHED]
+    return Event.objects.filter(pk__in=newest, at__range=life).order_by("-pk")[:EVENTS_SHOWN]
 
 
 def _neighbours(message: Message) -> tuple[Message | None, Message | None, Message | None]:

@@ -16,8 +16,9 @@ RELOADS = 30
 
 
 def test_the_journey_in_a_browser(
-    page: Page, start_installation: Callable[..., Installation], sink: Receiver, shot: Callable[..., Path]
+    start_installation: Callable[..., Installation], page: Page, sink: Receiver, shot: Callable[..., Path]
 ) -> None:
+    # The page comes after the installation, so that it is closed before the installation stops: it reads the stream.
     installation = start_installation(SWITCHBOARD_ALLOW_PRIVATE=None)
     link = re.search(r"http://\S+/setup/\S+", installation.log)
     assert link is not None

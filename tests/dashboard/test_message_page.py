@@ -72,6 +72,16 @@ def test_what_the_service_went_through_at_other_times_is_left_out(
     assert "long ago" not in words(page_of(viewer, queue()))
 
 
+def test_what_is_not_told_does_not_crowd_out_what_is(
+    viewer: Client, queue: Queue, billing: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dashboard.views.messages.EVENTS_SEARCHED", 2)
+    message = queue()
+    Event.objects.create(type="service.paused", service=billing, facts={"reason": "their maintenance"})
+    Event.objects.bulk_create(Event(type="messages.changed", service=billing) for _ in range(3))
+    assert "their maintenance" in words(page_of(viewer, message))
+
+
 def test_calls_are_shown_in_pages_and_only_the_newest_is_open(viewer: Client, queue: Queue) -> None:
     accepted = timezone.now() - timedelta(hours=1)
     message = queue(status="dead", calls=45, attempts=45, due_at=None, created_at=accepted)
