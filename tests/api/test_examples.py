@@ -58,6 +58,8 @@ def test_the_clients_of_the_readme_run(house: Installation, sink: Receiver) -> N
     assert answer | {"duration": 0} == told | {"duration": 0}, "the README shows another answer"
     assert sink.last.target == "/invoices/42"
 
+    assert '"state":"planning"' in run("sh", "-ec", curl("curl -X POST http://127.0.0.1:8000/api/v1/operations"))
+
     following = subprocess.Popen(
         ["sh", "-ec", curl("curl -N")], env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
     )

@@ -38,7 +38,7 @@ OUT_OF_REACH = 2**40  # the number of our own token, so that no made-up DELETE e
 
 
 def test_what_is_made_up_gets_a_described_answer(start: Callable[..., Installation], tmp_path: Path) -> None:
-    assert made_up(start("--no-workers"), tmp_path, "--phases", "examples,fuzzing,stateful", "-n", "8") > 300
+    assert made_up(start("--no-workers"), tmp_path, "--phases", "examples,fuzzing,stateful", "-n", "11") > 500
 
 
 @pytest.mark.long
