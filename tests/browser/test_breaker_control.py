@@ -79,9 +79,9 @@ def test_it_is_opened_for_an_hour_and_closed_by_hand(
     page.goto(f"/services/{tripped}/")
     page.get_by_role("link", name="Steer by hand").click()
     dialog = page.locator("dialog[open]")
-    expect(dialog.get_by_label("Action")).to_have_value("half_open")  # what is mostly wanted of an open one
+    expect(dialog.get_by_label("Action", exact=True)).to_have_value("half_open")  # what is mostly wanted of an open one
     expect(dialog.get_by_label("Ends")).to_be_hidden()
-    dialog.get_by_label("Action").select_option("open")
+    dialog.get_by_label("Action", exact=True).select_option("open")
     expect(dialog.get_by_label("At this time")).to_be_hidden()
     dialog.get_by_label("Reason").fill("Maintenance of theirs")
     dialog.get_by_label("Ends").select_option("in 1 hour")
@@ -94,7 +94,7 @@ def test_it_is_opened_for_an_hour_and_closed_by_hand(
 
     page.goto("/breakers/")
     page.get_by_role("link", name=f"Steer {tripped} by hand").click()
-    page.get_by_label("Action").select_option("close")
+    page.get_by_label("Action", exact=True).select_option("close")
     page.get_by_label("Reason").fill("They are back")
     page.get_by_role("button", name="Steer").click()
     expect(page).to_have_url(re.compile("/breakers/$"))
@@ -150,7 +150,7 @@ def test_without_javascript_the_same_is_a_page(page: Page, tripped: str, install
         expect(opened.value.locator("h1")).to_contain_text("Tried on the last 24 hours")
         expect(opened.value.locator("main")).to_contain_text("would never have opened; in reality it opened once")
         plain.goto(f"/services/{tripped}/breaker/")
-        plain.get_by_label("Action").select_option("observe")
+        plain.get_by_label("Action", exact=True).select_option("observe")
         plain.get_by_label("Reason").fill("Looking")
         plain.get_by_label("Ends").select_option("in 15 minutes")
         plain.get_by_role("button", name="Steer").click()

@@ -27,7 +27,7 @@ def test_a_refused_message_is_understood_corrected_and_sent_again(
     page: Page, installation: Installation, sink: Receiver, shot: Callable[..., Path]
 ) -> None:
     sink.decide(judged)
-    password = installation.operator("mary", "operator")
+    password = installation.operator("lise", "operator")
     with installation.api(installation.token(name="message-page")) as api:
         assert api.post("services", json={"name": "ledger", "base_url": sink.url}).status_code == 201
         endpoint = {"name": "book", "method": "POST", "path": "/orders"}
@@ -37,7 +37,7 @@ def test_a_refused_message_is_understood_corrected_and_sent_again(
         sink.wait_until(lambda: api.get(f"messages/{message}").json()["status"] == "dead", timeout=30)
 
     page.goto("/login/")
-    page.get_by_label("User name").fill("mary")
+    page.get_by_label("User name").fill("lise")
     page.locator("input[type=password]").fill(password)
     page.locator("main button.primary").click()
     expect(page.locator("h1")).to_contain_text("Overview")

@@ -20,18 +20,18 @@ WITHIN = 30_000  # milliseconds for workers that share two cores with others
 
 
 @pytest.fixture(scope="module")
-def joan(installation: Installation) -> dict[str, Any]:
-    return {"password": installation.operator("joan", "operator"), "token": installation.token(name="operations-page")}
+def ruth(installation: Installation) -> dict[str, Any]:
+    return {"password": installation.operator("ruth", "operator"), "token": installation.token(name="operations-page")}
 
 
 @pytest.fixture
 def dead(
-    page: Page, installation: Installation, joan: dict[str, Any], sink: Receiver, request: pytest.FixtureRequest
+    page: Page, installation: Installation, ruth: dict[str, Any], sink: Receiver, request: pytest.FixtureRequest
 ) -> str:
     """The name of a service with dead messages, which would take them now; somebody is signed in."""
     name = re.sub(r"[^a-z]+", "-", request.node.name)[-40:].strip("-")
     sink.decide(lambda call: Answer(status=400))
-    with installation.api(joan["token"]) as api:
+    with installation.api(ruth["token"]) as api:
         made = api.post("services", json={"name": name, "base_url": sink.url})
         assert made.status_code == 201, made.text
         for number in range(DEAD):
@@ -44,15 +44,15 @@ def dead(
 
         until(all_dead, WITHIN / 1000, lambda: f"the messages of {name} are not dead")
     sink.decide(lambda call: Answer(status=204))
-    if "cookies" in joan:
-        page.context.add_cookies(joan["cookies"])
+    if "cookies" in ruth:
+        page.context.add_cookies(ruth["cookies"])
         return name
     page.goto("/login/")
-    page.get_by_label("User name").fill("joan")
-    page.locator("input[type=password]").fill(joan["password"])
+    page.get_by_label("User name").fill("ruth")
+    page.locator("input[type=password]").fill(ruth["password"])
     page.locator("main button.primary").click()
     expect(page.locator("h1")).to_contain_text("Overview")
-    joan["cookies"] = page.context.cookies()
+    ruth["cookies"] = page.context.cookies()
     return name
 
 
