@@ -87,7 +87,7 @@ def test_a_refused_message_is_understood_corrected_and_sent_again(
     # The original and its replay know each other.
     page.get_by_role("link", name=message).first.click()
     expect(page.locator(".verdict")).to_contain_text("is delivered")
-    expect(page.locator("#timeline")).to_contain_text("Replayed by mary")
+    expect(page.locator("#timeline")).to_contain_text("Replayed by lise")
 
 
 def no_accessibility_violations(page: Page) -> None:
