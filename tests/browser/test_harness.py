@@ -1,4 +1,8 @@
-"""The browser tests are only worth something if a complaint of the browser reaches the test."""
+"""The browser tests are only worth something if a complaint of the browser reaches the test.
+
+The sink is asked for before the page: what is asked for last ends first, and Chromium still fetches a favicon when a
+test is over.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +19,7 @@ def serve(sink: Receiver, html: str, policy: str = "default-src 'self'") -> None
 
 
 def test_a_quiet_page_passes_and_can_be_photographed(
-    page: Page, sink: Receiver, shot: Callable[..., Path], complaints: Complaints
+    sink: Receiver, page: Page, shot: Callable[..., Path], complaints: Complaints
 ) -> None:
     serve(sink, "<!doctype html><title>Quiet</title><h1>Switchboard</h1>")
     page.goto(sink.url)
@@ -24,7 +28,7 @@ def test_a_quiet_page_passes_and_can_be_photographed(
     assert complaints.heard == []
 
 
-def test_a_broken_content_security_policy_is_heard(page: Page, sink: Receiver, complaints: Complaints) -> None:
+def test_a_broken_content_security_policy_is_heard(sink: Receiver, page: Page, complaints: Complaints) -> None:
     serve(sink, "<!doctype html><title>No</title><script>document.title = 'run'</script>")
     complaints.allow("Content Security Policy")
     page.goto(sink.url)
@@ -32,7 +36,7 @@ def test_a_broken_content_security_policy_is_heard(page: Page, sink: Receiver, c
     assert "Content Security Policy" in " ".join(complaints.heard)
 
 
-def test_an_uncaught_error_is_heard(page: Page, sink: Receiver, complaints: Complaints) -> None:
+def test_an_uncaught_error_is_heard(sink: Receiver, page: Page, complaints: Complaints) -> None:
     serve(sink, "<!doctype html><script>throw Error('oh no')</script>", policy="script-src 'unsafe-inline'")
     complaints.allow("oh no")
     page.goto(sink.url)
