@@ -68,7 +68,9 @@ class Pump:
         # A claim need not wait for a settlement; on SQLite, which takes one writer at a time, it would all the same.
         own = connection.vendor != "sqlite"
         self._settling = ThreadPoolExecutor(1, thread_name_prefix="settling") if own else self._database
+        self._keeping = ThreadPoolExecutor(1, thread_name_prefix="upkeep") if own else self._database
         self._writing: asyncio.Task[None] | None = None
+        self._upkeep: asyncio.Task[None] | None = None
         self._doorbell = Doorbell(self._rang)
         self._was_rung = self._is_freed = self._found_nothing = self._is_second = False
         self._waking: asyncio.TimerHandle | None = None
@@ -92,7 +94,7 @@ class Pump:
                 await self._endure(error)
                 continue
             self._failures = 0
-            if until_idle and self._found_nothing and not (self.in_flight or self._is_freed):
+            if until_idle and self._found_nothing and not (self.in_flight or self._is_freed or self._upkeep):
                 break
             await self._wait(0.0 if busy else self._patience(end))
 
@@ -111,7 +113,8 @@ class Pump:
                 await self._wait(0.1)
         for _, task in self.in_flight.values():
             task.cancel()
-        await asyncio.gather(*(task for _, task in self.in_flight.values()), return_exceptions=True)
+        under_way = [task for _, task in self.in_flight.values()] + ([self._upkeep] if self._upkeep else [])
+        await asyncio.gather(*under_way, return_exceptions=True)
         if await self._written() and self.worker_id:
             await self._in_database(upkeep.stop, self.worker_id)
         await self._disconnect()
@@ -119,6 +122,7 @@ class Pump:
         await self.client.aclose()
         self._database.shutdown()
         self._settling.shutdown()
+        self._keeping.shutdown()
 
     async def _written(self) -> bool:
         """Writes what has come in; False, after a pause, where the database would not take it."""
@@ -137,13 +141,7 @@ class Pump:
         if self._writing is not None and self._writing.done():
             await self._written_out()
         self._see_to_writing()
-        now = time.monotonic()
-        if now >= self._next_sweep:
-            self._next_sweep = now + SWEEP_EVERY
-            await self._in_database(upkeep.sweep)
-        if now >= self._next_tidying:
-            self._next_tidying = now + TIDY_EVERY
-            await self._in_database(upkeep.tidy)
+        await self._see_to_upkeep()
         return await self._claim()
 
     async def _hold_lease(self) -> None:
@@ -181,6 +179,26 @@ class Pump:
             # A claim may have been committed without our hearing of it: nobody else would ever take it back.
             delivery.give_back_unknown(self.worker_id, in_flight, now)
         return renewed
+
+    async def _see_to_upkeep(self) -> None:
+        """Has done what is due of it, beside the claims. What kept it back is raised here."""
+        if self._upkeep is not None:
+            if not self._upkeep.done():
+                return
+            ended, self._upkeep = self._upkeep, None
+            await ended
+            self._is_freed = True  # it may have made something due
+        if time.monotonic() >= self._next_sweep:
+            self._upkeep = asyncio.create_task(self._keep_up())
+            self._upkeep.add_done_callback(lambda _: self._something.set())
+
+    async def _keep_up(self) -> None:
+        now = time.monotonic()
+        self._next_sweep = now + SWEEP_EVERY
+        await self._in_thread(self._keeping, upkeep.sweep)
+        if now >= self._next_tidying:
+            self._next_tidying = now + TIDY_EVERY
+            await self._in_thread(self._keeping, upkeep.tidy)
 
     def _see_to_writing(self) -> None:
         """Has what came in written beside the claims, batch after batch. What keeps one back is raised at the next
@@ -340,7 +358,9 @@ class Pump:
 
     def _patience(self, end: float | None) -> float:
         now = time.monotonic()
-        moments = [self._next_sweep, self._next_renewal]
+        moments = [self._next_renewal]
+        if self._upkeep is None:  # else its end wakes us
+            moments.append(self._next_sweep)
         if len(self.in_flight) < self.capacity:
             moments.append(self._next_look)
         if end is not None:
@@ -357,15 +377,18 @@ class Pump:
         await asyncio.sleep(pause)
 
     async def _in_database(self, step: Callable[..., T], *args: object) -> T:
-        """In a thread of the pump's own, so on one connection and without waiting on the loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._database, step, *args)
+        return await self._in_thread(self._database, step, *args)
 
     async def _settle(self, step: Callable[..., T], *args: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._settling, step, *args)
+        return await self._in_thread(self._settling, step, *args)
+
+    async def _in_thread(self, thread: ThreadPoolExecutor, step: Callable[..., T], *args: object) -> T:
+        """In a thread of the pump's own, so on one connection and without waiting on the loop."""
+        return await asyncio.get_running_loop().run_in_executor(thread, step, *args)
 
     async def _disconnect(self) -> None:
-        await self._in_database(_disconnect)
-        await self._settle(_disconnect)
+        for thread in (self._database, self._settling, self._keeping):
+            await self._in_thread(thread, _disconnect)
 
 
 def new_loop() -> asyncio.AbstractEventLoop:
