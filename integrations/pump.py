@@ -40,7 +40,8 @@ CLAIM_AT_ONCE = 256  # so that one half is on its way while the other is settled
 GATHER = 0.002  # seconds that results gather before they are written together
 GATHER_CALMLY = 0.025  # while they are few and nothing waits for them
 FEW = 32
-SECOND_LOOK = 0.005  # seconds after a ring, for the lane that found another one quicker last time
+IN_VAIN = 2  # rings without anything left after which a lane is the second to look: one alone befalls the first, too
+SECOND_LOOK = 0.02  # seconds after a ring, for the lane that finds another one quicker
 SWEEP_EVERY = 1.0  # seconds; a breaker's stored state turns within this
 TIDY_EVERY = 30.0
 LOOK_EVERY = 0.25  # seconds between looks for due messages when no doorbell rang
@@ -72,7 +73,8 @@ class Pump:
         self._writing: asyncio.Task[None] | None = None
         self._upkeep: asyncio.Task[None] | None = None
         self._doorbell = Doorbell(self._rang)
-        self._was_rung = self._is_freed = self._found_nothing = self._is_second = False
+        self._was_rung = self._is_freed = self._found_nothing = False
+        self._in_vain = 0  # rings in a row after which nothing was left
         self._waking: asyncio.TimerHandle | None = None
         self._offset = timedelta(0)  # the database's clock less ours
         self._counts = {"delivered": 0, "failed": 0}
@@ -289,7 +291,8 @@ class Pump:
         else:
             claims = await self._in_database(delivery.claim, self.worker_id, wanted, self._left())
         self._found_nothing = not claims
-        self._is_second = was_rung and not claims
+        if was_rung:
+            self._in_vain = 0 if claims else self._in_vain + 1
         for claimed in claims:
             task = asyncio.create_task(self._deliver(claimed))
             self.in_flight[claimed.message.pk] = (claimed, task)
@@ -336,7 +339,7 @@ class Pump:
 
     def _rang(self) -> None:
         """Lanes that run for the same few messages get into each other's way: whoever came too late comes later."""
-        if not self._is_second:
+        if self._in_vain < IN_VAIN:
             self._wake()
         elif self._waking is None:
             self._waking = asyncio.get_running_loop().call_later(SECOND_LOOK, self._wake)
