@@ -9,6 +9,7 @@ retry. `--pending N` adds messages that are due now, of a service that is paused
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import time
 from contextlib import suppress
@@ -168,22 +169,32 @@ def _content(words: _Words, body: int) -> dict[str, str]:
 
 def _tally(words: _Words, tried_before: int) -> None:
     """The counters of each service and minute, counted from the attempts once; those that are there stay."""
-    from integrations.models import Tally
+    from integrations import rollups
+    from integrations.models import Tally, TallyDay, TallyHour
+    from integrations.models.tally import DURATIONS
 
     succeeded = "CASE WHEN a.outcome = 'succeeded' THEN 1 ELSE 0 END"
     _insert(
         Tally,
         f"FROM integrations_attempt a WHERE a.id > {tried_before} GROUP BY 1, 2 ON CONFLICT DO NOTHING",
         service_id="a.service_id",
-        minute=words.minute("a.started_at"),
+        start=words.minute("a.started_at"),
         calls="count(*)",
         failures=f"count(*) - sum({succeeded})",
         retries="sum(CASE WHEN a.number > 1 THEN 1 ELSE 0 END)",
         delivered=f"sum({succeeded})",
         dead="sum(CASE WHEN a.number = 5 THEN 1 ELSE 0 END)",
         seconds="sum(a.duration)",
+        **{
+            name: f"sum(CASE WHEN a.duration > {above} AND a.duration <= {bound} THEN 1 ELSE 0 END)"
+            for (name, bound), above in zip(DURATIONS.items(), (-1.0, *DURATIONS.values()), strict=False)
+            if bound < math.inf
+        },
     )
     words.commit()
+    TallyHour.objects.all().delete()  # made anew: these minutes are older than those that were there
+    TallyDay.objects.all().delete()
+    rollups.roll()
 
 
 def _insert(model: type[models.Model], source: str, **expressions: str) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.db.models import IntegerField, OuterRef, Q, QuerySet, Subquery, Sum
 
 from integrations.models import Message, Priority, Runtime, Service, Status, Tally
+from integrations.models.tally import DURATIONS, quantile
 
 WAITING_CAP = 10_000  # nobody reads more digits, and counting on would read every row
 DEAD_CAP = 100
@@ -15,6 +18,7 @@ DEAD_LOOKED_AT = 500  # the newest dead messages of a service, of which the unan
 BACKLOG_IS_LATE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
 FEW = 100
+SUMMED = ("calls", "failures", "delivered", "dead", "seconds")
 
 
 class CountOf(Subquery):
@@ -33,6 +37,13 @@ class Hour:
     delivered: int = 0
     dead: int = 0
     seconds: float = 0.0
+    durations: list[int] = field(default_factory=lambda: [0] * len(DURATIONS))
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Hour:
+        """From the sums of the counters."""
+        sums = {name: row[f"whole_{name}"] for name in SUMMED}
+        return cls(**sums, durations=[row[f"whole_{name}"] for name in DURATIONS])
 
     @property
     def success_rate(self) -> float | None:
@@ -42,6 +53,16 @@ class Hour:
     def average(self) -> float | None:
         """Seconds of a call."""
         return self.seconds / self.calls if self.calls else None
+
+    @property
+    def p95(self) -> float | None:
+        """Seconds that 95 of 100 calls took at most."""
+        return quantile(0.95, self.durations)
+
+    def __add__(self, other: Hour) -> Hour:
+        sums = {name: getattr(self, name) + getattr(other, name) for name in SUMMED}
+        durations = [ours + theirs for ours, theirs in zip(self.durations, other.durations, strict=True)]
+        return Hour(**sums, durations=durations)
 
 
 @dataclass(slots=True)
@@ -158,88 +179,12 @@ def hours_by_service(now: datetime, service_ids: list[int]) -> dict[int, tuple[H
     # For a page of services the index by service is quicker, for all of them the one by minute.
     narrowed = {"service__in": service_ids} if len(service_ids) <= FEW else {}
     rows = (
-        Tally.objects.filter(minute__gt=now - HOUR, **narrowed)
+        Tally.objects.filter(start__gt=now - HOUR, **narrowed)
         .order_by()
         .values("service_id")
         .annotate(
-            **{f"whole_{name}": Sum(name) for name in Hour.__slots__},
-            last=Sum("calls", filter=Q(minute=last_minute), default=0),
+            **{f"whole_{name}": Sum(name) for name in (*SUMMED, *DURATIONS)},
+            last=Sum("calls", filter=Q(start=last_minute), default=0),
         )
     )
-    return {
-        row["service_id"]: (Hour(**{name: row[f"whole_{name}"] for name in Hour.__slots__}), row["last"])
-        for row in rows.values("service_id", "last", *(f"whole_{name}" for name in Hour.__slots__))
-    }
-
-
-# ---- charts -------------------------------------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """One minute of a chart, in units of its viewBox."""
-
-    minute: datetime
-    calls: int
-    failures: int
-    x: float
-    width: float
-    top: float
-    height: float
-    failed_top: float
-    failed_height: float
-
-
-@dataclass(frozen=True, slots=True)
-class Chart:
-    """Calls a minute over the last hour, failures at the foot of each bar."""
-
-    bars: list[Bar]
-    most: int
-    calls: int
-    failures: int
-    width: int = 600
-    height: int = 100
-
-    @property
-    def start(self) -> datetime:
-        return self.bars[0].minute
-
-    @property
-    def busy(self) -> list[Bar]:
-        """For the table: the minutes in which something happened, newest first."""
-        return [bar for bar in reversed(self.bars) if bar.calls]
-
-
-def last_hour(now: datetime, service: Service | None = None) -> Chart:
-    this_minute = now.replace(second=0, microsecond=0)
-    tallies = Tally.objects.filter(minute__gt=this_minute - HOUR)
-    if service is not None:
-        tallies = tallies.filter(service=service)
-    counted = {
-        minute: (calls, failures)
-        for minute, calls, failures in tallies.values_list("minute")
-        .annotate(Sum("calls"), Sum("failures"))
-        .order_by()
-        .values_list("minute", "calls__sum", "failures__sum")
-    }
-    minutes = [this_minute - timedelta(minutes=back) for back in range(59, -1, -1)]
-    most = max((calls for calls, _ in counted.values()), default=0)
-    bars = [_bar(place, minute, *counted.get(minute, (0, 0)), most) for place, minute in enumerate(minutes)]
-    return Chart(bars, most, sum(bar.calls for bar in bars), sum(bar.failures for bar in bars))
-
-
-def _bar(place: int, minute: datetime, calls: int, failures: int, most: int) -> Bar:
-    scale = 100 / most if most else 0
-    # A single failure among thousands must still be seen: two units at least.
-    failed = max(2.0, failures * scale) if failures else 0.0
-    whole = max(failed, max(1.0, calls * scale) if calls else 0.0)
-    return Bar(
-        minute=minute,
-        calls=calls,
-        failures=failures,
-        x=place * 10 + 1,
-        width=8,
-        top=round(100 - whole, 2),
-        height=round(whole - failed, 2),
-        failed_top=round(100 - failed, 2),
-        failed_height=round(failed, 2),
-    )
+    return {row["service_id"]: (Hour.of(row), row["last"]) for row in rows}

@@ -717,7 +717,7 @@ def _counts(decisions: Sequence[Decision]) -> dict[int, tally.Counts]:
         counted.retries += decision.result.claim.trigger == Trigger.RETRY
         counted.delivered += decision.status == Status.DELIVERED
         counted.dead += decision.status == Status.DEAD
-        counted.seconds += decision.result.outcome.duration
+        counted.took(decision.result.outcome.duration)
     return counts
 
 

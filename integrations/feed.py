@@ -189,8 +189,8 @@ def _count(readings: dict[str, Any], counted_at: datetime, now: datetime) -> Cou
 
 def _tallies(counted_at: datetime) -> dict[str, list[int]]:
     """The tallies that can have changed since then, by service and minute."""
-    rows = Tally.objects.filter(minute__gte=(counted_at - LATE).replace(second=0, microsecond=0))
-    columns = rows.values_list("service_id", "minute", "calls", "delivered", "dead")
+    rows = Tally.objects.filter(start__gte=(counted_at - LATE).replace(second=0, microsecond=0))
+    columns = rows.values_list("service_id", "start", "calls", "delivered", "dead")
     return {f"{service_id} {_minute(minute)}": counted for service_id, minute, *counted in columns}
 
 

@@ -405,8 +405,8 @@ def _write(ticket: Ticket, facts: dict[str, Any], outcome: Outcome, verdict: Ver
                 calls=1,
                 failures=int(not outcome.succeeded),
                 retries=int(attempt.number > 1),
-                seconds=outcome.duration,
             )
+            counted.took(outcome.duration)
             tally.add({runtime.pk: counted}, now)
 
 

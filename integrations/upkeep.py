@@ -12,7 +12,7 @@ from datetime import datetime
 from django.db import transaction
 from django.db.models import F
 
-from integrations import failures, feed, operations
+from integrations import failures, feed, operations, rollups
 from integrations.delivery import target_for, trigger_of
 from integrations.logs import line
 from integrations.models import (
@@ -87,6 +87,8 @@ def tidy() -> None:
     heal_order()
     IdempotentAnswer.objects.prune(database_now())
     failures.prune(database_now())
+    rollups.roll()
+    rollups.prune(database_now())
     feed.forget()
 
 

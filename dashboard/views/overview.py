@@ -6,11 +6,13 @@ from typing import Any
 
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
+from django.urls import reverse
 from django.utils import timezone
 
 from dashboard import live
 from dashboard.access import viewer
-from dashboard.figures import WAITING_CAP, Hour, Standing, last_hour, standings
+from dashboard.charts import chart, span_named
+from dashboard.figures import WAITING_CAP, Hour, Standing, standings
 from integrations import failures
 from integrations.models import Service, Worker
 
@@ -21,16 +23,16 @@ LISTED = 25  # services among what needs attention: more than that is one cause,
 
 @viewer
 def overview(request: HttpRequest) -> HttpResponse:
-    return render(request, "overview/overview.html", _context())
+    return render(request, "overview/overview.html", _context(request))
 
 
 @viewer
 def overview_panel(request: HttpRequest) -> HttpResponse:
-    return live.panel(request, "overview/_panel.html", _context())
+    return live.panel(request, "overview/_panel.html", _context(request))
 
 
-def _context() -> dict[str, Any]:
-    now = timezone.now()
+def _context(request: HttpRequest) -> dict[str, Any]:
+    now, span = timezone.now(), span_named(request.GET.get("span"))
     found = sorted(standings(Service.objects.all(), now), key=lambda standing: standing.rank)
     workers = Worker.objects.alive(now).count()
     waiting = min(WAITING_CAP, sum(standing.waiting for standing in found))
@@ -45,13 +47,14 @@ def _context() -> dict[str, Any]:
         "groups_left_out": len(groups) > GROUPS,
         "needs": sum(standing.lines for standing in attention) + len(groups[:GROUPS]) + (0 if workers else 1),
         "workers": workers,
-        "total": _total(found),
+        "total": sum((standing.hour for standing in found), Hour()),
         "waiting": waiting,
         "summary": _summary(found, workers, waiting),
         "in_flight": sum(standing.in_flight for standing in found),
         "oldest_due": min((standing.oldest_due for standing in found if standing.oldest_due), default=None),
         "oldest_due_age": max((standing.oldest_due_age for standing in found), default=0),
-        "chart": last_hour(now),
+        "chart": chart(now, span),
+        "panel_url": f"{reverse('_overview')}?span={span.name}",
     }
 
 
@@ -70,11 +73,3 @@ def _summary(found: list[Standing], workers: int, waiting: int) -> str:
     state = f"Of {services}, {', '.join(parts)}" if parts else f"{services.capitalize()}, all up"
     waits = f"{waiting:,}{'+' if waiting == WAITING_CAP else ''} message{'s' if waiting != 1 else ''} waiting"
     return f"{state}; {waits}{'' if workers else '; no worker is running'}."
-
-
-def _total(found: list[Standing]) -> Hour:
-    total = Hour()
-    for standing in found:
-        for name in Hour.__slots__:
-            setattr(total, name, getattr(total, name) + getattr(standing.hour, name))
-    return total

@@ -17,7 +17,8 @@ from django.views.decorators.http import require_POST
 from dashboard import live
 from dashboard.access import actor, admin, operator, person, viewer
 from dashboard.answers import form_page, posted, see_other
-from dashboard.figures import WAITING_CAP, last_hour, standings
+from dashboard.charts import Span, chart, span_named
+from dashboard.figures import WAITING_CAP, standings
 from dashboard.forms import BreakerForm, DeleteForm, EndpointForm, PauseForm, PolicyForm, ResumeForm, ServiceForm
 from dashboard.pace import pace_of
 from dashboard.preview import policy_form, preview, trial
@@ -81,7 +82,7 @@ def _found(search: str) -> QuerySet[Service]:
 @viewer
 def detail(request: HttpRequest, name: str) -> HttpResponse:
     service = get_object_or_404(Service, name=name)
-    context = _panel_context(service) | {
+    context = _panel_context(service, _span(request)) | {
         "endpoints": service.endpoints.all()[:500],
         "secrets": _secrets(service),
         "retry_words": retry_words(service.retry_policy, timezone.now()),
@@ -98,10 +99,14 @@ def detail(request: HttpRequest, name: str) -> HttpResponse:
 @viewer
 def detail_panel(request: HttpRequest, name: str) -> HttpResponse:
     service = get_object_or_404(Service, name=name)
-    return live.panel(request, "services/_service.html", _panel_context(service))
+    return live.panel(request, "services/_service.html", _panel_context(service, _span(request)))
 
 
-def _panel_context(service: Service) -> dict[str, Any]:
+def _span(request: HttpRequest) -> Span:
+    return span_named(request.GET.get("span"))
+
+
+def _panel_context(service: Service, span: Span) -> dict[str, Any]:
     now = timezone.now()
     standing = standings(Service.objects.filter(pk=service.pk), now)[0]
     events = service.events.exclude(type__in=(CHANGED, ENDED)).order_by("-pk")[:EVENTS_SHOWN]
@@ -113,7 +118,8 @@ def _panel_context(service: Service) -> dict[str, Any]:
         "standing": standing,
         "runtime": standing.runtime,
         "breaker": breaker_policy.summary(standing.runtime.breaker, service.breaker_policy, now),
-        "chart": last_hour(now, service),
+        "chart": chart(now, span, service),
+        "panel_url": f"{reverse('_service', args=[service.name])}?span={span.name}",
         "pace": pace_of(standing, count_waiting=True),
         "trips": trips,
         "opening": trips[0].last if trips and trips[0].is_under_way else None,

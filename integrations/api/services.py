@@ -126,7 +126,7 @@ def described(services: Sequence[Service]) -> list[dict[str, Any]]:
     runtimes = Runtime.objects.in_bulk(ids)
     waiting = _waiting(ids, now)
     healthy = set(
-        Tally.objects.filter(service__in=ids, minute__gt=now - HEALTHY_FOR, calls__gt=F("failures")).values_list(
+        Tally.objects.filter(service__in=ids, start__gt=now - HEALTHY_FOR, calls__gt=F("failures")).values_list(
             "service_id", flat=True
         )
     )

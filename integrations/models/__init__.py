@@ -21,7 +21,7 @@ from integrations.models.operation import Item, Operation
 from integrations.models.runtime import Runtime
 from integrations.models.saved_view import SavedView
 from integrations.models.service import AUTH_SECRETS, Endpoint, Ordering, Service, ServiceStatus, Source
-from integrations.models.tally import Tally
+from integrations.models.tally import Tally, TallyDay, TallyHour
 from integrations.models.worker import Worker
 
 __all__ = [
@@ -57,6 +57,8 @@ __all__ = [
     "Source",
     "Status",
     "Tally",
+    "TallyDay",
+    "TallyHour",
     "Token",
     "Trigger",
     "Worker",

@@ -1,9 +1,14 @@
-"""Counters per service and minute, kept by the engine: charts and rates never count history."""
+"""Counters per service and minute, hour and day, kept by the engine: charts and rates never count history.
+
+Settlements add to their minute; hours and days are made from minutes, see integrations/rollups.py.
+"""
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -11,6 +16,24 @@ from django.db import connection, models
 
 from integrations.models.rows import prepared
 from integrations.models.service import Service
+
+# How long calls took, in seconds: each column counts those above the one before it and up to its own bound.
+DURATIONS = {
+    "within_10ms": 0.01,
+    "within_20ms": 0.02,
+    "within_50ms": 0.05,
+    "within_100ms": 0.1,
+    "within_200ms": 0.2,
+    "within_500ms": 0.5,
+    "within_1s": 1.0,
+    "within_2s": 2.0,
+    "within_5s": 5.0,
+    "within_10s": 10.0,
+    "within_30s": 30.0,
+    "beyond_30s": math.inf,
+}
+BOUNDS = tuple(DURATIONS.values())
+COUNTED = ("calls", "failures", "retries", "delivered", "dead", "seconds", *DURATIONS)
 
 
 @dataclass(slots=True)
@@ -23,26 +46,70 @@ class Counts:
     delivered: int = 0
     dead: int = 0
     seconds: float = 0.0  # of all calls together
+    durations: list[int] = field(default_factory=lambda: [0] * len(BOUNDS))
+
+    def took(self, seconds: float) -> None:
+        self.seconds += seconds
+        self.durations[bisect_left(BOUNDS, seconds)] += 1
+
+    def row(self) -> tuple[float, ...]:
+        """As in COUNTED."""
+        return (self.calls, self.failures, self.retries, self.delivered, self.dead, self.seconds, *self.durations)
 
 
-class Tally(models.Model):
-    """One service's minute."""
+class Counted(models.Model):
+    """One service's calls in the time from ``start`` on."""
 
-    service = models.ForeignKey(Service, on_delete=models.CASCADE, db_index=False, related_name="tallies")
-    minute = models.DateTimeField()
+    service = models.ForeignKey(Service, on_delete=models.CASCADE, db_index=False, related_name="+")
+    start = models.DateTimeField()
     calls = models.PositiveIntegerField(default=0)
     failures = models.PositiveIntegerField(default=0)
     retries = models.PositiveIntegerField(default=0)
     delivered = models.PositiveIntegerField(default=0)
     dead = models.PositiveIntegerField(default=0)
     seconds = models.FloatField(default=0)
+    within_10ms = models.PositiveIntegerField(default=0)
+    within_20ms = models.PositiveIntegerField(default=0)
+    within_50ms = models.PositiveIntegerField(default=0)
+    within_100ms = models.PositiveIntegerField(default=0)
+    within_200ms = models.PositiveIntegerField(default=0)
+    within_500ms = models.PositiveIntegerField(default=0)
+    within_1s = models.PositiveIntegerField(default=0)
+    within_2s = models.PositiveIntegerField(default=0)
+    within_5s = models.PositiveIntegerField(default=0)
+    within_10s = models.PositiveIntegerField(default=0)
+    within_30s = models.PositiveIntegerField(default=0)
+    beyond_30s = models.PositiveIntegerField(default=0)
 
     class Meta:
-        constraints = (models.UniqueConstraint(fields=["service", "minute"], name="tally_of_minute"),)
-        indexes = (models.Index(fields=["minute"], name="tally_by_minute"),)
+        abstract = True
 
     def __str__(self) -> str:
-        return f"{self.service_id} {self.minute:%F %H:%M}"
+        return f"{self.service_id} {self.start:%F %H:%M}"
+
+
+class Tally(Counted):
+    """One service's minute."""
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=["service", "start"], name="tally_of_minute"),)
+        indexes = (models.Index(fields=["start"], name="tally_by_minute"),)
+
+
+class TallyHour(Counted):
+    """One service's hour."""
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=["service", "start"], name="tally_of_hour"),)
+        indexes = (models.Index(fields=["start"], name="tally_by_hour"),)
+
+
+class TallyDay(Counted):
+    """One service's day, in UTC."""
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=["service", "start"], name="tally_of_day"),)
+        indexes = (models.Index(fields=["start"], name="tally_by_day"),)
 
 
 def add(counts: dict[int, Counts], now: datetime) -> None:
@@ -50,12 +117,24 @@ def add(counts: dict[int, Counts], now: datetime) -> None:
     if not counts:
         return
     minute = connection.ops.adapt_datetimefield_value(now.replace(second=0, microsecond=0))
-    rows: list[Sequence[Any]] = [(service_id, minute, *astuple(counted)) for service_id, counted in counts.items()]
-    places = ", ".join(["(%s, %s, %s, %s, %s, %s, %s, %s)"] * len(rows))
-    added = ", ".join(f"{name} = integrations_tally.{name} + excluded.{name}" for name in Counts.__slots__)
+    rows: list[Sequence[Any]] = [(service_id, minute, *counted.row()) for service_id, counted in counts.items()]
+    places = ", ".join([f"(%s, %s{', %s' * len(COUNTED)})"] * len(rows))
+    added = ", ".join(f"{name} = integrations_tally.{name} + excluded.{name}" for name in COUNTED)
     with prepared() as cursor:
         cursor.execute(
-            f"INSERT INTO integrations_tally (service_id, minute, {', '.join(Counts.__slots__)}) VALUES {places} "  # noqa: S608 - names are ours
-            f"ON CONFLICT (service_id, minute) DO UPDATE SET {added}",
+            f"INSERT INTO integrations_tally (service_id, start, {', '.join(COUNTED)}) VALUES {places} "  # noqa: S608 - names are ours
+            f"ON CONFLICT (service_id, start) DO UPDATE SET {added}",
             [value for row in rows for value in row],
         )
+
+
+def quantile(share: float, durations: Sequence[int]) -> float | None:
+    """About how many seconds so large a share of the calls took at most, from their counts by DURATIONS; None without
+    calls. Within a bound it is taken to grow evenly; beyond the last one nothing more is known than that bound."""
+    wanted = share * sum(durations)
+    below, passed = 0.0, 0
+    for bound, count in zip(BOUNDS, durations, strict=True):
+        if count and passed + count >= wanted:
+            return below if math.isinf(bound) else below + (bound - below) * (wanted - passed) / count
+        below, passed = (below if math.isinf(bound) else bound), passed + count
+    return None

@@ -169,7 +169,7 @@ def test_a_breaker_is_steered(operator: Api, billing: Service, queue: Any) -> No
 def test_health_and_backlog_are_read_back(viewer: Api, billing: Service, queue: Any) -> None:
     message = queue()
     Message.objects.filter(pk=message.pk).update(due_at=timezone.now() - timedelta(seconds=90))
-    Tally.objects.create(service=billing, minute=timezone.now().replace(second=0, microsecond=0), calls=3, failures=1)
+    Tally.objects.create(service=billing, start=timezone.now().replace(second=0, microsecond=0), calls=3, failures=1)
     service = viewer.get("/services/billing").json()
     assert (service["health"], service["backlog"]) == ("up", 1)
     assert 89 < service["oldest_due_age"] < 120

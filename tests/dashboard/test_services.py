@@ -74,7 +74,7 @@ def test_polled_pages_stay_within_their_queries(django_assert_max_num_queries: A
         service = a_service(f"service-{number}")
         messages_of(service, Status.PENDING, 5)
         messages_of(service, Status.DEAD, 5)
-        Tally.objects.create(service=service, minute=timezone.now().replace(second=0, microsecond=0), calls=3)
+        Tally.objects.create(service=service, start=timezone.now().replace(second=0, microsecond=0), calls=3)
     client = browser()
     for path in ("/services/", "/_p/services/", "/services/service-1/", "/_p/services/service-1/"):
         with django_assert_max_num_queries(12):

@@ -1,0 +1,50 @@
+"""Hours and days of the counters, made from the minutes while they are kept.
+
+What may have changed is counted anew and written over what was there, so that it may be done twice, by two at once,
+and after any pause. Minutes get nothing more once they are over but what a settlement under way still writes.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from django.db.models import Max, Sum
+from django.db.models.functions import TruncDay, TruncHour
+
+from integrations.models import Tally, TallyDay, TallyHour
+from integrations.models.tally import COUNTED, Counted
+
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+MINUTES_KEPT = timedelta(days=3)
+HOURS_KEPT = timedelta(days=40)
+
+
+def roll() -> None:
+    """Brings the hours up to date, and from them the days."""
+    _roll(Tally, TallyHour, TruncHour("start", tzinfo=UTC), HOUR)
+    _roll(TallyHour, TallyDay, TruncDay("start", tzinfo=UTC), DAY)
+
+
+def prune(now: datetime) -> None:
+    """Drops the minutes and hours that nobody looks at any more."""
+    # Whole hours and days: what is left of one would be counted as all of it.
+    Tally.objects.filter(start__lt=(now - MINUTES_KEPT).replace(minute=0, second=0, microsecond=0)).delete()
+    TallyHour.objects.filter(start__lt=(now - HOURS_KEPT).replace(hour=0, minute=0, second=0, microsecond=0)).delete()
+
+
+def _roll(parts: type[Counted], wholes: type[Counted], whole: TruncHour | TruncDay, length: timedelta) -> None:
+    """From the one before the newest on: that may have got something more since."""
+    newest: datetime | None = wholes._default_manager.aggregate(newest=Max("start"))["newest"]
+    counted = parts._default_manager.filter(start__gte=newest - length) if newest else parts._default_manager.all()
+    sums: Any = counted.annotate(whole=whole).values_list("service_id", "whole").order_by()
+    wholes._default_manager.bulk_create(
+        [
+            wholes(service_id=service_id, start=start, **dict(zip(COUNTED, row, strict=True)))
+            for service_id, start, *row in sums.annotate(*(Sum(name) for name in COUNTED))
+        ],
+        update_conflicts=True,
+        unique_fields=["service", "start"],
+        update_fields=COUNTED,
+        batch_size=500,
+    )

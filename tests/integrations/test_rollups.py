@@ -1,0 +1,105 @@
+"""Hours and days of the counters: made from the minutes, whoever does it and however often."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from integrations import rollups
+from integrations.models import Service, Tally, TallyDay, TallyHour
+from integrations.models.tally import BOUNDS, DURATIONS, Counts, add, quantile
+
+pytestmark = pytest.mark.django_db
+NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+
+
+@pytest.fixture
+def service() -> Service:
+    return Service.objects.create(name="billing", base_url="http://127.0.0.1:9")
+
+
+def count(service: Service, at: datetime, calls: int = 1, took: float = 0.03) -> None:
+    counts = Counts(calls=calls, delivered=calls)
+    for _ in range(calls):
+        counts.took(took)
+    add({service.pk: counts}, at)
+
+
+def hours() -> dict[datetime, int]:
+    return dict(TallyHour.objects.values_list("start", "calls"))
+
+
+def test_minutes_become_hours_and_days(service: Service) -> None:
+    other = Service.objects.create(name="crm", base_url="http://127.0.0.1:9")
+    count(service, NOON + timedelta(minutes=1), calls=2)
+    count(service, NOON + timedelta(minutes=59), calls=3, took=1.5)
+    count(service, NOON + timedelta(hours=12), calls=4)
+    count(other, NOON, calls=7)
+    rollups.roll()
+    (hour,) = TallyHour.objects.filter(service=service, start=NOON)
+    assert (hour.calls, hour.delivered, hour.within_50ms, hour.within_2s) == (5, 5, 2, 3)
+    assert hour.seconds == pytest.approx(2 * 0.03 + 3 * 1.5)
+    midnight = NOON.replace(hour=0)
+    days = set(TallyDay.objects.values_list("service__name", "start", "calls"))
+    assert days == {("billing", midnight, 5), ("billing", midnight + timedelta(days=1), 4), ("crm", midnight, 7)}
+
+
+def test_rolling_again_changes_nothing_and_takes_in_what_came_late(service: Service) -> None:
+    count(service, NOON)
+    rollups.roll()
+    rollups.roll()
+    assert hours() == {NOON: 1}
+    count(service, NOON + timedelta(hours=1))
+    rollups.roll()
+    count(service, NOON + timedelta(minutes=59), calls=5)  # a settlement of the hour before, only just committed
+    rollups.roll()
+    assert hours() == {NOON: 6, NOON + timedelta(hours=1): 1}
+    assert TallyDay.objects.get().calls == 7
+
+
+def test_after_a_long_stop_nothing_is_left_out(service: Service) -> None:
+    count(service, NOON)
+    rollups.roll()
+    later = NOON + timedelta(hours=30)
+    count(service, NOON + timedelta(minutes=30), calls=2)  # written before the stop, never rolled
+    count(service, later)
+    rollups.roll()
+    assert hours() == {NOON: 3, later: 1}
+
+
+def test_minutes_and_hours_go_and_what_was_made_of_them_stays(service: Service) -> None:
+    begin = NOON - timedelta(minutes=30)
+    for minutes in range(0, 120, 10):
+        count(service, begin + timedelta(minutes=minutes))
+    rollups.roll()
+    before, day = hours(), TallyDay.objects.get().calls
+    rollups.prune(NOON + rollups.MINUTES_KEPT + timedelta(minutes=45))
+    assert min(Tally.objects.values_list("start", flat=True)) == NOON  # never a part of an hour
+    rollups.roll()
+    assert hours() == before
+    rollups.prune(NOON + rollups.HOURS_KEPT + timedelta(days=1))
+    rollups.roll()
+    assert not TallyHour.objects.exists()
+    assert TallyDay.objects.get().calls == day == 12
+
+
+@given(st.lists(st.floats(min_value=0.0, max_value=100.0), min_size=1, max_size=200))
+def test_a_quantile_lies_within_the_bounds_of_the_true_one(durations: list[float]) -> None:
+    counts = Counts()
+    for duration in durations:
+        counts.took(duration)
+    assert sum(counts.durations) == len(durations)
+    true = sorted(durations)[math.ceil(0.95 * len(durations)) - 1]
+    found = quantile(0.95, counts.durations)
+    above = next(bound for bound in BOUNDS if true <= bound)
+    below = max((bound for bound in BOUNDS if bound < above), default=0.0)
+    assert found is not None
+    assert below <= found <= (above if above < math.inf else below)
+
+
+def test_without_calls_there_is_no_quantile() -> None:
+    assert quantile(0.95, [0] * len(DURATIONS)) is None
