@@ -242,7 +242,15 @@ class Supervisor:
                 self.quarantine.kill()
             return
         serving = Runtime.objects.serving(now).values("service_id")
-        if Message.objects.due(now).suspect().unexpired(now).filter(service_id__in=serving).exists():
+        if (
+            Message.objects.due(now)
+            .suspect()
+            .unexpired(now)
+            .filter(service_id__in=serving)
+            .order_by("due_at")
+            .values_list("pk")
+            .first()
+        ):
             self.quarantine.start()
 
     def _ask_for_lanes(self, count: int) -> None:

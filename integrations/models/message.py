@@ -218,6 +218,10 @@ class MessageQuerySet(models.QuerySet["Message"]):
     def due(self, now: datetime) -> MessageQuerySet:
         return self.filter(status=Status.PENDING, due_at__lte=now)
 
+    def is_any(self) -> bool:
+        """Like ``exists`` of what is due, by the index of it: see ``queue.HAS_DUE``."""
+        return self.order_by("priority", "due_at").values_list("pk").first() is not None
+
     def for_service(self, service: Service) -> MessageQuerySet:
         return self.filter(service=service)
 

@@ -20,9 +20,10 @@ from integrations.models.attempt import Attempt
 from integrations.models.clock import database_now
 from integrations.models.message import Priority
 
-# No EXISTS: PostgreSQL may answer that by going through all that is due, once.
+# No EXISTS, and an order: PostgreSQL may answer the first by going through all that is due, once, and, where any will
+# do, look for it through the table, which begins with what was delivered long ago.
 HAS_DUE = """(SELECT 1 FROM integrations_message m WHERE m.service_id = r.service_id AND m.priority = {priority}
-    AND m.status = 'pending' AND m.due_at <= {{now}} LIMIT 1) IS NOT NULL"""
+    AND m.status = 'pending' AND m.due_at <= {{now}} ORDER BY m.due_at LIMIT 1) IS NOT NULL"""
 
 # Services that are not paused, not throttled and whose breaker is not open for longer; the least lately served first.
 SERVING = f"""

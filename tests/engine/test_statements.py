@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from integrations import delivery
 from integrations.client import Client
-from integrations.models import Draft, Message, Service, Worker, database_now, rows
+from integrations.models import Draft, Message, Service, Worker, database_now, queue, rows
 from integrations.models.worker import LEASE
 
 BACKLOG = 500
@@ -66,3 +66,20 @@ def test_a_plan_that_was_made_for_an_empty_table_is_not_kept(monkeypatch: pytest
     monkeypatch.setattr(rows._planned, "until", 0.0)
     ask()
     assert "Index" in plan(), plan()
+
+
+@pytest.mark.servers_only
+@pytest.mark.django_db(transaction=True)
+def test_what_is_due_is_found_by_its_index_behind_much_that_was_delivered() -> None:
+    """Where any due message will do, the planner hopes to meet one soon if it begins with the table's first page."""
+    service = Service.objects.create(name="sink", base_url="https://api.example.com")
+    draft = Draft(service, "POST", "/hook", b"{}", "application/json")
+    Message.objects.accept([draft] * 2000)
+    Message.objects.update(status="delivered", due_at=None, finished_at=timezone.now())
+    Message.objects.accept([draft] * 4000)
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE integrations_message")
+        cursor.execute("EXPLAIN " + queue.SERVING.format(now="statement_timestamp()"), [200])
+        plan = "\n".join(line for (line,) in cursor.fetchall())
+    assert "message_due" in plan
+    assert "Seq Scan on integrations_message" not in plan, plan
