@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.db.models import Q
 from django.http import HttpRequest
 from django.utils.functional import SimpleLazyObject
 
@@ -16,7 +17,7 @@ SECTIONS = {"": "overview", "attempts": "messages"}
 
 
 def console(request: HttpRequest) -> dict[str, Any]:
-    """``trouble`` (services whose breaker is open), ``failing`` (failure groups that somebody should see to), the
+    """``trouble`` (services that are down), ``failing`` (failure groups that somebody should see to), the
     rail's ``section``, and what this person may do."""
     if not hasattr(request, "user") or not request.user.is_authenticated:
         return {}
@@ -33,7 +34,7 @@ def console(request: HttpRequest) -> dict[str, Any]:
 
 def trouble() -> int:
     """How many services are down. One small row per service is read, so it is cheaper than a cache would be."""
-    return Runtime.objects.filter(state="open").count()
+    return Runtime.objects.filter(Q(state="open") | Q(service__health__state="down")).count()
 
 
 def failing() -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from django.db.models import IntegerField, OuterRef, Q, QuerySet, Subquery, Sum
 
-from integrations.models import Message, Priority, Runtime, Service, Status, Tally
+from integrations.models import Health, Message, Priority, Runtime, Service, Status, Tally
 from integrations.models.tally import DURATIONS, quantile
 
 WAITING_CAP = 10_000  # nobody reads more digits, and counting on would read every row
@@ -80,6 +80,16 @@ class Standing:
     last_minute: int = 0  # calls of the last whole minute
 
     @property
+    def check(self) -> Health | None:
+        """How its regular checks find it, where they are made."""
+        return getattr(self.service, "health", None)
+
+    @property
+    def is_unwell(self) -> bool:
+        """Found down by its checks, while its breaker lets calls through."""
+        return self.check is not None and self.check.state == "down" and not (self.is_open or self.is_probing)
+
+    @property
     def is_open(self) -> bool:
         return self.runtime.state == "open"
 
@@ -110,19 +120,21 @@ class Standing:
     def rank(self) -> tuple[int, float, str]:
         """Trouble first: what kind, then how many messages it blocks for how long."""
         kind = (
-            0 if self.is_open else 1 if self.is_probing else 2 if self.is_late else 3 if self.service.is_paused
-            else 4 if self.dead else 5
+            0 if self.is_open or self.is_unwell else 1 if self.is_probing else 2 if self.is_late
+            else 3 if self.service.is_paused else 4 if self.dead else 5
         )  # fmt: skip
         return kind, -(self.waiting or 0) * max(1.0, self.oldest_due_age), self.service.name
 
     @property
     def tone(self) -> str:
-        return "red" if self.is_open else "amber" if self.is_probing or self.service.is_paused else ""
+        return "red" if self.is_open or self.is_unwell else "amber" if self.is_probing or self.service.is_paused else ""
 
 
 def standings(services: QuerySet[Service], now: datetime) -> list[Standing]:
     """Two queries for any number of services: how they stand, and what their last hour was like."""
-    rows = _annotated(services.select_related("runtime").defer("secrets"), now)  # decrypting each would cost more
+    rows = _annotated(
+        services.select_related("runtime", "health").defer("secrets"), now
+    )  # decrypting each would cost more
     found = [
         Standing(
             service=service,

@@ -98,6 +98,12 @@ GROUPS = (
         ),
     ),
     Group(
+        "health",
+        "Health check",
+        "by default none",
+        ("health_check.interval", "health_check.path", "health_check.expect"),
+    ),
+    Group(
         "content",
         "Headers and search",
         "by default none",
@@ -157,6 +163,9 @@ class ServiceForm(SchemaForm):
         "timeout.total": "Whole call within, seconds",
         "limits.rate": "Calls in a period",
         "limits.per": "Length of the period, seconds",
+        "health_check.interval": "Seconds between checks",
+        "health_check.path": "Path",
+        "health_check.expect": "Healthy answers",
         "limits.concurrency": "Calls at the same time",
         "response_cap": "Kept of an answer, bytes",
         "ordering": "Order of messages",

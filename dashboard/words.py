@@ -39,9 +39,9 @@ def event_words(event: Event) -> str:
             held = f", {facts['held']} stay held" if facts.get("held") else ""
             return f"Resumed{by}{held}"
         case "service.down":
-            return "Went down"
+            return f"Found down by its health check{why}"
         case "service.up":
-            return "Came up again"
+            return "Found up again by its health check"
         case "breaker.opened":
             return f"Breaker {would}opened{why}"
         case "breaker.half_opened":

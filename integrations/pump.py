@@ -22,7 +22,7 @@ from typing import TypeVar
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, OperationalError, connection
 
-from integrations import delivery, upkeep
+from integrations import delivery, health, upkeep
 from integrations.client import Client
 from integrations.delivery import CallResult, Claim
 from integrations.doorbell import Doorbell
@@ -72,6 +72,7 @@ class Pump:
         self._keeping = ThreadPoolExecutor(1, thread_name_prefix="upkeep") if own else self._database
         self._writing: asyncio.Task[None] | None = None
         self._upkeep: asyncio.Task[None] | None = None
+        self._checks: set[asyncio.Task[None]] = set()
         self._doorbell = Doorbell(self._rang)
         self._was_rung = self._is_freed = self._found_nothing = False
         self._in_vain = 0  # rings in a row after which nothing was left
@@ -96,9 +97,12 @@ class Pump:
                 await self._endure(error)
                 continue
             self._failures = 0
-            if until_idle and self._found_nothing and not (self.in_flight or self._is_freed or self._upkeep):
+            if until_idle and self._found_nothing and not self._is_under_way():
                 break
             await self._wait(0.0 if busy else self._patience(end))
+
+    def _is_under_way(self) -> bool:
+        return bool(self.in_flight or self._is_freed or self._upkeep or self._checks)
 
     def stop(self) -> None:
         """Lets the loop end at its next turn; safe to call from a signal handler of the loop."""
@@ -115,8 +119,10 @@ class Pump:
                 await self._wait(0.1)
         for _, task in self.in_flight.values():
             task.cancel()
+        for task in self._checks:
+            task.cancel()
         under_way = [task for _, task in self.in_flight.values()] + ([self._upkeep] if self._upkeep else [])
-        await asyncio.gather(*under_way, return_exceptions=True)
+        await asyncio.gather(*under_way, *self._checks, return_exceptions=True)
         if await self._written() and self.worker_id:
             await self._in_database(upkeep.stop, self.worker_id)
         await self._disconnect()
@@ -201,6 +207,21 @@ class Pump:
         if now >= self._next_tidying:
             self._next_tidying = now + TIDY_EVERY
             await self._in_thread(self._keeping, upkeep.tidy)
+        for check in await self._in_thread(self._keeping, health.claim, health.AT_ONCE - len(self._checks)):
+            task = asyncio.create_task(self._check(check))
+            self._checks.add(task)
+            task.add_done_callback(self._checked)
+
+    async def _check(self, check: health.Check) -> None:
+        try:
+            call, outcome = await health.send(self.client, check, self.now())
+            await self._in_thread(self._keeping, health.record, check, call, outcome)
+        except Exception:  # the next one comes at its time
+            log.exception(line("unchecked", service=check.service.name))
+
+    def _checked(self, task: asyncio.Task[None]) -> None:
+        self._checks.discard(task)
+        self._something.set()
 
     def _see_to_writing(self) -> None:
         """Has what came in written beside the claims, batch after batch. What keeps one back is raised at the next

@@ -21,6 +21,7 @@ from integrations.models import (
     Conflict,
     Endpoint,
     Event,
+    Health,
     Message,
     Ordering,
     Service,
@@ -74,6 +75,7 @@ def register(data: ServiceIn, *, actor: str, source: Source, may_allow_private: 
         _fill(service, data, data.model_fields_set, may_allow_private=may_allow_private)
         with _refusing(taken):
             service.save()
+        Health.objects.follow(service)
         Event.objects.create(type="service.created", service=service, facts={"source": source})
         AuditEntry.objects.record(actor, "service.created", service.name, after=readable(service))
     return service
@@ -95,6 +97,8 @@ def change(
         after = readable(service)
         changed = {name for name in after if after[name] != before.get(name)}
         if changed:
+            if "health_check" in changed:
+                Health.objects.follow(service)
             if "ordering" in changed and service.ordering == Ordering.NONE:
                 Message.objects.for_service(service).unpark()
             Event.objects.create(type="service.changed", service=service, facts={"fields": sorted(changed)})

@@ -24,6 +24,7 @@ from pydantic_core import ErrorDetails
 
 from integrations.client import header_refusal
 from integrations.network import check_url, parse_networks
+from integrations.policies import health
 from integrations.policies.breaker import BreakerPolicy
 from integrations.policies.limits import Limits, Timeout
 from integrations.policies.retry import RetryPolicy
@@ -236,15 +237,24 @@ class NetworkRules(Strict):
 
 
 class HealthCheck(Strict):
-    path: str = Field("/", max_length=2000, description="Path that is asked.")
-    interval: float = Field(0, ge=0, le=86400, description="Seconds between checks; 0 is off.")
-    expect: Short = Field("2xx", description="Status that counts as healthy.")
+    """A GET made regularly, outside the breaker and the limits; two that fail in a row find the service down."""
+
+    path: str = Field("/", max_length=2000, pattern="^/", description="Path that is asked, below the address.")
+    interval: float = Field(0, ge=0, le=86400, description="Seconds between checks, at least 5; 0 is off.")
+    expect: Short = Field("2xx", description="Statuses that count as healthy, such as 2xx or 200, 204, 3xx.")
 
     @field_validator("interval")
     @classmethod
-    def is_not_promised_yet(cls, value: float) -> float:
-        if value:
-            raise ValueError("regular health checks cannot be made yet; leave it at 0")
+    def is_not_too_often(cls, value: float) -> float:
+        if 0 < value < 5:
+            raise ValueError("checks are at least 5 seconds apart; 0 is off")
+        return value
+
+    @field_validator("expect")
+    @classmethod
+    def names_statuses(cls, value: str) -> str:
+        if not health.EXPECTED.fullmatch(value):
+            raise ValueError("this names statuses such as 2xx, or 200, 204, 3xx")
         return value
 
 

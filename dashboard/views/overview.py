@@ -63,7 +63,7 @@ def _summary(found: list[Standing], workers: int, waiting: int) -> str:
     if not found:
         return "What needs you first, then how the last hour went."
     counts = (
-        (sum(standing.is_open for standing in found), "down"),
+        (sum(standing.is_open or standing.is_unwell for standing in found), "down"),
         (sum(standing.is_probing for standing in found), "being probed"),
         (sum(standing.is_late for standing in found), "behind"),
         (sum(standing.service.is_paused for standing in found), "paused"),

@@ -18,7 +18,7 @@ from integrations.api.gate import admin, caller, operator, viewer
 from integrations.api.pages import LIMIT, Cursor, Limit, listed, page
 from integrations.api.problems import Problem
 from integrations.api.wire import address, answer, no_content
-from integrations.models import Endpoint, Message, Role, Runtime, Service, Source, Status, Tally
+from integrations.models import Endpoint, Health, Message, Role, Runtime, Service, Source, Status, Tally
 from integrations.policies import breaker as breaker_policy
 from integrations.schemas import BreakerIn, EndpointIn, PauseIn, ResumeIn, RotateIn, ServiceIn
 
@@ -119,8 +119,14 @@ def find_service(name: str, *, locked: bool = False) -> Service:
     return service
 
 
+def _health(breaker_state: str, checked: str, has_answered: bool) -> str:
+    if breaker_state == "open" or checked == "down":
+        return "down"
+    return "up" if checked == "up" or has_answered else "unknown"
+
+
 def described(services: Sequence[Service]) -> list[dict[str, Any]]:
-    """Services as they are read back: configuration and present state, in four queries for any number of them."""
+    """Services as they are read back: configuration and present state, in five queries for any number of them."""
     now = timezone.now()
     ids = [service.pk for service in services]
     runtimes = Runtime.objects.in_bulk(ids)
@@ -130,6 +136,7 @@ def described(services: Sequence[Service]) -> list[dict[str, Any]]:
             "service_id", flat=True
         )
     )
+    checked = dict(Health.objects.filter(pk__in=ids).values_list("pk", "state"))
     documents = []
     for service in services:
         state = runtimes[service.pk].state if service.pk in runtimes else "closed"
@@ -140,7 +147,7 @@ def described(services: Sequence[Service]) -> list[dict[str, Any]]:
                 "status": service.status,
                 "paused_reason": service.paused_reason or None,
                 "paused_until": service.paused_until,
-                "health": "down" if state == "open" else "up" if service.pk in healthy else "unknown",
+                "health": _health(state, checked.get(service.pk, "unknown"), service.pk in healthy),
                 "breaker_state": state,
                 "backlog": backlog,
                 "oldest_due_age": round((now - oldest_due).total_seconds(), 3) if oldest_due else None,

@@ -6,6 +6,7 @@ from integrations.models.clock import database_now
 from integrations.models.event import AuditEntry, Event, Feed
 from integrations.models.failure import Failure, FailureHour, FailureState
 from integrations.models.field_value import FieldValue
+from integrations.models.health import Health
 from integrations.models.idempotency import IdempotentAnswer
 from integrations.models.message import (
     FINISHED,
@@ -40,6 +41,7 @@ __all__ = [
     "FailureState",
     "Feed",
     "FieldValue",
+    "Health",
     "IdempotentAnswer",
     "Item",
     "Message",

@@ -9,7 +9,7 @@ from django.db import connection
 from django.utils import timezone
 
 from integrations.api.documents import BreakerOut, EndpointOut, ServiceOut, ServicePage
-from integrations.models import AuditEntry, Message, Role, Runtime, Service, Source, Status, Tally, Token
+from integrations.models import AuditEntry, Health, Message, Role, Runtime, Service, Source, Status, Tally, Token
 from integrations.registry import register
 from integrations.schemas import ServiceIn
 from tests.api.calling import Api, is_problem
@@ -183,7 +183,7 @@ def test_a_list_of_services_costs_the_same_for_any_number(
     for number in range(12):
         operator.post("/services", {"name": f"s-{number}", "base_url": "https://a.example.com"})
     viewer.get("/services")
-    with django_assert_max_num_queries(5):
+    with django_assert_max_num_queries(6):
         answer = viewer.get("/services")
     assert [item["name"] for item in answer.json()["items"]] == [f"s-{number}" for number in range(11, -1, -1)]
     ServicePage.model_validate_json(answer.content)
@@ -228,8 +228,21 @@ def test_two_patches_at_once_both_count() -> None:
     assert (service["limits"]["rate"], service["limits"]["concurrency"], service["description"]) == (7, 3, "known")
 
 
-@pytest.mark.parametrize("field", [{"health_check": {"interval": 60}}])
-def test_what_cannot_be_done_yet_is_refused_and_not_ignored(operator: Api, field: dict[str, Any]) -> None:
-    answer = operator.post("/services", {"name": "billing", "base_url": "https://billing.example", **field})
-    assert answer.status_code == 422
-    assert "yet" in answer.json()["errors"][0]["msg"]
+@pytest.mark.parametrize(
+    "check", [{"interval": 1}, {"interval": 86_401}, {"expect": "fine"}, {"expect": "2xx,"}, {"path": "no-slash"}]
+)
+def test_a_health_check_that_cannot_be_made_is_refused(operator: Api, check: dict[str, Any]) -> None:
+    answer = operator.post(
+        "/services", {"name": "billing", "base_url": "https://billing.example", "health_check": check}
+    )
+    assert is_problem(answer, 422)["errors"][0]["loc"][:3] == ["body", "health_check", *check]
+
+
+def test_health_is_what_the_checks_say(operator: Api, billing: Service) -> None:
+    operator.patch("/services/billing", {"health_check": {"interval": 60}})
+    assert operator.get("/services/billing").json()["health"] == "unknown"
+    for state in ("down", "up"):
+        Health.objects.filter(service=billing).update(state=state)
+        assert operator.get("/services/billing").json()["health"] == state
+    operator.patch("/services/billing", {"health_check": {"interval": 0}})
+    assert operator.get("/services/billing").json()["health"] == "unknown"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from integrations.models import Failure, Message, Role, Status, Tally, TallyDay, TallyHour, Worker
+from integrations.models import Failure, Health, Message, Role, Status, Tally, TallyDay, TallyHour, Worker
 from tests.dashboard.signed_in import a_service, browser, messages_of, trip, words
 
 pytestmark = pytest.mark.django_db
@@ -175,3 +175,18 @@ def test_the_charts_go_back_an_hour_a_day_or_thirty_days() -> None:
             assert f"?span={span}&" in page or f'?span={span}"' in page  # the panel goes on with the same span
     assert "Calls in the last hour" in words(client.get("/", {"span": "century"}))
     assert "200 ms on average, 95 of 100 within 195 ms" in client.get("/", {"span": "day"}).content.decode()
+
+
+def test_a_service_found_down_by_its_check_is_among_what_needs_attention() -> None:
+    a_worker()
+    a_service("billing", health_check={"path": "/up", "interval": 60, "expect": "2xx"})
+    now = timezone.now()
+    Health.objects.update(state="down", checked_at=now, changed_at=now, detail="answered 503")
+    client = browser()
+    page = words(client.get("/"))
+    assert "1 down" in page
+    assert "billing is down by its health check" in page
+    assert "answered 503" in page
+    assert "<title>1 down" in client.get("/").content.decode()
+    assert "Found down by its health check" in words(client.get("/services/billing/"))
+    assert client.get("/lab/?service=billing&method=GET&path=/up").status_code == 200

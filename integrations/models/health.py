@@ -1,0 +1,42 @@
+"""How services stand by their regular checks, and when each is checked next."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import ClassVar
+
+from django.db import models
+from django.utils import timezone
+
+from integrations.models.service import Service
+
+
+class HealthQuerySet(models.QuerySet["Health"]):
+    def due(self, now: datetime) -> HealthQuerySet:
+        """Of services that are not paused: nobody wants to hear about those."""
+        return self.filter(next_at__lte=now, service__status="active")
+
+    def follow(self, service: Service) -> None:
+        """Begins or ends the checks as the service says; a changed check is made at once."""
+        if service.health_check.get("interval"):
+            self.update_or_create(service=service, defaults={"next_at": timezone.now()})
+        else:
+            self.filter(service=service).delete()
+
+
+class Health(models.Model):
+    """One service's health; there is a row while it is checked."""
+
+    service = models.OneToOneField(Service, on_delete=models.CASCADE, primary_key=True, related_name="health")
+    state = models.CharField(max_length=10, default="unknown")  # unknown, up, down
+    failed_in_a_row = models.PositiveIntegerField(default=0)
+    next_at = models.DateTimeField(db_index=True)
+    checked_at = models.DateTimeField(null=True)
+    changed_at = models.DateTimeField(null=True)  # when it was last found to be up or down
+    detail = models.CharField(max_length=500, blank=True)  # why the last check failed
+    attempt_id = models.BigIntegerField(null=True)  # of the last check
+
+    objects: ClassVar[models.Manager[Health]] = HealthQuerySet.as_manager()
+
+    def __str__(self) -> str:
+        return f"{self.service_id} {self.state}"

@@ -1,0 +1,32 @@
+"""Whether a service is up, by its regular checks."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+State = Literal["unknown", "up", "down"]
+Change = Literal["up", "down"]
+
+DOWN_AFTER = 2  # failed checks in a row: one alone may be a hiccup
+EXPECTED = re.compile(r"(?:[1-5]xx|[1-5][0-9]{2})(?: *, *(?:[1-5]xx|[1-5][0-9]{2}))*")
+
+
+def turn(state: State, failed_in_a_row: int, *, is_good: bool) -> tuple[State, int, Change | None]:
+    """The state after a check, the failed checks in a row, and what is news.
+
+    A service that is found up for the first time is no news; one that is found down is.
+    """
+    if is_good:
+        return "up", 0, "up" if state == "down" else None
+    failed_in_a_row += 1
+    if state != "down" and failed_in_a_row >= DOWN_AFTER:
+        return "down", failed_in_a_row, "down"
+    return state, failed_in_a_row, None
+
+
+def is_expected(status_code: int | None, expect: str) -> bool:
+    """Whether a status is among those of ``expect``, such as ``2xx`` or ``200, 204, 3xx``."""
+    if status_code is None:
+        return False
+    return {str(status_code), f"{status_code // 100}xx"} & {one.strip() for one in expect.split(",")} != set()
