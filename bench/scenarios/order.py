@@ -116,11 +116,16 @@ def out_of_order(calls: list[Received], keys: int) -> list[int]:
 
 def _kill_a_busy_pump(database: Database) -> int:
     """kill -9 of the pump that holds most claims; 0 where none holds any."""
-    if not until(lambda: bool(database.ask(BUSIEST)), within=10):
-        return 0
-    with suppress(ProcessLookupError, IndexError):
-        os.kill(database.ask(BUSIEST)[0], signal.SIGKILL)
-        return 1
+    busiest: list[Any] = []
+
+    def is_any_busy() -> bool:
+        busiest[:] = database.ask(BUSIEST)
+        return bool(busiest)
+
+    if until(is_any_busy, within=10):
+        with suppress(ProcessLookupError):
+            os.kill(busiest[0], signal.SIGKILL)
+            return 1
     return 0
 
 
