@@ -94,6 +94,18 @@ class Standing:
         return self.runtime.state == "open"
 
     @property
+    def state(self) -> str:
+        """In one word, for everybody: paused, down, half_open (being probed), up, or unknown."""
+        if self.service.is_paused:
+            return "paused"
+        if self.is_open or self.is_unwell:
+            return "down"
+        if self.is_probing:
+            return "half_open"
+        is_up = (self.check is not None and self.check.state == "up") or self.hour.calls > self.hour.failures
+        return "up" if is_up else "unknown"
+
+    @property
     def is_probing(self) -> bool:
         return self.runtime.state == "half_open"
 

@@ -29,6 +29,7 @@ HTTPS = environment.flag("HTTPS")
 ALLOWED_HOSTS = environment.listed("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
 
 # ---- Switchboard's own --------------------------------------------------------------------------------------------
+METRICS_ALLOW = environment.text("METRICS_ALLOW", "127.0.0.0/8, ::1/128")  # CIDRs that read /metrics without a token
 ALLOW_PRIVATE = environment.text("ALLOW_PRIVATE")  # CIDRs that every service may reach; vetted by a check
 TOKEN_RATE = environment.number("TOKEN_RATE", 200)  # API requests a second for each token; 0 is off
 CLUSTER = environment.text("CLUSTER", "switchboard")  # `manage.py up` names its own, so its lanes stay on its host
@@ -213,7 +214,7 @@ X_FRAME_OPTIONS = "DENY"
 SECURE_REFERRER_POLICY = "same-origin"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
 SECURE_SSL_REDIRECT = HTTPS
-SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$"]  # balancers ask in the clear
+SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$", r"^metrics$"]  # machines ask in the clear
 SECURE_HSTS_SECONDS = 31_536_000 if HTTPS else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = HTTPS
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if HTTPS else None

@@ -18,6 +18,7 @@ from dashboard.views import (
     settings,
     shell,
     signing,
+    status,
     workers,
 )
 from integrations.api import api
@@ -77,6 +78,7 @@ urlpatterns = [
     # breakers, workers, audit
     path("breakers/", breakers.listing, name="breakers"),
     path("workers/", workers.listing, name="workers"),
+    path("status/", status.status, name="status"),
     path("audit/", audit.listing, name="audit"),
     # people and settings
     path("login/", people.login, name="login"),
@@ -105,12 +107,14 @@ urlpatterns = [
     path("_p/operations/<str:public_id>/", operations.detail_panel, name="_operation"),
     path("_p/breakers/", breakers.listing_panel, name="_breakers"),
     path("_p/workers/", workers.listing_panel, name="_workers"),
+    path("_p/status/", status.status_panel, name="_status"),
     path("_p/lab/endpoints/", lab.endpoints, name="_lab_endpoints"),
     path("_p/trouble/", shell.trouble_panel, name="_trouble"),
     path("_p/palette/", shell.palette, name="_palette"),
-    # for balancers
+    # for machines
     path("healthz", health.healthz, name="healthz"),
     path("readyz", health.readyz, name="readyz"),
+    path("metrics", health.metrics, name="metrics"),
     path("api/v1/", api.urls),
 ]
 

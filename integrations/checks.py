@@ -57,9 +57,11 @@ def hosts_are_named(**_: Any) -> Sequence[CheckMessage]:
 
 @register(Tags.security)
 def networks_are_networks(**_: Any) -> Sequence[CheckMessage]:
-    try:
-        parse_networks(settings.ALLOW_PRIVATE)
-    except ValueError as error:
-        hint = "A comma list such as 10.0.0.0/8, fd00::/8."
-        return [Error(f"SWITCHBOARD_ALLOW_PRIVATE: {error}", hint=hint, id="switchboard.E005")]
-    return []
+    found: list[CheckMessage] = []
+    for name in ("ALLOW_PRIVATE", "METRICS_ALLOW"):
+        try:
+            parse_networks(getattr(settings, name))
+        except ValueError as error:
+            hint = "A comma list such as 10.0.0.0/8, fd00::/8."
+            found.append(Error(f"SWITCHBOARD_{name}: {error}", hint=hint, id="switchboard.E005"))
+    return found

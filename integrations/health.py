@@ -1,7 +1,7 @@
 """Regular checks of services: one small GET, through the same client, gate and request building as delivery.
 
-A check neither feeds nor obeys the breaker, the limits or the retry budget, and is not counted as traffic. Each that
-is due is taken by one worker; if that one ends before the answer, the next check comes at its time.
+A check neither feeds nor obeys the breaker, the limits or the retry budget, and is counted beside the traffic. Each
+that is due is taken by one worker; if that one ends before the answer, the next check comes at its time.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from django.db import transaction
 from integrations import oauth
 from integrations.client import Call, Client
 from integrations.delivery import build_call, call_facts
-from integrations.models import Attempt, Event, Health, Result, Service, Trigger, database_now
+from integrations.models import Attempt, Event, Health, Result, Service, Trigger, database_now, tally
 from integrations.outcome import Fault, Outcome
 from integrations.policies.health import State, is_expected, turn
 
@@ -111,6 +111,7 @@ def record(check: Check, call: Call | None, outcome: Outcome) -> None:
         if news:
             cause = {} if is_good else {"cause": health.detail, "attempts": [check.attempt.public_id]}
             Event.objects.create(type=f"service.{news}", at=now, service=service, facts=cause)
+        tally.add({service.pk: tally.Counts(checks=1, failed_checks=int(not is_good))}, now)
         _prune(service)
 
 

@@ -1,7 +1,8 @@
-"""What balancers ask: is the process alive, and can it do its work."""
+"""What machines ask: is the process alive, can it do its work, and how does the work go."""
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import Any
 
 from django.conf import settings
@@ -10,10 +11,15 @@ from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.utils import timezone
 from django.views.decorators.cache import never_cache
+from prometheus_client import CONTENT_TYPE_LATEST
 
+from dashboard import metrics as measured
 from dashboard.access import public
 from dashboard.figures import oldest_due
+from integrations.api.gate import identify
+from integrations.api.problems import Problem
 from integrations.models import Worker
+from integrations.network import parse_networks
 
 
 @public
@@ -38,6 +44,27 @@ def readyz(request: HttpRequest) -> HttpResponse:
     report["redis"] = _redis()
     is_ready = report["database"] and report["migrations"]
     return JsonResponse({"status": "ready" if is_ready else "not ready", **report}, status=200 if is_ready else 503)
+
+
+@public
+@never_cache
+def metrics(request: HttpRequest) -> HttpResponse:
+    """For Prometheus: from an address in SWITCHBOARD_METRICS_ALLOW, or with an API token of any role."""
+    if not _may_read_metrics(request.META.get("REMOTE_ADDR", "")):
+        try:
+            identify(request)
+        except Problem as problem:
+            return problem.as_response()
+    return HttpResponse(measured.text(), content_type=CONTENT_TYPE_LATEST)
+
+
+def _may_read_metrics(address: str) -> bool:
+    try:
+        client = ip_address(address)
+    except ValueError:  # a Unix socket has none
+        return False
+    mapped = getattr(client, "ipv4_mapped", None)
+    return any((mapped or client) in network for network in parse_networks(settings.METRICS_ALLOW))
 
 
 _applied = False  # migrations are never taken back under a running process: once they are applied, that is known

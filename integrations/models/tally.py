@@ -33,7 +33,7 @@ DURATIONS = {
     "beyond_30s": math.inf,
 }
 BOUNDS = tuple(DURATIONS.values())
-COUNTED = ("calls", "failures", "retries", "delivered", "dead", "seconds", *DURATIONS)
+COUNTED = ("calls", "failures", "retries", "delivered", "dead", "checks", "failed_checks", "seconds", *DURATIONS)
 
 
 @dataclass(slots=True)
@@ -45,6 +45,8 @@ class Counts:
     retries: int = 0
     delivered: int = 0
     dead: int = 0
+    checks: int = 0  # of its health, which are not among the calls
+    failed_checks: int = 0
     seconds: float = 0.0  # of all calls together
     durations: list[int] = field(default_factory=lambda: [0] * len(BOUNDS))
 
@@ -54,7 +56,7 @@ class Counts:
 
     def row(self) -> tuple[float, ...]:
         """As in COUNTED."""
-        return (self.calls, self.failures, self.retries, self.delivered, self.dead, self.seconds, *self.durations)
+        return tuple(getattr(self, name) for name in COUNTED[: -len(BOUNDS)]) + tuple(self.durations)
 
 
 class Counted(models.Model):
@@ -67,6 +69,8 @@ class Counted(models.Model):
     retries = models.PositiveIntegerField(default=0)
     delivered = models.PositiveIntegerField(default=0)
     dead = models.PositiveIntegerField(default=0)
+    checks = models.PositiveIntegerField(default=0)
+    failed_checks = models.PositiveIntegerField(default=0)
     seconds = models.FloatField(default=0)
     within_10ms = models.PositiveIntegerField(default=0)
     within_20ms = models.PositiveIntegerField(default=0)

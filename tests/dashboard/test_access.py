@@ -10,7 +10,7 @@ from django.urls import URLPattern, get_resolver
 
 from integrations.models import Account, Role
 
-PUBLIC = {"login", "logout", "setup", "healthz", "readyz"}
+PUBLIC = {"healthz", "login", "logout", "metrics", "readyz", "setup"}
 
 
 def routes() -> Iterator[URLPattern]:

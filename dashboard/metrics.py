@@ -1,0 +1,108 @@
+"""What Prometheus reads, from the same counters and index ends as the pages: no query goes through history.
+
+https://prometheus.io/docs/instrumenting/exposition_formats/ (text format 0.0.4, written by prometheus_client).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from itertools import accumulate
+
+from django.db.models import Sum
+from django.utils import timezone
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from dashboard.figures import DEAD_CAP, WAITING_CAP, Standing, standings
+from integrations.models import Failure, Service, TallyDay, Worker
+from integrations.models.tally import BOUNDS, COUNTED, DURATIONS
+
+COUNTERS = {
+    "calls": "Calls that were made for messages and through POST /process.",
+    "failures": "Calls that failed.",
+    "retries": "Calls that were not the first of their message.",
+    "delivered": "Messages that were delivered.",
+    "dead": "Messages that were given up.",
+}
+BREAKER_STATES = ("closed", "open", "half_open")
+
+
+def text() -> bytes:
+    """All metrics, in the text format."""
+    registry = CollectorRegistry()
+    registry.register(_Switchboard())
+    return generate_latest(registry)
+
+
+class _Switchboard(Collector):
+    def collect(self) -> Iterator[Metric]:
+        now = timezone.now()
+        found = standings(Service.objects.all(), now)
+        yield _info()
+        yield GaugeMetricFamily("switchboard_workers", "Lanes that are alive.", Worker.objects.alive(now).count())
+        failures = Failure.objects.unresolved().count()
+        yield GaugeMetricFamily("switchboard_failure_groups", "Failure groups that are open or regressed.", failures)
+        yield from _counted({standing.service.pk: standing.service.name for standing in found})
+        yield from _standing(found)
+
+
+def _info() -> Metric:
+    try:
+        number = version("switchboard")
+    except PackageNotFoundError:  # it is run from a checkout
+        number = "checkout"
+    family = GaugeMetricFamily("switchboard_info", "Always 1, with the version that runs.", labels=["version"])
+    family.add_metric([number], 1)
+    return family
+
+
+def _counted(names: dict[int, str]) -> Iterator[Metric]:
+    """Sums of the days, which are kept for ever: they never go back. They are brought up to date twice a minute."""
+    sums = TallyDay.objects.values_list("service_id").annotate(*(Sum(name) for name in COUNTED)).order_by()
+    rows = {names[pk]: dict(zip(COUNTED, row, strict=True)) for pk, *row in sums if pk in names}
+    for counted, words in COUNTERS.items():
+        counter = CounterMetricFamily(f"switchboard_{counted}", words, labels=["service"])
+        for name, row in rows.items():
+            counter.add_metric([name], row[counted])
+        yield counter
+    durations = HistogramMetricFamily(
+        "switchboard_call_duration_seconds", "How long calls took, from their start to their end.", labels=["service"]
+    )
+    bounds = [*(str(bound) for bound in BOUNDS[:-1]), "+Inf"]
+    for name, row in rows.items():
+        counts = accumulate(row[column] for column in DURATIONS)
+        durations.add_metric([name], list(zip(bounds, counts, strict=True)), row["seconds"])
+    yield durations
+
+
+def _standing(found: list[Standing]) -> Iterator[Metric]:
+    """How each service stands now."""
+    gauges = {
+        "waiting": f"Messages that are due or will be; counting stops at {WAITING_CAP}.",
+        "in_flight": "Calls that are under way.",
+        "dead_unanswered": f"Messages given up in the last day without a good replay; counting stops at {DEAD_CAP}.",
+        "oldest_due_age_seconds": "How long the message that is due longest has been due; 0 without one.",
+        "paused": "1 while the service is paused.",
+        "up": "1 or 0 as its breaker and its health check find it.",
+    }
+    families = {
+        name: GaugeMetricFamily(f"switchboard_{name}", words, labels=["service"]) for name, words in gauges.items()
+    }
+    states = GaugeMetricFamily("switchboard_breaker_state", "1 for the state it is in.", labels=["service", "state"])
+    for standing in found:
+        values = {
+            "waiting": standing.waiting,
+            "in_flight": standing.in_flight,
+            "dead_unanswered": standing.dead,
+            "oldest_due_age_seconds": standing.oldest_due_age,
+            "paused": int(standing.service.is_paused),
+            "up": int(not (standing.is_open or standing.is_unwell)),
+        }
+        for name, value in values.items():
+            families[name].add_metric([standing.service.name], value)
+        for state in BREAKER_STATES:
+            states.add_metric([standing.service.name, state], int(standing.runtime.state == state))
+    yield from families.values()
+    yield states

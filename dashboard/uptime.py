@@ -1,0 +1,88 @@
+"""How much of the time services worked, by their calls and health checks: hour by hour and day by day."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import groupby
+
+from dashboard.charts import SPANS, Span
+
+DAY, MONTH = SPANS[1], SPANS[2]
+WIDTH = 10  # of one hour or day, in units of the viewBox
+GOOD = 0.999  # share of calls and checks from which on an hour is said to be good
+BAD = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Hours or days after each other of which the same is to be said."""
+
+    tone: str  # good, mixed, bad, none
+    start: datetime
+    length: int
+    x: int
+    asked: int
+    failed: int
+
+    @property
+    def width(self) -> float:
+        return self.length * WIDTH - 1.0
+
+    @property
+    def share(self) -> float | None:
+        return 1 - self.failed / self.asked if self.asked else None
+
+
+@dataclass(frozen=True, slots=True)
+class Uptime:
+    """One service over one span."""
+
+    span: Span
+    runs: list[Run]
+
+    @property
+    def width(self) -> int:
+        return self.span.bars * WIDTH
+
+    @property
+    def share(self) -> float | None:
+        """Of all calls and checks, those that were good; None without any."""
+        asked = sum(run.asked for run in self.runs)
+        return 1 - sum(run.failed for run in self.runs) / asked if asked else None
+
+    @property
+    def troubled(self) -> int:
+        """Hours or days that were not good."""
+        return sum(run.length for run in self.runs if run.tone in ("mixed", "bad"))
+
+
+def uptimes(service_ids: Collection[int], span: Span, now: datetime) -> dict[int, Uptime]:
+    """One for each service, in one query."""
+    starts = span.starts(now)
+    counted: dict[int, dict[datetime, tuple[int, int]]] = defaultdict(dict)
+    rows = span.counters._default_manager.filter(service__in=service_ids, start__gte=starts[0])
+    columns = ("service_id", "start", "calls", "checks", "failures", "failed_checks")
+    for pk, start, calls, checks, failures, failed in rows.values_list(*columns):
+        counted[pk][start] = (calls + checks, failures + failed)
+    return {pk: Uptime(span, _runs(starts, counted[pk])) for pk in service_ids}
+
+
+def _runs(starts: list[datetime], counted: dict[datetime, tuple[int, int]]) -> list[Run]:
+    parts = [(place, start, *counted.get(start, (0, 0))) for place, start in enumerate(starts)]
+    runs = []
+    for tone, grouped in groupby(parts, key=lambda part: _tone(part[2], part[3])):
+        group = list(grouped)
+        place, start, *_ = group[0]
+        asked, failed = sum(part[2] for part in group), sum(part[3] for part in group)
+        runs.append(Run(tone, start, len(group), place * WIDTH, asked, failed))
+    return runs
+
+
+def _tone(asked: int, failed: int) -> str:
+    if not asked:
+        return "none"
+    share = 1 - failed / asked
+    return "good" if share >= GOOD else "mixed" if share >= BAD else "bad"

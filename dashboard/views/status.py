@@ -1,0 +1,51 @@
+"""Status: what works, and how well it has worked for a day and for thirty."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.utils import timezone
+from django.views.decorators.http import require_GET
+
+from dashboard import live
+from dashboard.access import viewer
+from dashboard.figures import Standing, standings
+from dashboard.uptime import DAY, MONTH, uptimes
+from integrations.models import Service
+
+SHOWN = 200  # services: those with trouble first
+
+
+@viewer
+@require_GET
+def status(request: HttpRequest) -> HttpResponse:
+    return render(request, "status/status.html", _context())
+
+
+@viewer
+@require_GET
+def status_panel(request: HttpRequest) -> HttpResponse:
+    return live.panel(request, "status/_panel.html", _context())
+
+
+def _context() -> dict[str, Any]:
+    now = timezone.now()
+    found = sorted(standings(Service.objects.all(), now), key=lambda standing: standing.rank)
+    shown = found[:SHOWN]
+    days, months = (uptimes([standing.service.pk for standing in shown], span, now) for span in (DAY, MONTH))
+    down = sum(standing.state == "down" for standing in found)
+    return {
+        "rows": [(standing, days[standing.service.pk], months[standing.service.pk]) for standing in shown],
+        "left_out": len(found) - len(shown),
+        "summary": _summary(found, down),
+    }
+
+
+def _summary(found: list[Standing], down: int) -> str:
+    """The one line on what is going on."""
+    if not found:
+        return "How well each service has worked, by its calls and health checks."
+    services = f"{len(found)} service{'s' if len(found) != 1 else ''}"
+    return f"{down} of {services} down." if down else f"None of {services} is down."
