@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from http import HTTPStatus
 from typing import cast
 
 from django.db import transaction
@@ -81,7 +82,12 @@ async def send(client: Client, check: Check, now: datetime) -> tuple[Call | None
     within = min(call.total_timeout, float(service.health_check["interval"]))
     call = replace(call, total_timeout=within, connect_timeout=min(call.connect_timeout, within))
     ready = await oauth.authorized(client, service, call)
-    return (call, ready) if isinstance(ready, Outcome) else (ready, await client.send(ready))
+    if isinstance(ready, Outcome):
+        return call, ready
+    outcome = await client.send(ready)
+    if outcome.status_code == HTTPStatus.UNAUTHORIZED:
+        oauth.forget(service)
+    return ready, outcome
 
 
 def record(check: Check, call: Call | None, outcome: Outcome) -> None:
@@ -121,5 +127,6 @@ def _is_cut(outcome: Outcome) -> bool:
 
 
 def _prune(service: Service) -> None:
-    checks = Attempt.objects.filter(service=service, message=None, trigger=Trigger.HEALTH).order_by("-pk")
+    # By the index of checks: any other would lead through the process calls made since.
+    checks = Attempt.objects.filter(service=service, trigger=Trigger.HEALTH).order_by("-pk")
     Attempt.objects.filter(pk__in=list(checks.values_list("pk", flat=True)[KEPT : 2 * KEPT])).delete()

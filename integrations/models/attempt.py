@@ -91,6 +91,7 @@ class Attempt(models.Model):
             models.Index(fields=["service", "-id"], name="attempt_of_service"),
             models.Index(fields=["service", "-id"], name="attempt_without_message", condition=models.Q(message=None)),
             models.Index(fields=["-id"], name="attempt_of_lab", condition=models.Q(trigger="lab")),
+            models.Index(fields=["service", "-id"], name="attempt_of_health", condition=models.Q(trigger="health")),
         )
 
     def __str__(self) -> str:

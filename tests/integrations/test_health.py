@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from itertools import pairwise
 
+import httpx
 import pytest
 from django.db import connection
 from django.db.models import Sum
@@ -99,6 +100,30 @@ def test_no_answer_at_all_is_a_failure_in_words(service: Service, sink: Receiver
     found = check_again(deliver, 2)
     assert found.state == "down"
     assert found.detail
+
+
+def test_after_a_401_the_next_check_brings_a_new_token(register: Register, deliver: Deliver) -> None:
+    auth = {"type": "oauth2", "token_url": "http://login.test/token", "client_id": "us"}
+    service = register(auth=auth, health_check={"path": "/up", "interval": 60})
+    service.keep_secret("auth.client_secret", "ours")
+    service.save()
+    Health.objects.follow(service)
+    made = 0
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        nonlocal made
+        if request.url.host == "login.test":
+            made += 1
+            return httpx.Response(200, json={"access_token": f"token-{made}"})
+        return httpx.Response(200 if request.headers["Authorization"] == "Bearer token-2" else 401)
+
+    def once_more() -> str:
+        before = Health.objects.get().checked_at
+        Health.objects.update(next_at=timezone.now() - timedelta(seconds=1))
+        deliver(answer, until=lambda: Health.objects.get().checked_at != before)
+        return Attempt.objects.order_by("-pk")[0].outcome
+
+    assert [once_more(), once_more()] == ["failed", "succeeded"]
 
 
 def test_a_check_takes_no_longer_than_its_interval(service: Service) -> None:
