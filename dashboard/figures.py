@@ -181,6 +181,11 @@ def _annotated(services: QuerySet[Service], now: datetime) -> QuerySet[Service]:
     )
 
 
+def count_waiting(service: Service) -> int:
+    """Messages of a service that wait for whatever reason, held and parked ones among them; capped."""
+    return Message.objects.for_service(service).pending().order_by()[:WAITING_CAP].count()
+
+
 def oldest_due(now: datetime) -> datetime | None:
     """When the oldest message that is due has been due, over all services."""
     names = [f"due_{priority}" for priority in Priority]

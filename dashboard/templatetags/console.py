@@ -17,6 +17,8 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
 
 from dashboard import live
+from dashboard.figures import count_waiting
+from integrations.models import Service
 
 register = template.Library()
 
@@ -177,6 +179,18 @@ def percent(share: float | None) -> str:
     if 0 < value < 0.1:
         return "0.1\u202f%"
     return f"{value:.1f}".removesuffix(".0") + "\u202f%"
+
+
+@register.simple_tag
+def whom_it_meets(service: Service) -> SafeString:
+    """How many messages an act on a service concerns; counted once for a page, and no further than anybody reads."""
+    if not hasattr(service, "_waiting_now"):
+        service._waiting_now = count_waiting(service)  # type: ignore[attr-defined]
+    count = service._waiting_now  # type: ignore[attr-defined]
+    if not count:
+        return format_html('<p class="impact">{}</p>', f"Nothing waits for {service.name} now.")
+    words = "message waits" if count == 1 else "messages wait"
+    return format_html('<p class="impact"><strong>{}</strong> {} for {} now.</p>', capped(count), words, service.name)
 
 
 # ---- links and forms ----------------------------------------------------------------------------------------------

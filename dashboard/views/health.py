@@ -11,7 +11,7 @@ from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.utils import timezone
 from django.views.decorators.cache import never_cache
-from prometheus_client import CONTENT_TYPE_LATEST
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from dashboard import metrics as measured
 from dashboard.access import public
@@ -55,7 +55,7 @@ def metrics(request: HttpRequest) -> HttpResponse:
             identify(request)
         except Problem as problem:
             return problem.as_response()
-    return HttpResponse(measured.text(), content_type=CONTENT_TYPE_LATEST)
+    return HttpResponse(measured.text(), content_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 def _may_read_metrics(address: str) -> bool:

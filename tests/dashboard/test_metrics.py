@@ -21,7 +21,7 @@ def samples(client: Client | None = None) -> dict[tuple[str, ...], float]:
     """Every sample by its name and the values of its labels in their order."""
     answer = (client or Client()).get("/metrics")
     assert answer.status_code == 200
-    assert answer["Content-Type"].startswith("text/plain; version=")
+    assert answer["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
     return {
         (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(answer.content.decode())
@@ -74,6 +74,8 @@ def test_from_afar_it_needs_a_token(settings: Any) -> None:
     settings.METRICS_ALLOW = "203.0.113.0/24"
     assert client.get("/metrics").status_code == 200
     assert Client(REMOTE_ADDR="::ffff:203.0.113.7").get("/metrics").status_code == 200
+    assert Client(REMOTE_ADDR="127.0.0.1").get("/metrics").status_code == 401
+    settings.METRICS_ALLOW = ""
     assert Client(REMOTE_ADDR="127.0.0.1").get("/metrics").status_code == 401
     assert Client(REMOTE_ADDR="").get("/metrics").status_code == 401
 

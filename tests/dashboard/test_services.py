@@ -421,3 +421,16 @@ def test_a_wrong_endpoint_keeps_what_was_typed() -> None:
     assert answer.status_code == 422
     assert 'id="id_path_error"' in answer.content.decode()
     assert 'value="no-slash"' in answer.content.decode()
+
+
+def test_who_steers_pauses_or_resumes_is_told_how_many_messages_it_meets(django_assert_max_num_queries: Any) -> None:
+    service = a_service()
+    client = browser()
+    addresses = [f"/services/billing/{page}" for page in ("pause/", "resume/", "breaker/", "")]
+    for address in addresses:
+        assert "Nothing waits for billing now." in words(client.get(address))
+    messages_of(service, Status.PENDING, 3)
+    messages_of(service, Status.DELIVERED, 2)
+    for address in addresses:
+        with django_assert_max_num_queries(12):
+            assert "3 messages wait for billing now." in words(client.get(address))
