@@ -349,6 +349,7 @@ class Offer(NamedTuple):
 
 
 OFFERS = 20
+VALUES_LOOKED_AT = 1000  # rows
 AGES = ("15m", "1h", "6h", "1d", "7d")
 
 
@@ -382,7 +383,16 @@ def _values(key: str, begun: str) -> Iterable[str]:
         return names.distinct()[:OFFERS]
     if key in QUALIFIERS:
         return QUALIFIERS[key].values
+    if key.startswith(BODY):
+        return _kept_values(key.removeprefix(BODY), begun)
     return AGES if key in ("older", "newer") else ()
+
+
+def _kept_values(path: str, begun: str) -> list[str]:
+    """Values of a declared field, those that can be written without quotes; of many rows of one value few are seen."""
+    found = FieldValue.objects.filter(path=path, text__gte=begun).order_by("path", "text")
+    texts = dict.fromkeys(found.values_list("text", flat=True)[:VALUES_LOOKED_AT])
+    return [text for text in texts if text and not re.search(r'[\s"]', text)]
 
 
 # ---- the messages -------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from django.test.utils import CaptureQueriesContext
 from dashboard import export
 from dashboard.views import explorer
 from integrations import search
-from integrations.models import Endpoint, Message, SavedView, Service
+from integrations.models import Draft, Endpoint, FieldValue, Message, SavedView, Service
 
 Queue = Callable[..., Message]
 
@@ -177,5 +177,10 @@ def test_the_search_offers_keys_then_values(viewer: Client, billing: Service) ->
     assert offered("endpoint:") == ["endpoint:create"]
     assert offered("dead_reason:at") == ["dead_reason:attempts"]
     assert offered("bo") == offered("body.or") == ["body.order.id:"]
+    message = Message.objects.accept([Draft(billing, "POST", "/", b"{}", "application/json")])[0]
+    for text in ("4711", "4711", "4712", "two words", "5"):
+        FieldValue.objects.create(message=message, path="order.id", text=text)
+    assert offered("body.order.id:47") == ["body.order.id:4711", "body.order.id:4712"]
+    assert offered("body.order.id:") == ["body.order.id:4711", "body.order.id:4712", "body.order.id:5"]
     assert offered("older:1") == ["older:15m", "older:1h", "older:1d"]
     assert offered("nothing:") == offered("key:") == offered("/path") == []
