@@ -361,8 +361,8 @@ class BreakerForm(SchemaForm):
     spans = {"900": "in 15 minutes", "3600": "in 1 hour", "14400": "in 4 hours", "86400": "in 1 day"}
     shown_for = {"until": "ends=at"}
 
-    def __init__(self, given: Any = None, *, runtime: Runtime | None = None, ids: str = "id") -> None:
-        super().__init__(given, ids=ids)
+    def __init__(self, given: Any = None, *, runtime: Runtime | None = None) -> None:
+        super().__init__(given)
         ends = forms.ChoiceField(
             label="Ends",
             required=False,

@@ -42,17 +42,15 @@ class SchemaForm(forms.Form):
         present: dict[str, Any] | None = None,
         without: Iterable[str] = (),
         fixed: dict[str, Any] | None = None,
-        ids: str = "id",
     ) -> None:
-        """``present``: what is set now, as the API reads it; ``fixed``: parts of the object that nobody types;
-        ``ids``: what the ids of its inputs begin with, where a page has several forms."""
+        """``present``: what is set now, as the API reads it; ``fixed``: parts of the object that nobody types."""
         self.leaves = leaves(self.schema)
         initial = (
             {name: _shown(_at(present, name), _sign(name)) for name in self.names if name not in self.secret}
             if present is not None
             else None
         )
-        super().__init__(given, initial=initial, auto_id=f"{ids}_%s")
+        super().__init__(given, initial=initial)
         self.fixed = fixed or {}
         self.present = present
         hidden = set(without)

@@ -113,17 +113,36 @@ const unfold = () => {
 addEventListener("hashchange", unfold);
 unfold();
 
+// ---- a link to the page of a form shows the form in a dialog ------------------------------------------------------
+const sheet = $("#sheet");
+const showForm = async (address) => {
+  try {
+    const answer = await fetch(address);
+    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    const form = $("main form.stack", page);
+    if (!form || answer.redirected) throw new Error("there is no such form");
+    $("#sheet-title").textContent = $("h1", page).textContent;
+    $("#sheet-form").replaceChildren(document.adoptNode(form));
+    showFields();
+    sheet.showModal();
+  } catch {
+    location.assign(address);
+  }
+};
+
 // ---- clicks -----------------------------------------------------------------------------------------------------
 document.addEventListener("click", async (event) => {
   const target = event.target.closest?.("[data-dialog], [data-close], [data-copy], [data-wrap], [data-dismiss]");
   if (!target) return;
-  if (target.dataset.dialog) {
-    const dialog = $(target.dataset.dialog);
-    if (!dialog?.showModal || event.metaKey || event.ctrlKey) return;
+  if (target.dataset.dialog !== undefined) {
+    if (!sheet?.showModal || event.metaKey || event.ctrlKey || event.shiftKey) return;
     event.preventDefault();
-    dialog.showModal();
+    showForm(target.href);
   } else if (target.dataset.close !== undefined) {
-    target.closest("dialog")?.close();
+    const dialog = target.closest("dialog");
+    if (!dialog) return;
+    event.preventDefault();
+    dialog.close();
   } else if (target.dataset.dismiss !== undefined) {
     target.closest(".notice")?.remove();
   } else if (target.dataset.wrap) {

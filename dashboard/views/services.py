@@ -19,7 +19,7 @@ from dashboard.access import actor, admin, operator, person, viewer
 from dashboard.answers import form_page, posted, see_other
 from dashboard.charts import Span, chart, span_named
 from dashboard.figures import WAITING_CAP, standings
-from dashboard.forms import BreakerForm, DeleteForm, EndpointForm, PauseForm, PolicyForm, ResumeForm, ServiceForm
+from dashboard.forms import DeleteForm, EndpointForm, PauseForm, PolicyForm, ResumeForm, ServiceForm
 from dashboard.pace import pace_of
 from dashboard.preview import policy_form, preview, trial
 from dashboard.trips import hold, trips_of
@@ -89,10 +89,7 @@ def detail(request: HttpRequest, name: str) -> HttpResponse:
         "breaker_words": breaker_rule_words(service.breaker_policy),
         "limit_words": limit_words(service),
         "retry_on": ", ".join(map(str, service.retry_policy.retry_on)),
-        "pause_form": PauseForm(ids="pause"),
-        "resume_form": ResumeForm(ids="resume"),
     }
-    context["breaker_form"] = BreakerForm(runtime=context["runtime"], ids="steer")
     return render(request, "services/service.html", context)
 
 

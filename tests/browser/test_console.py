@@ -96,6 +96,53 @@ def test_from_something_red_to_replayed_without_a_mouse(signed_in: Page, dead: s
     assert sink.last.header("webhook-id") == dead
 
 
+def test_pause_and_resume(signed_in: Page, dead: str, api: httpx.Client, sink: Receiver) -> None:
+    signed_in.goto(f"/services/{SERVICE}/")
+    signed_in.get_by_role("link", name="Pause").click()
+    dialog = signed_in.get_by_role("dialog")
+    expect(dialog).to_contain_text(f"Nothing waits for {SERVICE} now.")
+    dialog.get_by_label("Reason").fill("their maintenance")
+    dialog.get_by_role("button", name="Pause").click()
+    expect(signed_in.locator("main")).to_contain_text("Paused: their maintenance")
+    sent = api.post("messages", json={"service": SERVICE, "path": "/held"}).json()["id"]
+    expect(signed_in.locator("h1")).to_contain_text("paused")
+    signed_in.reload()
+    signed_in.get_by_role("link", name="Resume").click()
+    dialog = signed_in.get_by_role("dialog")
+    expect(dialog).to_contain_text(f"1 message waits for {SERVICE} now.")
+    assert sent not in sink.ids()
+    dialog.get_by_role("button", name="Resume").click()
+    expect(signed_in.locator("h1")).not_to_contain_text("paused")
+    sink.wait_until(lambda: sent in sink.ids(), PATIENT, "the held message")
+
+
+def test_back_forward_and_reload_keep_the_place(signed_in: Page, dead: str) -> None:
+    search = f"service:{SERVICE} status:dead"
+    signed_in.goto("/messages/")
+    box = signed_in.locator("main input[type=search]")
+    box.fill(search)
+    box.press("Enter")
+    row = signed_in.get_by_role("link", name=dead).first
+    expect(row).to_be_visible()
+    place = signed_in.url
+    row.click()
+    signed_in.wait_for_url(f"**/messages/{dead}/")
+    signed_in.go_back()
+    assert signed_in.url == place
+    expect(row).to_be_visible()
+    signed_in.go_forward()
+    signed_in.wait_for_url(f"**/messages/{dead}/")
+    signed_in.go_back()
+    signed_in.reload()
+    assert signed_in.url == place
+    expect(row).to_be_visible()
+    signed_in.goto("/?span=month")
+    signed_in.get_by_role("link", name="Day", exact=True).click()
+    expect(signed_in.locator("main")).to_contain_text("Calls in the last day")
+    signed_in.go_back()
+    expect(signed_in.locator("main")).to_contain_text("Calls in the last 30 days")
+
+
 def test_the_palette_finds_pages_actions_and_services(signed_in: Page, dead: str) -> None:
     signed_in.goto("/services/")
     palette = signed_in.locator("#palette")
@@ -197,7 +244,13 @@ def addresses(page: Page, dead: str) -> list[str]:
     """What the rail leads to, and one page of each kind behind it."""
     page.goto("/")
     found = [link.get_attribute("href") or "" for link in page.locator(".rail > ul > li > a").all()]
-    return [*found, f"/services/{SERVICE}/", f"/services/{SERVICE}/edit/", f"/messages/{dead}/", "/messages/new/"]
+    service, message = f"/services/{SERVICE}/", f"/messages/{dead}/"
+    kinds = [service + part for part in ("", "edit/", "try/", "pause/", "resume/", "breaker/", "delete/", "calls/")]
+    kinds += [service + "endpoints/new/", message, message + "replay/", "/messages/new/", "/?span=month"]
+    kinds += ["/settings/people/new/", "/settings/tokens/new/", "/settings/password/"]
+    page.goto("/failures/")
+    group = page.locator("main tbody a").first.get_attribute("href") or ""
+    return [*found, *kinds, group]
 
 
 def no_accessibility_violations(page: Page) -> None:

@@ -426,7 +426,7 @@ def test_a_wrong_endpoint_keeps_what_was_typed() -> None:
 def test_who_steers_pauses_or_resumes_is_told_how_many_messages_it_meets(django_assert_max_num_queries: Any) -> None:
     service = a_service()
     client = browser()
-    addresses = [f"/services/billing/{page}" for page in ("pause/", "resume/", "breaker/", "")]
+    addresses = [f"/services/billing/{page}" for page in ("pause/", "resume/", "breaker/")]
     for address in addresses:
         assert "Nothing waits for billing now." in words(client.get(address))
     messages_of(service, Status.PENDING, 3)
