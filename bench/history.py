@@ -111,10 +111,11 @@ def _operations() -> None:
 
 
 def _field_values() -> None:
-    from integrations.models import Service
+    from integrations.models import Endpoint, Service
 
     services = list(Service.objects.filter(name__startswith="seeded-").order_by("pk")[:SEARCHABLE])
     Service.objects.filter(pk__in=[service.pk for service in services]).update(search_fields=["order.id"])
+    Endpoint.objects.bulk_create(Endpoint(service=service, name="seeded", path="/orders") for service in services)
     ids = ", ".join(str(service.pk) for service in services)
     _run(
         "INSERT INTO integrations_fieldvalue (path, text, number, message_id)"
