@@ -96,7 +96,12 @@ def test_from_something_red_to_replayed_without_a_mouse(signed_in: Page, dead: s
     assert sink.last.header("webhook-id") == dead
 
 
-def test_pause_and_resume(signed_in: Page, dead: str, api: httpx.Client, sink: Receiver) -> None:
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1440), ("dark", 360)])
+def test_pause_and_resume(
+    signed_in: Page, dead: str, api: httpx.Client, sink: Receiver, scheme: Any, width: int
+) -> None:
+    signed_in.emulate_media(color_scheme=scheme)
+    signed_in.set_viewport_size({"width": width, "height": 800})
     signed_in.goto(f"/services/{SERVICE}/")
     signed_in.get_by_role("link", name="Pause").click()
     dialog = signed_in.get_by_role("dialog")
