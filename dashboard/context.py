@@ -34,7 +34,7 @@ def console(request: HttpRequest) -> dict[str, Any]:
 
 def trouble() -> int:
     """How many services are down. One small row per service is read, so it is cheaper than a cache would be."""
-    return Runtime.objects.filter(Q(state="open") | Q(service__health__state="down")).count()
+    return Runtime.objects.filter(Q(state="open") | Q(service__health__state="down", service__status="active")).count()
 
 
 def failing() -> int:

@@ -86,8 +86,9 @@ class Standing:
 
     @property
     def is_unwell(self) -> bool:
-        """Found down by its checks, while its breaker lets calls through."""
-        return self.check is not None and self.check.state == "down" and not (self.is_open or self.is_probing)
+        """Found down by its checks, while its breaker lets calls through. A paused service is not checked."""
+        is_down = self.check is not None and self.check.state == "down" and not self.service.is_paused
+        return is_down and not (self.is_open or self.is_probing)
 
     @property
     def is_open(self) -> bool:

@@ -26,6 +26,7 @@ COUNTERS = {
     "delivered": "Messages that were delivered.",
     "dead": "Messages that were given up.",
 }
+UP = {"up": 1, "half_open": 0, "down": 0}
 BREAKER_STATES = ("closed", "open", "half_open")
 
 
@@ -85,7 +86,7 @@ def _standing(found: list[Standing]) -> Iterator[Metric]:
         "dead_unanswered": f"Messages given up in the last day without a good replay; counting stops at {DEAD_CAP}.",
         "oldest_due_age_seconds": "How long the message that is due longest has been due; 0 without one.",
         "paused": "1 while the service is paused.",
-        "up": "1 or 0 as its breaker and its health check find it.",
+        "up": "1 or 0 as its breaker, its health check and its calls say; nothing where they do not.",
     }
     families = {
         name: GaugeMetricFamily(f"switchboard_{name}", words, labels=["service"]) for name, words in gauges.items()
@@ -98,8 +99,9 @@ def _standing(found: list[Standing]) -> Iterator[Metric]:
             "dead_unanswered": standing.dead,
             "oldest_due_age_seconds": standing.oldest_due_age,
             "paused": int(standing.service.is_paused),
-            "up": int(not (standing.is_open or standing.is_unwell)),
         }
+        if (is_up := UP.get(standing.state)) is not None:
+            values["up"] = is_up
         for name, value in values.items():
             families[name].add_metric([standing.service.name], value)
         for state in BREAKER_STATES:

@@ -136,7 +136,7 @@ def described(services: Sequence[Service]) -> list[dict[str, Any]]:
             "service_id", flat=True
         )
     )
-    checked = dict(Health.objects.filter(pk__in=ids).values_list("pk", "state"))
+    checked = dict(Health.objects.filter(pk__in=ids, service__status="active").values_list("pk", "state"))
     documents = []
     for service in services:
         state = runtimes[service.pk].state if service.pk in runtimes else "closed"

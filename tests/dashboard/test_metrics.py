@@ -46,6 +46,8 @@ def test_it_says_how_services_stand() -> None:
     assert states == [0, 1, 0]
     Health.objects.filter(service=fine).update(state="down")
     assert samples()["switchboard_up", "fine"] == 0
+    fine.pause("their maintenance")
+    assert ("switchboard_up", "fine") not in samples()  # nobody looks
 
 
 def test_counters_are_the_sums_of_all_days() -> None:
@@ -84,5 +86,5 @@ def test_it_asks_the_same_few_questions_for_any_number_of_services(django_assert
     for number in range(20):
         a_service(f"service-{number}")
     with django_assert_max_num_queries(12):
-        assert len([key for key in samples() if key[0] == "switchboard_up"]) == 20
+        assert len([key for key in samples() if key[0] == "switchboard_waiting"]) == 20
     assert Service.objects.count() == 20

@@ -45,7 +45,9 @@ def test_a_service_is_up_by_its_check_alone_and_a_paused_one_is_neither() -> Non
     assert ' class="badge up"' in client.get("/_p/status/").content.decode()
     Health.objects.update(state="down", changed_at=timezone.now())
     assert ' class="badge down"' in client.get("/_p/status/").content.decode()
+    assert "<title>1 down" in client.get("/").content.decode()
     service.pause("their maintenance")
+    assert "<title>Overview" in client.get("/").content.decode()
     assert ' class="badge paused"' in client.get("/_p/status/").content.decode()
 
 
