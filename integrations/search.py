@@ -55,11 +55,13 @@ def _equal(column: str) -> Callable[[str], Q]:
     return lambda value: Q(**{column: value})
 
 
-def _one_of(column: str, values: tuple[str, ...]) -> Callable[[str], Q]:
+def _one_of(column: str, values: tuple[str, ...], **implied: str) -> Callable[[str], Q]:
+    """``implied``: what is so wherever the column has a value, said for the sake of an index."""
+
     def read(value: str) -> Q:
         if value not in values:
             raise ValueError(f"is one of {', '.join(values)}")
-        return Q(**{column: value})
+        return Q(**{column: value}, **implied)
 
     return read
 
@@ -165,7 +167,7 @@ QUALIFIERS = {
     "service": Qualifier("name of a service", _equal("service__name")),
     "endpoint": Qualifier("name of an endpoint", _equal("endpoint__name")),
     "status": Qualifier("where it stands", _one_of("status", STATUSES), STATUSES),
-    "reason": Qualifier("why it is dead", _one_of("dead_reason", REASONS), REASONS),
+    "reason": Qualifier("why it is dead", _one_of("dead_reason", REASONS, status="dead"), REASONS),
     "fault": Qualifier("what went wrong last", _one_of("last_fault", FAULTS), FAULTS),
     "code": Qualifier("last status code", _number("last_status_code", 3)),
     "key": Qualifier("ordering key", _equal("ordering_key")),
