@@ -7,25 +7,19 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import IntegerField, OuterRef, Q, QuerySet, Subquery, Sum
+from django.db.models import OuterRef, Q, QuerySet, Sum
 
 from integrations.models import Health, Message, Priority, Runtime, Service, Status, Tally
+from integrations.models.backlog import COUNTED, CountOf, earliest
 from integrations.models.tally import DURATIONS, quantile
 
-WAITING_CAP = 10_000  # nobody reads more digits, and counting on would read every row
+WAITING_CAP = COUNTED
 DEAD_CAP = 100
 DEAD_LOOKED_AT = 500  # the newest dead messages of a service, of which the unanswered ones are counted
 BACKLOG_IS_LATE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
 FEW = 100
 SUMMED = ("calls", "failures", "delivered", "dead", "seconds")
-
-
-class CountOf(Subquery):
-    """Counts the rows of a sliced subquery, so that a count ends at its cap."""
-
-    template = "(SELECT COUNT(*) FROM (%(subquery)s) counted)"
-    output_field = IntegerField()
 
 
 @dataclass(slots=True)
@@ -178,31 +172,27 @@ def _annotated(services: QuerySet[Service], now: datetime) -> QuerySet[Service]:
         waiting=CountOf(due.values("pk")[:WAITING_CAP]),
         in_flight=CountOf(mine.filter(status=Status.DELIVERING).values("pk")[:WAITING_CAP]),
         dead=CountOf(dead.values("pk")[:DEAD_CAP]),
-        **_earliest(now),
+        **earliest(now),
     )
 
 
 def count_waiting(service: Service) -> int:
     """Messages of a service that wait for whatever reason, held and parked ones among them; capped."""
-    # In the order of the index of what is unfinished: where any will do, the planner may read the whole table.
-    waiting = Message.objects.for_service(service).unfinished().pending().order_by("ordering_key", "pk")
-    return waiting.values("pk")[:WAITING_CAP].count()
+    return count_unfinished(Message.objects.for_service(service).pending())
+
+
+def count_unfinished(messages: QuerySet[Message]) -> int:
+    """How many messages of a service are not finished; capped."""
+    # In the order of the index of just these: where any will do, the planner may read the whole table.
+    unfinished = messages.filter(finished_at=None).order_by("ordering_key", "pk")
+    return unfinished.values("pk")[:WAITING_CAP].count()
 
 
 def oldest_due(now: datetime) -> datetime | None:
     """When the oldest message that is due has been due, over all services."""
     names = [f"due_{priority}" for priority in Priority]
-    rows = Service.objects.order_by().annotate(**_earliest(now)).values_list(*names)
+    rows = Service.objects.order_by().annotate(**earliest(now)).values_list(*names)
     return min((moment for row in rows for moment in row if moment), default=None)
-
-
-def _earliest(now: datetime) -> dict[str, Subquery]:
-    """One index seek for each service and priority: the earliest of each lies at an end of the index."""
-    due = Message.objects.due(now).filter(service=OuterRef("pk"))
-    return {
-        f"due_{priority}": Subquery(due.filter(priority=priority).order_by("due_at").values("due_at")[:1])
-        for priority in Priority
-    }
 
 
 def hours_by_service(now: datetime, service_ids: list[int]) -> dict[int, tuple[Hour, int]]:

@@ -18,7 +18,7 @@ from dashboard import live
 from dashboard.access import actor, admin, operator, person, viewer
 from dashboard.answers import form_page, posted, see_other
 from dashboard.charts import Span, chart, span_named
-from dashboard.figures import WAITING_CAP, standings
+from dashboard.figures import count_unfinished, standings
 from dashboard.forms import DeleteForm, EndpointForm, PauseForm, PolicyForm, ResumeForm, ServiceForm
 from dashboard.pace import pace_of
 from dashboard.preview import policy_form, preview, trial
@@ -258,7 +258,7 @@ def resume(request: HttpRequest, name: str) -> HttpResponse:
 def delete(request: HttpRequest, name: str) -> HttpResponse:
     service = get_object_or_404(Service, name=name)
     # Counting ends at the cap, like everywhere.
-    unfinished = len(Message.objects.for_service(service).unfinished().values_list("pk")[:WAITING_CAP])
+    unfinished = count_unfinished(Message.objects.for_service(service))
     form = DeleteForm(posted(request))
     if form.is_bound and form.is_valid():
         if unfinished and not form.cleaned_data["force"]:

@@ -73,7 +73,7 @@ class ServiceOut(Document):
     paused_until: datetime | None
     health: Literal["up", "down", "unknown"]
     breaker_state: Literal["closed", "open", "half_open"]
-    backlog: int = Field(description="Messages that are not finished.")
+    backlog: int = Field(description="Messages that are not finished; counting stops at 10,000.")
     oldest_due_age: float | None = Field(description="Seconds since the oldest waiting message was due.")
     source: Literal["form", "api", "file", "environment"]
     created_at: datetime

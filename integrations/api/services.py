@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 from django.db import transaction
-from django.db.models import Count, F, Min, Q
+from django.db.models import F
 from django.http import Http404, HttpRequest, HttpResponse
 from django.utils import timezone
 from ninja import Body, Query, Router
@@ -18,7 +18,7 @@ from integrations.api.gate import admin, caller, operator, viewer
 from integrations.api.pages import LIMIT, Cursor, Limit, listed, page
 from integrations.api.problems import Problem
 from integrations.api.wire import address, answer, no_content
-from integrations.models import Endpoint, Health, Message, Role, Runtime, Service, Source, Status, Tally
+from integrations.models import Endpoint, Health, Message, Role, Runtime, Service, Source, Tally, backlog
 from integrations.policies import breaker as breaker_policy
 from integrations.schemas import BreakerIn, EndpointIn, PauseIn, ResumeIn, RotateIn, ServiceIn
 
@@ -140,7 +140,7 @@ def described(services: Sequence[Service]) -> list[dict[str, Any]]:
     documents = []
     for service in services:
         state = runtimes[service.pk].state if service.pk in runtimes else "closed"
-        backlog, oldest_due = waiting.get(service.pk, (0, None))
+        unfinished, oldest_due = waiting.get(service.pk, (0, None))
         documents.append(
             {
                 **registry.readable(service),
@@ -149,7 +149,7 @@ def described(services: Sequence[Service]) -> list[dict[str, Any]]:
                 "paused_until": service.paused_until,
                 "health": _health(state, checked.get(service.pk, "unknown"), service.pk in healthy),
                 "breaker_state": state,
-                "backlog": backlog,
+                "backlog": unfinished,
                 "oldest_due_age": round((now - oldest_due).total_seconds(), 3) if oldest_due else None,
                 "source": service.source,
                 "created_at": service.created_at,
@@ -161,14 +161,12 @@ def described(services: Sequence[Service]) -> list[dict[str, Any]]:
 
 def _waiting(ids: Sequence[int], now: datetime) -> dict[int, tuple[int, datetime | None]]:
     """For each service, how many messages are unfinished and since when the oldest is due."""
-    rows = (
-        Message.objects.unfinished()
-        .filter(service__in=ids)
-        .order_by()
-        .values_list("service_id")
-        .annotate(count=Count("pk"), oldest=Min("due_at", filter=Q(status=Status.PENDING, due_at__lte=now)))
-    )
-    return {service_id: (count, oldest) for service_id, count, oldest in rows}
+    due = backlog.earliest(now)
+    rows = Service.objects.filter(pk__in=ids).order_by().annotate(count=backlog.unfinished(), **due)
+    return {
+        pk: (count, min((moment for moment in moments if moment), default=None))
+        for pk, count, *moments in rows.values_list("pk", "count", *due)
+    }
 
 
 def _merged(service: Service, data: dict[str, Any]) -> dict[str, Any]:
