@@ -24,7 +24,7 @@ from typing import Any
 from django.db import connection, models, transaction
 from django.utils.dateparse import parse_datetime
 
-from integrations.models import Event, Feed, Message, Status, Tally, database_now, identifiers
+from integrations.models import Event, Feed, Message, Status, Tally, database_now, identifiers, rows
 
 RETENTION = timedelta(hours=1)
 COUNT_EVERY = timedelta(seconds=1)
@@ -53,6 +53,22 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Look:
+    """What one glance tells: it is taken twice a second as long as somebody follows, and mostly nothing has happened."""
+
+    newest: int  # message
+    tallied: int  # the sum of all counters that can have changed
+    has_ended: bool
+    is_unnumbered: bool
+
+    def may_count(self, readings: dict[str, Any]) -> bool:
+        """Whether counting would find something. Counters only grow, so an equal sum is equal counters."""
+        known = sum(sum(counters) for counters in readings["tallies"].values())
+        stands = self.newest == readings["message"] and self.tallied == known
+        return not stands or self.has_ended or bool(readings["skipped"])
+
+
+@dataclass(frozen=True, slots=True)
 class Count:
     """What changed, by service, since the last reading of the counters, and this reading."""
 
@@ -67,11 +83,11 @@ def advance() -> Feed:
     feed, _ = Feed.objects.get_or_create(pk=1)
     if feed.counted_at is None or now - feed.counted_at > RETENTION:
         return _begin_anew(now)
+    look, since = _look(feed.counted_at), now - feed.counted_at
     counted = None
-    if is_time := now - feed.counted_at >= COUNT_EVERY:
+    if since >= NOTE_EVERY or (since >= COUNT_EVERY and look.may_count(feed.readings)):
         counted = _count(feed.readings, feed.counted_at, now)
-    is_news = (counted is not None and bool(counted.changes)) or _unnumbered().exists()
-    if not is_news and not (is_time and now - feed.counted_at >= NOTE_EVERY):
+    if not (look.is_unnumbered or (counted and counted.changes) or since >= NOTE_EVERY):
         return feed
     with transaction.atomic():
         locked = Feed.objects.select_for_update().get(pk=feed.pk)
@@ -85,8 +101,8 @@ def advance() -> Feed:
 
 def entries(after: int, limit: int = 1000) -> list[Entry]:
     """What follows a position, in order."""
-    rows = Event.objects.filter(position__gt=after).order_by("position")
-    columns = rows.values_list("position", "type", "at", "service__name", "subject", "facts")
+    following = Event.objects.filter(position__gt=after).order_by("position")
+    columns = following.values_list("position", "type", "at", "service__name", "subject", "facts")
     return [Entry(*row) for row in columns[:limit]]  # type: ignore[arg-type]
 
 
@@ -115,7 +131,7 @@ def _forget_oldest(type_: str, before: datetime) -> int:
 
 def states(ids: Collection[int]) -> dict[int, dict[str, Any]]:
     """How these messages stand, by id, in one query."""
-    rows = Message.objects.filter(pk__any=list(ids)).values_list(
+    followed = Message.objects.filter(pk__any=list(ids)).values_list(
         "pk", "nonce", "service__name", "status", "attempts", "due_at", "dead_reason"
     )
     return {
@@ -127,8 +143,27 @@ def states(ids: Collection[int]) -> dict[int, dict[str, Any]]:
             "next_attempt_at": due_at if status == Status.PENDING else None,
             "dead_reason": dead_reason or None,
         }
-        for pk, nonce, service, status, attempts, due_at, dead_reason in rows
+        for pk, nonce, service, status, attempts, due_at, dead_reason in followed
     }
+
+
+# ---- one glance -----------------------------------------------------------------------------------------------------
+LOOK = """SELECT (SELECT MAX(id) FROM integrations_message),
+    (SELECT SUM(calls + delivered + dead) FROM integrations_tally WHERE start >= %s),
+    EXISTS (SELECT 1 FROM integrations_event WHERE position IS NULL AND type = %s),
+    EXISTS (SELECT 1 FROM integrations_event WHERE position IS NULL AND type <> %s)"""
+
+
+def _look(counted_at: datetime) -> Look:
+    with connection.cursor() as cursor:
+        cursor.execute(LOOK, [rows.moment(_counted_from(counted_at)), ENDED, ENDED])
+        newest, tallied, has_ended, is_unnumbered = cursor.fetchone()
+    return Look(newest or 0, tallied or 0, bool(has_ended), bool(is_unnumbered))
+
+
+def _counted_from(counted_at: datetime) -> datetime:
+    """The first minute whose tallies can have changed since then."""
+    return (counted_at - LATE).replace(second=0, microsecond=0)
 
 
 # ---- numbers --------------------------------------------------------------------------------------------------------
@@ -189,8 +224,8 @@ def _count(readings: dict[str, Any], counted_at: datetime, now: datetime) -> Cou
 
 def _tallies(counted_at: datetime) -> dict[str, list[int]]:
     """The tallies that can have changed since then, by service and minute."""
-    rows = Tally.objects.filter(start__gte=(counted_at - LATE).replace(second=0, microsecond=0))
-    columns = rows.values_list("service_id", "start", "calls", "delivered", "dead")
+    changed = Tally.objects.filter(start__gte=_counted_from(counted_at))
+    columns = changed.values_list("service_id", "start", "calls", "delivered", "dead")
     return {f"{service_id} {_minute(minute)}": counted for service_id, minute, *counted in columns}
 
 

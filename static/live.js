@@ -47,12 +47,13 @@ const turn = () => {
   }
 };
 
-const hasChanged = (concerns) => {
+const hasChanged = (concerns, isCount = false) => {
   for (const panel of $$("[data-live]")) {
     if (!concerns(panel)) continue;
     const at = timing(panel);
-    // A slow answer is asked for less often, so that many tabs cannot wear a server out.
-    const gap = Math.max(AT_MOST_EVERY, 10 * at.took);
+    // Counts come every second while anything is delivered: for them alone a panel keeps its own pace. And a slow
+    // answer is asked for less often, so that many tabs cannot wear a server out.
+    const gap = Math.max(isCount ? 1000 * panel.dataset.every : AT_MOST_EVERY, 10 * at.took);
     at.due = Math.min(at.due, Math.max(performance.now() + TOGETHER * Math.random(), at.asked + gap));
   }
 };
@@ -95,7 +96,9 @@ const hear = (message) => {
     showState();
   }
   for (const [topic, service] of message.changes || []) {
-    hasChanged(({ dataset: { live, service: own } }) => live.split(" ").includes(topic) && (!own || !service || own === service));
+    const concerns = ({ dataset: { live, service: own } }) =>
+      live.split(" ").includes(topic) && (!own || !service || own === service);
+    hasChanged(concerns, topic === "messages");
   }
 };
 

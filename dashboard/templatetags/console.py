@@ -262,8 +262,9 @@ def live_attributes(
 ) -> SafeString:
     """What makes a panel's root element ask for its next version: ``<section id="…" {% live url topics="workers" %}>``.
 
-    It asks when the event stream tells of one of the ``topics`` (of this ``service``, where one is named); where there
-    is no stream, ``every`` so many seconds. live.js does both.
+    It asks when the event stream tells of one of the ``topics`` (of this ``service``, where one is named), and for
+    counts of messages no more often than ``every`` so many seconds; where there is no stream, just so often. live.js
+    does both.
     """
     return format_html(
         """hx-get="{}" hx-trigger="refresh" hx-swap="morph" hx-ext="morph" hx-vals='{{"v": "{}"}}' """

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -391,6 +391,19 @@ def test_what_waits_to_be_counted_does_not_pile_up_while_nobody_follows(
     queue().cancel()
     upkeep.tidy()
     assert Event.objects.filter(type=feed.ENDED).count() == 1
+
+
+def test_while_nothing_happens_it_is_one_glance(
+    queue: Callable[..., Message], django_assert_max_num_queries: Callable[..., AbstractContextManager[Any]]
+) -> None:
+    feed.advance()
+    queue()
+    add({queue().service_id: Counts(calls=2)}, timezone.now())
+    Feed.objects.update(counted_at=timezone.now() - feed.COUNT_EVERY)
+    position = feed.advance().position
+    Feed.objects.update(counted_at=timezone.now() - feed.COUNT_EVERY)
+    with django_assert_max_num_queries(3):
+        assert feed.advance().position == position
 
 
 # ---- who may --------------------------------------------------------------------------------------------------------
