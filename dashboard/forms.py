@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, cast
 
@@ -41,6 +41,23 @@ class Group:
     title: str
     words: str  # the defaults, so that nobody has to open it to know them
     names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ShownGroup:
+    """A group in one form. One that was not sent is fetched when somebody unfolds it, and stays as it is until then."""
+
+    key: str
+    title: str
+    words: str
+    fields: list[BoundField]
+    was_sent: bool
+    has_errors: bool
+
+    @property
+    def names(self) -> str:
+        """Of its fields, as htmx takes them."""
+        return ",".join(bound.html_name for bound in self.fields)
 
 
 NAMED = 3  # changed settings that a closed group names
@@ -232,16 +249,25 @@ class ServiceForm(SchemaForm):
         return [self[name] for name in BASIC if name in self.fields]
 
     @property
-    def groups(self) -> Iterator[tuple[Group, list[BoundField], bool]]:
-        """Each group with its fields, and whether one of them has an error."""
+    def groups(self) -> Iterator[ShownGroup]:
         for group in GROUPS:
-            if shown := [self[name] for name in group.names if name in self.fields]:
-                if changed := [
-                    str(bound.label).partition(",")[0].lower() for bound in shown if self.differs(bound.name)
-                ]:
-                    more = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
-                    group = replace(group, words=f"changed: {', '.join(changed[:NAMED])}{more}")
-                yield group, shown, any(bound.errors for bound in shown)
+            if fields := [self[name] for name in group.names if name in self.fields]:
+                yield ShownGroup(
+                    group.key,
+                    group.title,
+                    self._changed_words(fields) or group.words,
+                    fields,
+                    was_sent=any(self.was_sent(bound.name) for bound in fields),
+                    has_errors=any(bound.errors for bound in fields),
+                )
+
+    def group(self, key: str) -> ShownGroup | None:
+        return next((group for group in self.groups if group.key == key), None)
+
+    def _changed_words(self, fields: list[BoundField]) -> str:
+        changed = [str(bound.label).partition(",")[0].lower() for bound in fields if self.differs(bound.name)]
+        more = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
+        return f"changed: {', '.join(changed[:NAMED])}{more}" if changed else ""
 
 
 class Policies(BaseModel):

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 from django.contrib import messages
 from django.db.models import Case, IntegerField, Q, QuerySet, TextField, When
 from django.db.models.functions import Cast
-from django.http import HttpRequest, HttpResponse, QueryDict
+from django.http import Http404, HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import get_object_or_404, render
 from django.urls import reverse
 from django.utils import timezone
@@ -21,7 +21,7 @@ from dashboard.charts import Span, chart, span_named
 from dashboard.figures import count_unfinished, standings
 from dashboard.forms import DeleteForm, EndpointForm, PauseForm, PolicyForm, ResumeForm, ServiceForm
 from dashboard.pace import pace_of
-from dashboard.preview import policy_form, preview, trial
+from dashboard.preview import Preview, policy_form, preview, trial
 from dashboard.trips import hold, trips_of
 from dashboard.words import breaker_rule_words, event_words, limit_words, retry_words
 from integrations import control, registry
@@ -177,9 +177,31 @@ def edit(request: HttpRequest, name: str) -> HttpResponse:
 
 
 def _form_context(request: HttpRequest, form: ServiceForm, service: Service | None = None) -> dict[str, Any]:
-    given = posted(request)
-    previews = {group: preview(group, given, service) for group in ("retries", "breaker")}
-    return {"form": form, "service": service, "previews": previews, "policy_names": ",".join(PolicyForm.names)}
+    return {
+        "form": form,
+        "service": service,
+        "shows_all": "all" in request.GET,
+        "previews": _previews(posted(request), service),
+        "policy_names": ",".join(PolicyForm.names),
+    }
+
+
+def _previews(given: QueryDict | None, service: Service | None) -> dict[str, Preview]:
+    return {group: preview(group, given, service) for group in ("retries", "breaker")}
+
+
+@operator
+def form_group(request: HttpRequest, group: str, name: str = "") -> HttpResponse:
+    """The fields of one group of the form, fetched when somebody unfolds it."""
+    service = get_object_or_404(Service, name=name) if name else None
+    form = ServiceForm(
+        service=service,
+        present=registry.readable(service) if service else None,
+        may_allow_private=person(request).may(Role.ADMIN),
+    )
+    if (shown := form.group(group)) is None:
+        raise Http404
+    return render(request, "services/_group.html", {"group": shown, "previews": _previews(None, service)})
 
 
 @operator
@@ -194,8 +216,7 @@ def preview_panel(request: HttpRequest, group: str) -> HttpResponse:
 @require_POST
 def preview_new(request: HttpRequest) -> HttpResponse:
     """The same for both groups as a page: what the form's button opens without JavaScript."""
-    previews = [preview(group, request.POST, None) for group in ("retries", "breaker")]
-    return render(request, "services/try.html", {"previews": previews})
+    return render(request, "services/try.html", {"previews": _previews(request.POST, None).values()})
 
 
 @operator
@@ -203,8 +224,7 @@ def try_out(request: HttpRequest, name: str) -> HttpResponse:
     """The form's present values, or what is in force, tried on the last day: a page."""
     service = get_object_or_404(Service.objects.select_related("runtime"), name=name)
     given = posted(request)
-    previews = [preview(group, given, service) for group in ("retries", "breaker")]
-    context = {"previews": previews, **_trial_context(service, given)}
+    context = {"previews": _previews(given, service).values(), **_trial_context(service, given)}
     return render(request, "services/try.html", context)
 
 

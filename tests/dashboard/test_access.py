@@ -25,6 +25,7 @@ def address(pattern: URLPattern) -> str:
         "<slug:name>": "nothing",
         "<slug:endpoint>": "nothing",
         "<str:public_id>": "msg_1_00000000",
+        "<slug:group>": "retries",
         "<str:secret>": "nothing",
         "<str:name>": "csv",
         "<int:pk>": "999",

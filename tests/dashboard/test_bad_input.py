@@ -51,7 +51,7 @@ class World:
         if pattern.name == "lab-result":
             thing = "lab"
         text = str(pattern.pattern).replace("<slug:name>", "billing").replace("<slug:endpoint>", "invoices")
-        text = text.replace("<str:name>", "csv")
+        text = text.replace("<str:name>", "csv").replace("<slug:group>", "retries")
         for parameter in ("<str:public_id>", "<int:pk>"):
             if parameter in text:
                 text = text.replace(parameter, self.ids["call" if pattern.name == "service-call" else thing])
@@ -273,7 +273,7 @@ def forms(world: World) -> dict[str, dict[str, str]]:
     """The fields of every form as it stands on a page, by the address that it is sent to."""
     found: dict[str, dict[str, str]] = {}
     for _, address in world.addresses():
-        for action, fields in Markup(read(world.admin.get(address))).forms:
+        for action, fields in Markup(read(world.admin.get(address, {"all": ""}))).forms:
             found.setdefault(urlsplit(urljoin(address, action)).path, {}).update(fields)
     del found["/logout/"]
     assert sum(map(len, found.values())) > 150

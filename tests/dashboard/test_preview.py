@@ -69,10 +69,10 @@ def test_what_is_wrong_is_told_by_its_label() -> None:
 def test_the_form_shows_the_preview_of_what_is_in_force() -> None:
     a_service(retry={"max_attempts": 2, "initial": 33, "jitter": 0}, breaker={"open_for": 7})
     client = browser()
-    page = words(client.get("/services/billing/edit/"))
+    page = words(client.get("/services/billing/edit/?all"))
     assert "Waits 33 s: 33 s in all." in page
     assert "Each opening lasts 7 s" in page
-    assert "after 10 calls" in words(client.get("/services/new/"))
+    assert "after 10 calls" in words(client.get("/services/new/?all"))
     refused = words(client.post("/services/billing/edit/", {"retry.max_attempts": "0", "retry.initial": "5"}))
     assert "No retry times yet" in refused
 

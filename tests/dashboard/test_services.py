@@ -160,7 +160,7 @@ def test_a_name_and_an_address_are_enough() -> None:
 
 def test_a_box_that_was_unticked_is_a_no() -> None:
     client = browser()
-    boxes = client.get("/services/new/").content.decode()
+    boxes = client.get("/services/new/?all").content.decode()
     assert (
         '<input type="hidden" name="breaker.enabled" value="false"><input type="checkbox" name="breaker.enabled"'
         in boxes
@@ -169,6 +169,23 @@ def test_a_box_that_was_unticked_is_a_no() -> None:
     assert client.post("/services/new/", NEW | {"name": "crm", "breaker.enabled": ["false", "on"]}).status_code == 303
     enabled = {service.name: service.breaker_policy.enabled for service in Service.objects.all()}
     assert enabled == {"billing": False, "crm": True}
+
+
+def test_a_group_of_settings_is_fetched_when_it_is_unfolded() -> None:
+    a_service(retry={"max_attempts": 4, "initial": 9})
+    client = browser(Role.OPERATOR)
+    page = client.get("/services/billing/edit/").content.decode()
+    assert 'name="retry.initial"' not in page
+    assert 'hx-get="/_p/services/billing/form/retries/"' in page
+    fields = client.get("/_p/services/billing/form/retries/").content.decode()
+    assert 'name="retry.initial" value="9"' in fields
+    assert 'name="retry.initial" value="5"' in client.get("/_p/form/retries/").content.decode()
+    assert "network.allow_private" not in client.get("/_p/form/network/").content.decode(), "an operator may not"
+    assert client.get("/_p/form/nothing/").status_code == 404
+    assert client.post("/services/billing/edit/", {"owner": "Ada"}).status_code == 303
+    assert Service.objects.get().retry_policy.initial == 9, "what was not unfolded stays as it is"
+    everything = client.get("/services/billing/edit/?all").content.decode()
+    assert 'name="retry.initial" value="9"' in everything
 
 
 def test_an_edit_with_few_fields_leaves_the_others_as_they_are() -> None:
