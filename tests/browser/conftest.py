@@ -13,9 +13,12 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
+import httpx
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright, sync_playwright
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright, expect, sync_playwright
 
 from tests.backends import Servers
 from tests.installation import Installation
@@ -33,6 +36,7 @@ CHROMIUM_OPTIONS = [
     "--disable-sync",
 ]
 PATIENCE = 10_000  # milliseconds for one step on a page
+WORKERS = 60_000  # milliseconds for what workers do, who share two cores with this browser
 
 
 @dataclass
@@ -60,12 +64,75 @@ class Complaints:
             self.heard.append(f"{message.type}: {message.text} ({message.location.get('url', '')})")
 
 
+@dataclass(frozen=True)
+class Look:
+    """How somebody has the console before them: a colour scheme, and a width in CSS pixels."""
+
+    scheme: Literal["light", "dark"]
+    width: int
+
+    def __str__(self) -> str:
+        return f"{self.scheme}-{self.width}"
+
+    def put_on(self, page: Page) -> None:
+        # Without motion, so that colours are looked at when they have arrived.
+        page.emulate_media(color_scheme=self.scheme, reduced_motion="reduce")
+        page.set_viewport_size({"width": self.width, "height": 800})
+
+
+AT_A_DESK, AT_NIGHT_BY_PHONE = Look("light", 1440), Look("dark", 360)
+EVERY_LOOK = [AT_A_DESK, Look("light", 360), Look("dark", 1440), AT_NIGHT_BY_PHONE]
+
+
+@dataclass
+class Person:
+    """Somebody with an account; signs in once, and later pages have that session."""
+
+    name: str
+    password: str
+    cookies: list[Any] = field(default_factory=list)
+
+    def sign_in(self, page: Page) -> None:
+        if not self.cookies:
+            page.goto("/login/")
+            page.get_by_label("User name").fill(self.name)
+            page.locator("input[type=password]").fill(self.password)
+            page.get_by_role("button", name="Sign in").click()
+            expect(page.locator("h1")).to_contain_text("Overview")
+            self.cookies = page.context.cookies()
+        page.context.add_cookies(self.cookies)
+
+
 @pytest.fixture(scope="package")
 def installation(tmp_path_factory: pytest.TempPathFactory, database: str, servers: Servers) -> Iterator[Installation]:
     """One running installation for all browser tests; each test makes what it looks at."""
     on = servers if database == "postgres" else None
     with Installation(tmp_path_factory.mktemp("browser") / "installation", on) as running:
         yield running
+
+
+@pytest.fixture(scope="package")
+def token(installation: Installation) -> str:
+    """A program's, which may do everything."""
+    return installation.token(name="browser-tests")
+
+
+@pytest.fixture
+def api(installation: Installation, token: str) -> Iterator[httpx.Client]:
+    with installation.api(token) as client:
+        yield client
+
+
+@pytest.fixture(scope="package")
+def mary(installation: Installation) -> Person:
+    """An admin."""
+    return Person("mary", installation.operator("mary", "admin"))
+
+
+@pytest.fixture(scope="package")
+def ruth(installation: Installation) -> Person:
+    """Somebody on call: the role is operator."""
+    return Person("ruth", installation.operator("ruth", "operator"))
 
 
 @pytest.fixture(scope="package")
@@ -99,6 +166,22 @@ def page(request: pytest.FixtureRequest, browser: Browser, complaints: Complaint
     yield context.new_page()
     context.close()
     assert not complaints.unexpected, "\n".join(complaints.unexpected)
+
+
+@pytest.fixture(params=[AT_A_DESK, AT_NIGHT_BY_PHONE], ids=str)
+def look(page: Page, request: pytest.FixtureRequest) -> Look:
+    """Runs a test in both looks, or in those of `@pytest.mark.parametrize("look", EVERY_LOOK, indirect=True)`."""
+    chosen: Look = request.param
+    chosen.put_on(page)
+    return chosen
+
+
+def expect_clean(page: Page) -> None:
+    """Fails where the page scrolls sideways, or axe holds something against it."""
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), f"{page.url} scrolls sideways"
+    violations = Axe().run(page).response["violations"]
+    found = [(each["id"], [node["html"][:200] for node in each["nodes"]]) for each in violations]
+    assert not found, (page.url, found)
 
 
 @pytest.fixture

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from playwright.sync_api import Page, expect
 
+from tests.browser.conftest import WORKERS
+from tests.engine.conftest import until
 from tests.installation import Installation
 from tests.receiver import Receiver
 
@@ -72,7 +74,8 @@ def test_the_journey_in_a_browser(
     sink.start()
     reload_until(page, f"{installation.url}/breakers/", ".badge.closed")
     api = installation.api(installation.token())
-    sink.wait_until(lambda: not api.get("/messages", params={"status": "pending"}).json()["items"], timeout=30)
+    pending = {"status": "pending"}
+    until(lambda: not api.get("/messages", params=pending).json()["items"], WORKERS / 1000, lambda: "some still wait")
     page.goto(f"{installation.url}/messages/")
     shot("messages")
 
@@ -83,7 +86,7 @@ def test_the_journey_in_a_browser(
     shot("message-dead")
     page.get_by_role("button", name=re.compile("^Replay$")).click()
     page.locator("dialog[open] button:not([value=cancel]):not(.quiet)").last.click()
-    expect(page.locator("main .badge.delivered").first).to_be_visible(timeout=15_000)
+    expect(page.locator("main .badge.delivered").first).to_be_visible(timeout=WORKERS)
     shot("message-replayed")
     assert api.get(f"/messages/{dead[0]['id']}").json()["status"] == "dead"
     assert sink.last.header("webhook-id") == dead[0]["id"]
