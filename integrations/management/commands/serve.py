@@ -15,8 +15,10 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         import uvicorn
+        from django.urls import resolve
 
         from integrations.api.stream import broadcaster
+        from integrations.pump import spare_the_collector
         from integrations.workers import die_with_parent
 
         class Server(uvicorn.Server):
@@ -36,5 +38,8 @@ class Command(BaseCommand):
             timeout_graceful_shutdown=5,
             proxy_headers=True,
         )
+        config.load()
+        resolve("/healthz")  # loads every view
+        spare_the_collector()
         sockets = None if options["fd"] is None else [socket.socket(fileno=options["fd"])]
         Server(config).run(sockets=sockets)
