@@ -27,6 +27,7 @@ from integrations.outcome import Fault, Outcome
 from integrations.transport import (
     Answer,
     Body,
+    Certificate,
     Facts,
     Options,
     PinnedTransport,
@@ -113,6 +114,10 @@ class Client:
         except Exception as error:
             return _failed(error, facts, call)
         return _answered(answer, facts, call)
+
+    def take_certificates(self) -> list[Certificate]:
+        """What servers have shown since it was last asked."""
+        return self._wire.take_certificates() if self._wire else []
 
     async def aclose(self) -> None:
         await self._transport.aclose()

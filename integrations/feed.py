@@ -54,7 +54,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What one glance tells: it is taken twice a second as long as somebody follows, and mostly nothing has happened."""
+    """What one glance tells: it is taken twice a second while somebody follows, and mostly nothing has happened."""
 
     newest: int  # message
     tallied: int  # the sum of all counters that can have changed

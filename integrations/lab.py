@@ -17,7 +17,7 @@ from django.utils import timezone
 from integrations import oauth
 from integrations.client import Call, Client
 from integrations.delivery import build_call, call_facts
-from integrations.models import Attempt, AuditEntry, Endpoint, Result, Service, Trigger
+from integrations.models import Attempt, AuditEntry, Certificate, Endpoint, Result, Service, Trigger
 from integrations.outcome import Fault, Outcome
 from integrations.redaction import redacted_bytes, redacted_headers, redacted_text, redacted_url
 
@@ -87,18 +87,19 @@ def run(request: Request, *, actor: str, client: Client | None = None) -> Attemp
         call = request.call(attempt.public_id, attempt.started_at)
     except ValueError as error:
         return _end(attempt, None, Outcome(fault=Fault.CONFIG, detail=f"the request cannot be built: {error}"))
-    return _end(attempt, *asyncio.run(_sent(request.service, call, client)))
+    used = client or Client(own_ports=frozenset({settings.OWN_PORT} if settings.OWN_PORT else ()))
+    ended = _end(attempt, *asyncio.run(_sent(used, request.service, call, closes=client is None)))
+    Certificate.objects.note(used.take_certificates(), timezone.now())
+    return ended
 
 
-async def _sent(service: Service, call: Call, client: Client | None) -> tuple[Call, Outcome]:
-    own_ports = frozenset({settings.OWN_PORT} if settings.OWN_PORT else ())
-    used = client or Client(own_ports=own_ports)
+async def _sent(client: Client, service: Service, call: Call, *, closes: bool) -> tuple[Call, Outcome]:
     try:
-        ready = await oauth.authorized(used, service, call)
-        return (call, ready) if isinstance(ready, Outcome) else (ready, await used.send(ready))
+        ready = await oauth.authorized(client, service, call)
+        return (call, ready) if isinstance(ready, Outcome) else (ready, await client.send(ready))
     finally:
-        if client is None:
-            await used.aclose()
+        if closes:
+            await client.aclose()
 
 
 def _begin(request: Request, actor: str) -> Attempt:

@@ -206,7 +206,7 @@ class Pump:
         await self._in_thread(self._keeping, upkeep.sweep)
         if now >= self._next_tidying:
             self._next_tidying = now + TIDY_EVERY
-            await self._in_thread(self._keeping, upkeep.tidy)
+            await self._in_thread(self._keeping, upkeep.tidy, self.client.take_certificates())
         for check in await self._in_thread(self._keeping, health.claim, health.AT_ONCE - len(self._checks)):
             task = asyncio.create_task(self._check(check))
             self._checks.add(task)

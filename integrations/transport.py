@@ -28,8 +28,9 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from time import monotonic
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import httptools
 import httpx
@@ -46,6 +47,7 @@ OPEN_FOR = 60.0  # seconds; a busy connection is dialled anew, so that a changed
 IDLE_PER_TARGET = 512  # as many as a pump may have in flight, or a burst would dial them anew each time
 IDLE_OVERALL = 1024
 ADDRESSES_TRIED = 4
+CERTIFICATES_KEPT = 1024  # addresses, until somebody takes them
 LOOKUPS_AT_ONCE = 16  # threads; a dead resolver holds one per name, see _Lookups
 
 KEY = "switchboard"  # where a request's extensions hold its Options
@@ -109,6 +111,14 @@ class Answer(NamedTuple):
     status: int
     headers: RawHeaders
     body: bytes
+
+
+class Certificate(NamedTuple):
+    """What the other side showed in a handshake that succeeded; ``address`` is ``host:port``."""
+
+    address: str
+    issuer: str
+    ends_at: datetime
 
 
 class Facts:
@@ -182,7 +192,13 @@ class PinnedTransport(httpx.AsyncBaseTransport):
         self._ssl_context = ssl_context
         self._idle = _IdleConnections()
         self._busy: set[_Connection] = set()
+        self._certificates: dict[str, Certificate] = {}
         self._is_closed = False
+
+    def take_certificates(self) -> list[Certificate]:
+        """Those of new connections since it was last asked; the newest of each address."""
+        taken, self._certificates = self._certificates, {}
+        return list(taken.values())
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         facts = Facts()
@@ -310,7 +326,7 @@ class PinnedTransport(httpx.AsyncBaseTransport):
             return connection
         started = monotonic()
         try:
-            await loop.create_connection(
+            secured, _ = await loop.create_connection(
                 lambda: connection,
                 sock=sock,
                 ssl=self._tls(),
@@ -323,7 +339,13 @@ class PinnedTransport(httpx.AsyncBaseTransport):
             raise TLSError(_tls_words(error)) from error
         finally:
             facts.tls = monotonic() - started
+        self._note_certificate(f"{target.host}:{target.port}", secured.get_extra_info("peercert"))
         return connection
+
+    def _note_certificate(self, address: str, shown: Any) -> None:
+        if shown and len(self._certificates) < CERTIFICATES_KEPT:
+            ends_at = datetime.fromtimestamp(ssl.cert_time_to_seconds(shown["notAfter"]), UTC)
+            self._certificates[address] = Certificate(address, _issuer(shown), ends_at)
 
     def _tls(self) -> ssl.SSLContext:
         if self._ssl_context is None:
@@ -760,6 +782,11 @@ class _Excess(Exception):
 
 
 # OpenSSL's verification results (X509_V_ERR_…), in an operator's words.
+def _issuer(shown: Any) -> str:
+    names = {name: value for part in shown.get("issuer", ()) for name, value in part}
+    return str(names.get("organizationName") or names.get("commonName") or "")
+
+
 CERTIFICATE_WORDS = {
     9: "the certificate is not valid yet",
     10: "the certificate has expired",

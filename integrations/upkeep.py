@@ -7,6 +7,7 @@ Everything here may be done twice or by two at once: each step looks and changes
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from datetime import datetime
 
 from django.db import transaction
@@ -18,6 +19,7 @@ from integrations.logs import line
 from integrations.models import (
     Attempt,
     AuditEntry,
+    Certificate,
     Event,
     IdempotentAnswer,
     Message,
@@ -32,6 +34,7 @@ from integrations.models import message as messages
 from integrations.outcome import Fault
 from integrations.policies import breaker
 from integrations.policies.retry import DeadReason
+from integrations.transport import Certificate as Shown
 
 log = logging.getLogger("switchboard.upkeep")
 
@@ -82,9 +85,11 @@ def _end_pauses(now: datetime) -> None:
                 AuditEntry.objects.record("switchboard", "service.resumed", service.name, reason="the pause has ended")
 
 
-def tidy() -> None:
-    """Twice a minute, by any worker: what is seldom needed."""
+def tidy(certificates: Collection[Shown] = ()) -> None:
+    """Twice a minute, by any worker: what is seldom needed, and the certificates that it has been shown."""
     heal_order()
+    Certificate.objects.note(certificates, database_now())
+    Certificate.objects.prune(database_now())
     IdempotentAnswer.objects.prune(database_now())
     failures.prune(database_now())
     rollups.roll()

@@ -2,6 +2,7 @@
 
 from integrations.models.account import Account, Role, SetupLink, Token
 from integrations.models.attempt import Attempt, Result, Trigger
+from integrations.models.certificate import Certificate
 from integrations.models.clock import database_now
 from integrations.models.event import AuditEntry, Event, Feed
 from integrations.models.failure import Failure, FailureHour, FailureState
@@ -32,6 +33,7 @@ __all__ = [
     "Account",
     "Attempt",
     "AuditEntry",
+    "Certificate",
     "Conflict",
     "Draft",
     "Endpoint",

@@ -10,6 +10,7 @@ accepted later is not touched. Each item ends once, in the transaction of its ac
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, ClassVar
 
 from django.db import models
@@ -48,6 +49,10 @@ class OperationQuerySet(models.QuerySet["Operation"]):
     def active(self) -> OperationQuerySet:
         """What workers have something to do for."""
         return self.filter(state__in=ACTIVE)
+
+    def stopped_since(self, since: datetime) -> OperationQuerySet:
+        """Those that could not go on, and were not ended by anybody; the newest first."""
+        return self.filter(state=State.STOPPED, finished_at__gte=since).order_by("-finished_at")
 
     def by_public_id(self, text: str) -> Operation | None:
         if (parsed := identifiers.parse("op", text)) is None:
@@ -93,6 +98,7 @@ class Operation(models.Model):
     class Meta:
         indexes = (
             models.Index(fields=["id"], name="operation_active", condition=Q(state__in=["planning", "running"])),
+            models.Index(fields=["finished_at"], name="operation_stopped", condition=Q(state="stopped")),
         )
 
     def __str__(self) -> str:

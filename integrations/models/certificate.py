@@ -1,0 +1,49 @@
+"""The certificates that servers have shown, so that one is renewed before it stops deliveries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import ClassVar
+
+from django.db import models
+
+from integrations.transport import Certificate as Shown
+
+ENDS_SOON = timedelta(days=14)
+FORGOTTEN_AFTER = timedelta(days=90)  # without being shown again
+
+
+class CertificateQuerySet(models.QuerySet["Certificate"]):
+    def note(self, shown: Iterable[Shown], now: datetime) -> None:
+        """Keeps the newest of each address."""
+        self.bulk_create(
+            [
+                self.model(address=each.address, issuer=each.issuer[:200], ends_at=each.ends_at, seen_at=now)
+                for each in shown
+            ],
+            update_conflicts=True,
+            unique_fields=["address"],
+            update_fields=["issuer", "ends_at", "seen_at"],
+        )
+
+    def ending(self, now: datetime) -> CertificateQuerySet:
+        """Those that end soon, or have ended and were not shown anew."""
+        return self.filter(ends_at__lt=now + ENDS_SOON)
+
+    def prune(self, now: datetime) -> None:
+        self.filter(seen_at__lt=now - FORGOTTEN_AFTER).delete()
+
+
+class Certificate(models.Model):
+    """The one that an address showed last, in a handshake that succeeded."""
+
+    address = models.CharField(max_length=300, unique=True)  # host:port
+    issuer = models.CharField(max_length=200)
+    ends_at = models.DateTimeField()
+    seen_at = models.DateTimeField()
+
+    objects: ClassVar[CertificateQuerySet] = CertificateQuerySet.as_manager()  # type: ignore[assignment]
+
+    def __str__(self) -> str:
+        return f"{self.address} until {self.ends_at:%F}"
