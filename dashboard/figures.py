@@ -9,8 +9,9 @@ from typing import Any
 
 from django.db.models import OuterRef, Q, QuerySet, Sum
 
-from integrations.models import Health, Message, Priority, Runtime, Service, Status, Tally
+from integrations.models import Certificate, Health, Message, Priority, Runtime, Service, Status, Tally
 from integrations.models.backlog import COUNTED, CountOf, earliest
+from integrations.models.certificate import address_of
 from integrations.models.tally import DURATIONS, quantile
 
 WAITING_CAP = COUNTED
@@ -72,6 +73,7 @@ class Standing:
     now: datetime
     hour: Hour = field(default_factory=Hour)
     last_minute: int = 0  # calls of the last whole minute
+    certificate: Certificate | None = None  # where it ends soon, and somebody has looked
 
     @property
     def check(self) -> Health | None:
@@ -115,7 +117,7 @@ class Standing:
     @property
     def lines(self) -> int:
         """How many lines it has among what needs attention."""
-        return (self.rank[0] < 3) + self.service.is_paused + bool(self.dead)
+        return (self.rank[0] < 3) + self.service.is_paused + bool(self.dead) + bool(self.certificate)
 
     @property
     def is_late(self) -> bool:
@@ -128,7 +130,7 @@ class Standing:
         """Trouble first: what kind, then how many messages it blocks for how long."""
         kind = (
             0 if self.is_open or self.is_unwell else 1 if self.is_probing else 2 if self.is_late
-            else 3 if self.service.is_paused else 4 if self.dead else 5
+            else 3 if self.service.is_paused else 4 if self.dead or self.certificate else 5
         )  # fmt: skip
         return kind, -(self.waiting or 0) * max(1.0, self.oldest_due_age), self.service.name
 
@@ -156,6 +158,14 @@ def standings(services: QuerySet[Service], now: datetime) -> list[Standing]:
     for standing in found:
         standing.hour, standing.last_minute = hours.get(standing.service.pk, (Hour(), 0))
     return found
+
+
+def see_certificates(found: list[Standing], now: datetime) -> None:
+    """Puts to each service the certificate of its address that ends soon."""
+    ending = {certificate.address: certificate for certificate in Certificate.objects.ending(now)}
+    for standing in found:
+        if ending and standing.service.base_url.startswith("https:"):
+            standing.certificate = ending.get(address_of(standing.service.base_url))
 
 
 def _annotated(services: QuerySet[Service], now: datetime) -> QuerySet[Service]:

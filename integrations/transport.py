@@ -90,6 +90,10 @@ class Target:
         self._key = (scheme, host, port, allowed)
         self._hash = hash(self._key)
 
+    @property
+    def address(self) -> str:
+        return f"{self.host}:{self.port}"
+
     def __hash__(self) -> int:
         return self._hash
 
@@ -339,7 +343,7 @@ class PinnedTransport(httpx.AsyncBaseTransport):
             raise TLSError(_tls_words(error)) from error
         finally:
             facts.tls = monotonic() - started
-        self._note_certificate(f"{target.host}:{target.port}", secured.get_extra_info("peercert"))
+        self._note_certificate(target.address, secured.get_extra_info("peercert"))
         return connection
 
     def _note_certificate(self, address: str, shown: Any) -> None:

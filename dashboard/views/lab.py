@@ -17,7 +17,7 @@ from dashboard.payload import curl
 from dashboard.search import Page, page
 from dashboard.views.messages import chosen_view, starting_point
 from integrations import lab as tester
-from integrations.models import Attempt, Endpoint
+from integrations.models import Attempt, Certificate, Endpoint
 
 HISTORY = 20
 ENDPOINTS_OFFERED = 300
@@ -99,6 +99,7 @@ def result(request: HttpRequest, public_id: str) -> HttpResponse:
         "response_body": bytes(attempt.response_body),
         "request_body": body,
         "view": chosen_view(request),
+        "certificate": Certificate.objects.shown_by(attempt.service.base_url),
         "curl": curl(attempt.method, attempt.url, attempt.request_headers, body),
         **_history(request),
     }

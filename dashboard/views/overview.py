@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse
@@ -12,12 +13,13 @@ from django.utils import timezone
 from dashboard import live
 from dashboard.access import viewer
 from dashboard.charts import chart, span_named
-from dashboard.figures import WAITING_CAP, Hour, Standing, standings
+from dashboard.figures import WAITING_CAP, Hour, Standing, see_certificates, standings
 from integrations import failures
-from integrations.models import Service, Worker
+from integrations.models import Operation, Service, Worker
 
 SHOWN = 12  # services in the table; the rest are on their own page
-GROUPS = 5  # failure groups among what needs attention; all are on their own page
+GROUPS = 5  # failure groups, and stopped operations, among what needs attention; all are on their own pages
+DAY = timedelta(days=1)
 LISTED = 25  # services among what needs attention: more than that is one cause, not many
 
 
@@ -33,10 +35,13 @@ def overview_panel(request: HttpRequest) -> HttpResponse:
 
 def _context(request: HttpRequest) -> dict[str, Any]:
     now, span = timezone.now(), span_named(request.GET.get("span"))
-    found = sorted(standings(Service.objects.all(), now), key=lambda standing: standing.rank)
+    found = standings(Service.objects.all(), now)
+    see_certificates(found, now)
+    found.sort(key=lambda standing: standing.rank)
     workers = Worker.objects.alive(now).count()
     waiting = min(WAITING_CAP, sum(standing.waiting for standing in found))
     attention = [standing for standing in found if standing.rank[0] < 5]
+    stopped = list(Operation.objects.stopped_since(now - DAY)[:GROUPS])
     groups = list(failures.needing_attention(now).news(now)[: GROUPS + 1])
     return {
         "standings": found[:SHOWN],
@@ -45,7 +50,11 @@ def _context(request: HttpRequest) -> dict[str, Any]:
         "attention_left_out": max(0, len(attention) - LISTED),
         "groups": groups[:GROUPS],
         "groups_left_out": len(groups) > GROUPS,
-        "needs": sum(standing.lines for standing in attention) + len(groups[:GROUPS]) + (0 if workers else 1),
+        "stopped": stopped,
+        "needs": sum(standing.lines for standing in attention)
+        + len(groups[:GROUPS])
+        + len(stopped)
+        + (0 if workers else 1),
         "workers": workers,
         "total": sum((standing.hour for standing in found), Hour()),
         "waiting": waiting,

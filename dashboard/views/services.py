@@ -26,7 +26,17 @@ from dashboard.trips import hold, trips_of
 from dashboard.words import breaker_rule_words, event_words, limit_words, retry_words
 from integrations import control, registry
 from integrations.feed import CHANGED, ENDED
-from integrations.models import AUTH_SECRETS, Conflict, Endpoint, Message, Role, Service, ServiceStatus, Source
+from integrations.models import (
+    AUTH_SECRETS,
+    Certificate,
+    Conflict,
+    Endpoint,
+    Message,
+    Role,
+    Service,
+    ServiceStatus,
+    Source,
+)
 from integrations.policies import breaker as breaker_policy
 
 EVENTS_SHOWN = 12
@@ -85,6 +95,7 @@ def detail(request: HttpRequest, name: str) -> HttpResponse:
     context = _panel_context(service, _span(request)) | {
         "endpoints": service.endpoints.all()[:500],
         "secrets": _secrets(service),
+        "certificate": Certificate.objects.shown_by(service.base_url),
         "retry_words": retry_words(service.retry_policy, timezone.now()),
         "breaker_words": breaker_rule_words(service.breaker_policy),
         "limit_words": limit_words(service),

@@ -7,14 +7,25 @@ from datetime import datetime, timedelta
 from typing import ClassVar
 
 from django.db import models
+from django.utils import timezone
 
+from integrations.network import parse_url
 from integrations.transport import Certificate as Shown
+from integrations.transport import place_of
 
 ENDS_SOON = timedelta(days=14)
 FORGOTTEN_AFTER = timedelta(days=90)  # without being shown again
 
 
+def address_of(url: str) -> str:
+    """Where a call to this URL is dialled, as ``host:port``. Raises ValueError where it cannot be called."""
+    return place_of(parse_url(url), ()).target.address
+
+
 class CertificateQuerySet(models.QuerySet["Certificate"]):
+    def shown_by(self, url: str) -> Certificate | None:
+        return self.filter(address=address_of(url)).first() if url.startswith("https:") else None
+
     def note(self, shown: Iterable[Shown], now: datetime) -> None:
         """Keeps the newest of each address."""
         self.bulk_create(
@@ -47,3 +58,11 @@ class Certificate(models.Model):
 
     def __str__(self) -> str:
         return f"{self.address} until {self.ends_at:%F}"
+
+    @property
+    def has_ended(self) -> bool:
+        return self.ends_at <= timezone.now()
+
+    @property
+    def ends_soon(self) -> bool:
+        return self.ends_at < timezone.now() + ENDS_SOON

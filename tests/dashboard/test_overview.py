@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from integrations.models import Failure, Health, Message, Role, Status, Tally, TallyDay, TallyHour, Worker
+from integrations import upkeep
+from integrations.models import Failure, Health, Message, Operation, Role, Status, Tally, TallyDay, TallyHour, Worker
+from integrations.transport import Certificate
 from tests.dashboard.signed_in import a_service, browser, messages_of, trip, words
 
 pytestmark = pytest.mark.django_db
@@ -60,6 +62,48 @@ def test_new_and_regressed_kinds_of_failure_are_among_what_needs_attention() -> 
     assert "503 new A new kind of failure of billing: 7 calls, 3 messages" in page
     assert "503 back Came back after it was resolved of billing" in page
     assert "503 old" not in page  # known for long, and on its own page
+
+
+def test_a_certificate_that_ends_soon_is_named_before_it_stops_deliveries() -> None:
+    a_worker()
+    a_service("billing", base_url="https://Billing.example.com/v1")
+    a_service("crm", base_url="https://crm.example.com:8443")
+    a_service("plain", base_url="http://plain.example.com")
+    now = timezone.now()
+    lives = {
+        "billing.example.com:443": 13,
+        "crm.example.com:8443": 15,
+        "plain.example.com:80": 1,
+        "other.example:443": 1,
+    }
+    shown = [
+        Certificate(address, "An Authority", now + timedelta(days=days, hours=1)) for address, days in lives.items()
+    ]
+    upkeep.tidy(shown)
+    client = browser()
+    page = words(client.get("/"))
+    assert "Needs attention 1" in page
+    assert "The certificate of billing ends soon billing.example.com:443 shows one that is good until" in page
+    assert "( in 13 d )" in page
+    assert "The certificate of crm" not in page
+    assert "( in 15 d ) , from An Authority; seen now" in words(client.get("/services/crm/"))
+    upkeep.tidy([shown[0]._replace(ends_at=now + timedelta(days=90))])  # it was renewed
+    assert "Nothing needs you" in words(client.get("/"))
+
+
+def test_a_stopped_operation_is_named_for_a_day() -> None:
+    a_worker()
+    a_service()
+    operation = Operation.objects.create(
+        kind="replay", filter="status:dead", rate=1, created_by="person ada", state="stopped",
+        note="A step ended with DataError.", finished_at=timezone.now() - timedelta(hours=23),
+    )  # fmt: skip
+    client = browser()
+    page = words(client.get("/"))
+    assert "An operation of ada was stopped Replay of status:dead , 23 h ago : A step ended with DataError." in page
+    assert f"/operations/{operation.public_id}/" in client.get("/").content.decode()
+    Operation.objects.update(finished_at=timezone.now() - timedelta(hours=25))
+    assert "Nothing needs you" in words(client.get("/"))
 
 
 def test_missing_workers_are_reported_before_all_else() -> None:

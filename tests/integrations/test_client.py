@@ -499,6 +499,22 @@ def test_a_checked_address_is_dialled_under_the_original_name(zoo: Zoo, certific
     with_client(act, resolve=resolver(["127.0.0.1"]), ssl_context=certificates.client())
 
 
+def test_certificates_are_told_once_for_each_new_connection(zoo: Zoo, certificates: Certificates) -> None:
+    until = days(9).replace(microsecond=0)
+    secure = zoo.serve("healthy", tls=certificates.server("secure.example", not_after=until))
+    plain = zoo.serve("healthy")
+
+    async def act(client: Client, _: PinnedTransport) -> None:
+        for upstream in (secure, plain, secure):
+            assert (await client.send(post(upstream.url_for("secure.example")))).succeeded
+        [certificate] = client.take_certificates()
+        assert certificate == (f"secure.example:{secure.port}", "trustme v" + trustme.__version__, until)
+        assert (await client.send(post(secure.url_for("secure.example")))).succeeded
+        assert client.take_certificates() == [], "the connection is the same"
+
+    with_client(act, resolve=resolver(["127.0.0.1"]), ssl_context=certificates.client())
+
+
 def test_a_tls_handshake_that_hangs_ends_at_the_connect_timeout(zoo: Zoo) -> None:
     upstream = zoo.serve("mute")
     [outcome] = sent(post(f"https://127.0.0.1:{upstream.port}/", connect_timeout=0.3))

@@ -76,7 +76,7 @@ def test_what_cannot_be_built_is_kept_as_a_result(service: Service) -> None:
 
 
 def test_a_call_that_never_ended_leaves_a_trace(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(*_: object) -> None:
+    def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(lab, "_sent", stop)
