@@ -229,11 +229,11 @@ def _facts(failure: Failure) -> dict[str, Any]:
 
 # ---- what is asked --------------------------------------------------------------------------------------------------
 def needing_attention(now: datetime) -> FailureQuerySet:
-    """Open and regressed groups, with their services, that struck in the last day: most harmful first."""
+    """Open and regressed groups, with their places, that struck in the last day: most harmful first."""
     return (
         Failure.objects.unresolved()
         .filter(last_seen__gte=now - RECENT)
-        .select_related("service")
+        .select_related("service", "endpoint")
         .defer("service__secrets")
         .most_harmful_first(now)
     )
