@@ -75,8 +75,7 @@ class Look:
         return f"{self.scheme}-{self.width}"
 
     def put_on(self, page: Page) -> None:
-        # Without motion, so that colours are looked at when they have arrived.
-        page.emulate_media(color_scheme=self.scheme, reduced_motion="reduce")
+        page.emulate_media(color_scheme=self.scheme)
         page.set_viewport_size({"width": self.width, "height": 800})
 
 
@@ -160,7 +159,8 @@ def page(request: pytest.FixtureRequest, browser: Browser, complaints: Complaint
     if forbidden := {"db", "transactional_db", "live_server"} & set(request.fixturenames):
         pytest.fail(f"a browser test has no {forbidden}: it talks to the installation by page, API and manage.py")
     base = request.getfixturevalue("installation").url if "installation" in request.fixturenames else None
-    context = browser.new_context(base_url=base, viewport={"width": 1280, "height": 800})
+    # Without motion, so that colours are looked at when they have arrived.
+    context = browser.new_context(base_url=base, viewport={"width": 1280, "height": 800}, reduced_motion="reduce")
     context.set_default_timeout(PATIENCE)
     context.on("page", complaints.listen)
     yield context.new_page()
@@ -185,15 +185,12 @@ def expect_clean(page: Page) -> None:
 
 
 @pytest.fixture
-def shot(page: Page, tmp_path: Path) -> Callable[..., Path]:
-    """`shot(name)` writes name.png, the whole page, into $SWITCHBOARD_TEST_SHOTS or the test's folder."""
-    folder = Path(os.environ.get("SWITCHBOARD_TEST_SHOTS") or tmp_path / "shots")
-    folder.mkdir(parents=True, exist_ok=True)
+def shot(page: Page) -> Callable[..., None]:
+    """`shot(name)` writes name.png, the whole page, into $SWITCHBOARD_TEST_SHOTS; nothing where that is not set."""
 
-    def take(name: str, full_page: bool = True) -> Path:
-        path = folder / f"{name}.png"
-        page.screenshot(path=path, full_page=full_page)
-        return path
+    def take(name: str, full_page: bool = True) -> None:
+        if folder := os.environ.get("SWITCHBOARD_TEST_SHOTS"):
+            page.screenshot(path=Path(folder) / f"{name}.png", full_page=full_page)
 
     return take
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 import httpx
 import pytest
@@ -38,7 +37,7 @@ def tripped(page: Page, mary: Person, api: httpx.Client, sink: Receiver, request
     return name
 
 
-def test_the_cause_leads_to_the_calls_that_tripped_it(page: Page, tripped: str, shot: Callable[..., Path]) -> None:
+def test_the_cause_leads_to_the_calls_that_tripped_it(page: Page, tripped: str, shot: Callable[..., None]) -> None:
     page.goto(f"/services/{tripped}/")
     tile = page.locator("#breaker")
     expect(tile).to_contain_text("3 failures in a row")
@@ -58,7 +57,7 @@ def test_the_cause_leads_to_the_calls_that_tripped_it(page: Page, tripped: str, 
 
 
 def test_it_is_opened_for_an_hour_and_closed_by_hand(
-    page: Page, tripped: str, installation: Installation, shot: Callable[..., Path]
+    page: Page, tripped: str, installation: Installation, shot: Callable[..., None]
 ) -> None:
     page.goto(f"/services/{tripped}/")
     page.get_by_role("link", name="Steer by hand").click()
@@ -92,7 +91,7 @@ def test_it_is_opened_for_an_hour_and_closed_by_hand(
 
 
 def test_settings_are_told_while_they_are_typed_and_tried_on_the_last_day(
-    page: Page, tripped: str, shot: Callable[..., Path]
+    page: Page, tripped: str, shot: Callable[..., None]
 ) -> None:
     page.goto(f"/services/{tripped}/edit/")
     page.locator("#retries > summary").click()
@@ -145,7 +144,7 @@ def test_without_javascript_the_same_is_a_page(page: Page, tripped: str, install
         context.close()
 
 
-def test_the_pages_are_clean_on_a_phone_in_the_dark(page: Page, tripped: str, shot: Callable[..., Path]) -> None:
+def test_the_pages_are_clean_on_a_phone_in_the_dark(page: Page, tripped: str, shot: Callable[..., None]) -> None:
     AT_NIGHT_BY_PHONE.put_on(page)
     addresses = {
         "service": f"/services/{tripped}/",

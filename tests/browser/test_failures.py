@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import httpx
 from playwright.sync_api import Page, expect
@@ -18,7 +17,7 @@ SENT = 15  # more than any other group of this installation, so that it is the f
 
 
 def test_find_the_failing_service_read_why_replay_the_group_and_see_it_drain(
-    look: Look, page: Page, ruth: Person, api: httpx.Client, sink: Receiver, shot: Callable[..., Path]
+    look: Look, page: Page, ruth: Person, api: httpx.Client, sink: Receiver, shot: Callable[..., None]
 ) -> None:
     service = f"stock-{look}"
     sink.decide(lambda call: Answer(status=422, body={"code": "no_stock", "message": "none left"}))

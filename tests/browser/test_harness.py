@@ -7,6 +7,7 @@ test is over.
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import Page
 
 from tests.browser.conftest import Complaints
@@ -19,12 +20,19 @@ def serve(sink: Receiver, html: str, policy: str = "default-src 'self'") -> None
 
 
 def test_a_quiet_page_passes_and_can_be_photographed(
-    sink: Receiver, page: Page, shot: Callable[..., Path], complaints: Complaints
+    sink: Receiver,
+    page: Page,
+    shot: Callable[..., None],
+    complaints: Complaints,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("SWITCHBOARD_TEST_SHOTS", str(tmp_path))
     serve(sink, "<!doctype html><title>Quiet</title><h1>Switchboard</h1>")
     page.goto(sink.url)
     assert page.title() == "Quiet"
-    assert shot("quiet").read_bytes().startswith(b"\x89PNG")
+    shot("quiet")
+    assert (tmp_path / "quiet.png").read_bytes().startswith(b"\x89PNG")
     assert complaints.heard == []
 
 

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import WORKERS
+from tests.browser.conftest import WORKERS, expect_clean
 from tests.engine.conftest import until
 from tests.installation import Installation
 from tests.receiver import Receiver
 
 PASSWORD = "correct horse battery"
 RELOADS = 30
+EMPTY = (
+    "/",
+    "/services/",
+    "/messages/",
+    "/messages/new/",
+    "/failures/",
+    "/operations/",
+    "/lab/",
+    "/breakers/",
+    "/status/",
+)
 
 
 def test_the_journey_in_a_browser(
-    start_installation: Callable[..., Installation], page: Page, sink: Receiver, shot: Callable[..., Path]
+    start_installation: Callable[..., Installation], page: Page, sink: Receiver, shot: Callable[..., None]
 ) -> None:
     # The page comes after the installation, so that it is closed before the installation stops: it reads the stream.
     installation = start_installation(SWITCHBOARD_ALLOW_PRIVATE=None)
@@ -28,12 +38,18 @@ def test_the_journey_in_a_browser(
     # The one-time link makes the first admin.
     page.goto(link[0])
     shot("setup")
+    expect_clean(page)
     page.get_by_label("User name").fill("ada")
     for field in page.locator("input[type=password]").all():
         field.fill(PASSWORD)
     page.locator("main button.primary").click()
     expect(page.locator("h1")).to_contain_text("Overview")
     shot("overview-empty")
+    for address in EMPTY:
+        page.goto(installation.url + address)
+        expect(page.locator("main .empty")).to_be_visible()
+        shot(f"empty{address.replace('/', '-')}")
+        expect_clean(page)
 
     # Register a service; the basic fields are open, the policy is behind its headings.
     page.goto(f"{installation.url}/services/new/")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 import httpx
 from playwright.sync_api import Page, expect
@@ -25,7 +24,7 @@ def judged(call: Call) -> Answer:
 
 
 def test_edit_a_refused_message_and_resend_it(
-    look: Look, page: Page, ruth: Person, api: httpx.Client, sink: Receiver, shot: Callable[..., Path]
+    look: Look, page: Page, ruth: Person, api: httpx.Client, sink: Receiver, shot: Callable[..., None]
 ) -> None:
     service = f"ledger-{look}"
     sink.decide(judged)

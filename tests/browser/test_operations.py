@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from itertools import count
-from pathlib import Path
 
 import httpx
 import pytest
@@ -40,7 +39,7 @@ def service(page: Page, look: Look, ruth: Person, api: httpx.Client, sink: Recei
 
 
 def test_replay_all_that_match_and_watch_it(
-    look: Look, page: Page, service: str, sink: Receiver, shot: Callable[..., Path]
+    look: Look, page: Page, service: str, sink: Receiver, shot: Callable[..., None]
 ) -> None:
     before = len(sink.calls)
     page.goto(f"/messages/?service={service}&status=dead")
@@ -76,7 +75,7 @@ def test_replay_all_that_match_and_watch_it(
     expect_clean(page)
 
 
-def test_replay_a_few_pause_it_and_cancel_it(look: Look, page: Page, service: str, shot: Callable[..., Path]) -> None:
+def test_replay_a_few_pause_it_and_cancel_it(look: Look, page: Page, service: str, shot: Callable[..., None]) -> None:
     page.goto(f"/messages/?service={service}&status=dead")
     for box in page.locator("input[name=id]").all()[:3]:
         box.check()

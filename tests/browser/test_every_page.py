@@ -1,0 +1,331 @@
+"""Every page of the console, as the routes have them: clean in every look, and walked without JavaScript.
+
+Axe looks at a page twice: in light at a desk's width, and in dark at a phone's. It must scroll sideways in neither.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from django.template.loader import render_to_string
+from django.urls import resolve
+from playwright.sync_api import Browser, Page, Route, expect
+
+from dashboard.urls import urlpatterns
+from tests.browser.conftest import AT_A_DESK, AT_NIGHT_BY_PHONE, WORKERS, Complaints, Person, expect_clean
+from tests.engine.conftest import until
+from tests.installation import Installation
+from tests.receiver import Answer, Call, Receiver
+
+# By where they stand in the rail; what is in braces is made by `town`.
+PAGES = {
+    "overview": ["/", "/?span=month"],
+    "services": [
+        "/services/",
+        "/services/?q=nothing-is-called-so",
+        "/services/new/",
+        "/services/new/?all",
+        "/services/town/delete/",
+        "/services/town/pause/",
+        "/services/town-paused/resume/",
+    ],
+    "service": [
+        "/services/town/",
+        "/services/town-paused/",
+        "/services/town/edit/",
+        "/services/town/edit/?all",
+        "/services/town/try/",
+        "/services/town/endpoints/new/",
+        "/services/town/endpoints/orders/edit/",
+        "/services/town/calls/",
+        "/services/town/calls/?trigger=health",
+        "/services/town/calls/{call}/",
+    ],
+    "breakers": [
+        "/breakers/",
+        "/services/town-down/",
+        "/services/town-down/breaker/",
+        "/services/town/breaker/",
+        "/services/town-signed/signing/rotate/",
+        "/services/town-signed/",
+    ],
+    "messages": [
+        "/messages/",
+        "/messages/?service=town&status=dead",
+        "/messages/?q=staus%3Adead",
+        "/messages/?q=path%3A%2Fnowhere&dead_reason=attempts",
+        "/messages/new/",
+        "/messages/new/?message={dead}",
+    ],
+    "message": [
+        "/messages/{dead}/",
+        "/messages/{dead}/?view=hex",
+        "/messages/{delivered}/",
+        "/messages/{held}/",
+        "/messages/{dead}/replay/",
+    ],
+    "failures": [
+        "/failures/?service=town",
+        "/failures/?state=resolved",
+        "/failures/{failure}/",
+        "/failures/{failure}/note/",
+    ],
+    "operations": ["/operations/", "/operations/{planned}/", "/operations/{running}/", "/operations/{finished}/"],
+    "lab": ["/lab/", "/lab/?message={dead}", "/lab/?endpoint=town/orders"],
+    "rest": ["/workers/", "/status/", "/audit/", "/audit/?target=town", "/audit/?actor=nobody-of-that-name"],
+    "settings": [
+        "/settings/",
+        "/settings/people/new/",
+        "/settings/people/1/edit/",
+        "/settings/tokens/new/",
+        "/settings/password/",
+    ],
+}
+LOCKED_OUT_AFTER = 8  # failures with one name, as the settings have it
+LOOKED_AT_BELOW = {"lab-result", "service-preview", "login", "setup"}
+NO_PAGES = {  # they answer with a file, or do what a form asks and lead back
+    *("signing-enable", "signing-disable", "endpoint-delete", "token-delete", "logout"),
+    *("view-save", "view-delete", "message-export", "message-body", "attempt-body"),
+    *("message-cancel", "message-retry-now", "failure-resolve", "failure-open", "failure-ignore"),
+    *("operation-new", "operation-start", "operation-change", "operation-pause", "operation-resume"),
+    *("operation-cancel", "healthz", "readyz", "metrics"),
+}
+
+
+@pytest.fixture(scope="module")
+def town(installation: Installation, token: str) -> Iterator[dict[str, str]]:
+    """One of everything that has a page: the ids, by what stands in braces above."""
+    with Receiver() as sink, installation.api(token) as api:
+        sink.decide(_judged)
+        services = {
+            "town": {"retry": {"max_attempts": 1}, "owner": "the people of the town", "tags": ["everything"]},
+            "town-paused": {},
+            "town-down": {"breaker": {"consecutive_failures": 1, "open_for": 3600}},
+            "town-signed": {},
+        }
+        for name, fields in services.items():
+            _made(api.post("services", json={"name": name, "base_url": sink.url, **fields}))
+        endpoint = {"name": "orders", "method": "POST", "path": "/orders", "description": "What was ordered."}
+        _made(api.post("services/town/endpoints", json=endpoint))
+        _made(api.post("services/town-paused/pause", json={"reason": "their maintenance"}))
+        _made(api.post("services/town-signed/signing/rotate"))
+
+        def send(service: str, path: str) -> str:
+            sent = {"service": service, "path": path, "body": {"order": 1, "path": path}}
+            return str(_made(api.post("messages", json=sent))["id"])
+
+        def operation(**fields: object) -> str:
+            return str(
+                _made(api.post("operations", json={"kind": "replay", "reason": "They are back", **fields}))["id"]
+            )
+
+        dead = [send("town", f"/refused/{number}") for number in range(4)]
+        ids = {"dead": dead[0], "delivered": send("town", "/taken"), "held": send("town-down", "/refused")}
+        send("town-paused", "/later")
+        _made(api.post("process", json={"service": "town", "method": "GET", "path": "/asked"}))
+        ids["call"] = next(call.header("webhook-id") or "" for call in sink.calls if call.path == "/asked")
+        until(
+            lambda: all(_state(api, f"messages/{one}") == "dead" for one in dead),
+            WORKERS / 1000,
+            lambda: "they did not die",
+        )
+        until(lambda: _state(api, "services/town-down/breaker") == "open", WORKERS / 1000, lambda: "it has not opened")
+        ids["failure"] = api.get("failures", params={"service": "town"}).json()["items"][0]["id"]
+        ids["planned"] = operation(filter=f"id:{dead[1]}", dry_run=True)
+        ids["running"] = operation(filter=f"id:{dead[1]},{dead[2]}", rate=0.01)
+        ids["finished"] = operation(filter=f"id:{dead[3]}", rate=50)
+        states = {"planned": "finished", "running": "running", "finished": "finished"}
+        for name, state in states.items():
+            at = f"operations/{ids[name]}"
+            until(lambda: _state(api, at) == state, WORKERS / 1000, lambda: f"{name} is {_state(api, at)}")  # noqa: B023
+        yield ids
+        _made(api.post(f"operations/{ids['running']}/cancel"))
+
+
+def _judged(call: Call) -> Answer:
+    if call.path.startswith("/refused"):
+        return Answer(status=503, body={"code": "overloaded", "message": "Come back later."})
+    return Answer(status=200, body={"taken": True})
+
+
+def _made(answer: httpx.Response) -> Any:
+    assert answer.is_success, answer.text
+    return answer.json()
+
+
+def _state(api: httpx.Client, address: str) -> str:
+    found = api.get(address).json()
+    return str(found.get("state") or found["status"])
+
+
+@pytest.fixture
+def signed_in(page: Page, mary: Person) -> Page:
+    mary.sign_in(page)
+    return page
+
+
+def test_no_page_is_left_out() -> None:
+    anything = defaultdict(lambda: "1")
+    walked = {
+        resolve(address.partition("?")[0].format_map(anything)).url_name for part in PAGES.values() for address in part
+    }
+    known = {pattern.name for pattern in urlpatterns if hasattr(pattern, "name") and not pattern.name.startswith("_")}
+    assert known == walked | LOOKED_AT_BELOW | NO_PAGES
+
+
+@pytest.mark.parametrize("part", PAGES)
+def test_every_page_is_clean(signed_in: Page, town: dict[str, str], part: str, shot: Callable[..., None]) -> None:
+    for address in PAGES[part]:
+        AT_A_DESK.put_on(signed_in)
+        answer = signed_in.goto(address.format_map(town))
+        assert answer is not None
+        assert answer.status == 200, address
+        clean_in_both_looks(signed_in, shot, re.sub(r"[^a-z]+", "-", address).strip("-") or "overview")
+
+
+def test_what_forms_lead_to_is_clean(signed_in: Page, town: dict[str, str], shot: Callable[..., None]) -> None:
+    def press(name: str) -> None:
+        AT_A_DESK.put_on(signed_in)
+        signed_in.locator("main").get_by_role("button", name=name, exact=True).click()
+
+    signed_in.goto(f"/lab/?message={town['delivered']}")
+    press("Preview")
+    expect(signed_in.locator("main")).to_contain_text("nothing was sent")
+    clean_in_both_looks(signed_in, shot, "form-lab-preview")
+    press("Send")
+    signed_in.wait_for_url(re.compile("/lab/[a-z]+_"))
+    assert resolve(urlsplit(signed_in.url).path).url_name == "lab-result"
+    clean_in_both_looks(signed_in, shot, "form-lab-result")
+
+    signed_in.goto(f"/messages/{town['dead']}/replay/")
+    signed_in.get_by_label("Body").fill('{"order": 2}')
+    press("Review the changes")
+    expect(signed_in.locator("h1")).to_contain_text("Review")
+    clean_in_both_looks(signed_in, shot, "form-replay-review")
+
+    signed_in.goto("/services/town-signed/signing/rotate/")
+    press("Rotate the secret")
+    expect(signed_in.locator("#secret")).to_contain_text("whsec_")
+    clean_in_both_looks(signed_in, shot, "form-signing-made")
+
+    signed_in.goto("/settings/tokens/new/")
+    signed_in.get_by_label("Name").fill("a-program-of-the-town")
+    press("Make the token")
+    expect(signed_in.locator("#secret")).not_to_be_empty()
+    clean_in_both_looks(signed_in, shot, "form-token-made")
+
+    signed_in.goto("/services/new/?all")
+    with signed_in.expect_popup() as opened:  # the button is for who has no JavaScript
+        signed_in.locator("button[formtarget=_blank]").dispatch_event("click")
+    expect(opened.value.locator("h1")).to_contain_text("What these settings do")
+    AT_NIGHT_BY_PHONE.put_on(opened.value)
+    expect_clean(opened.value)
+
+
+REFUSED = {  # a form, what is wrong in it, and the button
+    "service": ("/services/new/?all", {"name": "No Name!", "retry.max_attempts": "many"}, "Register"),
+    "endpoint": ("/services/town/endpoints/new/", {"name": "orders", "path": "no slash"}, "Save the endpoint"),
+    "message": ("/messages/new/", {"body": "{no json", "path": ""}, "Queue the message"),
+    "lab": ("/lab/", {"path": ""}, "Send"),
+    "person": ("/settings/people/new/", {"username": "mary", "password": "short"}, "Add"),
+    "password": (
+        "/settings/password/",
+        {"old_password": "wrong", "new_password1": "a", "new_password2": "b"},
+        "Change",
+    ),
+    "replay": ("/messages/{dead}/replay/", {"body": "{no json"}, "Review"),
+}
+
+
+@pytest.mark.parametrize("form", REFUSED)
+def test_a_refused_form_is_clean(
+    signed_in: Page, town: dict[str, str], form: str, complaints: Complaints, shot: Callable[..., None]
+) -> None:
+    complaints.allow("Failed to load resource.*422")
+    address, fields, button = REFUSED[form]
+    signed_in.goto(address.format_map(town))
+    for name, value in fields.items():
+        signed_in.locator(f'main [name="{name}"]').fill(value)
+    signed_in.locator("main form.stack").get_by_role("button", name=button).first.click()
+    expect(signed_in.locator("main [aria-invalid=true]").first).to_be_visible()
+    clean_in_both_looks(signed_in, shot, f"refused-{form}")
+
+
+def test_what_strangers_see_is_clean(
+    page: Page, installation: Installation, complaints: Complaints, shot: Callable[..., None]
+) -> None:
+    complaints.allow("Failed to load resource")
+    page.goto("/status/")
+    expect(page).to_have_url(re.compile("/login/"))
+    clean_in_both_looks(page, shot, "stranger-login")
+    page.goto("/setup/no-such-link/")
+    expect(page.locator("h1")).to_contain_text("no longer works")
+    clean_in_both_looks(page, shot, "stranger-used-up")
+    page.goto("/nowhere/")
+    expect(page.locator("h1")).to_contain_text("Not found")
+    clean_in_both_looks(page, shot, "stranger-not-found")
+    page.goto("/login/")
+    for guess in range(1, LOCKED_OUT_AFTER + 1):
+        page.get_by_label("User name").fill("nobody")
+        page.locator("input[type=password]").fill(f"guess {guess}")
+        page.get_by_role("button", name="Sign in").click()
+        is_last = guess == LOCKED_OUT_AFTER
+        expect(page.locator("main")).to_contain_text("Too many tries" if is_last else "don't fit together")
+        if guess == 1:
+            clean_in_both_looks(page, shot, "stranger-login-refused")
+    clean_in_both_looks(page, shot, "stranger-locked-out")
+
+
+def test_errors_are_clean(
+    page: Page, installation: Installation, ruth: Person, complaints: Complaints, shot: Callable[..., None]
+) -> None:
+    complaints.allow("Failed to load resource")
+    ruth.sign_in(page)
+    page.goto("/settings/")
+    expect(page.locator("h1")).to_contain_text("Not allowed")
+    clean_in_both_looks(page, shot, "error-forbidden")
+    page.goto("/messages/msg_1_00000000/")
+    expect(page.locator("h1")).to_contain_text("Not found")
+    clean_in_both_looks(page, shot, "error-not-found")
+    for name in ("malformed", "broken"):  # no address leads to these while nothing is wrong
+        html = render_to_string(f"errors/{name}.html")
+        page.route("**/services/", partial(answer_with, html))
+        page.goto("/services/")
+        clean_in_both_looks(page, shot, f"error-{name}")
+        page.unroute("**/services/")
+
+
+def test_every_page_can_be_walked_without_javascript(
+    browser: Browser, signed_in: Page, installation: Installation, town: dict[str, str]
+) -> None:
+    context = browser.new_context(
+        base_url=installation.url, java_script_enabled=False, storage_state=signed_in.context.storage_state()
+    )
+    try:
+        plain = context.new_page()
+        for address in [address for part in PAGES.values() for address in part]:
+            answer = plain.goto(address.format_map(town))
+            assert answer is not None
+            assert answer.status == 200, address
+            expect(plain.locator("h1")).not_to_be_empty()
+            assert plain.locator(".needs-js:visible, #live:visible").count() == 0, address
+    finally:
+        context.close()
+
+
+def clean_in_both_looks(page: Page, shot: Callable[..., None], name: str) -> None:
+    for look in (AT_A_DESK, AT_NIGHT_BY_PHONE):
+        look.put_on(page)
+        shot(f"page-{name}-{look}")
+        expect_clean(page)
+
+
+def answer_with(html: str, route: Route) -> None:
+    route.fulfill(body=html, content_type="text/html; charset=utf-8")
