@@ -23,7 +23,17 @@ from django.db.models.fields.json import KeyTransform
 from django.db.models.functions import Cast
 from django.utils import timezone
 
-from integrations.models import UNFINISHED, Endpoint, FieldValue, Message, Operation, Service, Status, identifiers
+from integrations.models import (
+    UNFINISHED,
+    Endpoint,
+    FieldValue,
+    Message,
+    Operation,
+    Service,
+    Status,
+    field_value,
+    identifiers,
+)
 from integrations.models.field_value import TEXT_LIMIT
 from integrations.models.message import MessageQuerySet, answered
 from integrations.outcome import Fault
@@ -351,7 +361,7 @@ class Offer(NamedTuple):
 
 
 OFFERS = 20
-VALUES_LOOKED_AT = 1000  # rows
+VALUES_LOOKED_AT = 200  # different ones
 AGES = ("15m", "1h", "6h", "1d", "7d")
 
 
@@ -391,9 +401,8 @@ def _values(key: str, begun: str) -> Iterable[str]:
 
 
 def _kept_values(path: str, begun: str) -> list[str]:
-    """Values of a declared field, those that can be written without quotes; of many rows of one value few are seen."""
-    found = FieldValue.objects.filter(path=path, text__gte=begun).order_by("path", "text")
-    texts = dict.fromkeys(found.values_list("text", flat=True)[:VALUES_LOOKED_AT])
+    """Values of a declared field, those that can be written without quotes."""
+    texts = field_value.different(path, begun, VALUES_LOOKED_AT)
     return [text for text in texts if text and not re.search(r'[\s"]', text)]
 
 

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from django.db import models
+from django.db import connection, models
 
 from integrations.models import rows
 
@@ -43,6 +43,22 @@ def keep(messages: Iterable[tuple[int, Sequence[str], bytes]]) -> None:
         for path, text, number in extracted(paths, body)
     ]
     rows.append(FieldValue, values)
+
+
+# Each step is a seek in the index: however many messages have one value, it is looked at once.
+DIFFERENT = """WITH RECURSIVE found(text, place) AS (
+    SELECT (SELECT text FROM integrations_fieldvalue WHERE path = %s AND text >= %s ORDER BY path, text LIMIT 1), 1
+    UNION ALL
+    SELECT (SELECT text FROM integrations_fieldvalue WHERE path = %s AND text > found.text ORDER BY path, text LIMIT 1),
+        place + 1 FROM found WHERE found.text IS NOT NULL AND place < %s
+) SELECT text FROM found WHERE text IS NOT NULL"""
+
+
+def different(path: str, begun: str, limit: int) -> list[str]:
+    """The values of a field from a text on, in the order of the database, each once."""
+    with connection.cursor() as cursor:
+        cursor.execute(DIFFERENT, [path, begun, path, limit])
+        return [text for (text,) in cursor.fetchall()]
 
 
 def extracted(paths: Sequence[str], body: bytes) -> Iterator[tuple[str, str, float | None]]:
