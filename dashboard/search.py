@@ -108,23 +108,23 @@ def page(source: QuerySet[Any] | Found, cursor: str, size: int = PAGE) -> Page:
         shown: list[Any] = newer.rows[::-1]
         return Page(
             rows=shown,
-            newer=_cursor("newer", newer.ahead),
-            older=_cursor("older", shown[-1].pk if shown else place + 1),
+            newer=cursor_of("newer", newer.ahead),
+            older=cursor_of("older", shown[-1].pk if shown else place + 1),
             is_first=not newer.ahead,
         )
     older = rows.older(place if direction else None, size)
     shown = older.rows
     return Page(
         rows=shown,
-        newer=_cursor("newer", (shown[0].pk if shown else place - 1) if direction else 0),
-        older=_cursor("older", older.ahead),
+        newer=cursor_of("newer", (shown[0].pk if shown else place - 1) if direction else 0),
+        older=cursor_of("older", older.ahead),
         is_first=not direction,
         is_cut=older.is_cut,
         refused=refused,
     )
 
 
-def _cursor(direction: str, place: int) -> str:
+def cursor_of(direction: str, place: int) -> str:
     """The signed place; empty where there is nothing that way."""
     return _signer.sign(f"{direction} {place}") if place > 0 else ""
 

@@ -155,6 +155,9 @@ def _addresses() -> Iterator[tuple[str, bool]]:
 
     from django.urls import NoReverseMatch, URLPattern, get_resolver, reverse
 
+    from dashboard.search import cursor_of
+    from integrations.models import Message
+
     for pattern in get_resolver().url_patterns:
         if isinstance(pattern, URLPattern) and pattern.name and pattern.name not in LEFT_OUT:
             for values in _examples(pattern.name):
@@ -169,6 +172,10 @@ def _addresses() -> Iterator[tuple[str, bool]]:
     for search in SEARCHES:
         yield f"/messages/?q={quote(search)}", True
         yield f"/api/v1/messages?limit=50&q={quote(search)}", True
+    newest = Message.objects.order_by("-pk").values_list("pk", flat=True).first() or 0
+    for direction in ("older", "newer"):  # from the middle of all that there is
+        for search in ("", "service:seeded-01", "status:dead"):
+            yield f"/messages/?q={quote(search)}&cursor={quote(cursor_of(direction, newest // 2))}", True
     for name in ("services", "failures", "operations", "events", "audit"):
         if name != "events":  # it streams
             yield f"/api/v1/{name}", False
@@ -199,6 +206,8 @@ def _examples(route: str) -> Iterator[dict[str, Any]]:
         key = Token.objects.first()
     yield {"pk": key.pk if key else 0}
     yield {"name": "seeded-01", "endpoint": "seeded"}
+    yield {"group": "retries"}
+    yield {"name": "seeded-01", "group": "retries"}
 
 
 if __name__ == "__main__":
