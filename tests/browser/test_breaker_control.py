@@ -94,7 +94,7 @@ def test_settings_are_told_while_they_are_typed_and_tried_on_the_last_day(
     page: Page, tripped: str, shot: Callable[..., None]
 ) -> None:
     page.goto(f"/services/{tripped}/edit/")
-    page.locator("#retries > summary").click()
+    unfold(page, "retries")
     preview = page.locator("#retries .preview")
     expect(preview).to_contain_text("after 10 calls")
     page.get_by_label("Calls at most").fill("3")
@@ -104,7 +104,7 @@ def test_settings_are_told_while_they_are_typed_and_tried_on_the_last_day(
     page.get_by_label("Waits one by one, seconds").fill("7, 70")
     page.get_by_label("Calls at most").fill("9")
     expect(preview).to_contain_text("Waits 7 s, 1 min 10 s")
-    page.locator("#breaker > summary").click()
+    unfold(page, "breaker")
     page.get_by_label("Consecutive failures").fill("1")
     expect(page.locator("#breaker .preview")).to_contain_text("Opens when a call failed")
     page.get_by_role("button", name="Try on the last 24 hours").click()
@@ -157,3 +157,10 @@ def test_the_pages_are_clean_on_a_phone_in_the_dark(page: Page, tripped: str, sh
         page.goto(address)
         shot(f"phone-breaker-{name}")
         expect_clean(page)
+
+
+def unfold(page: Page, group: str) -> None:
+    """Unfolds a group of the form and waits until its preview hears what is typed."""
+    page.locator(f"#{group} > summary").click()
+    expect(page.locator(f"#{group} .preview")).to_be_visible()
+    expect(page.locator(f"#{group} .htmx-added")).to_have_count(0)

@@ -146,7 +146,7 @@ def town(installation: Installation, token: str) -> Iterator[dict[str, str]]:
             at = f"operations/{ids[name]}"
             until(lambda: _state(api, at) == state, WORKERS / 1000, lambda: f"{name} is {_state(api, at)}")  # noqa: B023
         yield ids
-        _made(api.post(f"operations/{ids['running']}/cancel"))
+        api.post(f"operations/{ids['running']}/cancel")  # refused where the tests took so long that it has ended
 
 
 def _judged(call: Call) -> Answer:
