@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from django import forms
+from django.contrib.auth.forms import PasswordChangeForm
 from django.contrib.auth.password_validation import password_validators_help_texts, validate_password
 from django.core.exceptions import ValidationError
 from django.core.validators import RegexValidator
@@ -64,6 +65,16 @@ class FirstAdminForm(_PasswordRules):
 
     username = _username()
     password = _new_password()
+
+
+class OwnPasswordForm(PasswordChangeForm):
+    """Django's, with its rules and its refusal in the words of the other forms."""
+
+    error_messages = {
+        **PasswordChangeForm.error_messages,
+        "password_incorrect": "This is not your present password.",
+    }
+    new_password1 = _new_password("New password")
 
 
 class PersonForm(_PasswordRules):

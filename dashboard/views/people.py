@@ -7,7 +7,7 @@ from typing import Any, cast
 from django.contrib import messages
 from django.contrib.auth import login as sign_in
 from django.contrib.auth import update_session_auth_hash
-from django.contrib.auth.forms import AuthenticationForm, PasswordChangeForm
+from django.contrib.auth.forms import AuthenticationForm
 from django.contrib.auth.views import LoginView, LogoutView
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
@@ -18,7 +18,7 @@ from django.views.decorators.http import require_POST
 
 from dashboard.access import actor, person, public, viewer
 from dashboard.answers import form_page, posted, see_other
-from dashboard.people_forms import FirstAdminForm
+from dashboard.people_forms import FirstAdminForm, OwnPasswordForm
 from integrations.models import Account, AuditEntry, Role, SetupLink
 from integrations.models.account import digest
 
@@ -105,7 +105,7 @@ def _used_up(request: HttpRequest) -> HttpResponse:
 @sensitive_post_parameters("old_password", "new_password1", "new_password2")
 def password(request: HttpRequest) -> HttpResponse:
     """One's own password; other sessions of the same person end with the old one."""
-    form = PasswordChangeForm(person(request), posted(request))
+    form = OwnPasswordForm(person(request), posted(request))
     if not form.is_valid():
         return form_page(request, "people/password.html", {"form": form}, is_refused=form.is_bound)
     with transaction.atomic():
