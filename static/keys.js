@@ -29,13 +29,19 @@ const moveBy = (step) => {
 };
 const focusedRow = () => document.activeElement?.closest?.("table.rows tbody tr");
 
+/** Of what is ticked, of the row with the focus, or of the page's one message: never of a row that nobody chose. */
+const replayButton = () => {
+  const [row, ofTicked] = [focusedRow(), $("form:has(tbody :checked) [value=replay]")];
+  return ofTicked || (row ? $("[data-key=r]", row) : $$("[data-key=r]").find((button) => !button.closest("tr")));
+};
+
 const actions = {
   "/": () => $("main input[type=search]")?.select(),
   "?": () => help.showModal(),
   j: () => moveBy(1),
   k: () => moveBy(-1),
   x: () => focusedRow() && $("input[type=checkbox]", focusedRow())?.click(),
-  r: () => $("[data-key=r]", focusedRow() || document)?.click(),
+  r: () => replayButton()?.click(),
   n: () => $("#held:not([hidden])")?.click(),
   p: () => $("#live")?.click(),
   g: () => {

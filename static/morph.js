@@ -60,13 +60,14 @@ const takeAttributes = (from, to) => {
   for (const { name } of [...from.attributes]) if (!isOwn(name) && !to.hasAttribute(name)) from.removeAttribute(name);
 };
 
-/** What tells a node from its siblings across versions: its id, or in a list the first address that it links to. */
+/** What tells a node from its siblings across versions: its id, or in a list the first address that it links to.
+ *  Not `node.id`: of a form that is its field of that name. */
 const keyOf = (node) =>
-  node.id || (/^(TR|LI)$/.test(node.nodeName) && $("a[href]", node)?.getAttribute("href")) || "";
+  node.getAttribute?.("id") || (/^(TR|LI)$/.test(node.nodeName) && $("a[href]", node)?.getAttribute("href")) || "";
 const keysOf = (list) => [...list.children].map(keyOf);
 
 // ---- lists that wait --------------------------------------------------------------------------------------------
-const isInUse = (list) => list.matches(":hover") || list.contains(document.activeElement);
+const isInUse = (list) => list.matches(":hover") || list.contains(document.activeElement) || $(":checked", list);
 
 const showHeld = () => {
   const count = [...held].reduce((sum, [list, to]) => {

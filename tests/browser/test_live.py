@@ -156,6 +156,40 @@ def test_focus_and_what_is_unfolded_survive_a_refresh(signed_in: Page, service: 
     steer(api, service, "close")
 
 
+def test_ticks_and_focus_survive_a_refresh_of_the_messages(signed_in: Page, service: str, api: httpx.Client) -> None:
+    pause(api, service)
+    oldest, middle, newest = (
+        api.post("messages", json={"service": service, "path": f"/{number}"}).json()["id"] for number in range(3)
+    )
+    signed_in.goto(f"/messages/?service={service}")
+    is_live(signed_in)
+    rows = signed_in.locator("table.rows tbody tr")
+    expect(rows).to_have_count(3)
+    keys = signed_in.keyboard
+    for key in "jjxj":
+        keys.press(key)
+    for cancelled, shown in ((oldest, 2), (newest, 0)):
+        api.post(f"messages/{cancelled}/cancel", json={}).raise_for_status()
+        expect(rows.nth(shown)).to_contain_text("cancelled", timeout=BEFORE_THE_POLL)
+        expect(signed_in.locator("tbody :checked")).to_have_attribute("value", middle)
+        assert oldest in signed_in.locator("tr:focus-within").inner_text()
+    signed_in.evaluate("document.activeElement.blur()")
+    api.post("messages", json={"service": service, "path": "/new"}).raise_for_status()
+    expect(signed_in.locator(".new-rows")).to_have_text("1 new", timeout=BEFORE_THE_POLL)
+    expect(rows).to_have_count(3)
+    keys.press("r")  # of what is ticked
+    signed_in.wait_for_url(re.compile("/operations/op_"))
+    expect(signed_in.locator("main")).to_contain_text("1", timeout=BEFORE_THE_POLL)
+    # Of no row at all, it is of nothing.
+    signed_in.goto(f"/messages/?service={service}&status=cancelled")
+    expect(rows).to_have_count(2)
+    keys.press("r")
+    expect(signed_in.locator("dialog[open]")).to_have_count(0)
+    keys.press("j")
+    keys.press("r")
+    expect(signed_in.locator("dialog[open]")).to_contain_text(newest)
+
+
 def test_rows_do_not_move_under_the_pointer(signed_in: Page, api: httpx.Client) -> None:
     number = next(_numbers)
     register(api, f"rows-{number}-b")
