@@ -517,12 +517,12 @@ def settle(results: Sequence[CallResult]) -> None:
         )
         # Locked late and so held briefly: other lanes claim for these services meanwhile.
         _write_runtimes(decisions, attempts, now)
-        tally.add(_counts(decisions), now)
         Message.objects.promote(
             (decision.message.service_id, decision.message.ordering_key) for decision in decisions if decision.ends
         )
         for result in late:
             _fill_in(result)
+        tally.add(_counts(decisions), now)
     write(log, [_line(decision) for decision in decisions])
 
 

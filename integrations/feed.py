@@ -8,7 +8,7 @@ column as well and stops the stream while any transaction of the whole server is
 
 There is no row for each change of a message. ``messages.changed`` is counted once a second, from counters that are
 kept anyway: the difference between two readings of the tallies (calls, delivered, dead), the messages that are new,
-and the few that ended without a call. It is written as an event, numbered like all others, so that it is resumed as
+and the few that somebody cancelled. It is written as an event, numbered like all others, so that it is resumed as
 exactly. All that happens only while somebody follows: ``advance`` catches up with at most ``RETENTION``, and what is
 older is taken away by the workers' ``forget``, whether somebody follows or not.
 """
@@ -30,7 +30,7 @@ RETENTION = timedelta(hours=1)
 COUNT_EVERY = timedelta(seconds=1)
 NOTE_EVERY = timedelta(minutes=10)  # that nothing was to be counted
 CHANGED = "messages.changed"
-ENDED = "messages.ended"  # without a call; waits to be counted and is never told by itself
+ENDED = "messages.ended"  # cancelled; waits to be counted and is never told by itself
 
 LATE = timedelta(minutes=2)  # a settlement counts for the minute in which it began
 LOOKED_FOR = timedelta(minutes=1)  # a message's id that was skipped: its transaction may commit after later ones

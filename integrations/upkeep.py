@@ -7,6 +7,7 @@ Everything here may be done twice or by two at once: each step looks and changes
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Collection
 from datetime import datetime
 
@@ -31,6 +32,7 @@ from integrations.models import (
     database_now,
 )
 from integrations.models import message as messages
+from integrations.models import tally
 from integrations.outcome import Fault
 from integrations.policies import breaker
 from integrations.policies.retry import DeadReason
@@ -138,6 +140,8 @@ def _take_back(worker: Worker, now: datetime, detail: str, *, counts_as_loss: bo
     Message.objects.settle_as([message.pk for message in buried], changes={**ends, **changes})
     Message.objects.promote((message.service_id, message.ordering_key) for message in buried)
     Message.objects.held_by(worker.pk).update(**messages.back_to_pending(now, last_fault=Fault.WORKER_LOST, **changes))
+    dead = Counter(message.service_id for message in buried)
+    tally.add({service_id: tally.Counts(dead=count) for service_id, count in dead.items()}, now)
     return len(held)
 
 

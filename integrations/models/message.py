@@ -29,7 +29,7 @@ from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from integrations import doorbell
-from integrations.models import field_value, identifiers, rows
+from integrations.models import field_value, identifiers, rows, tally
 from integrations.models.service import Endpoint, Service
 from integrations.policies.retry import DeadReason
 
@@ -382,8 +382,12 @@ class MessageQuerySet(models.QuerySet["Message"]):
             done = Message.objects.filter(pk__any=ids, status=Status.PENDING)
             done.update(status=status, finished_at=now, due_at=None, parked=False, held=False, **changes)
             Message.objects.promote((message.service_id, message.ordering_key) for message in messages)
-            for service_id, count in Counter(message.service_id for message in messages).items():
-                # The stream counts calls from the tallies, and these made none: see integrations/feed.py.
+            counted = Counter(message.service_id for message in messages)
+            if status == Status.DEAD:
+                tally.add({service_id: tally.Counts(dead=count) for service_id, count in counted.items()}, now)
+                return messages
+            for service_id, count in counted.items():
+                # The stream counts from the tallies, which have no such column: see integrations/feed.py.
                 facts = {status.value: count}
                 Service(pk=service_id).events.create(type="messages.ended", at=now, facts=facts)
         return messages

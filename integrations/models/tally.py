@@ -117,11 +117,14 @@ class TallyDay(Counted):
 
 
 def add(counts: dict[int, Counts], now: datetime) -> None:
-    """Adds to this minute's counters in one statement (the ORM's upsert can set a column, but not add to it)."""
+    """Adds to this minute's counters in one statement (the ORM's upsert can set a column, but not add to it).
+
+    Call it last in a transaction: its rows are locked after all others, in the order of their services.
+    """
     if not counts:
         return
     minute = connection.ops.adapt_datetimefield_value(now.replace(second=0, microsecond=0))
-    rows: list[Sequence[Any]] = [(service_id, minute, *counted.row()) for service_id, counted in counts.items()]
+    rows: list[Sequence[Any]] = [(service_id, minute, *counted.row()) for service_id, counted in sorted(counts.items())]
     places = ", ".join([f"(%s, %s{', %s' * len(COUNTED)})"] * len(rows))
     added = ", ".join(f"{name} = integrations_tally.{name} + excluded.{name}" for name in COUNTED)
     with prepared() as cursor:

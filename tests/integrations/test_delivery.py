@@ -226,6 +226,7 @@ def test_an_expired_message_is_dead_without_a_call(register: Register, send: Sen
     deliver(ok)
     message.refresh_from_db()
     assert (message.status, message.dead_reason, message.attempts) == (Status.DEAD, "expired", 0)
+    assert Tally.objects.values_list("calls", "dead").get() == (0, 1)
 
 
 def test_a_deadline_ends_what_waited_too_long(register: Register, send: Send, deliver: Deliver) -> None:
@@ -548,6 +549,7 @@ def test_a_message_that_loses_its_worker_again_and_again_is_dead(register: Regis
         upkeep.rescue()
     message.refresh_from_db()
     assert (message.status, message.dead_reason, message.attempts) == (Status.DEAD, "worker_lost", 0)
+    assert Tally.objects.get().dead == 1
     assert message.attempt_rows.filter(outcome="lost").count() == 4
 
 
