@@ -111,13 +111,23 @@ class Standing:
         return max(0.0, (self.now - self.oldest_due).total_seconds()) if self.oldest_due else 0.0
 
     @property
+    def is_throttled(self) -> bool:
+        return self.runtime.is_throttled(self.now)
+
+    @property
+    def is_unguarded(self) -> bool:
+        """Its breaker has been told by hand to let everything through."""
+        return self.runtime.mode in ("disabled", "observe")
+
+    @property
     def probe_is_due(self) -> bool:
         return self.runtime.retry_at is not None and self.runtime.retry_at <= self.now
 
     @property
     def lines(self) -> int:
         """How many lines it has among what needs attention."""
-        return (self.rank[0] < 3) + self.service.is_paused + bool(self.dead) + bool(self.certificate)
+        others = (self.service.is_paused, self.dead, self.is_unguarded, self.certificate)
+        return (self.rank[0] < 3) + sum(map(bool, others))
 
     @property
     def is_late(self) -> bool:
@@ -130,7 +140,7 @@ class Standing:
         """Trouble first: what kind, then how many messages it blocks for how long."""
         kind = (
             0 if self.is_open or self.is_unwell else 1 if self.is_probing else 2 if self.is_late
-            else 3 if self.service.is_paused else 4 if self.dead or self.certificate else 5
+            else 3 if self.service.is_paused else 4 if self.dead or self.is_unguarded or self.certificate else 5
         )  # fmt: skip
         return kind, -(self.waiting or 0) * max(1.0, self.oldest_due_age), self.service.name
 
@@ -139,11 +149,11 @@ class Standing:
         return "red" if self.is_open or self.is_unwell else "amber" if self.is_probing or self.service.is_paused else ""
 
 
-def standings(services: QuerySet[Service], now: datetime) -> list[Standing]:
+def standings(services: QuerySet[Service], now: datetime, *, with_secrets: bool = False) -> list[Standing]:
     """Two queries for any number of services: how they stand, and what their last hour was like."""
-    rows = _annotated(
-        services.select_related("runtime", "health").defer("secrets"), now
-    )  # decrypting each would cost more
+    rows = _annotated(services.select_related("runtime", "health"), now)
+    if not with_secrets:
+        rows = rows.defer("secrets")  # decrypting each would cost more
     found = [
         Standing(
             service=service,

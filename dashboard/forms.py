@@ -419,6 +419,8 @@ def _next_action(runtime: Runtime) -> str:
     """What is mostly wanted of a breaker in this state."""
     if runtime.mode != "auto":
         return "auto"
+    if runtime.state == "closed" and runtime.is_throttled(timezone.now()):
+        return "close"
     return {"open": "half_open", "half_open": "close"}.get(runtime.state, "open")
 
 

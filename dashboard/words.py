@@ -50,6 +50,14 @@ def event_words(event: Event) -> str:
             return f"Breaker {would}closed{why}"
         case "breaker.mode":
             return f"Breaker changed{why}"
+        case "failure.opened" if by:
+            return f"Failure opened again{by}: {facts.get('title')}"
+        case "failure.opened":
+            return f"New kind of failure: {facts.get('title')}"
+        case "failure.regressed":
+            return f"Failure came back: {facts.get('title')}"
+        case "failure.resolved":
+            return f"Failure resolved{by}: {facts.get('title')}"
     return event.type.replace(".", " ").replace("_", "-").capitalize()
 
 

@@ -73,7 +73,10 @@ def _spread(service: Service, rate: float, now: datetime) -> None:
 
 
 def steer_breaker(service: Service, data: BreakerIn, *, actor: str) -> Runtime:
-    """A manual change of the breaker. Raises policies.breaker.Conflict where the state does not allow it."""
+    """A manual change of the breaker. Raises policies.breaker.Conflict where the state does not allow it.
+
+    Who closes it by hand wants calls again now, so that a Retry-After of the service is forgotten as well.
+    """
     now = database_now()
     if data.until and data.until <= now:
         raise Conflict("until has passed already")
@@ -84,6 +87,8 @@ def steer_breaker(service: Service, data: BreakerIn, *, actor: str) -> Runtime:
             runtime.breaker, service.breaker_policy, data.action, now, reason=data.reason, until=data.until
         )
         runtime.breaker = state
+        if data.action in ("close", "reset"):
+            runtime.throttled_until = None
         runtime.save_decided()
         Event.objects.record_changes(service, changes, now, by=actor)
         AuditEntry.objects.record(
@@ -99,7 +104,8 @@ def steer_breaker(service: Service, data: BreakerIn, *, actor: str) -> Runtime:
 
 def _breaker_facts(runtime: Runtime) -> dict[str, Any]:
     until = runtime.mode_until.isoformat() if runtime.mode_until else None
-    return {"state": runtime.state, "mode": runtime.mode, "until": until}
+    facts = {"state": runtime.state, "mode": runtime.mode, "until": until}
+    return facts | ({"asked_to_wait_until": runtime.throttled_until.isoformat()} if runtime.throttled_until else {})
 
 
 # ---- messages -----------------------------------------------------------------------------------------------------

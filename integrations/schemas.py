@@ -516,7 +516,7 @@ class RotateIn(Strict):
 
 class BreakerIn(Strict):
     action: Literal["open", "close", "half_open", "reset", "disable", "observe", "auto"] = Field(
-        description="What to do."
+        description="What to do. `close` and `reset` also forget how long the service asked to wait (`Retry-After`)."
     )
     reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)] = Field(
         description="Why; shown to everybody."

@@ -30,9 +30,9 @@ from integrations.models import (
     Status,
     Worker,
     database_now,
+    tally,
 )
 from integrations.models import message as messages
-from integrations.models import tally
 from integrations.outcome import Fault
 from integrations.policies import breaker
 from integrations.policies.retry import DeadReason

@@ -76,7 +76,8 @@ def _service_reason(message: Message, service: Service, runtime: Runtime, load: 
             return Waiting("breaker", f"The breaker of {service.name} is half-open and waits for its probe.")
         return Waiting("breaker", f"The breaker of {service.name} is open{why}.", state.retry_at or state.mode_until)
     if runtime.is_throttled(now):
-        return Waiting("rate", f"{service.name} asked us to wait.", runtime.throttled_until)
+        why = f"{service.name} asked us to wait; who closes its breaker by hand has it called at once."
+        return Waiting("rate", why, runtime.throttled_until)
     if service.limits_policy.rate and runtime.next_slot and runtime.next_slot > now:
         return Waiting("rate", f"The rate limit of {service.name} is used up for the moment.", runtime.next_slot)
     if in_flight >= service.limits_policy.concurrency:

@@ -198,7 +198,10 @@ def reopen(request: HttpRequest, public_id: str) -> HttpResponse:
 @operator
 @require_POST
 def ignore(request: HttpRequest, public_id: str) -> HttpResponse:
-    span = SPANS.get(request.POST.get("for", "ever"))
+    if (named := request.POST.get("for", "ever")) not in SPANS:
+        toasts.error(request, f"Nothing was changed: ignore it for one of {', '.join(SPANS)}.")
+        return see_other("failure", public_id)
+    span = SPANS[named]
     until = timezone.now() + span if span else None
     words = "It is counted, and nobody is told." + ("" if span else " For ever.")
     return _decide(request, public_id, FailureIn(state="ignored", ignored_until=until), f"Ignored. {words}")

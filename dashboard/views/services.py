@@ -31,6 +31,7 @@ from integrations.models import (
     Certificate,
     Conflict,
     Endpoint,
+    Event,
     Message,
     Role,
     Service,
@@ -91,8 +92,9 @@ def _found(search: str) -> QuerySet[Service]:
 # ---- one service --------------------------------------------------------------------------------------------------
 @viewer
 def detail(request: HttpRequest, name: str) -> HttpResponse:
-    service = get_object_or_404(Service, name=name)
-    context = _panel_context(service, _span(request)) | {
+    context = _panel_context(name, _span(request), with_secrets=True)
+    service: Service = context["service"]
+    context |= {
         "endpoints": service.endpoints.all()[:500],
         "secrets": _secrets(service),
         "certificate": Certificate.objects.shown_by(service.base_url),
@@ -106,19 +108,19 @@ def detail(request: HttpRequest, name: str) -> HttpResponse:
 
 @viewer
 def detail_panel(request: HttpRequest, name: str) -> HttpResponse:
-    service = get_object_or_404(Service, name=name)
-    return live.panel(request, "services/_service.html", _panel_context(service, _span(request)))
+    return live.panel(request, "services/_service.html", _panel_context(name, _span(request)))
 
 
 def _span(request: HttpRequest) -> Span:
     return span_named(request.GET.get("span"))
 
 
-def _panel_context(service: Service, span: Span) -> dict[str, Any]:
+def _panel_context(name: str, span: Span, *, with_secrets: bool = False) -> dict[str, Any]:
     now = timezone.now()
-    standing = standings(Service.objects.filter(pk=service.pk), now)[0]
+    if not (found := standings(Service.objects.filter(name=name), now, with_secrets=with_secrets)):
+        raise Http404
+    standing, service = found[0], found[0].service
     events = service.events.exclude(type__in=(CHANGED, ENDED)).order_by("-pk")[:EVENTS_SHOWN]
-    service.runtime = standing.runtime
     trips = trips_of(service)
     hold(trips, {service.pk: standing.waiting})
     return {
@@ -131,8 +133,13 @@ def _panel_context(service: Service, span: Span) -> dict[str, Any]:
         "pace": pace_of(standing, count_waiting=True),
         "trips": trips,
         "opening": trips[0].last if trips and trips[0].is_under_way else None,
-        "events": [(event.at, event_words(event)) for event in events],
+        "events": [(event.at, event_words(event), _place_of(event)) for event in events],
     }
+
+
+def _place_of(event: Event) -> str:
+    """The page of what an event is about, where it is not the service."""
+    return reverse("failure", args=[event.subject]) if event.type.startswith("failure.") else ""
 
 
 def _secrets(service: Service) -> list[tuple[str, str | None]]:

@@ -189,6 +189,9 @@ def test_decisions_are_forms(service: Service) -> None:
     assert ignored.ignored_until is not None
     assert ignored.ignored_until > timezone.now() + timedelta(hours=23)
     assert "opens again with the first call" in client.get(f"/failures/{group.public_id}/").content.decode()
+    day = ignored.ignored_until
+    for odd in ("", "garbage", "-1"):
+        assert decide("ignore", **{"for": odd}).ignored_until == day, "nothing was changed"
     assert decide("ignore", **{"for": "ever"}).ignored_until is None
     assert AuditEntry.objects.filter(target=group.public_id).count() == 4
 

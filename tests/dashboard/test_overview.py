@@ -9,7 +9,20 @@ import pytest
 from django.utils import timezone
 
 from integrations import upkeep
-from integrations.models import Failure, Health, Message, Operation, Role, Status, Tally, TallyDay, TallyHour, Worker
+from integrations.models import (
+    AuditEntry,
+    Failure,
+    Health,
+    Message,
+    Operation,
+    Role,
+    Runtime,
+    Status,
+    Tally,
+    TallyDay,
+    TallyHour,
+    Worker,
+)
 from integrations.transport import Certificate
 from tests.dashboard.signed_in import a_service, browser, messages_of, trip, words
 
@@ -122,6 +135,36 @@ def test_a_backlog_is_late_only_when_nothing_else_explains_it() -> None:
     page = words(browser().get("/"))
     assert "late-one is behind 2 waiting; the oldest was due 10 min ago" in page
     assert "down-one is behind" not in page
+
+
+def test_a_service_that_asked_to_wait_says_so_and_can_be_called_again() -> None:
+    a_worker()
+    service = a_service("billing")
+    messages_of(service, Status.PENDING, 1)
+    now = timezone.now()
+    Message.objects.update(due_at=now - timedelta(minutes=5))
+    Runtime.objects.update(throttled_until=now + timedelta(hours=23, minutes=1))
+    client = browser()
+    page = words(client.get("/"))
+    assert "billing is behind 1 waiting; the oldest was due 5 min ago . It asked us to wait until" in page
+    assert "( in 23 h ). Call again…" in page
+    form = client.get("/services/billing/breaker/").content.decode()
+    assert '<option value="close" selected>' in form
+    client.post("/services/billing/breaker/", {"action": "close", "reason": "It answers again"})
+    assert Runtime.objects.get().throttled_until is None
+    assert "asked_to_wait_until" in AuditEntry.objects.get(action="breaker.close").before
+    assert "It asked us to wait" not in words(client.get("/"))
+
+
+def test_a_breaker_that_is_switched_off_by_hand_stays_in_sight() -> None:
+    a_worker()
+    a_service("billing")
+    client = browser()
+    client.post("/services/billing/breaker/", {"action": "disable", "reason": "A test of theirs"})
+    page = words(client.get("/"))
+    assert "The breaker of billing is switched off By hand: A test of theirs. Every call is made" in page
+    client.post("/services/billing/breaker/", {"action": "auto", "reason": "Done"})
+    assert "Nothing needs you" in words(client.get("/"))
 
 
 def test_dead_messages_count_until_they_are_answered() -> None:
