@@ -96,12 +96,26 @@ const showFields = () => {
     if (input) part.hidden = !values.split(" ").includes(input.value);
   }
 };
-document.addEventListener("change", showFields);
+document.addEventListener("change", ({ target }) => {
+  showFields();
+  if (target.matches("[data-tick-all]")) for (const box of $$("tbody input[name=id]", target.form)) box.checked = target.checked;
+  showTicked();
+});
 document.addEventListener("htmx:afterSwap", () => {
   showFields();
+  showTicked();
   tick();
 });
+
+// ---- how many rows are ticked -----------------------------------------------------------------------------------
+const showTicked = () => {
+  for (const words of $$("[data-ticked]")) {
+    const count = $$("tbody :checked", words.closest("form")).length;
+    words.textContent = count ? `${count} selected` : "selected";
+  }
+};
 showFields();
+showTicked();
 
 // ---- a link to something folded away unfolds it -------------------------------------------------------------------
 const unfold = () => {

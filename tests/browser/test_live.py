@@ -173,6 +173,7 @@ def test_ticks_and_focus_survive_a_refresh_of_the_messages(signed_in: Page, serv
         expect(rows.nth(shown)).to_contain_text("cancelled", timeout=BEFORE_THE_POLL)
         expect(signed_in.locator("tbody :checked")).to_have_attribute("value", middle)
         assert oldest in signed_in.locator("tr:focus-within").inner_text()
+    expect(signed_in.locator(".bulk")).to_contain_text("With the 1 selected")
     signed_in.evaluate("document.activeElement.blur()")
     api.post("messages", json={"service": service, "path": "/new"}).raise_for_status()
     expect(signed_in.locator(".new-rows")).to_have_text("1 new", timeout=BEFORE_THE_POLL)
@@ -180,6 +181,9 @@ def test_ticks_and_focus_survive_a_refresh_of_the_messages(signed_in: Page, serv
     keys.press("r")  # of what is ticked
     signed_in.wait_for_url(re.compile("/operations/op_"))
     expect(signed_in.locator("main")).to_contain_text("1", timeout=BEFORE_THE_POLL)
+    signed_in.go_back()
+    signed_in.get_by_label("Select all on this page").check()
+    expect(signed_in.locator(".bulk")).to_contain_text(re.compile("With the [34] selected"))
     # Of no row at all, it is of nothing.
     signed_in.goto(f"/messages/?service={service}&status=cancelled")
     expect(rows).to_have_count(2)

@@ -84,7 +84,7 @@ def test_all_that_match_are_what_the_filters_of_the_page_find() -> None:
 def test_a_page_without_a_text_for_its_filters_offers_only_its_rows() -> None:
     messages_of(a_service(), Status.DEAD)
     shown = words(browser().get("/messages/?created_after=2020-01-01T00:00"))
-    assert "With the selected:" in shown
+    assert "With the selected :" in shown
     assert "all that match" not in shown
 
 
