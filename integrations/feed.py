@@ -107,20 +107,27 @@ def entries(after: int, limit: int = 1000) -> list[Entry]:
 
 
 def forget() -> int:
-    """Takes away the counts that nobody can resume from any more; answers how many. Other events are history."""
+    """Takes away the counts that nobody can resume from any more; answers how many. Other events are history, and
+    go with it: see integrations/retention.py."""
     before, forgotten = database_now() - RETENTION, 0
     for type_ in (CHANGED, ENDED):
         for _ in range(FORGOTTEN_IN_A_ROW):
-            count = _forget_oldest(type_, before)
+            count = _forget_oldest(Event.objects.filter(type=type_), before, FORGOTTEN)
             forgotten += count
             if count < FORGOTTEN:
                 break
     return forgotten
 
 
-def _forget_oldest(type_: str, before: datetime) -> int:
+def forget_history(before: datetime, limit: int) -> int:
+    """Takes away the oldest events of any kind, at most so many; answers how many."""
+    return _forget_oldest(Event.objects.all(), before, limit)
+
+
+def _forget_oldest(events: models.QuerySet[Event], before: datetime, limit: int) -> int:
+    """Whoever comes back from before them is told ``reset``."""
     with transaction.atomic():
-        oldest = Event.objects.filter(type=type_).order_by("pk").values_list("pk", "at", "position")[:FORGOTTEN]
+        oldest = events.order_by("pk").values_list("pk", "at", "position")[:limit]
         old = {pk: position or 0 for pk, at, position in oldest if at < before}
         if old:
             last = max(old.values())

@@ -20,6 +20,7 @@ from integrations.models.message import (
     Status,
 )
 from integrations.models.operation import Item, Operation
+from integrations.models.retention import Retention
 from integrations.models.runtime import Runtime
 from integrations.models.saved_view import SavedView
 from integrations.models.service import AUTH_SECRETS, Endpoint, Ordering, Service, ServiceStatus, Source
@@ -52,6 +53,7 @@ __all__ = [
     "Ordering",
     "Priority",
     "Result",
+    "Retention",
     "Role",
     "Runtime",
     "SavedView",
