@@ -167,7 +167,7 @@ def _operations(kept: Retention, now: datetime) -> bool:
     """The next items of an operation that is going, or the next operation that may go: one that ended long ago, and
     names no message that is still there."""
     if kept.operation_id is not None:
-        return _delete_items(kept)
+        return _delete_items(kept, kept.operation_id)
     if (before := kept.messages_before(now)) is None:
         return False
     ended = Operation.objects.filter(finished_at__lt=before).order_by("finished_at")
@@ -197,14 +197,14 @@ def _names_any(operation_id: int) -> bool:
         below = named[-1][0]
 
 
-def _delete_items(kept: Retention) -> bool:
+def _delete_items(kept: Retention, operation_id: int) -> bool:
     with _alone(kept) as locked:
-        items = Item.objects.filter(operation_id=locked.operation_id).order_by("pk")
+        items = Item.objects.filter(operation_id=operation_id).order_by("pk")
         ids = list(items.values_list("pk", flat=True)[:STEP])
         if ids:
             Item.objects.filter(pk__any=ids).delete()
         else:
-            Operation.objects.filter(pk=locked.operation_id).delete()
+            Operation.objects.filter(pk=operation_id).delete()
             locked.operation_id = None
             locked.save(update_fields=["operation_id"])
     return True

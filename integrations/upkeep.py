@@ -14,7 +14,7 @@ from datetime import datetime
 from django.db import transaction
 from django.db.models import F
 
-from integrations import failures, feed, operations, rollups
+from integrations import failures, feed, operations, retention, rollups
 from integrations.delivery import target_for, trigger_of
 from integrations.logs import line
 from integrations.models import (
@@ -47,13 +47,14 @@ BATCH = 500
 # ---- once a second, and seldom --------------------------------------------------------------------------------------
 def sweep() -> None:
     """Once a second, by any worker: breakers whose time has come, expired messages, pauses that end, lost workers;
-    and the next steps of operations."""
+    and the next steps of operations and of what is no longer kept."""
     rescue()
     now = database_now()
     _turn_breakers(now)
     _bury_expired(now)
     _end_pauses(now)
     operations.advance()
+    retention.advance()
 
 
 def _turn_breakers(now: datetime) -> None:

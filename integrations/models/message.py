@@ -604,7 +604,9 @@ class Message(Named, models.Model):
         is answered again. ``current`` resolves the endpoint anew. Raises Conflict while this one is unfinished."""
         with transaction.atomic():
             # The lock makes two clicks at once into one replay.
-            original = Message.objects.select_for_update().get(pk=self.pk)
+            original = Message.objects.select_for_update().filter(pk=self.pk).first()
+            if original is None:
+                raise Conflict("it is no longer kept")
             if not original.is_finished:
                 raise Conflict(f"it is {original.status}; only a finished message can be replayed")
             if running := original.replays.filter(status__in=UNFINISHED).first():
