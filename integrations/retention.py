@@ -128,6 +128,11 @@ def _alone(kept: Retention) -> Iterator[Retention]:
 
 
 # ---- messages -------------------------------------------------------------------------------------------------------
+def _messages_and_operations(kept: Retention, now: datetime) -> bool:
+    """Operations come after the messages that they name."""
+    return _messages(kept, now) or _operations(kept, now)
+
+
 def _messages(kept: Retention, now: datetime) -> bool:
     """The next messages of the walk; True where more may follow."""
     if (before := kept.messages_before(now)) is None:
@@ -251,4 +256,10 @@ def _delete_oldest(kept: Retention, found: models.QuerySet[Any], moment: str, be
     return len(old) == STEP
 
 
-STEPS: tuple[Callable[[Retention, datetime], bool], ...] = (_messages, _calls, _events, _audit, _workers, _operations)
+STEPS: tuple[Callable[[Retention, datetime], bool], ...] = (
+    _messages_and_operations,
+    _calls,
+    _events,
+    _audit,
+    _workers,
+)
