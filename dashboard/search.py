@@ -13,7 +13,7 @@ from django.http import QueryDict
 
 from dashboard.message_forms import LocalMoment
 from integrations import search
-from integrations.models import Status
+from integrations.models import Service, Status
 from integrations.outcome import Fault
 from integrations.policies.retry import DeadReason
 from integrations.search import Found, Listed, Search
@@ -25,7 +25,7 @@ PAGE = 50
 class FilterForm(forms.Form):
     """Every filter has a name in the address; what cannot be read is said and left out."""
 
-    q = forms.CharField(required=False, max_length=300)
+    q = forms.CharField(required=False, max_length=2000)
     service = forms.CharField(required=False, max_length=63)
     endpoint = forms.CharField(required=False, max_length=63)
     status = forms.ChoiceField(required=False, choices=[("", "Any status"), *Status.choices])
@@ -68,6 +68,8 @@ def plain_query(query: QueryDict, search: Search) -> QueryDict | None:
     text = query.get("q", "")
     named = [name for name in ("service", "status") if len(re.findall(rf"(?:^|\s){name}:\S", text)) == 1]
     named = [name for name in named if name in search.values]
+    if "service" in named and not Service.objects.filter(name=search.values["service"]).exists():
+        named.remove("service")  # it has no place among the names to choose from
     if not named:
         return None
     plain = query.copy()

@@ -85,6 +85,8 @@ _LOOKUPS = {">=": "gte", "<=": "lte", ">": "gt", "<": "lt", "": "exact"}
 def compared(column: str, value: str) -> Q:
     """``42``, ``>42``, ``<=42`` or ``40..49``. Raises ValueError in words."""
     if found := _RANGE.fullmatch(value):
+        if float(found[1]) > float(found[2]):
+            raise ValueError(f"ends before it begins; write {found[2]}..{found[1]}")
         return Q(**{f"{column}__gte": float(found[1]), f"{column}__lte": float(found[2])})
     if found := _COMPARED.fullmatch(value):
         return Q(**{f"{column}__{_LOOKUPS[found[1]]}": float(found[2])})
@@ -100,11 +102,19 @@ def _number(column: str, digits: int) -> Callable[[str], Q]:
     return read
 
 
+def _status_code(value: str) -> Q:
+    """A number, or a class as retry settings name it: ``5xx``."""
+    if of_class := re.fullmatch(r"([1-5])xx", value):
+        value = f"{of_class[1]}00..{of_class[1]}99"
+    return _number("last_status_code", 3)(value)
+
+
 def _picked(value: str) -> Q:
     names = value.split(",")
     parsed = [identifiers.parse("msg", name) for name in names]
     if None in parsed or len(parsed) > IDS_LIMIT:
-        raise ValueError(f"takes up to {IDS_LIMIT:,} ids of messages, with commas")
+        example = identifiers.public_id("msg", 42, 0x9F3A7C21)
+        raise ValueError(f"takes up to {IDS_LIMIT:,} ids of messages, such as {example}, with commas")
     return Q(pk__any=[one[0] for one in parsed if one], nonce__any=[one[1] for one in parsed if one])
 
 
@@ -179,9 +189,9 @@ QUALIFIERS = {
     "status": Qualifier("where it stands", _one_of("status", STATUSES), STATUSES),
     "reason": Qualifier("why it is dead", _one_of("dead_reason", REASONS, status="dead"), REASONS),
     "fault": Qualifier("what went wrong last", _one_of("last_fault", FAULTS), FAULTS),
-    "code": Qualifier("last status code", _number("last_status_code", 3)),
+    "code": Qualifier("last status code", _status_code),
     "key": Qualifier("ordering key", _equal("ordering_key")),
-    "method": Qualifier("HTTP method", lambda value: Q(method=value.upper()), METHODS),
+    "method": Qualifier("HTTP method", lambda value: _one_of("method", METHODS)(value.upper()), METHODS),
     "attempts": Qualifier("attempts used", _number("attempts", 6)),
     "calls": Qualifier("calls made", _number("calls", 6)),
     "is": Qualifier("replayed, a replay, held or parked", _state, tuple(STATES)),
@@ -306,7 +316,7 @@ def read(text: str, now: datetime | None = None) -> Search:
     try:
         words = [word for word in shlex.split(text) if word]
     except ValueError:
-        search.problems.append("A quote has no end")
+        search.problems.append("A quote has no end" if re.search("['\"]", text) else "Nothing follows a backslash")
         return search
     if len(words) > WORDS_LIMIT or "\0" in text:
         search.problems.append(f"A search has up to {WORDS_LIMIT} words, and no NUL character")
@@ -315,8 +325,10 @@ def read(text: str, now: datetime | None = None) -> Search:
         is_negated = len(word) > 1 and word.startswith("-")
         plain = word[1:] if is_negated else word
         key, colon, value = plain.partition(":")
-        if identifiers.parse("msg", plain):
-            search.add("id", plain, is_negated=is_negated)
+        if not key.startswith(BODY):
+            key = key.lower()
+        if identifiers.parse("msg", plain.lower()):
+            search.add("id", plain.lower(), is_negated=is_negated)
         elif colon and _KEY.fullmatch(key) and not value.startswith("//"):
             search.add(key, value, is_negated=is_negated)
         else:
@@ -348,7 +360,7 @@ def _negated(condition: Q, is_negated: bool) -> Q:
 def _unknown(key: str) -> str:
     """What is said of a key that is none, with the nearest one."""
     near = get_close_matches(key, [*KEYS, *ALSO], 1)
-    hint = f"the nearest one is {near[0]}:" if near else f"use {', '.join(KEYS)}, or tag:{key[:40]}=… for a label"
+    hint = f"the nearest one is “{near[0]}:”" if near else f"use {', '.join(KEYS)}, or tag:{key[:40]}=… for a label"
     return f"has no qualifier that is known: {hint}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
+from difflib import get_close_matches
 from typing import Any
 from urllib.parse import urlencode
 
@@ -44,11 +45,23 @@ from dashboard.timeline import (
     timeline,
 )
 from integrations import control, intake, lab, waiting
-from integrations.models import Attempt, AuditEntry, Conflict, Draft, Endpoint, Event, Message, SavedView, Status
+from integrations.models import (
+    Attempt,
+    AuditEntry,
+    Conflict,
+    Draft,
+    Endpoint,
+    Event,
+    Failure,
+    Message,
+    Operation,
+    SavedView,
+    Status,
+)
 from integrations.redaction import redacted_headers
 from integrations.registry import Invalid
 from integrations.schemas import ReplayIn, TooLarge
-from integrations.search import SEARCHED, Found, listed
+from integrations.search import SEARCHED, Found, Search, listed
 
 NEW_LIMIT = 100  # “99+ new” says enough
 ON_SCREEN = 100  # rows that a panel asks for again
@@ -71,7 +84,9 @@ def listing(request: HttpRequest) -> HttpResponse:
     if plain := plain_query(request.GET, search):
         return HttpResponseRedirect(f"?{plain.urlencode()}")
     found = Found(search)
-    shown = page(found, request.GET.get("cursor", ""))
+    _know_service(search, found)
+    # What cannot be read would find too much, and there are buttons for all that is found.
+    shown = Page(rows=[]) if search.problems else page(found, request.GET.get("cursor", ""))
     _with_services(shown.rows, found)
     if shown.refused:
         search.problems.append("The place in the list is not known any more; this is its beginning")
@@ -151,13 +166,26 @@ def _tabs(filters: dict[str, str], counts: dict[str, int]) -> list[dict[str, Any
 
 def _named_in(text: str) -> str | None:
     """Where a public id typed into the search leads."""
+    text = text.lower()
     if message := Message.objects.by_public_id(text):
         return resolve_url("message", message.public_id)
     if attempt := Attempt.objects.select_related("message").by_public_id(text):
         if attempt.message is None:
             return resolve_url("lab-result", attempt.public_id)
         return f"{resolve_url('message', attempt.message.public_id)}#attempt-{attempt.number}"
+    if group := Failure.objects.by_public_id(text):
+        return resolve_url("failure", group.public_id)
+    if operation := Operation.objects.by_public_id(text):
+        return resolve_url("operation", operation.public_id)
     return None
+
+
+def _know_service(search: Search, found: Found) -> None:
+    name = search.values.get("service")
+    if name and name not in found.services:
+        near = get_close_matches(name, found.services, 1)
+        hint = f": the nearest one is {near[0]}" if near else ""
+        search.problems.append(f"There is no service named “{name[:80]}”{hint}")
 
 
 # ---- one by hand --------------------------------------------------------------------------------------------------

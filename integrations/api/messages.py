@@ -13,7 +13,7 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.utils import timezone
 from ninja import Query, Router
 
-from integrations import control, intake, search
+from integrations import control, intake, retention, search
 from integrations.api.documents import (
     AttemptPage,
     BatchIn,
@@ -165,7 +165,7 @@ def list_messages(
     replayed: Annotated[bool | None, Query(description="Whether a replay of it is unfinished or delivered.")] = None,
     created_after: Annotated[Moment | None, Query(description="Accepted after this time.")] = None,
     created_before: Annotated[Moment | None, Query(description="Accepted before this time.")] = None,
-    q: Annotated[str | None, Query(max_length=500, description=SEARCH)] = None,
+    q: Annotated[str | None, Query(max_length=2000, description=SEARCH)] = None,
     limit: Limit = LIMIT,
     cursor: Cursor = None,
 ) -> HttpResponse:
@@ -250,7 +250,7 @@ def retry_message_now(request: HttpRequest, message_id: str) -> HttpResponse:
 def find_message(text: str) -> Message:
     message = Message.objects.by_public_id(text)
     if message is None:
-        raise Http404(f"There is no message {text[:50]}.")
+        raise Http404(f"There is no message {text[:50]}. {retention.why_gone()}")
     return message
 
 

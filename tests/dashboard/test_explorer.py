@@ -98,7 +98,7 @@ def test_a_filter_that_cannot_be_read_makes_no_file(viewer: Client, queue: Queue
     queue()
     answer = viewer.get("/messages/export.csv?q=servcie:billing")
     assert answer.status_code == 400
-    assert "the nearest one is service:" in answer.content.decode()
+    assert "the nearest one is “service:”" in answer.content.decode()
     assert viewer.get("/messages/export.exe").status_code == 404
 
 

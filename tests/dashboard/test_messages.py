@@ -17,7 +17,7 @@ from django.utils import timezone
 from dashboard.payload import compact_json, json_refusal, payload, phases, pretty_json
 from dashboard.search import page as slice_of
 from integrations import search
-from integrations.models import Attempt, AuditEntry, Endpoint, IdempotentAnswer, Message, Service
+from integrations.models import Attempt, AuditEntry, Endpoint, Failure, IdempotentAnswer, Message, Service
 
 Queue = Callable[..., Message]
 FORM: dict[str, Any] = {
@@ -61,6 +61,27 @@ def test_an_empty_console_says_what_a_message_is(operator: Client, db: None) -> 
     assert "Register a service" in page_of(operator, "/messages/")
     Service.objects.create(name="billing", base_url="https://billing.example")
     assert "/api/v1/messages" in page_of(operator, "/messages/")
+
+
+def test_what_cannot_be_searched_for_finds_nothing_and_says_why(viewer: Client, queue: Queue) -> None:
+    queue(service=Service.objects.create(name="hostile", base_url="https://hostile.example"))
+    page = page_of(viewer, "/messages/?q=servce:hostile")
+    assert "the nearest one is “service:”" in page
+    assert "Nothing was looked for" in page
+    assert "msg_" not in page
+    page = page_of(viewer, "/messages/?q=service:hostil")
+    assert "There is no service named “hostil”: the nearest one is hostile." in page
+    assert 'value="service:hostil"' in page
+
+
+def test_an_id_leads_to_its_page(viewer: Client, queue: Queue) -> None:
+    message = queue()
+    group = Failure.objects.create(
+        key="x", version=1, service=message.service, fault="status", title="503", attempt_id=1,
+        first_seen=timezone.now(), last_seen=timezone.now(), opened_at=timezone.now(),
+    )  # fmt: skip
+    for public_id, page in ((message.public_id.upper(), "messages"), (group.public_id, "failures")):
+        assert viewer.get("/messages/", {"q": public_id})["Location"] == f"/{page}/{public_id.lower()}/"
 
 
 def test_a_list_without_a_hit_says_so(viewer: Client, queue: Queue) -> None:

@@ -99,13 +99,15 @@ def test_ages_and_times_bound_the_acceptance(billing: Service) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("servcie:billing", "the nearest one is service:"),
-        ("statuscode:503", "the nearest one is status_code:"),
+        ("servcie:billing", "the nearest one is “service:”"),
+        ("statuscode:503", "the nearest one is “status_code:”"),
         ("colour:red", "tag:colour=… for a label"),
         ("status:ded", "is one of pending, delivering, delivered, dead, cancelled"),
         ("code:many", "takes a number"),
         ("code:99999", "takes a number"),
-        ("id:7", "ids of messages"),
+        ("code:500..400", "write 400..500"),
+        ("method:BREW", "is one of GET"),
+        ("id:7", "ids of messages, such as msg_42_"),
         ("failure:7", "such as fail_42_9f3a7c21"),
         ("older:soon", "such as 90s, 15m"),
         ("older:999999w", ""),
@@ -113,6 +115,7 @@ def test_ages_and_times_bound_the_acceptance(billing: Service) -> None:
         ("-after:2026-01-01", "cannot be negated"),
         ("key:", "needs a value"),
         ("a 'quote", "A quote has no end"),
+        ("\\", "Nothing follows a backslash"),
         ("a\0b", "NUL"),
         ("a " * 60, "up to 50 words"),
     ],
@@ -124,6 +127,13 @@ def test_what_cannot_be_understood_is_said(text: str, words: str) -> None:
         assert words in problems[0]
     else:
         assert problems == []
+
+
+def test_what_is_obvious_to_try_is_understood(billing: Service) -> None:
+    sent = {status: a_message(billing, last_status_code=status) for status in (404, 500, 599)}
+    assert found_by("code:5xx") == {sent[500].pk, sent[599].pk}
+    assert found_by("Service:billing METHOD:post") == {message.pk for message in sent.values()}
+    assert found_by(sent[404].public_id.upper()) == {sent[404].pk}
 
 
 @pytest.mark.parametrize("text", ["", "https://example.com/a", "12:30", "/a:b", "-", ":", "::", "a b", "\udc80", "é:x"])
