@@ -61,8 +61,9 @@ class ShownGroup:
 
 
 NAMED = 3  # changed settings that a closed group names
-BASIC = ("name", "base_url", "description", "owner", "tags", "auth.type", *AUTH_FIELDS)
+BASIC = ("name", "base_url", "description", "owner", "tags")
 GROUPS = (
+    Group("auth", "Authentication", "by default none", ("auth.type", *AUTH_FIELDS)),
     Group(
         "retries",
         "Retries",

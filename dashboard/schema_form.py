@@ -97,8 +97,8 @@ class SchemaForm(forms.Form):
             code = {"class": "mono", "spellcheck": "false"} if kind == "lines" or name == "body" else {}
             return forms.Textarea(attrs={"rows": 3, **code})
         if kind == "number":
-            return forms.TextInput(attrs={"inputmode": "decimal", "autocomplete": "off"})
-        return forms.TextInput(attrs={"autocomplete": "off"})
+            return forms.TextInput(attrs={"inputmode": "decimal"})
+        return forms.TextInput()
 
     # ---- from what was typed to the object ------------------------------------------------------------------------
     def clean(self) -> dict[str, Any]:

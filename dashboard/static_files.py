@@ -13,6 +13,8 @@ from whitenoise.middleware import WhiteNoiseMiddleware
 _COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
 _BLANK = re.compile(r"\s+")
 _AROUND = re.compile(r"\s*([{};,>])\s*|(:) ")
+_DOUBLED = re.compile(r"#([0-9a-f])\1([0-9a-f])\2([0-9a-f])\3\b")
+_GOES_ON = re.compile(r"([{;,(])\n")
 _SCRIPT_LINE = re.compile(r"^\s*(//.*|/\*\*.*\*/)?\n|^\s+|\s+// .*$", re.MULTILINE)
 
 
@@ -34,9 +36,10 @@ class SmallFiles(WhiteNoiseMiddleware):  # type: ignore[misc]  # it has no types
 
 
 def small_style(text: str) -> str:
-    return _AROUND.sub(r"\1\2", _BLANK.sub(" ", _COMMENT.sub("", text))).replace(";}", "}").strip()
+    short = _AROUND.sub(r"\1\2", _BLANK.sub(" ", _COMMENT.sub("", text)))
+    return _DOUBLED.sub(r"#\1\2\3", short).replace(";}", "}").replace(" !important", "!important").strip()
 
 
 def small_script(text: str) -> str:
-    """Only whole lines of comment, those after code and indentation: line ends mean something to JavaScript."""
-    return _SCRIPT_LINE.sub("", text)
+    """Without comments, indentation, and the line ends that mean nothing to JavaScript: those after ``{ ; , (``."""
+    return _GOES_ON.sub(r"\1", _SCRIPT_LINE.sub("", text))

@@ -19,7 +19,7 @@ from dashboard.access import actor, admin, operator, person, viewer
 from dashboard.answers import form_page, posted, see_other
 from dashboard.charts import Span, chart, span_named
 from dashboard.figures import count_unfinished, standings
-from dashboard.forms import DeleteForm, EndpointForm, PauseForm, PolicyForm, ResumeForm, ServiceForm
+from dashboard.forms import DeleteForm, EndpointForm, PauseForm, ResumeForm, ServiceForm
 from dashboard.pace import pace_of
 from dashboard.preview import Preview, policy_form, preview, trial
 from dashboard.trips import hold, trips_of
@@ -200,7 +200,7 @@ def _form_context(request: HttpRequest, form: ServiceForm, service: Service | No
         "service": service,
         "shows_all": "all" in request.GET,
         "previews": _previews(posted(request), service),
-        "policy_names": ",".join(PolicyForm.names),
+        "secret_names": ",".join(sorted(ServiceForm.secret)),
     }
 
 
