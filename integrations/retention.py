@@ -87,8 +87,8 @@ def why_gone() -> str:
     """What to say of a message that is not there."""
     days = Retention.objects.current().messages_days
     if days is None:
-        return "There never was one; messages are kept for ever, unless their service is deleted."
-    return f"There never was one, or it is no longer kept: finished messages are kept for {in_days(days)}."
+        return "It never was: messages are kept for ever, unless their service is deleted."
+    return f"It never was, or is no longer kept: finished messages are kept for {in_days(days)}."
 
 
 def in_days(days: int | None) -> str:

@@ -33,6 +33,7 @@ BODY_LIMIT = 1024 * 1024  # decoded bytes of one message's body
 HEADER_COUNT_LIMIT = 64
 FIELDS_LIMIT = 10  # searchable ones of a service
 FIELD_DEPTH_LIMIT = 8
+LONGEST_KEPT = 3650  # days of history
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 Slug = Annotated[
@@ -487,6 +488,19 @@ class FailureIn(Strict):
     assignee: Annotated[str, StringConstraints(strip_whitespace=True, max_length=150)] | None = Field(
         None, description="The account of who sees to it; null for nobody."
     )
+
+
+class RetentionIn(Strict):
+    """How long history is kept; null is for ever."""
+
+    messages_days: int | None = Field(
+        90,
+        ge=1,
+        le=LONGEST_KEPT,
+        description="Days that a finished message is kept, with its attempts; ended operations, events and calls "
+        "without a message go by it too. What is not finished always stays.",
+    )
+    audit_days: int | None = Field(None, ge=1, le=LONGEST_KEPT, description="Days that audit entries are kept.")
 
 
 class PauseIn(Strict):

@@ -1,4 +1,4 @@
-"""Tokens and the audit: for admins only."""
+"""Tokens, the audit, and how long history is kept: for admins only."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from django.http import Http404, HttpRequest, HttpResponse
 from ninja import Query, Router
 from pydantic import Field, StringConstraints
 
-from integrations.api.documents import AuditPage, IssuedTokenOut, TokenPage
+from integrations import retention
+from integrations.api.documents import AuditPage, IssuedTokenOut, RetentionOut, TokenPage
 from integrations.api.gate import admin, caller
 from integrations.api.pages import LIMIT, Cursor, Limit, listed, page
 from integrations.api.wire import address, answer, no_content
-from integrations.models import AuditEntry, Role, Token
-from integrations.schemas import Strict
+from integrations.models import AuditEntry, Retention, Role, Token
+from integrations.schemas import RetentionIn, Strict
 
 router = Router(tags=["Administration"], auth=admin)
 
@@ -77,6 +78,19 @@ def list_audit(
     found, next_cursor = page(rows, "audit", limit, cursor)
     names = ("id", "at", "actor", "action", "target", "reason", "before", "after")
     return answer(listed([{name: getattr(entry, name) for name in names} for entry in found], next_cursor))
+
+
+@router.get("/retention", response=RetentionOut)
+def get_retention(request: HttpRequest) -> HttpResponse:
+    """How long history is kept."""
+    return answer(Retention.objects.current().decided)
+
+
+@router.patch("/retention", response=RetentionOut)
+def change_retention(request: HttpRequest, data: RetentionIn) -> HttpResponse:
+    """Keeps history for another while; what is left out stays. The workers delete what is older from now on."""
+    given = {name: getattr(data, name) for name in data.model_fields_set}
+    return answer(retention.change(given, actor=caller(request).actor).decided)
 
 
 def token_document(token: Token) -> dict[str, Any]:

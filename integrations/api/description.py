@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from integrations.api.documents import ProblemOut
 from integrations.api.gate import Gate
 from integrations.api.problems import KINDS, MEDIA_TYPE
-from integrations.schemas import EndpointIn, FailureIn, ServiceIn
+from integrations.schemas import EndpointIn, FailureIn, RetentionIn, ServiceIn
 
 REFERENCE = "#/components/schemas/{model}"
 ALWAYS = (400, 401, 403, 413, 429, 503)  # what the gate may say before a call is looked at, and a database away
@@ -53,6 +53,7 @@ CHANGES: dict[str, tuple[str, type[BaseModel]]] = {
     "change_service": ("ServiceChange", ServiceIn),
     "change_endpoint": ("EndpointChange", EndpointIn),
     "change_failure": ("FailureChange", FailureIn),
+    "change_retention": ("RetentionChange", RetentionIn),
 }
 
 HEADERS: dict[str, dict[str, Any]] = {
@@ -90,6 +91,7 @@ EXAMPLES: dict[str, Any] = {
     "plan_operation": {"kind": "replay", "filter": "service:billing status:dead", "reason": "They are back"},
     "change_operation": {"rate": 20},
     "process_now": {"service": "billing", "method": "GET", "path": "/invoices/42", "timeout": 10},
+    "change_retention": {"messages_days": 30},
     "issue_token": {"name": "billing-backend", "role": "operator", "expires_in": 7776000},
 }
 

@@ -390,6 +390,11 @@ class TokenPage(Page[TokenOut]):
     """Tokens, newest first."""
 
 
+class RetentionOut(Document):
+    messages_days: int | None = Field(description="Days that finished messages are kept; null is for ever.")
+    audit_days: int | None = Field(description="Days that audit entries are kept; null is for ever.")
+
+
 class AuditEntryOut(Document):
     id: int
     at: datetime

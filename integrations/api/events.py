@@ -74,7 +74,7 @@ def parse_topics(given: Sequence[str]) -> Topics:
 
 
 def no_message(identifier: str) -> Http404:
-    return Http404(f"There is no message {identifier[:60]}.")
+    return Http404(f"There is no message {identifier[:60]}. It never was, or is no longer kept.")
 
 
 def _refused(words: str) -> Problem:

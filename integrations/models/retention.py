@@ -11,7 +11,6 @@ from django.utils import timezone
 
 from integrations.models.rows import array, is_any
 
-SHORTEST, LONGEST = 1, 3650  # days
 WORKERS_KEPT = timedelta(days=30)  # after they have stopped
 
 

@@ -13,7 +13,10 @@ from integrations.api.documents import AuditPage, IssuedTokenOut, TokenPage
 from integrations.models import Account, AuditEntry, Role, Service, Token
 from tests.api.calling import Api, is_problem
 
-ADMIN_ONLY = {"delete_service", "list_tokens", "issue_token", "revoke_token", "list_audit"}
+ADMIN_ONLY = {"delete_service", "list_tokens", "issue_token", "revoke_token", "list_audit"} | {
+    "get_retention",
+    "change_retention",
+}
 
 
 def operations() -> list[tuple[str, str, Role]]:
