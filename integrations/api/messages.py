@@ -165,7 +165,7 @@ def list_messages(
     replayed: Annotated[bool | None, Query(description="Whether a replay of it is unfinished or delivered.")] = None,
     created_after: Annotated[Moment | None, Query(description="Accepted after this time.")] = None,
     created_before: Annotated[Moment | None, Query(description="Accepted before this time.")] = None,
-    q: Annotated[str | None, Query(max_length=500, description=SEARCH)] = None,
+    q: Annotated[str | None, Query(max_length=2000, description=SEARCH)] = None,
     limit: Limit = LIMIT,
     cursor: Cursor = None,
 ) -> HttpResponse:
