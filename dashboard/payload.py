@@ -24,6 +24,9 @@ VIEWS = ("pretty", "raw", "hex")  # how a body can be asked for
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
 _CONTROLS = {code: 0x2400 + code for code in range(32) if code not in (9, 10, 13)} | {127: 0x2421}
+# Marks that turn the direction of the text: shown as they may stand in JSON, so that nothing reads as what it is not.
+_TURNING = (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_DIRECTIONS = {code: f"\\u{code:04x}" for code in _TURNING}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +54,8 @@ def payload(body: bytes, limit: int = SHOWN, *, view: str = "pretty") -> Payload
         return Payload("hex", hex_dump(body[:HEX_SHOWN]), size, min(size, HEX_SHOWN))
     is_object = size <= limit and text.lstrip()[:1] in ("{", "[")
     if view == "pretty" and is_object and (laid_out := pretty_json(text)) is not None:
-        return Payload("json", laid_out, size, size)
-    return Payload("text", text.translate(_CONTROLS), size, min(size, limit))
+        return Payload("json", laid_out.translate(_DIRECTIONS), size, size)
+    return Payload("text", text.translate({**_CONTROLS, **_DIRECTIONS}), size, min(size, limit))
 
 
 def _text(body: bytes) -> str | None:

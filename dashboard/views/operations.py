@@ -164,9 +164,15 @@ def _tabs(operation: Operation, outcome: str) -> list[dict[str, Any]]:
         "skipped": operation.skipped,
         "left": operation.total - operation.done,
     }
+    # A replay is done with a message once its new one waits for delivery; what becomes of that is in its own column.
+    words = {
+        "": "All",
+        "left": "Not done",
+        "succeeded": "Queued anew" if operation.kind == Kind.REPLAY else "Succeeded",
+    }
     return [
         {
-            "label": "Not done" if name == "left" else name.capitalize() or "All",
+            "label": words.get(name) or name.capitalize(),
             "count": count,
             "url": f"?{urlencode({'outcome': name})}" if name else "?",
             "is_current": name == outcome,

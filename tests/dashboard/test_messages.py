@@ -74,6 +74,14 @@ def test_what_cannot_be_searched_for_finds_nothing_and_says_why(viewer: Client, 
     assert 'value="service:hostil"' in page
 
 
+def test_marks_that_turn_the_direction_are_seen() -> None:
+    turned = '{"to": "\u202egro.live"}'.encode()
+    for view in ("pretty", "raw"):
+        shown = payload(turned, view=view).text
+        assert json.loads(shown) == json.loads(turned)
+        assert "\\u202egro" in shown
+
+
 def test_an_id_leads_to_its_page(viewer: Client, queue: Queue) -> None:
     message = queue()
     group = Failure.objects.create(
