@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
 from django.shortcuts import render, resolve_url
+
+
+class NotThere(Http404):
+    """A 404 whose words are meant for whoever looks."""
 
 
 class SeeOther(HttpResponseRedirect):

@@ -16,7 +16,16 @@ from dashboard.schema_form import SchemaForm
 from integrations.models import Runtime, Service
 from integrations.policies.breaker import BreakerPolicy
 from integrations.policies.retry import RetryPolicy
-from integrations.schemas import METHODS, BreakerIn, EndpointIn, PauseIn, ResumeIn, RotateIn, ServiceIn
+from integrations.schemas import (
+    METHODS,
+    BreakerIn,
+    EndpointIn,
+    PauseIn,
+    ResumeIn,
+    RetentionIn,
+    RotateIn,
+    ServiceIn,
+)
 
 AUTH_FIELDS = {
     "auth.username": "basic",
@@ -365,6 +374,12 @@ class ResumeForm(SchemaForm):
         }
     }
     shown_for = {"newer_than": "release=newer_than"}
+
+
+class RetentionForm(SchemaForm):
+    schema = RetentionIn
+    names = ("messages_days", "audit_days")
+    labels = {"messages_days": "Days that finished messages are kept", "audit_days": "Days that audit entries are kept"}
 
 
 class BreakerForm(SchemaForm):

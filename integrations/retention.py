@@ -18,6 +18,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -46,7 +47,7 @@ STEP = 200  # rows in one step: SQLite's one writer is held for some 10 ms
 SLICE = 0.1  # seconds of a worker's upkeep; on SQLite its claims wait meanwhile
 REST = timedelta(minutes=10)  # after all that may go has gone
 LOOKED_AT = 5_000  # items of an operation at once
-PREVIEWED = 20_000  # messages that a preview looks at
+PREVIEWED = 10_000  # rows that a preview looks at
 
 
 class Busy(Exception):
@@ -69,13 +70,25 @@ def change(given: dict[str, int | None], *, actor: str) -> Retention:
     return kept
 
 
-def would_go(days: int | None) -> int:
-    """How many finished messages are older than that, among the oldest PREVIEWED."""
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What would go at once by another decision, as far as one looks: among the oldest PREVIEWED of each."""
+
+    messages: int
+    audit_entries: int
+
+
+def would_go(messages_days: int | None, audit_days: int | None) -> Loss:
+    finished = Message.objects.order_by("pk").values_list("finished_at", flat=True)
+    written = AuditEntry.objects.order_by("pk").values_list("at", flat=True)
+    return Loss(_older(finished, messages_days), _older(written, audit_days))
+
+
+def _older(moments: models.QuerySet[Any, Any], days: int | None) -> int:
     if days is None:
         return 0
-    oldest = Message.objects.order_by("pk").values_list("finished_at", flat=True)[:PREVIEWED]
     before = database_now() - timedelta(days=days)
-    return sum(1 for finished in oldest if finished and finished < before)
+    return sum(1 for moment in moments[:PREVIEWED] if moment and moment < before)
 
 
 def oldest_kept() -> datetime | None:

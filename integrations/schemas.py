@@ -491,10 +491,10 @@ class FailureIn(Strict):
 
 
 class RetentionIn(Strict):
-    """How long history is kept; null is for ever."""
+    """How long history is kept; null is for ever. What is left out stays as it is."""
 
     messages_days: int | None = Field(
-        90,
+        None,
         ge=1,
         le=LONGEST_KEPT,
         description="Days that a finished message is kept, with its attempts; ended operations, events and calls "

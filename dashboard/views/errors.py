@@ -13,6 +13,8 @@ from django.http import (
 )
 from django.template.loader import render_to_string
 
+from dashboard.answers import NotThere
+
 
 def malformed(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
     """Without context processors: what cannot be trusted may be the very host that they would build addresses of."""
@@ -26,7 +28,8 @@ def forbidden(request: HttpRequest, exception: Exception | None = None) -> HttpR
 
 
 def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
-    context = {"layout": _layout(request)}
+    words = str(exception) if isinstance(exception, NotThere) else ""
+    context = {"layout": _layout(request), "words": words}
     return HttpResponseNotFound(render_to_string("errors/not_found.html", context, request))
 
 

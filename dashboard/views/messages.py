@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 from django.contrib import messages as toasts
 from django.db import transaction
 from django.db.models import Q, QuerySet, Subquery
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render, resolve_url
 from django.urls import reverse
 from django.utils import timezone
@@ -19,7 +19,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from dashboard import live
 from dashboard.access import actor, operator, person, viewer
-from dashboard.answers import see_other
+from dashboard.answers import NotThere, see_other
 from dashboard.message_forms import (
     ReplayForm,
     SendForm,
@@ -44,7 +44,7 @@ from dashboard.timeline import (
     retry_impact,
     timeline,
 )
-from integrations import control, intake, lab, waiting
+from integrations import control, intake, lab, retention, waiting
 from integrations.models import (
     Attempt,
     AuditEntry,
@@ -269,7 +269,7 @@ def _message_or_404(public_id: str) -> Message:
         "service", "service__runtime", "endpoint", "content", "replay_of"
     ).by_public_id(public_id)
     if message is None:
-        raise Http404("There is no message with this id. It may have been pruned.")
+        raise NotThere(f"There is no message {public_id[:50]}. {retention.why_gone()}")
     return message
 
 
@@ -487,7 +487,7 @@ def body(request: HttpRequest, public_id: str) -> HttpResponse:
 def attempt_body(request: HttpRequest, public_id: str) -> HttpResponse:
     attempt = Attempt.objects.by_public_id(public_id)
     if attempt is None:
-        raise Http404("There is no attempt with this id. It may have been pruned.")
+        raise NotThere(f"There is no call {public_id[:50]}. {retention.why_gone()}")
     if request.GET.get("part") == "request":
         return _download(bytes(attempt.request_body or b""), f"{attempt.public_id}-request")
     return _download(bytes(attempt.response_body), f"{attempt.public_id}-response")

@@ -1,4 +1,4 @@
-"""People and tokens: who may come in, and with what."""
+"""People and tokens: who may come in, and with what; and how long history is kept."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from django.views.decorators.http import require_POST
 
 from dashboard.access import actor, admin, person
 from dashboard.answers import form_page, posted, see_other
+from dashboard.forms import RetentionForm
 from dashboard.people_forms import NAME_TAKEN, PersonEditForm, PersonForm, TokenForm
-from integrations.models import Account, AuditEntry, Role, Token
+from integrations import retention
+from integrations.models import Account, AuditEntry, Retention, Role, Token
 
 LISTED = 500
 
@@ -30,6 +32,8 @@ def settings(request: HttpRequest) -> HttpResponse:
         {
             "people": Account.objects.order_by("-is_active", "username")[:LISTED],
             "tokens": Token.objects.select_related("created_by")[:LISTED],
+            "kept": Retention.objects.current(),
+            "oldest": retention.oldest_kept(),
             "now": timezone.now(),
         },
     )
@@ -129,4 +133,24 @@ def token_delete(request: HttpRequest, pk: int) -> HttpResponse:
         )
         token.delete()
     messages.success(request, f"The token {token.name} is deleted; calls with it are refused from now on.")
+    return see_other("settings")
+
+
+# ---- history ------------------------------------------------------------------------------------------------------
+@admin
+def retention_edit(request: HttpRequest) -> HttpResponse:
+    """What would be deleted at once is shown first, and has to be agreed to."""
+    form = RetentionForm(posted(request), present=Retention.objects.current().decided)
+    context: dict[str, Any] = {"form": form, "oldest": retention.oldest_kept()}
+    if not form.is_valid():
+        return form_page(request, "settings/retention.html", context, is_refused=form.is_bound)
+    given = form.value.model_dump()
+    loss = retention.would_go(**given)
+    agreed = f"{given['messages_days']} {given['audit_days']}"
+    if (loss.messages or loss.audit_entries) and request.POST.get("agreed") != agreed:
+        context |= {"loss": loss, "agreed": agreed, "given": given, "looked_at": retention.PREVIEWED}
+        return form_page(request, "settings/retention.html", context, is_refused=False)
+    kept = retention.change(given, actor=actor(request))
+    words = f"Finished messages are kept for {retention.in_days(kept.messages_days)}"
+    messages.success(request, f"{words}, audit entries for {retention.in_days(kept.audit_days)}.")
     return see_other("settings")

@@ -144,7 +144,7 @@ def test_what_is_pruned_is_said(service: Service) -> None:
     Attempt.objects.all().delete()
     Message.objects.all().delete()
     page = browser().get(f"/failures/{group.public_id}/").content.decode()
-    assert "Its last call is not kept any more." in page
+    assert "Its last call is no longer kept." in page
     assert "There is no request left to try." in page
 
 
