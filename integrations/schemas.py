@@ -36,9 +36,10 @@ FIELD_DEPTH_LIMIT = 8
 LONGEST_KEPT = 3650  # days of history
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
+SLUG = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 Slug = Annotated[
     str,
-    StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"),
+    StringConstraints(pattern=SLUG),
     Field(description="Lower-case letters, digits and hyphens; it names the thing in URLs and searches."),
 ]
 Short = Annotated[str, StringConstraints(strip_whitespace=True, max_length=200)]
@@ -48,6 +49,8 @@ def in_words(rule: ErrorDetails) -> str:
     """What a broken rule asks of its field, for API and form alike; ``rule`` is a row of pydantic's ``errors()``."""
     limits = {name: _number(value) for name, value in rule.get("ctx", {}).items()}
     kind = rule["type"]
+    if rule.get("ctx", {}).get("pattern") == SLUG:
+        return "must be lower-case letters, digits and hyphens, at most 63, with none of the hyphens at an end"
     if (template := _RULES.get(kind) or _RULES.get(kind.partition("_")[0] if kind.endswith(_OF_KIND) else "")) is None:
         return rule["msg"].removeprefix("Value error, ").replace("Input should be", "must be", 1)
     return template.format_map(limits)
@@ -73,6 +76,7 @@ _RULES = {
     "string_too_long": "may have at most {max_length} characters",
     "string_too_short": "is needed",
     "string_pattern_mismatch": "is not of the right form",
+    "int_parsing_size": "is too large a number",
     "extra_forbidden": "is not a field that is known here",
 }
 

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from django.core.exceptions import BadRequest
+from django.core.exceptions import (
+    BadRequest,
+    DisallowedHost,
+    RequestDataTooBig,
+    TooManyFieldsSent,
+    TooManyFilesSent,
+)
 from django.http import (
     HttpRequest,
     HttpResponse,
@@ -19,7 +25,10 @@ from dashboard.answers import NotThere
 def malformed(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
     """Without context processors: what cannot be trusted may be the very host that they would build addresses of."""
     words = str(exception) if isinstance(exception, BadRequest) else ""
-    return HttpResponseBadRequest(render_to_string("errors/malformed.html", {"words": words}))
+    if isinstance(exception, (TooManyFieldsSent, TooManyFilesSent, RequestDataTooBig)):
+        words = "It is larger than anything that a form here sends, so nothing of it was read."
+    context = {"words": words, "is_of_another_host": isinstance(exception, DisallowedHost)}
+    return HttpResponseBadRequest(render_to_string("errors/malformed.html", context))
 
 
 def forbidden(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
