@@ -85,6 +85,7 @@ PAGES = {
         "/settings/people/new/",
         "/settings/people/1/edit/",
         "/settings/tokens/new/",
+        "/settings/retention/",
         "/settings/password/",
     ],
 }
