@@ -20,6 +20,7 @@ from dashboard.answers import form_page, posted, see_other
 from dashboard.charts import Span, chart, span_named
 from dashboard.figures import count_unfinished, standings
 from dashboard.forms import DeleteForm, EndpointForm, PauseForm, ResumeForm, ServiceForm
+from dashboard.message_forms import from_attempt
 from dashboard.pace import pace_of
 from dashboard.preview import Preview, policy_form, preview, trial
 from dashboard.trips import hold, trips_of
@@ -28,6 +29,7 @@ from integrations import control, registry
 from integrations.feed import CHANGED, ENDED
 from integrations.models import (
     AUTH_SECRETS,
+    Attempt,
     Certificate,
     Conflict,
     Endpoint,
@@ -327,6 +329,8 @@ def endpoint_edit(request: HttpRequest, name: str, endpoint: str) -> HttpRespons
 
 def _endpoint_form(request: HttpRequest, service: Service, endpoint: Endpoint | None) -> HttpResponse:
     form = EndpointForm(posted(request), present=registry.endpoint_readable(endpoint) if endpoint else None)
+    if endpoint is None and (call := _call_of_lab(service, request.GET.get("attempt", ""))):
+        form.initial = {**form.initial, **from_attempt(call)}
     name = endpoint.name if endpoint else ""
     if form.is_valid():
         try:
@@ -338,6 +342,12 @@ def _endpoint_form(request: HttpRequest, service: Service, endpoint: Endpoint | 
             return see_other("service", service.name)
     context = {"form": form, "service": service, "endpoint_name": name}
     return form_page(request, "services/endpoint.html", context, is_refused=form.is_bound)
+
+
+def _call_of_lab(service: Service, public_id: str) -> Attempt | None:
+    """A call that somebody wants to keep as an endpoint."""
+    calls = Attempt.objects.from_lab().filter(service=service).select_related("service", "endpoint")
+    return calls.by_public_id(public_id)
 
 
 @operator

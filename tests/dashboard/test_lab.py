@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -155,6 +157,22 @@ def test_a_message_or_an_earlier_call_fills_the_form(
         assert "page=2" in page
         assert "X-A: b" in page
         assert "••••" not in page
+
+
+def test_a_call_is_kept_as_an_endpoint(operator: Client, billing: Service) -> None:
+    call = called(
+        billing, method="PUT", request_body=b'{"id":1}', request_headers=[["X-A", "b"], ["Content-Type", "text/x-json"]]
+    )
+    link = re.search(r'href="([^"]*endpoints/new/[^"]*)"', text(operator.get(f"/lab/{call.public_id}/")))
+    assert link is not None
+    form = operator.get(link[1]).context["form"]
+    given = {name: form[name].value() for name in form.fields if form[name].value()}
+    assert operator.post(link[1], given | {"name": "put-thing"}).status_code == 303
+    endpoint = Endpoint.objects.get(service=billing, name="put-thing")
+    assert (endpoint.method, endpoint.path, endpoint.query) == ("PUT", "/things", {"page": "2"})
+    assert (endpoint.headers, endpoint.content_type) == ({"X-A": "b"}, "text/x-json")
+    assert json.loads(endpoint.body) == {"id": 1}
+    assert operator.get(f"/services/{billing.name}/endpoints/new/?attempt=att_9_nothing").status_code == 200
 
 
 def test_the_raw_view_leaves_the_body_as_it_came(viewer: Client, billing: Service) -> None:
