@@ -11,7 +11,7 @@ from typing import Any
 from django.db import transaction
 from django.utils import timezone
 
-from integrations import intake, registry
+from integrations import intake, registry, retention
 from integrations.models import (
     AuditEntry,
     Conflict,
@@ -132,6 +132,9 @@ def delete_service(service: Service, *, force: bool, actor: str) -> None:
     if force:
         # Committed on its own: should a call be under way, the next try finds less to do and not as much again.
         cancel_unfinished(service, actor=actor)
+    if unfinished := unfinished_count(service):  # before any of its history is gone
+        raise Conflict(_still_there(unfinished, force))
+    retention.empty(service)
     with transaction.atomic():
         Runtime.objects.locked([service.pk])  # no claim from here on
         if unfinished := unfinished_count(service):

@@ -108,6 +108,29 @@ def in_days(days: int | None) -> str:
     return "ever" if days is None else f"{days} day{'' if days == 1 else 's'}"
 
 
+def empty(service: Service) -> None:
+    """Takes away the finished messages and the calls of a service that is about to go, in steps of their own: to
+    delete it with millions of them would read all into memory, under the lock that its claims need. What somebody
+    holds is left. A stop in the middle leaves the service with less history."""
+    finished = Message.objects.for_service(service).exclude(finished_at=None)
+    for ids in _newest_first(finished):
+        with transaction.atomic():
+            delete_messages(_locked(ids))
+    for ids in _newest_first(Attempt.objects.without_message().filter(service=service)):
+        Attempt.objects.filter(pk__any=ids).delete()
+
+
+def _newest_first(found: models.QuerySet[Any]) -> Iterator[list[int]]:
+    """The ids in steps, each looked for behind the last, whatever becomes of them."""
+    below = None
+    while True:
+        older = found if below is None else found.filter(pk__lt=below)
+        if not (ids := list(older.order_by("-pk").values_list("pk", flat=True)[:STEP])):
+            return
+        below = ids[-1]
+        yield ids
+
+
 # ---- what the workers do --------------------------------------------------------------------------------------------
 def advance() -> None:
     """A slice of what there is to do, and a rest when nothing is left."""
@@ -169,13 +192,18 @@ def _window(after: int) -> list[tuple[int, datetime, datetime | None]]:
 
 
 def _free(ids: Sequence[int]) -> list[int]:
-    """Those of ``ids`` that nobody needs, locked: no open operation names them, and no replay of theirs is unfinished
-    (to change it here could wait for its delivery)."""
-    unfinished = Message.objects.filter(replay_of__any=ids, finished_at=None)
-    needed = set(unfinished.values_list("replay_of_id", flat=True))
+    """Those of ``ids`` that nobody needs, locked: no open operation names them."""
     if under_way := list(Operation.objects.filter(finished_at=None).values_list("pk", flat=True)):
         items = Item.objects.filter(operation_id__any=under_way, message_id__any=ids)
-        needed |= set(items.values_list("message_id", flat=True))
+        named = set(items.values_list("message_id", flat=True))
+        ids = [pk for pk in ids if pk not in named]
+    return _locked(ids)
+
+
+def _locked(ids: Sequence[int]) -> list[int]:
+    """Those that are free, and have no unfinished replay: to change it here could wait for its delivery."""
+    unfinished = Message.objects.filter(replay_of__any=ids, finished_at=None)
+    needed = set(unfinished.values_list("replay_of_id", flat=True))
     free = Message.objects.filter(pk__any=[pk for pk in ids if pk not in needed]).order_by("pk")
     return list(free.select_for_update(skip_locked=True).values_list("pk", flat=True))
 

@@ -13,7 +13,7 @@ import pytest
 from django.db import connection, models, transaction
 from django.test.utils import CaptureQueriesContext
 
-from integrations import feed, retention, upkeep
+from integrations import control, feed, retention, upkeep
 from integrations.models import (
     Attempt,
     AuditEntry,
@@ -383,6 +383,34 @@ def test_what_somebody_holds_is_passed_over(history: History) -> None:
         assert left() == {held.pk}
     prune()
     assert not left()
+
+
+# ---- a whole service ------------------------------------------------------------------------------------------------
+def test_a_service_goes_with_its_history_in_small_steps(
+    history: History, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "STEP", 4)
+    other = Service.objects.create(name="other", base_url="https://other.example.com")
+    history(9, age=DAY)
+    history(2, age=DAY, replay_of=Message.objects.earliest("pk"))
+    Attempt.objects.bulk_create(_call(one, database_now(), trigger="process") for one in [service] * 5 + [other])
+    with CaptureQueriesContext(connection) as captured:
+        control.delete_service(service, force=False, actor="person ada")
+    assert not Message.objects.exists()
+    assert not MessageContent.objects.exists()
+    assert Attempt.objects.get().service == other
+    assert not Service.objects.filter(name="sink").exists()
+    rows = [query["sql"] for query in captured if query["sql"].startswith("DELETE FROM integrations_message WHERE")]
+    assert len(rows) == 3, "eleven messages, four at a time"
+
+
+def test_a_service_that_has_to_stay_keeps_its_history(history: History, service: Service) -> None:
+    history(3)
+    history(1, status=Status.DELIVERING, finished_at=None)
+    for force in (False, True):
+        with pytest.raises(Conflict):
+            control.delete_service(service, force=force, actor="person ada")
+    assert Message.objects.count() == Attempt.objects.count() == 4
 
 
 # ---- how it is found ------------------------------------------------------------------------------------------------
