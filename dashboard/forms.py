@@ -415,6 +415,7 @@ class BreakerForm(SchemaForm):
             "ends": ends,
             "until": self.fields["until"],
         }
+        self.fields["action"].help_text = "Closing and resetting also forget how long the service asked to wait."
         self.fields["until"].help_text = "In your time zone."
         if runtime is not None:
             self.fields["action"].initial = _next_action(runtime)
