@@ -241,19 +241,20 @@ def preview_new(request: HttpRequest) -> HttpResponse:
 
 @operator
 def try_out(request: HttpRequest, name: str) -> HttpResponse:
-    """The form's present values, or what is in force, tried on the last day: a page."""
+    """The form's present values, or what is in force, tried on the last day: a page. A busy day takes a moment to try,
+    so a page that was only followed to has it fetched."""
     service = get_object_or_404(Service.objects.select_related("runtime"), name=name)
     given = posted(request)
-    context = {"previews": _previews(given, service).values(), **_trial_context(service, given)}
-    return render(request, "services/try.html", context)
+    waits = given is None and "now" not in request.GET
+    context = {"service": service, "previews": _previews(given, service).values(), "waits": waits}
+    return render(request, "services/try.html", context if waits else context | _trial_context(service, given))
 
 
 @operator
-@require_POST
 def trial_panel(request: HttpRequest, name: str) -> HttpResponse:
-    """The same within the form."""
+    """The trial alone, for the form and for that page."""
     service = get_object_or_404(Service.objects.select_related("runtime"), name=name)
-    return render(request, "services/_trial.html", _trial_context(service, request.POST))
+    return render(request, "services/_trial.html", _trial_context(service, posted(request)))
 
 
 def _trial_context(service: Service, given: QueryDict | None) -> dict[str, Any]:

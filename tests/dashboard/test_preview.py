@@ -77,6 +77,16 @@ def test_the_form_shows_the_preview_of_what_is_in_force() -> None:
     assert "No retry times yet" in refused
 
 
+def test_the_page_of_a_trial_has_it_fetched() -> None:
+    a_service()
+    client = browser()
+    page = client.get("/services/billing/try/")
+    assert 'hx-get="/_p/services/billing/try/" hx-trigger="load"' in page.content.decode()
+    assert "nothing to try these settings on" not in words(page)
+    assert "nothing to try these settings on" in words(client.get("/_p/services/billing/try/"))
+    assert "nothing to try these settings on" in words(client.get("/services/billing/try/?now"))
+
+
 def test_without_javascript_the_preview_is_a_page() -> None:
     page = words(browser().post("/services/new/preview/", {"name": "x", "retry.max_attempts": "1"}))
     assert "One call, no retry." in page
@@ -139,7 +149,7 @@ def test_other_settings_are_tried_on_the_last_day_beside_what_happened() -> None
 def test_the_settings_in_force_are_tried_by_looking() -> None:
     service = a_service(breaker={"consecutive_failures": 4})
     record_calls(service, [500] * 5)
-    page = words(browser().get("/services/billing/try/"))
+    page = words(browser().get("/services/billing/try/?now"))
     assert "Opens when 4 calls in a row failed" in page
     assert "in reality it never opened" in page
 
@@ -182,5 +192,5 @@ def test_a_day_with_too_many_calls_says_which_were_looked_at(monkeypatch: pytest
     monkeypatch.setattr("dashboard.preview.MOST", 20)
     service = a_service()
     record_calls(service, [200] * 30)
-    page = words(browser().get("/services/billing/try/"))
+    page = words(browser().get("/services/billing/try/?now"))
     assert "only the newest 20 are looked at" in page
