@@ -1,4 +1,4 @@
-// The command palette: pages, what can be done on this page, and services by name.
+// The command palette: pages, what can be done on this page, services by name and what is done to them.
 import { $, $$ } from "./dom.js";
 
 const TYPED_FOR = 150; // milliseconds
@@ -32,7 +32,7 @@ const show = () => {
   const fits = (words) => parts.every((part) => words.toLowerCase().includes(part)); // what came for less may not
   choices = [
     ...known().filter((choice) => fits(choice.words)),
-    ...services.filter(({ name }) => fits(name)).map(({ name, url }) => ({ kind: "Service", words: name, choose: goTo(url) })),
+    ...services.filter(({ name }) => fits(name)).map(({ name, kind, url }) => ({ kind, words: name, choose: goTo(url) })),
     ...(text ? [{ kind: "Messages", words: `Search messages for “${text}”`, choose: goTo(`${dialog.dataset.messages}?q=${encodeURIComponent(text)}`) }] : []),
   ];
   at = 0;

@@ -6,10 +6,17 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import reverse
 
 from dashboard import live
-from dashboard.access import viewer
-from integrations.models import Service
+from dashboard.access import person, viewer
+from integrations.models import Role, Service, ServiceStatus
 
 FOUND = 8  # services in the palette, beside the pages and what can be done on this one
+ACTIONS = {  # verb: its page, and the status that a service must have for it
+    "edit": ("service-edit", ""),
+    "pause": ("service-pause", ServiceStatus.ACTIVE),
+    "resume": ("service-resume", ServiceStatus.PAUSED),
+    "steer": ("breaker-steer", ""),
+    "try": ("service-try", ""),
+}
 
 
 @viewer
@@ -20,9 +27,26 @@ def trouble_panel(request: HttpRequest) -> HttpResponse:
 
 @viewer
 def palette(request: HttpRequest) -> JsonResponse:
-    """Services by a part of their name: ``{"services": [{"name", "url"}]}``."""
-    names = Service.objects.filter(name__icontains=request.GET.get("q", "")[:63]).order_by("name")
-    found = [
-        {"name": name, "url": reverse("service", args=[name])} for name in names.values_list("name", flat=True)[:FOUND]
-    ]
+    """Services by a part of their name, and what is done to them (“pause bill”): ``{"services": [{"name", "kind",
+    "url"}]}``."""
+    text = request.GET.get("q", "").strip().lower()[:80]
+    found = [_choice(name, "Service", reverse("service", args=[name])) for name, _ in _named(text)]
+    verb, _, rest = text.partition(" ")
+    if rest and person(request).may(Role.OPERATOR):
+        for action, (page, status) in ACTIONS.items():
+            if action.startswith(verb):
+                found += [
+                    _choice(f"{action.capitalize()} {name}", "Action", reverse(page, args=[name]))
+                    for name, its_status in _named(rest.strip())
+                    if status in ("", its_status)
+                ]
     return JsonResponse({"services": found}, headers={"Cache-Control": "no-store"})
+
+
+def _named(text: str) -> list[tuple[str, str]]:
+    services = Service.objects.filter(name__icontains=text).order_by("name")
+    return list(services.values_list("name", "status")[:FOUND])
+
+
+def _choice(name: str, kind: str, url: str) -> dict[str, str]:
+    return {"name": name, "kind": kind, "url": url}

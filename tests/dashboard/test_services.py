@@ -352,6 +352,23 @@ def test_an_address_from_the_environment_is_shown_and_left_alone(monkeypatch: py
     assert (service.base_url, service.owner) == ("https://env.example.com", "Ada")
 
 
+def test_the_palette_finds_services_and_what_is_done_to_them() -> None:
+    a_service("billing")
+    a_service("bills-old").pause("Closed")
+
+    def found(client: Client, q: str) -> list[tuple[str, str]]:
+        choices = client.get("/_p/palette/", {"q": q}).json()["services"]
+        return [(choice["name"], choice["url"]) for choice in choices]
+
+    operator = browser(Role.OPERATOR)
+    assert found(operator, "bill") == [("billing", "/services/billing/"), ("bills-old", "/services/bills-old/")]
+    assert found(operator, "Pause bill") == [("Pause billing", "/services/billing/pause/")]
+    assert found(operator, "res old") == [("Resume bills-old", "/services/bills-old/resume/")]
+    assert [name for name, _ in found(operator, "t billing")] == ["Try billing"]
+    assert found(operator, "dance billing") == []
+    assert found(browser(Role.VIEWER, name="vera"), "pause bill") == []
+
+
 # ---- pause, resume, delete ----------------------------------------------------------------------------------------
 def test_a_pause_needs_a_reason_and_shows_it() -> None:
     a_service()
