@@ -6,6 +6,7 @@ that form and API refuse the same things in the same words.
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from collections.abc import Iterable
 from datetime import datetime
@@ -16,6 +17,7 @@ from django import forms
 from pydantic import ValidationError
 
 from dashboard.difference import Line, difference
+from dashboard.pasted import Pasted
 from dashboard.payload import SHOWN, compact_json, is_json, json_refusal, pretty_json
 from integrations import intake
 from integrations.lab import Request
@@ -438,6 +440,26 @@ def from_attempt(attempt: Attempt) -> dict[str, Any]:
         "query": _query_lines(query),
         "headers": as_lines(headers, ": "),
         **_body_text(bytes(attempt.request_body or b""), content_type),
+    }
+
+
+def from_pasted(pasted: Pasted) -> dict[str, Any]:
+    """A form's initial text that does what a curl command does, through the service that has its address. Raises
+    ValueError in words where there is none."""
+    bases = ((name, url.partition("?")[0].rstrip("/")) for name, url in Service.objects.values_list("name", "base_url"))
+    fitting = [(base, name) for name, base in bases if base and re.match(rf"{re.escape(base)}(?=[/?]|$)", pasted.url)]
+    if not fitting:
+        raise ValueError(f"No service has the address {pasted.url[:200]}: register it, and the lab can call it")
+    base, service = max(fitting, key=lambda pair: len(pair[0]))
+    path, _, query = pasted.url.removeprefix(base).partition("?")
+    headers = {name: value for name, value in pasted.headers.items() if name.lower() != "content-type"}
+    return {
+        "service": service,
+        "method": pasted.method,
+        "path": path.partition("#")[0] or "/",
+        "query": _query_lines(query.partition("#")[0]),
+        "headers": as_lines(headers, ": "),
+        **_body_text(pasted.body.encode(errors="replace"), pasted.content_type),
     }
 
 

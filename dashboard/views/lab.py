@@ -11,8 +11,9 @@ from django.views.decorators.http import require_GET, require_http_methods
 
 from dashboard.access import actor, operator, viewer
 from dashboard.answers import see_other
-from dashboard.message_forms import LabForm, endpoints_of
+from dashboard.message_forms import LabForm, endpoints_of, from_pasted
 from dashboard.once import fresh_key, once_unlocked
+from dashboard.pasted import read
 from dashboard.payload import curl
 from dashboard.search import Page, page
 from dashboard.views.messages import chosen_view, starting_point
@@ -26,6 +27,8 @@ ENDPOINTS_OFFERED = 300
 @viewer
 @require_http_methods(["GET", "POST"])
 def lab(request: HttpRequest) -> HttpResponse:
+    if "curl" in request.POST:
+        return _pasted(request)
     if request.method == "POST":
         return _called(request)
     start = {"method": "GET", **{name: value for name, value in starting_point(request).items() if value}}
@@ -49,6 +52,21 @@ def _called(request: HttpRequest) -> HttpResponse:
     return once_unlocked(request, lambda: _run(request, asked), lambda: _under_way(request))
 
 
+@operator
+def _pasted(request: HttpRequest) -> HttpResponse:
+    """The form filled in from a curl command; nothing is sent."""
+    command = request.POST["curl"]
+    try:
+        pasted = read(command)
+        form = LabForm(initial=from_pasted(pasted))
+    except ValueError as error:
+        toasts.error(request, f"{error}.")
+        return _lab_page(request, LabForm(initial={"method": "GET"}), command=command, status=422)
+    if pasted.left_out:
+        toasts.info(request, f"Left out: {', '.join(pasted.left_out)}. The service brings its own authentication.")
+    return _lab_page(request, form)
+
+
 def _run(request: HttpRequest, asked: tester.Request) -> HttpResponse:
     return see_other("lab-result", tester.run(asked, actor=actor(request)).public_id)
 
@@ -59,12 +77,18 @@ def _under_way(request: HttpRequest) -> HttpResponse:
 
 
 def _lab_page(
-    request: HttpRequest, form: LabForm, *, preview: tester.Preview | None = None, status: int = 200
+    request: HttpRequest,
+    form: LabForm,
+    *,
+    preview: tester.Preview | None = None,
+    command: str = "",
+    status: int = 200,
 ) -> HttpResponse:
     context = {
         "form": form,
         "form_key": request.POST.get("form_key") or fresh_key(),
         "preview": preview,
+        "command": command,
         "preview_curl": curl(preview.method, preview.url, preview.headers, preview.body) if preview else "",
         "known_endpoints": _known_endpoints(),
         **_history(request),

@@ -1,0 +1,151 @@
+"""A curl command, as people paste it from documentation or a browser's tools, read into the parts of a call.
+
+Nothing is run. What the service brings by itself (its authentication) or what concerns the connection is left out and
+said; an option whose meaning is not known here is refused, because the call would be another one.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from integrations.client import FORBIDDEN_HEADERS
+
+LIMIT = 64 * 1024  # characters of a command
+
+_KINDS_OF_VALUES = {  # what the value of an option is
+    "method": "-X --request",
+    "header": "-H --header",
+    "agent": "-A --user-agent",
+    "data": "-d --data --data-ascii --data-binary",
+    "raw": "--data-raw",
+    "json": "--json",
+    "url": "--url",
+    "login": "-u --user --oauth2-bearer -b --cookie",
+    "aside": "-m --max-time --connect-timeout -o --output --retry -w --write-out",
+}
+_KINDS_OF_FLAGS = {
+    "get": "-G --get",
+    "head": "-I --head",
+    "aside": "-s --silent -S --show-error -i --include -v --verbose -f --fail -L --location -k --insecure --compressed "
+    "--http1.1 --http2 -g --globoff -# --progress-bar",
+}
+_VALUES = {name: kind for kind, names in _KINDS_OF_VALUES.items() for name in names.split()}
+_FLAGS = {name: kind for kind, names in _KINDS_OF_FLAGS.items() for name in names.split()}
+_OF_SERVICE = {"authorization", "cookie", "accept-encoding"}
+_C_QUOTED = re.compile(r"\$'((?:[^'\\]|\\.)*)'", re.DOTALL)  # as browsers write what a plain quote cannot hold
+
+_ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\", "'": "'", '"': '"'}
+
+
+@dataclass(slots=True)
+class Pasted:
+    """What a command asks for. ``left_out`` names what of it the lab does not send."""
+
+    method: str = ""
+    url: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
+    body: str = ""
+    left_out: list[str] = field(default_factory=list)
+
+    @property
+    def content_type(self) -> str:
+        return next((value for name, value in self.headers.items() if name.lower() == "content-type"), "")
+
+
+def read(command: str) -> Pasted:
+    """Raises ValueError in words where it is no curl command, or one that cannot be repeated here."""
+    words = _words(command)
+    if not words or words[0].rpartition("/")[2] != "curl":
+        raise ValueError("A curl command begins with curl")
+    found, is_get = Pasted(), False
+    for name, kind, value in _options(words[1:]):
+        if kind == "url":
+            found.url = found.url or value
+        elif kind == "method":
+            found.method = value.upper()
+        elif kind in ("header", "agent"):
+            _add_header(found, value if kind == "header" else f"User-Agent: {value}")
+        elif kind in ("data", "raw", "json"):
+            _add_data(found, kind, value)
+        elif kind == "login":
+            found.left_out.append(name)
+        elif kind == "head":
+            found.method = found.method or "HEAD"
+        elif kind == "get":
+            is_get = True
+    if not found.url:
+        raise ValueError("The command names no address")
+    if is_get and found.body:
+        found.url += ("&" if "?" in found.url else "?") + found.body
+        found.body = ""
+    if found.body and not found.content_type:
+        found.headers["Content-Type"] = "application/x-www-form-urlencoded"
+    found.method = found.method or ("POST" if found.body else "GET")
+    return found
+
+
+def _words(command: str) -> list[str]:
+    if len(command) > LIMIT:
+        raise ValueError(f"A command has at most {LIMIT:,} characters here")
+    lines = command.strip().replace("\\\r\n", " ").replace("\\\n", " ")
+    try:
+        return shlex.split(_C_QUOTED.sub(lambda quoted: shlex.quote(_unescaped(quoted[1])), lines))
+    except ValueError:
+        raise ValueError("A quote in the command has no end") from None
+
+
+def _unescaped(text: str) -> str:
+    def one(found: re.Match[str]) -> str:
+        what = found[1]
+        return chr(int(what[1:], 16)) if len(what) > 1 else _ESCAPES.get(what, found[0])
+
+    return re.sub(r"\\(u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|.)", one, text, flags=re.DOTALL)
+
+
+def _options(words: list[str]) -> Iterator[tuple[str, str, str]]:
+    """Each option as name, kind and value; an address that stands alone is a ``url``."""
+    rest = iter(words)
+    for word in rest:
+        if not word.startswith("-") or word == "-":
+            yield word, "url", word
+        elif word.startswith("--"):
+            yield _option(*word.partition("=")[::2], rest)
+        else:
+            letters = word[1:]
+            while letters:  # several in one word: -sSXPOST
+                name, letters = f"-{letters[0]}", letters[1:]
+                yield _option(name, letters if name in _VALUES else "", rest)
+                letters = "" if name in _VALUES else letters
+
+
+def _option(name: str, value: str, rest: Iterator[str]) -> tuple[str, str, str]:
+    if name in _FLAGS:
+        return name, _FLAGS[name], ""
+    if name not in _VALUES:
+        raise ValueError(f"The option {name[:40]} is not known here: take it out if the call is the same without it")
+    value = value or next(rest, "")
+    if not value:
+        raise ValueError(f"The option {name} has no value")
+    return name, _VALUES[name], value
+
+
+def _add_header(found: Pasted, line: str) -> None:
+    name, _, value = (part.strip() for part in line.partition(":"))
+    if name.lower() in _OF_SERVICE | FORBIDDEN_HEADERS or not value:
+        if name.lower() in ("authorization", "cookie"):
+            found.left_out.append(name)
+        return
+    found.headers[name] = value
+
+
+def _add_data(found: Pasted, kind: str, value: str) -> None:
+    if kind != "raw" and value.startswith("@"):
+        raise ValueError("The body is in a file, which is not here: put its content into the command")
+    if kind == "json":
+        for name in ("Content-Type", "Accept"):
+            found.headers.setdefault(name, "application/json")
+    # Of several, curl makes one form; of JSON, one text.
+    found.body += ("&" if found.body and kind != "json" else "") + value
