@@ -58,6 +58,7 @@ def calls(invoices: Endpoint, queue: Callable[..., Message]) -> list[tuple[str, 
         ("PATCH", f"/operations/{operation}"),
         ("PATCH", f"/failures/{failure}"),
         ("POST", "/tokens"),
+        ("PATCH", "/retention"),
     ]
 
 
