@@ -13,8 +13,13 @@ if (box) {
 }
 $("#help-button")?.addEventListener("click", () => help.showModal());
 
-/** The palette is fetched when it is first wanted. */
-const openPalette = async () => (await import("./palette.js")).open();
+/** The palette is fetched when it is first wanted; what is typed meanwhile stands in it already. */
+const openPalette = async () => {
+  const palette = $("#palette");
+  $("input", palette).value = "";
+  palette.showModal();
+  (await import("./palette.js")).fill();
+};
 $("#palette-button")?.addEventListener("click", openPalette);
 
 const isTyping = (element) => element.isContentEditable || element.matches?.("input:not([type=checkbox], [type=radio]), select, textarea");

@@ -10,9 +10,7 @@ let services = [];
 let at = 0;
 let asked = 0;
 
-export const open = () => {
-  input.value = "";
-  dialog.showModal();
+export const fill = () => {
   show();
   find();
 };

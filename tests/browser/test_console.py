@@ -7,7 +7,7 @@ import time
 
 import httpx
 import pytest
-from playwright.sync_api import Page, Response, expect
+from playwright.sync_api import Page, Response, Route, expect
 
 from tests.browser.conftest import EVERY_LOOK, PATIENCE, Look, Person, expect_clean
 from tests.installation import Installation
@@ -142,6 +142,18 @@ def test_the_palette_finds_pages_actions_and_services(signed_in: Page, dead: str
     expect(palette.get_by_role("option", selected=True)).to_contain_text(f"{SERVICE}Service")
     signed_in.keyboard.press("Enter")
     signed_in.wait_for_url(f"**/services/{SERVICE}/")
+
+
+def test_what_is_typed_before_the_palette_has_come_is_not_lost(signed_in: Page, dead: str) -> None:
+    signed_in.goto("/workers/")
+    kept_back: list[Route] = []
+    signed_in.route("**/palette.js", lambda route: kept_back.append(route))
+    with signed_in.expect_request("**/palette.js"):
+        signed_in.keyboard.press("Control+k")
+    signed_in.keyboard.type("pause keyboard")
+    kept_back[0].continue_()
+    expect(signed_in.get_by_role("option", selected=True)).to_contain_text(f"Pause {SERVICE}Action")
+    expect(signed_in.locator("#live .word")).to_have_text("Live")  # no letter was taken for a shortcut
 
 
 def test_keys_can_be_switched_off(signed_in: Page) -> None:
