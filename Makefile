@@ -52,8 +52,8 @@ bench: $(VENV)/.test
 
 # The exact, hash-checked locks come from pyproject.toml alone; they name no host and no path.
 lock:
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml -o requirements.txt
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra test pyproject.toml -o requirements-test.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml -o requirements.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --extra test pyproject.toml -o requirements-test.txt
 
 clean:
 	rm -rf $(VENV) bench/.venv bench/node_modules .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
