@@ -13,7 +13,6 @@ from whitenoise.middleware import WhiteNoiseMiddleware
 _COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
 _BLANK = re.compile(r"\s+")
 _AROUND = re.compile(r"\s*([{};,>])\s*|(:) ")
-_DOUBLED = re.compile(r"#([0-9a-f])\1([0-9a-f])\2([0-9a-f])\3\b")
 _GOES_ON = re.compile(r"([{;,(])\n")
 _SCRIPT_LINE = re.compile(r"^\s*(//.*|/\*\*.*\*/)?\n|^\s+|\s+// .*$", re.MULTILINE)
 
@@ -36,8 +35,7 @@ class SmallFiles(WhiteNoiseMiddleware):  # type: ignore[misc]  # it has no types
 
 
 def small_style(text: str) -> str:
-    short = _AROUND.sub(r"\1\2", _BLANK.sub(" ", _COMMENT.sub("", text)))
-    return _DOUBLED.sub(r"#\1\2\3", short).replace(";}", "}").replace(" !important", "!important").strip()
+    return _AROUND.sub(r"\1\2", _BLANK.sub(" ", _COMMENT.sub("", text))).replace(";}", "}").strip()
 
 
 def small_script(text: str) -> str:

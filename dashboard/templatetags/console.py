@@ -228,7 +228,6 @@ def field(bound: BoundField, wide: bool | None = None, label: str = "") -> SafeS
     if bound.errors:
         attributes["aria-invalid"] = "true"
     widget = bound.as_widget(attrs={name: value for name, value in attributes.items() if value})
-    widget = mark_safe(widget.replace(' type="text"', "", 1))  # noqa: S308 - the same; a form of sixty fields is heavy
     title = format_html('<label for="{}">{}</label>', identity, label or bound.label)
     is_check = isinstance(bound.field.widget, CheckboxInput)
     if is_check and hasattr(bound.form, "was_sent"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 from urllib.parse import urlencode
 
@@ -20,16 +22,15 @@ from dashboard.answers import form_page, posted, see_other
 from dashboard.charts import Span, chart, span_named
 from dashboard.figures import count_unfinished, standings
 from dashboard.forms import DeleteForm, EndpointForm, PauseForm, ResumeForm, ServiceForm
-from dashboard.message_forms import from_attempt
 from dashboard.pace import pace_of
 from dashboard.preview import Preview, policy_form, preview, trial
 from dashboard.trips import hold, trips_of
+from dashboard.views.messages import starting_point
 from dashboard.words import breaker_rule_words, event_words, limit_words, retry_words
 from integrations import control, registry
 from integrations.feed import CHANGED, ENDED
 from integrations.models import (
     AUTH_SECRETS,
-    Attempt,
     Certificate,
     Conflict,
     Endpoint,
@@ -206,8 +207,9 @@ def _form_context(request: HttpRequest, form: ServiceForm, service: Service | No
     }
 
 
-def _previews(given: QueryDict | None, service: Service | None) -> dict[str, Preview]:
-    return {group: preview(group, given, service) for group in ("retries", "breaker")}
+def _previews(given: QueryDict | None, service: Service | None) -> dict[str, Callable[[], Preview]]:
+    """By group, each made when a template comes to it: most forms show none."""
+    return {group: partial(preview, group, given, service) for group in ("retries", "breaker")}
 
 
 @operator
@@ -236,7 +238,7 @@ def preview_panel(request: HttpRequest, group: str) -> HttpResponse:
 @require_POST
 def preview_new(request: HttpRequest) -> HttpResponse:
     """The same for both groups as a page: what the form's button opens without JavaScript."""
-    return render(request, "services/try.html", {"previews": _previews(request.POST, None).values()})
+    return render(request, "services/try.html", {"previews": [one() for one in _previews(request.POST, None).values()]})
 
 
 @operator
@@ -246,7 +248,7 @@ def try_out(request: HttpRequest, name: str) -> HttpResponse:
     service = get_object_or_404(Service.objects.select_related("runtime"), name=name)
     given = posted(request)
     waits = given is None and "now" not in request.GET
-    context = {"service": service, "previews": _previews(given, service).values(), "waits": waits}
+    context = {"service": service, "previews": [one() for one in _previews(given, service).values()], "waits": waits}
     return render(request, "services/try.html", context if waits else context | _trial_context(service, given))
 
 
@@ -330,8 +332,8 @@ def endpoint_edit(request: HttpRequest, name: str, endpoint: str) -> HttpRespons
 
 def _endpoint_form(request: HttpRequest, service: Service, endpoint: Endpoint | None) -> HttpResponse:
     form = EndpointForm(posted(request), present=registry.endpoint_readable(endpoint) if endpoint else None)
-    if endpoint is None and (call := _call_of_lab(service, request.GET.get("attempt", ""))):
-        form.initial = {**form.initial, **from_attempt(call)}
+    if endpoint is None and "attempt" in request.GET:  # a call of the lab that is to be kept
+        form.initial = {**form.initial, **{name: text for name, text in starting_point(request).items() if text}}
     name = endpoint.name if endpoint else ""
     if form.is_valid():
         try:
@@ -343,12 +345,6 @@ def _endpoint_form(request: HttpRequest, service: Service, endpoint: Endpoint | 
             return see_other("service", service.name)
     context = {"form": form, "service": service, "endpoint_name": name}
     return form_page(request, "services/endpoint.html", context, is_refused=form.is_bound)
-
-
-def _call_of_lab(service: Service, public_id: str) -> Attempt | None:
-    """A call that somebody wants to keep as an endpoint."""
-    calls = Attempt.objects.from_lab().filter(service=service).select_related("service", "endpoint")
-    return calls.by_public_id(public_id)
 
 
 @operator

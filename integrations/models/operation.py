@@ -98,7 +98,6 @@ class Operation(models.Model):
     class Meta:
         indexes = (
             models.Index(fields=["id"], name="operation_active", condition=Q(state__in=["planning", "running"])),
-            models.Index(fields=["finished_at"], name="operation_stopped", condition=Q(state="stopped")),
             models.Index(fields=["finished_at"], name="operation_by_end"),
         )
 

@@ -89,11 +89,12 @@ class Person:
 
     name: str
     password: str
+    at: str = ""  # another installation than the one that pages begin with
     cookies: list[Any] = field(default_factory=list)
 
     def sign_in(self, page: Page) -> None:
         if not self.cookies:
-            page.goto("/login/")
+            page.goto(f"{self.at}/login/")
             page.get_by_label("User name").fill(self.name)
             page.locator("input[type=password]").fill(self.password)
             page.get_by_role("button", name="Sign in").click()
@@ -166,6 +167,13 @@ def page(request: pytest.FixtureRequest, browser: Browser, complaints: Complaint
     yield context.new_page()
     context.close()
     assert not complaints.unexpected, "\n".join(complaints.unexpected)
+
+
+@pytest.fixture
+def signed_in(page: Page, mary: Person) -> Page:
+    """A page with an admin before it."""
+    mary.sign_in(page)
+    return page
 
 
 @pytest.fixture(params=[AT_A_DESK, AT_NIGHT_BY_PHONE], ids=str)

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from playwright.sync_api import Page, Response, Route, expect
 
-from tests.browser.conftest import EVERY_LOOK, PATIENCE, Look, Person, expect_clean
+from tests.browser.conftest import EVERY_LOOK, PATIENCE, Look, expect_clean
 from tests.installation import Installation
 from tests.receiver import Answer, Receiver
 
@@ -21,12 +21,6 @@ DATA = re.compile(  # rows, tiles, payloads, charts
 )
 SERVICE = "keyboard-shop"
 PATIENT = 60  # seconds for a worker to make a call
-
-
-@pytest.fixture
-def signed_in(page: Page, mary: Person) -> Page:
-    mary.sign_in(page)
-    return page
 
 
 @pytest.fixture

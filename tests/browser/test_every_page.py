@@ -166,12 +166,6 @@ def _state(api: httpx.Client, address: str) -> str:
     return str(found.get("state") or found["status"])
 
 
-@pytest.fixture
-def signed_in(page: Page, mary: Person) -> Page:
-    mary.sign_in(page)
-    return page
-
-
 def test_no_page_is_left_out() -> None:
     anything = defaultdict(lambda: "1")
     walked = {
@@ -263,15 +257,12 @@ def test_what_strangers_see_is_clean(
     page: Page, installation: Installation, complaints: Complaints, shot: Callable[..., None]
 ) -> None:
     complaints.allow("Failed to load resource")
-    page.goto("/status/")
-    expect(page).to_have_url(re.compile("/login/"))
-    clean_in_both_looks(page, shot, "stranger-login")
-    page.goto("/setup/no-such-link/")
-    expect(page.locator("h1")).to_contain_text("no longer works")
-    clean_in_both_looks(page, shot, "stranger-used-up")
-    page.goto("/nowhere/")
-    expect(page.locator("h1")).to_contain_text("Not found")
-    clean_in_both_looks(page, shot, "stranger-not-found")
+    for address, heading, name in (
+        ("/status/", "Sign in", "stranger-login"),
+        ("/setup/no-such-link/", "no longer works", "stranger-used-up"),
+        ("/nowhere/", "Not found", "stranger-not-found"),
+    ):
+        is_clean_at(address, heading, page, shot, name)
     page.goto("/login/")
     for guess in range(1, LOCKED_OUT_AFTER + 1):
         page.get_by_label("User name").fill("nobody")
@@ -289,12 +280,8 @@ def test_errors_are_clean(
 ) -> None:
     complaints.allow("Failed to load resource")
     ruth.sign_in(page)
-    page.goto("/settings/")
-    expect(page.locator("h1")).to_contain_text("Not allowed")
-    clean_in_both_looks(page, shot, "error-forbidden")
-    page.goto("/messages/msg_1_00000000/")
-    expect(page.locator("h1")).to_contain_text("Not found")
-    clean_in_both_looks(page, shot, "error-not-found")
+    is_clean_at("/settings/", "Not allowed", page, shot, "error-forbidden")
+    is_clean_at("/messages/msg_1_00000000/", "Not found", page, shot, "error-not-found")
     for name in ("malformed", "broken"):  # no address leads to these while nothing is wrong
         html = render_to_string(f"errors/{name}.html")
         page.route("**/services/", partial(answer_with, html))
@@ -319,6 +306,12 @@ def test_every_page_can_be_walked_without_javascript(
             assert plain.locator(".needs-js:visible, #live:visible").count() == 0, address
     finally:
         context.close()
+
+
+def is_clean_at(address: str, heading: str, page: Page, shot: Callable[..., None], name: str) -> None:
+    page.goto(address)
+    expect(page.locator("h1")).to_contain_text(heading)
+    clean_in_both_looks(page, shot, name)
 
 
 def clean_in_both_looks(page: Page, shot: Callable[..., None], name: str) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import count
 
 import httpx
 import pytest
 from playwright.sync_api import BrowserContext, Page, Request, expect
 
-from tests.browser.conftest import Complaints
+from tests.browser.conftest import Complaints, Person
 from tests.installation import Installation
 
 EVENTS = "/api/v1/events"
@@ -18,32 +18,6 @@ BEFORE_THE_POLL = 20_000  # milliseconds: less than the slow poll that would hea
 STARTS_ANEW = 60_000
 TABS = 10
 _numbers = count(1)
-
-
-@pytest.fixture(scope="module")
-def token(installation: Installation) -> str:
-    installation.operator("joan", "admin")
-    return installation.token(name="live")
-
-
-@pytest.fixture
-def api(installation: Installation, token: str) -> Iterator[httpx.Client]:
-    with installation.api(token) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def cookies() -> list[dict[str, object]]:
-    return []
-
-
-@pytest.fixture
-def signed_in(page: Page, token: str, cookies: list[dict[str, object]]) -> Page:
-    if not cookies:
-        sign_in(page, "joan")
-        cookies.extend(page.context.cookies())  # type: ignore[arg-type]
-    page.context.add_cookies(cookies)  # type: ignore[arg-type]
-    return page
 
 
 @pytest.fixture
@@ -92,11 +66,10 @@ def test_a_server_that_goes_away_is_said_and_healed(
 ) -> None:
     complaints.allow("Failed to load resource|ERR_|htmx:(afterRequest|sendError)")
     own = start_installation("--no-workers")
-    own.operator("joan", "admin")
+    joan = Person("joan", own.operator("joan", "admin"), at=own.url)
     with own.api() as api:
         service = register(api, "away")
-        page.goto(f"{own.url}/login/")
-        sign_in(page, "joan", own.url)
+        joan.sign_in(page)
         page.goto(f"{own.url}/services/")
         is_live(page)
         own.stop()
@@ -232,14 +205,6 @@ def test_title_and_icon_tell_on_a_page_without_panels(signed_in: Page, service: 
 
 
 # ---- how it is arranged ---------------------------------------------------------------------------------------------
-def sign_in(page: Page, name: str, base: str = "") -> None:
-    page.goto(f"{base}/login/")
-    page.get_by_label("User name").fill(name)
-    page.locator("input[type=password]").fill("correct horse battery")
-    page.locator("main button.primary").click()
-    expect(page.locator("h1")).to_contain_text("Overview")
-
-
 def register(api: httpx.Client, name: str) -> str:
     made = api.post("services", json={"name": name, "base_url": "http://127.0.0.1:9"})
     assert made.status_code == 201, made.text
