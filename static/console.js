@@ -110,7 +110,7 @@ document.addEventListener("htmx:afterSwap", () => {
 // ---- how many rows are ticked -----------------------------------------------------------------------------------
 const showTicked = () => {
   for (const words of $$("[data-ticked]")) {
-    const count = $$("tbody :checked", words.closest("form")).length;
+    const count = $$("tbody input:checked", words.closest("form")).length;
     words.textContent = count ? `${count} selected` : "selected";
   }
 };

@@ -36,7 +36,7 @@ const focusedRow = () => document.activeElement?.closest?.("table.rows tbody tr"
 
 /** Of what is ticked, of the row with the focus, or of the page's one message: never of a row that nobody chose. */
 const replayButton = () => {
-  const [row, ofTicked] = [focusedRow(), $("form:has(tbody :checked) [value=replay]")];
+  const [row, ofTicked] = [focusedRow(), $("form:has(tbody input:checked) [value=replay]")];
   return ofTicked || (row ? $("[data-key=r]", row) : $$("[data-key=r]").find((button) => !button.closest("tr")));
 };
 

@@ -67,7 +67,7 @@ const keyOf = (node) =>
 const keysOf = (list) => [...list.children].map(keyOf);
 
 // ---- lists that wait --------------------------------------------------------------------------------------------
-const isInUse = (list) => list.matches(":hover") || list.contains(document.activeElement) || $(":checked", list);
+const isInUse = (list) => list.matches(":hover") || list.contains(document.activeElement) || $("input:checked", list);
 
 const showHeld = () => {
   const count = [...held].reduce((sum, [list, to]) => {
