@@ -1,18 +1,21 @@
-# Everything a newcomer needs: `make run`, `make demo`, `make test`. Needs Python 3.11+ and make.
+# `make` lists the targets: each has its help behind ##. Needs Python 3.11 or newer, and make.
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: run demo setup test check faults bench lock clean
-.DEFAULT_GOAL := run
+.PHONY: help run demo setup test check format faults bench lock clean
+.DEFAULT_GOAL := help
 
-run: setup
+help:  ## List these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+run: setup  ## Set up, migrate, and serve the console and its workers on http://127.0.0.1:8000
 	$(PY) manage.py up
 
-demo: setup
+demo: setup  ## The same with sandbox services and traffic, in data/demo
 	SWITCHBOARD_DATA=$${SWITCHBOARD_DATA:-data/demo} $(PY) manage.py demo
 
-setup: $(VENV)/.run
+setup: $(VENV)/.run  ## Make the virtual environment in .venv from the locked requirements
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -28,32 +31,37 @@ $(VENV)/.test: requirements-test.txt | $(VENV)/bin/python
 	@touch $@ $(VENV)/.run
 
 # What touches a database on PostgreSQL and Redis first, then the whole suite on SQLite: the last line counts them all.
-test: $(VENV)/.test
+test: $(VENV)/.test  ## Run the whole suite on both databases and in a browser
 	$(PY) -m pytest --database postgres
 	$(PY) -m pytest
 
-check: $(VENV)/.test
+check: $(VENV)/.test  ## Check format, lint, types, imports, migrations, OpenAPI and deployment
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
-	$(VENV)/bin/mypy integrations dashboard manage.py
+	$(VENV)/bin/mypy integrations dashboard scripts manage.py
 	$(VENV)/bin/lint-imports
+	$(PY) scripts/check_migrations.py
 	$(PY) manage.py makemigrations --check --dry-run
 	$(PY) manage.py openapi | diff docs/openapi.json - || { echo "Bring it up to date with: manage.py openapi > docs/openapi.json"; exit 1; }
 	SWITCHBOARD_DATA=$$(mktemp -d) SWITCHBOARD_SECRET_KEY=$$($(PY) -c 'import secrets; print(secrets.token_urlsafe(60))') \
 		SWITCHBOARD_ALLOWED_HOSTS=switchboard.example SWITCHBOARD_HTTPS=1 $(PY) manage.py check --deploy --fail-level WARNING
 
-faults: $(VENV)/.test
+format: $(VENV)/.test  ## Format the code and fix the lint that can be fixed
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+faults: $(VENV)/.test  ## Run the long proofs: kill every process, on both databases
 	$(PY) -m pytest -m "faults or long" --long --database postgres
 	$(PY) -m pytest -m "faults or long" --long
 
-bench: $(VENV)/.test
+bench: $(VENV)/.test  ## Measure against the queues that can be installed, then the scenarios
 	$(PY) -m bench
 	$(PY) -m bench scenarios
 
 # The exact, hash-checked locks come from pyproject.toml alone; they name no host and no path.
-lock:
+lock:  ## Write requirements.txt and requirements-test.txt from pyproject.toml
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml -o requirements.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --extra test pyproject.toml -o requirements-test.txt
 
-clean:
+clean:  ## Remove the virtual environment and the caches
 	rm -rf $(VENV) bench/.venv bench/node_modules .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
