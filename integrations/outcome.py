@@ -11,7 +11,7 @@ from enum import StrEnum
 
 
 class Fault(StrEnum):
-    """Why a call did not succeed. The words are part of the public contract."""
+    """Why a call did not succeed. The words are fixed: docs/contract.md."""
 
     DNS = "dns"
     CONNECT = "connect"

@@ -35,7 +35,7 @@ LOOK_EVERY = 1.0  # seconds between looks at the children and their heartbeats
 QUIET = timedelta(seconds=7)  # a heartbeat comes every 5 s: after this a lane is asked for again
 FROZEN = 15.0  # seconds without any sign of life from a lane before the cluster is started again
 HUNG = 30.0  # seconds; a quarantine without a living worker row after its start and a whole lease
-STOP_WITHIN = 18.0  # seconds; the contract says 20
+STOP_WITHIN = 18.0  # seconds; docs/contract.md promises 20
 BACKLOG = 2048  # connections that wait to be taken
 RESTART_PAUSE = (0.2, 1.0, 2.0, 5.0)
 

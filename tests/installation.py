@@ -23,7 +23,7 @@ from tests.backends import MARK, ROOT, Servers, processes_of_run
 
 OWN_MARK = "SWITCHBOARD_TEST_INSTALLATION"
 READY_WITHIN = 60.0  # seconds; the first start migrates, and CI has two cores
-STOPS_WITHIN = 20.0  # seconds; the contract's
+STOPS_WITHIN = 20.0  # seconds; docs/contract.md
 
 _numbers = count(1)
 

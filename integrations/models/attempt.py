@@ -106,7 +106,7 @@ class Attempt(models.Model):
         return self.outcome == Result.SUCCEEDED
 
     def as_json(self, request_body: bytes | None = None) -> dict[str, Any]:
-        """The attempt in the public contract's words; bodies as text where they are UTF-8, else base64."""
+        """The attempt in the words of docs/contract.md; bodies as text where they are UTF-8, else base64."""
         sent = bytes(self.request_body) if self.request_body is not None else request_body
         return {
             "id": self.public_id,

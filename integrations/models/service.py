@@ -62,7 +62,7 @@ class ServiceQuerySet(models.QuerySet["Service"]):
 class Service(models.Model):
     """An external HTTP service and the policy for calling it.
 
-    The JSON columns hold the objects of the public contract as given; the properties below read them with their
+    The JSON columns hold the objects of docs/contract.md as given; the properties below read them with their
     defaults. What workers count lives in ``Runtime``, never here: an operator's form must not fight with them.
     """
 

@@ -31,7 +31,7 @@ StatusCode = Annotated[int, Field(ge=100, le=599)]
 
 
 class DeadReason(StrEnum):
-    """Why a message is dead. The words are part of the public contract."""
+    """Why a message is dead. The words are fixed: docs/contract.md."""
 
     ATTEMPTS = "attempts"
     STATUS = "status"

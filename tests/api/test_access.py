@@ -20,7 +20,7 @@ ADMIN_ONLY = {"delete_service", "list_tokens", "issue_token", "revoke_token", "l
 
 
 def operations() -> list[tuple[str, str, Role]]:
-    """Every call of the API and the role that the contract asks for."""
+    """Every call of the API and the role that docs/contract.md names."""
     found = []
     for path, methods in api.get_openapi_schema()["paths"].items():
         for method, operation in methods.items():

@@ -1,4 +1,4 @@
-"""Operations by the API: the contract, who may what, and what is refused."""
+"""Operations by the API: docs/contract.md, who may what, and what is refused."""
 
 from __future__ import annotations
 

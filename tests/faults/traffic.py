@@ -20,7 +20,7 @@ from tests.installation import Installation
 from tests.receiver import Receiver
 
 LANES = 2
-NEXT_WITHIN = 60.0  # seconds from a kill to the next message's delivery; the contract's
+NEXT_WITHIN = 60.0  # seconds from a kill to the next message's delivery; docs/contract.md
 ENDS_WITHIN = 90.0  # seconds until everything has ended after a fault
 SERVICE = {
     "name": "billing",

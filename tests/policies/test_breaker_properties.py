@@ -325,7 +325,7 @@ def test_results_mean_the_same_in_one_batch_or_in_many(policy: BreakerPolicy, le
 
 # ---- against a naive reading of the rules ----------------------------------------------------------------------------
 class Naive:
-    """The closed breaker's rules as delivery.md has them, over a plain list of all calls ever made."""
+    """The closed breaker's rules as docs/concepts.md has them, over a plain list of all calls ever made."""
 
     def __init__(self, policy: BreakerPolicy) -> None:
         self.policy, self.calls = policy, list[Sample]()
