@@ -25,7 +25,7 @@ def main() -> None:
     django.setup()
     from django.db import connection
 
-    from integrations import delivery
+    from integrations.delivery.claim import claim
     from integrations.models import Message, Service, Worker, database_now
 
     Service.objects.filter(name=sys.argv[1]).update(status="active")
@@ -38,11 +38,11 @@ def main() -> None:
     for number in range(CLAIMS):
         began = time.perf_counter()
         if number < CLAIMS - 1:
-            claims = delivery.claim(worker.pk, CAPACITY)
+            claims = claim(worker.pk, CAPACITY)
             took.append(time.perf_counter() - began)
         else:
             with connection.execute_wrapper(_collector(statements)):
-                claims = delivery.claim(worker.pk, CAPACITY)
+                claims = claim(worker.pk, CAPACITY)
         claimed += len(claims)
         Message.objects.give_back([claim.message.pk for claim in claims], worker_id=worker.pk, now=now)
     Service.objects.filter(name=sys.argv[1]).update(status="paused")

@@ -17,14 +17,14 @@ import django
 from bench.messages import body
 
 if TYPE_CHECKING:
-    from integrations.client import Call
+    from integrations.outbound.client import Call
 
 ALLOWED = (ip_network("127.0.0.0/8"),)
 
 
 def main() -> None:
     django.setup()
-    from integrations.pump import new_loop, spare_the_collector
+    from integrations.workers.pump import new_loop, spare_the_collector
 
     spare_the_collector()
     calls = calls_to(os.environ["BENCH_SINK"], int(os.environ["BENCH_MESSAGES"]))
@@ -41,7 +41,7 @@ async def _send_when_told(calls: list[Call]) -> None:
 
 
 def calls_to(url: str, messages: int) -> list[Call]:
-    from integrations.client import Call
+    from integrations.outbound.client import Call
 
     return [
         Call("POST", url, (("Content-Type", "application/json"), ("webhook-id", f"msg_{n}")), body(n), allowed=ALLOWED)
@@ -51,8 +51,8 @@ def calls_to(url: str, messages: int) -> list[Call]:
 
 async def send_all(calls: list[Call]) -> int:
     """Sends them, and answers how many succeeded."""
-    from integrations.client import Client
-    from integrations.pump import CAPACITY
+    from integrations.outbound.client import Client
+    from integrations.workers.pump import CAPACITY
 
     client, succeeded = Client(), 0
 

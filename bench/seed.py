@@ -169,7 +169,7 @@ def _content(words: _Words, body: int) -> dict[str, str]:
 
 def _tally(words: _Words, tried_before: int) -> None:
     """The counters of each service and minute, counted from the attempts once; those that are there stay."""
-    from integrations import rollups
+    from integrations.history import rollups
     from integrations.models import Tally, TallyDay, TallyHour
     from integrations.models.tally import DURATIONS
 

@@ -73,13 +73,14 @@ def _drain(options: argparse.Namespace) -> None:
     import django
 
     django.setup()
-    from integrations import delivery, upkeep
+    from integrations import delivery
     from integrations.models import Message, Service
-    from integrations.pump import Pump, new_loop, spare_the_collector
+    from integrations.workers import housekeeping
+    from integrations.workers.pump import Pump, new_loop, spare_the_collector
 
     spare_the_collector()
     spent: Counter[str] = Counter()
-    rooms = {"claim": delivery, "settle": delivery, "sweep": upkeep}
+    rooms = {"claim": delivery, "settle": delivery, "sweep": housekeeping}
     for name in STAGES:
         setattr(rooms[name], name, _timed(name, getattr(rooms[name], name), spent))
     if options.profile:
@@ -128,7 +129,7 @@ def _timed(name: str, step: Callable[..., Any], spent: Counter[str]) -> Callable
 
 def _profile_database_thread(profiles: list[cProfile.Profile]) -> None:
     """The pump's database work, whichever step it is, under the second profile."""
-    from integrations.pump import Pump
+    from integrations.workers.pump import Pump
 
     original = Pump._in_database
 

@@ -54,7 +54,7 @@ class ClientAlone(Contender[Database]):
     """What the sink and the client allow: no database, no policy, nothing recorded but a count in memory."""
 
     name = "switchboard client alone"
-    command = "a plain loop of integrations.client.Client.send"
+    command = "a plain loop of integrations.outbound.client.Client.send"
     family = "client"
     stores = ("nothing",)
     keeps_state = False

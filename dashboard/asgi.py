@@ -30,8 +30,8 @@ from django.http import HttpResponse
 from django.middleware.security import SecurityMiddleware
 
 from dashboard.views.health import healthz
-from integrations.api import ingest, native, process_route, stream
-from integrations.api.wire import address
+from integrations.api.asgi import direct_call, events, ingest, routes
+from integrations.api.json_io import address
 
 THREADS = 16
 
@@ -41,14 +41,14 @@ console = WSGIMiddleware(cast(WSGIApp, wsgi), workers=THREADS)
 
 async def alive(request: ASGIRequest, receive: Receive, send: Send) -> None:
     """`GET /healthz`, however busy the threads are."""
-    await native.reply(request, healthz(request), send)
+    await routes.reply(request, healthz(request), send)
 
 
-ROUTES: dict[tuple[str, str], native.Route] = {
+ROUTES: dict[tuple[str, str], routes.Route] = {
     ("GET", "/healthz"): alive,
     ("POST", address("messages")): ingest.route,
-    ("GET", address("events")): stream.route,
-    ("POST", address("process")): process_route.route,
+    ("GET", address("events")): events.route,
+    ("POST", address("process")): direct_call.route,
 }
 
 
@@ -61,7 +61,7 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
         await route(request, receive, _with_headers_of_middleware(request, send))
 
 
-def _route_for(scope: Scope) -> tuple[native.Route, ASGIRequest] | None:
+def _route_for(scope: Scope) -> tuple[routes.Route, ASGIRequest] | None:
     if scope["type"] != "http" or not scope["query_string"].isascii():
         return None
     route = ROUTES.get((scope["method"], scope["path"]))

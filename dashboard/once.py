@@ -10,7 +10,7 @@ from django.db import IntegrityError, transaction
 from django.http import HttpRequest, HttpResponse
 
 from dashboard.access import person
-from dashboard.answers import SeeOther
+from dashboard.responses import SeeOther
 from integrations.models import IdempotentAnswer
 
 FIELD = "form_key"

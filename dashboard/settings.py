@@ -105,7 +105,7 @@ SQLITE_OPTIONS = {
 
 # A machine that is cut off must not keep its locks: the server ends a transaction that stands still, and either side
 # gives up a line that is dead. Five seconds are a quarter of a lease. What the URL says goes before it.
-# What every delivery repeats is prepared by the server (integrations/models/rows.py): so no pooler in between that
+# What every delivery repeats is prepared by the server (integrations/models/sql.py): so no pooler in between that
 # gives each transaction another connection; LISTEN would not go through one either.
 POSTGRES_OPTIONS = {
     "prepare_threshold": 3,

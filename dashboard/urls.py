@@ -10,7 +10,6 @@ from dashboard.views import (
     failures,
     health,
     lab,
-    messages,
     operations,
     overview,
     people,
@@ -21,6 +20,7 @@ from dashboard.views import (
     status,
     workers,
 )
+from dashboard.views.messages import actions, detail, downloads, list, replay, send
 from integrations.api import api
 
 urlpatterns = [
@@ -45,17 +45,17 @@ urlpatterns = [
     path("services/<slug:name>/endpoints/<slug:endpoint>/edit/", services.endpoint_edit, name="endpoint-edit"),
     path("services/<slug:name>/endpoints/<slug:endpoint>/delete/", services.endpoint_delete, name="endpoint-delete"),
     # messages
-    path("messages/", messages.listing, name="messages"),
-    path("messages/new/", messages.new, name="message-new"),
+    path("messages/", list.listing, name="messages"),
+    path("messages/new/", send.new, name="message-new"),
     path("messages/views/", explorer.save_view, name="view-save"),
     path("messages/views/<int:pk>/delete/", explorer.delete_view, name="view-delete"),
     path("messages/export.<str:name>", explorer.export, name="message-export"),
-    path("messages/<str:public_id>/", messages.detail, name="message"),
-    path("messages/<str:public_id>/replay/", messages.replay, name="message-replay"),
-    path("messages/<str:public_id>/cancel/", messages.cancel, name="message-cancel"),
-    path("messages/<str:public_id>/retry-now/", messages.retry_now, name="message-retry-now"),
-    path("messages/<str:public_id>/body/", messages.body, name="message-body"),
-    path("attempts/<str:public_id>/body/", messages.attempt_body, name="attempt-body"),
+    path("messages/<str:public_id>/", detail.detail, name="message"),
+    path("messages/<str:public_id>/replay/", replay.replay, name="message-replay"),
+    path("messages/<str:public_id>/cancel/", actions.cancel, name="message-cancel"),
+    path("messages/<str:public_id>/retry-now/", actions.retry_now, name="message-retry-now"),
+    path("messages/<str:public_id>/body/", downloads.body, name="message-body"),
+    path("attempts/<str:public_id>/body/", downloads.attempt_body, name="attempt-body"),
     # what failed alike
     path("failures/", failures.listing, name="failures"),
     path("failures/<str:public_id>/", failures.detail, name="failure"),
@@ -100,9 +100,9 @@ urlpatterns = [
     path("_p/services/<slug:name>/try/", services.trial_panel, name="_service_try"),
     path("_p/policy/retries/", services.preview_panel, {"group": "retries"}, name="_preview_retries"),
     path("_p/policy/breaker/", services.preview_panel, {"group": "breaker"}, name="_preview_breaker"),
-    path("_p/messages/", messages.listing_panel, name="_messages"),
+    path("_p/messages/", list.listing_panel, name="_messages"),
     path("_p/messages/words/", explorer.words, name="_words"),
-    path("_p/messages/<str:public_id>/", messages.detail_panel, name="_message"),
+    path("_p/messages/<str:public_id>/", detail.detail_panel, name="_message"),
     path("_p/failing/", failures.failing_panel, name="_failing"),
     path("_p/failures/", failures.listing_panel, name="_failures"),
     path("_p/failures/<str:public_id>/", failures.detail_panel, name="_failure"),

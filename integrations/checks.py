@@ -9,7 +9,7 @@ from cryptography.fernet import Fernet
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, register
 
-from integrations.network import parse_networks
+from integrations.outbound.addresses import parse_networks
 
 
 @register(Tags.security)

@@ -17,7 +17,7 @@ from django.test import Client
 
 from integrations.models import Attempt, Event, Message, Runtime, SetupLink
 from integrations.models.message import Status
-from integrations.pump import Pump
+from integrations.workers.pump import Pump
 from tests.receiver import Receiver
 
 pytestmark = pytest.mark.django_db(transaction=True)

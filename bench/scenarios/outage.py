@@ -253,7 +253,7 @@ def _feed(service: Any, asked: dict[str, Any], story: Story) -> None:
 async def _deliver(asked: dict[str, Any], story: Story) -> None:
     """One pump, until nothing is left or too much time has passed."""
     from integrations.models import Message
-    from integrations.pump import Pump
+    from integrations.workers.pump import Pump
 
     pump = Pump("outage")
     loop = asyncio.get_running_loop()

@@ -105,7 +105,7 @@ def _measure(times: int) -> list[dict[str, Any]]:
     from django.test import Client
 
     from integrations.models import Account, Role, Token
-    from integrations.pump import spare_the_collector
+    from integrations.workers.pump import spare_the_collector
 
     spare_the_collector()  # as the web server does
     client = Client(headers={"Host": "localhost"})
@@ -155,7 +155,7 @@ def _addresses() -> Iterator[tuple[str, bool]]:
 
     from django.urls import NoReverseMatch, URLPattern, get_resolver, reverse
 
-    from dashboard.search import cursor_of
+    from dashboard.forms.message_filters import cursor_of
     from integrations.models import Message
 
     for pattern in get_resolver().url_patterns:

@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from integrations.client import FORBIDDEN_HEADERS
+from integrations.outbound.headers import FORBIDDEN_HEADERS
 
 LIMIT = 64 * 1024  # characters of a command
 

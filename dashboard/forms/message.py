@@ -16,15 +16,16 @@ from urllib.parse import parse_qsl
 from django import forms
 from pydantic import ValidationError
 
-from dashboard.difference import Line, difference
-from dashboard.pasted import Pasted
-from dashboard.payload import SHOWN, compact_json, is_json, json_refusal, pretty_json
-from integrations import intake
-from integrations.lab import Request
+from dashboard.forms.curl import Pasted
+from dashboard.presenters.bodies import SHOWN, compact_json, is_json, json_refusal, pretty_json
+from dashboard.presenters.diffs import Line, difference
+from integrations.delivery import accept
+from integrations.delivery.lab_call import Request
+from integrations.errors import Invalid, TooLarge
 from integrations.models import Attempt, Draft, Endpoint, Message, MessageContent, Service
-from integrations.redaction import MASK, redacted_headers, redacted_text
-from integrations.registry import Invalid
-from integrations.schemas import BODY_LIMIT, METHODS, MessageIn, ReplayIn, TooLarge, in_utc
+from integrations.outbound.redaction import MASK, redacted_headers, redacted_text
+from integrations.schemas.fields import BODY_LIMIT, METHODS, in_utc
+from integrations.schemas.message import MessageIn, ReplayIn
 
 ENDPOINTS_OFFERED = 200
 BODY_KINDS = (("json", "JSON"), ("text", "Text"), ("base64", "Base64"))
@@ -166,7 +167,7 @@ class RequestForm(forms.Form):
     def draft(self, data: MessageIn) -> Draft | None:
         """The message as intake would take it, or None with its errors beside the fields."""
         try:
-            return intake.draft(data)
+            return accept.draft(data)
         except Invalid as error:
             for location, words in error.errors:
                 self.refuse(location, words)

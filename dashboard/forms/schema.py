@@ -17,8 +17,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from integrations.registry import Invalid
-from integrations.schemas import in_words
+from integrations.errors import Invalid
+from integrations.schemas.fields import in_words
 
 Kind = Literal["text", "number", "check", "choice", "list", "lines", "time"]
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from django.db.models import OuterRef, Prefetch, Subquery, prefetch_related_objects
 from django.urls import reverse
 
-from dashboard.words import cause
+from dashboard.presenters.sentences import cause
 from integrations.models import Attempt, Event, Runtime, Service, identifiers
 
 OPENED, CLOSED = "breaker.opened", "breaker.closed"

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from integrations.api.messages import described
-from integrations.search import Found
+from integrations.search.pages import Found
 
 LIMIT = 1_000_000  # messages in one file
 STEP = 500  # messages read at once

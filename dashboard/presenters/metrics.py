@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from dashboard.figures import DEAD_CAP, WAITING_CAP, Standing, standings
+from dashboard.presenters.service_stats import DEAD_CAP, WAITING_CAP, Standing, standings
 from integrations.models import Failure, Service, TallyDay, Worker
 from integrations.models.tally import BOUNDS, COUNTED, DURATIONS
 

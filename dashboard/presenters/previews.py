@@ -9,11 +9,9 @@ from typing import Any
 
 from django.utils import timezone
 
-from dashboard.forms import PolicyForm
-from dashboard.trips import Trip, trips_since
-from dashboard.words import breaker_rule_words, open_words, retry_words, wait_words
-from integrations import registry
-from integrations.backtest import MOST, SPAN, recorded_calls
+from dashboard.presenters.breaker_history import Trip, trips_since
+from dashboard.presenters.sentences import breaker_rule_words, open_words, retry_words, wait_words
+from integrations.history.recorded_calls import MOST, SPAN, recorded_calls
 from integrations.models import Service
 from integrations.policies.backtest import Backtest, RecordedCall, backtest
 from integrations.policies.breaker import BreakerPolicy
@@ -33,17 +31,12 @@ class Preview:
     errors: tuple[tuple[str, str], ...] = ()
 
 
-def preview(group: str, given: Any, service: Service | None) -> Preview:
-    """``given`` is what a form sent, None for what is in force (or the defaults, for a service that is not there)."""
-    form = policy_form(given, service, group)
-    if errors := form.complaints:
-        return Preview(group, errors=errors)
-    return Preview(group, tuple(_retries(form.retry) if group == "retries" else _breaker(form.breaker)))
+def retry_preview(policy: RetryPolicy) -> Preview:
+    return Preview("retries", tuple(_retries(policy)))
 
 
-def policy_form(given: Any, service: Service | None, *groups: str) -> PolicyForm:
-    present = registry.readable(service) if service else None
-    return PolicyForm({} if given is None else given, present=present, groups=groups)
+def breaker_preview(policy: BreakerPolicy) -> Preview:
+    return Preview("breaker", tuple(_breaker(policy)))
 
 
 def _retries(policy: RetryPolicy) -> Iterator[str]:

@@ -7,7 +7,7 @@ from itertools import groupby, pairwise
 
 from django.utils import timezone
 
-from dashboard.templatetags.console import span_of_time
+from dashboard.presenters.durations import span_of_time
 from integrations.models import Event, Service
 from integrations.policies.breaker import BreakerPolicy, open_period
 from integrations.policies.retry import RetryPolicy, preview
@@ -17,6 +17,29 @@ WAITS_SHOWN = 8  # different waits before the dots
 OPEN_TIMES_SHOWN = 4
 MANY = 10_000  # reopenings in a row
 EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+FAULTS = {
+    "dns": "name not found",
+    "connect": "no connection",
+    "tls": "TLS failed",
+    "timeout": "timed out",
+    "reset": "connection reset",
+    "protocol": "not valid HTTP",
+    "too_large": "answer too large",
+    "blocked": "address not allowed",
+    "status": "refused",
+    "config": "cannot be built",
+    "worker_lost": "worker lost",
+}
+DEAD_REASONS = {
+    "attempts": "All attempts are used up.",
+    "status": "The service refused it with a status that is not tried again.",
+    "gone": "The service answered 410 Gone.",
+    "deadline": "The deadline for retries has passed.",
+    "expired": "It expired before it could be delivered.",
+    "worker_lost": "Workers were lost while sending it, several times in a row.",
+    "blocked": "The address is not allowed by the network rules.",
+    "config": "The request could not be built from the configuration.",
+}
 
 
 def event_words(event: Event) -> str:

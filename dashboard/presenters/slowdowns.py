@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from dashboard.figures import WAITING_CAP, Standing
+from dashboard.presenters.service_stats import WAITING_CAP, Standing
 from integrations.models import Message, Priority
 from integrations.models.runtime import as_recent
 from integrations.policies import breaker

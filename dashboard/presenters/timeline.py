@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from random import Random
 
-from dashboard.templatetags.console import span_of_time
-from dashboard.templatetags.payload import DEAD_REASONS
-from dashboard.words import event_words
+from dashboard.presenters.durations import span_of_time
+from dashboard.presenters.sentences import DEAD_REASONS, event_words
 from integrations.models import Attempt, AuditEntry, Event, Message, Status
 from integrations.policies.retry import delay_after, parse_retry_after
 

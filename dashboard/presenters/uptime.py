@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 
-from dashboard.charts import SPANS, Span
+from dashboard.presenters.charts import SPANS, Span
 
 DAY, MONTH = SPANS[1], SPANS[2]
 WIDTH = 10  # of one hour or day, in units of the viewBox

@@ -17,10 +17,12 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
 
 from dashboard import live
-from dashboard.figures import count_waiting
+from dashboard.presenters.durations import UNITS, span_of_time, two_units
+from dashboard.presenters.service_stats import count_waiting
 from integrations.models import Service
 
 register = template.Library()
+register.filter(span_of_time)
 
 NOTHING: SafeString = mark_safe('<span class="muted">–</span>')
 WORDS = {"half_open": "half-open", "forced_open": "forced open", "unknown": "not known"}
@@ -30,7 +32,6 @@ ICONS = {
         r'<symbol id="i-(\w+)"[^>]*>(.*)</symbol>', (settings.BASE_DIR / "templates/_partials/icons.svg").read_text()
     )
 }
-UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 
 # ---- words --------------------------------------------------------------------------------------------------------
@@ -75,7 +76,7 @@ def countdown(value: datetime | str | None) -> SafeString:
         '<time data-countdown datetime="{}" title="{}">{}</time>',
         moment.astimezone(UTC).isoformat().replace("+00:00", "Z"),
         _absolute(moment),
-        f"in {_two_units(left)}" if left > 0 else "due now",
+        f"in {two_units(left)}" if left > 0 else "due now",
     )
 
 
@@ -114,30 +115,6 @@ def relative(seconds: float) -> str:
     size, unit = next(row for row in UNITS if distance >= row[0])
     amount = f"{int(distance // size)} {unit}"
     return f"in {amount}" if seconds > 0 else f"{amount} ago"
-
-
-@register.filter
-def span_of_time(seconds: float | None) -> str:
-    """340 ms, 1.2 s, 45 s, 12 min 5 s, 3 h 5 min, 2 d 4 h: at most two units."""
-    if seconds is None:
-        return "–"
-    if seconds < 0.9995:
-        return f"{round(seconds * 1000)} ms"
-    if seconds < 10:
-        return f"{seconds:.1f}".removesuffix(".0") + " s"
-    return _two_units(round(seconds))
-
-
-def _two_units(left: int) -> str:
-    """Also in console.js."""
-    parts = []
-    for size, unit in UNITS:
-        if left >= size:
-            parts.append(f"{left // size} {unit}")
-            left %= size
-        elif parts:
-            break
-    return " ".join(parts[:2])
 
 
 # ---- numbers ------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Bodies, timings and commands in templates; what they show is decided in dashboard/payload.py."""
+"""Bodies, timings and commands in templates; what they show is decided in dashboard/presenters/bodies.py."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from dashboard import payload as shown
-from dashboard.templatetags.console import ago, span_of_time
-from integrations.redaction import MASK
+from dashboard.presenters import bodies as shown
+from dashboard.presenters.durations import span_of_time
+from dashboard.presenters.sentences import DEAD_REASONS, FAULTS
+from dashboard.templatetags.console import ago
+from integrations.outbound.redaction import MASK
 
 register = template.Library()
 
@@ -84,31 +86,6 @@ def due(moment: datetime | None) -> SafeString:
     return format_html(
         '<span title="since {}">due</span>', timezone.localtime(moment).strftime("%-d %b %Y, %H:%M:%S %Z")
     )
-
-
-FAULTS = {
-    "dns": "name not found",
-    "connect": "no connection",
-    "tls": "TLS failed",
-    "timeout": "timed out",
-    "reset": "connection reset",
-    "protocol": "not valid HTTP",
-    "too_large": "answer too large",
-    "blocked": "address not allowed",
-    "status": "refused",
-    "config": "cannot be built",
-    "worker_lost": "worker lost",
-}
-DEAD_REASONS = {
-    "attempts": "All attempts are used up.",
-    "status": "The service refused it with a status that is not tried again.",
-    "gone": "The service answered 410 Gone.",
-    "deadline": "The deadline for retries has passed.",
-    "expired": "It expired before it could be delivered.",
-    "worker_lost": "Workers were lost while sending it, several times in a row.",
-    "blocked": "The address is not allowed by the network rules.",
-    "config": "The request could not be built from the configuration.",
-}
 
 
 @register.filter

@@ -14,9 +14,9 @@ from django.shortcuts import render
 from django.views.decorators.http import require_GET
 
 from dashboard.access import admin
-from dashboard.search import page
+from dashboard.forms.message_filters import page
 from integrations.models import AuditEntry
-from integrations.search import SEARCHED
+from integrations.search.pages import SEARCHED
 
 VALUE_SHOWN = 120  # characters of a value in the list
 FILTERS = ("target", "actor", "action")

@@ -13,14 +13,15 @@ from django.utils.http import url_has_allowed_host_and_scheme
 
 from dashboard import live
 from dashboard.access import actor, operator, viewer
-from dashboard.answers import form_page, posted, see_other
-from dashboard.figures import Standing, standings
-from dashboard.forms import BreakerForm
-from dashboard.pace import pace_of
-from dashboard.trips import hold, is_tripped, latest_openings, latest_trips
-from dashboard.words import breaker_rule_words
-from integrations import control
-from integrations.models import Conflict, Runtime, Service
+from dashboard.forms.actions import BreakerForm
+from dashboard.presenters.breaker_history import hold, is_tripped, latest_openings, latest_trips
+from dashboard.presenters.sentences import breaker_rule_words
+from dashboard.presenters.service_stats import Standing, standings
+from dashboard.presenters.slowdowns import pace_of
+from dashboard.responses import form_page, posted, see_other
+from integrations.errors import Conflict
+from integrations.models import Runtime, Service
+from integrations.operators import traffic
 from integrations.policies import breaker as breaker_policy
 
 SHOWN = 96  # tiles, those in trouble first: what is drawn anew every few seconds has to stay small
@@ -80,7 +81,7 @@ def steer(request: HttpRequest, name: str) -> HttpResponse:
     form = BreakerForm(posted(request), runtime=service.runtime)
     if form.is_valid():
         try:
-            runtime = control.steer_breaker(service, form.value, actor=actor(request))
+            runtime = traffic.steer_breaker(service, form.value, actor=actor(request))
         except (Conflict, breaker_policy.Conflict) as conflict:
             form.refuse([(("action",), str(conflict))])
         else:

@@ -7,10 +7,10 @@ from django.shortcuts import get_object_or_404, render
 from django.views.decorators.http import require_GET
 
 from dashboard.access import viewer
-from dashboard.payload import curl
-from dashboard.search import page
+from dashboard.forms.message_filters import page
+from dashboard.presenters.bodies import curl
+from integrations.delivery.direct_call import under_way
 from integrations.models import Attempt, Service, Trigger
-from integrations.process import under_way
 
 PAGE = 50
 TRIGGERS = (Trigger.PROCESS, Trigger.HEALTH, Trigger.LAB)

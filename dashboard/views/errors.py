@@ -19,7 +19,7 @@ from django.http import (
 )
 from django.template.loader import render_to_string
 
-from dashboard.answers import NotThere
+from dashboard.responses import NotThere
 
 
 def malformed(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:

@@ -14,12 +14,13 @@ from django.utils import timezone
 from django.views.decorators.http import require_GET, require_POST
 
 from dashboard.access import person, viewer
-from dashboard.answers import see_other
-from dashboard.export import as_csv, as_ndjson
-from dashboard.search import filters_of, read
+from dashboard.forms.message_filters import filters_of, read
+from dashboard.presenters.exports import as_csv, as_ndjson
+from dashboard.responses import see_other
 from integrations.models import Role, SavedView
 from integrations.models.saved_view import VIEWS_LIMIT
-from integrations.search import Found, offers
+from integrations.search.pages import Found
+from integrations.search.suggestions import offers
 
 FORMATS = {"csv": (as_csv, "text/csv; charset=utf-8"), "ndjson": (as_ndjson, "application/x-ndjson")}
 

@@ -16,13 +16,13 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from dashboard import live
 from dashboard.access import actor, operator, viewer
-from dashboard.answers import form_page, posted, see_other
-from dashboard.sparkline import sparklines
-from integrations import failures
-from integrations.models import Account, Attempt, Conflict, Failure, FailureState, Message, Operation, Service
+from dashboard.presenters.sparkline import sparklines
+from dashboard.responses import form_page, posted, see_other
+from integrations.errors import Conflict, Invalid
+from integrations.models import Account, Attempt, Failure, FailureState, Message, Operation, Service
 from integrations.models.failure import UNRESOLVED, FailureQuerySet
-from integrations.registry import Invalid
-from integrations.schemas import FailureIn
+from integrations.operators import failures
+from integrations.schemas.actions import FailureIn
 
 SHOWN = 100  # groups on the list
 COUNTED = 10_000  # dead messages; “10,000+” says enough

@@ -13,13 +13,13 @@ from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
-from dashboard import metrics as measured
 from dashboard.access import public
-from dashboard.figures import oldest_due
-from integrations.api.gate import identify
+from dashboard.presenters import metrics as measured
+from dashboard.presenters.service_stats import oldest_due
+from integrations.api.auth import identify
 from integrations.api.problems import Problem
 from integrations.models import Worker
-from integrations.network import parse_networks
+from integrations.outbound.addresses import parse_networks
 
 
 @public

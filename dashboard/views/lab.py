@@ -10,14 +10,15 @@ from django.shortcuts import render
 from django.views.decorators.http import require_GET, require_http_methods
 
 from dashboard.access import actor, operator, viewer
-from dashboard.answers import see_other
-from dashboard.message_forms import LabForm, endpoints_of, from_pasted
+from dashboard.forms.curl import read
+from dashboard.forms.message import LabForm, endpoints_of, from_pasted
+from dashboard.forms.message_filters import Page, page
 from dashboard.once import fresh_key, once_unlocked
-from dashboard.pasted import read
-from dashboard.payload import curl
-from dashboard.search import Page, page
-from dashboard.views.messages import chosen_view, starting_point
-from integrations import lab as tester
+from dashboard.presenters.bodies import curl
+from dashboard.responses import see_other
+from dashboard.views.messages.detail import chosen_view
+from dashboard.views.messages.send import starting_point
+from integrations.delivery import lab_call as tester
 from integrations.models import Attempt, Certificate, Endpoint
 
 HISTORY = 20

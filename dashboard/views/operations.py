@@ -15,12 +15,12 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from dashboard import live
 from dashboard.access import actor, operator, viewer
-from dashboard.answers import see_other
-from dashboard.search import page
-from integrations import operations
-from integrations.models import Conflict, Message, Operation, Service
+from dashboard.forms.message_filters import page
+from dashboard.responses import see_other
+from integrations.errors import Conflict, Invalid
+from integrations.models import Message, Operation, Service
 from integrations.models.operation import Item, ItemOutcome, Kind
-from integrations.registry import Invalid
+from integrations.operators import bulk_operations
 
 WORDS = {Kind.REPLAY: "Replay", Kind.CANCEL: "Cancel", Kind.RETRY_NOW: "Retry now"}
 SHOWN = ("nonce", "status", "method", "path", "service__name")
@@ -34,15 +34,17 @@ class StartForm(forms.Form):
     )
     rate = forms.FloatField(
         label="Messages a second",
-        min_value=operations.SLOWEST,
-        max_value=operations.RATE_LIMIT,
-        initial=f"{operations.RATE:g}",
+        min_value=bulk_operations.SLOWEST,
+        max_value=bulk_operations.RATE_LIMIT,
+        initial=f"{bulk_operations.RATE:g}",
         help_text="It can be changed while it runs.",
     )
 
 
 class RateForm(forms.Form):
-    rate = forms.FloatField(label="Messages a second", min_value=operations.SLOWEST, max_value=operations.RATE_LIMIT)
+    rate = forms.FloatField(
+        label="Messages a second", min_value=bulk_operations.SLOWEST, max_value=bulk_operations.RATE_LIMIT
+    )
 
 
 # ---- the list -----------------------------------------------------------------------------------------------------
@@ -79,7 +81,7 @@ def new(request: HttpRequest) -> HttpResponse:
     q = request.POST.get("q", "") if "all" in request.POST else _picked(request.POST)
     try:
         kind = Kind(request.POST.get("kind", ""))
-        operation = operations.plan(kind, q, by=actor(request), dry_run=True)
+        operation = bulk_operations.plan(kind, q, by=actor(request), dry_run=True)
     except ValueError:
         toasts.error(request, "Nothing was planned: say what to do.")
     except Invalid as refusal:
@@ -209,7 +211,7 @@ def start(request: HttpRequest, public_id: str) -> HttpResponse:
     given = form.cleaned_data
     return _steered(
         request,
-        lambda: operations.start(operation, by=actor(request), reason=given["reason"], rate=given["rate"]),
+        lambda: bulk_operations.start(operation, by=actor(request), reason=given["reason"], rate=given["rate"]),
         operation,
         "Started.",
     )
@@ -224,28 +226,30 @@ def change(request: HttpRequest, public_id: str) -> HttpResponse:
         toasts.error(request, f"Not changed: {form.errors['rate'][0]}")
         return see_other("operation", public_id)
     rate = form.cleaned_data["rate"]
-    return _steered(request, lambda: operations.change(operation, by=actor(request), rate=rate), operation, "Changed.")
+    return _steered(
+        request, lambda: bulk_operations.change(operation, by=actor(request), rate=rate), operation, "Changed."
+    )
 
 
 @operator
 @require_POST
 def pause(request: HttpRequest, public_id: str) -> HttpResponse:
     operation = _operation_or_404(public_id)
-    return _steered(request, lambda: operations.pause(operation, by=actor(request)), operation, "Paused.")
+    return _steered(request, lambda: bulk_operations.pause(operation, by=actor(request)), operation, "Paused.")
 
 
 @operator
 @require_POST
 def resume(request: HttpRequest, public_id: str) -> HttpResponse:
     operation = _operation_or_404(public_id)
-    return _steered(request, lambda: operations.resume(operation, by=actor(request)), operation, "It goes on.")
+    return _steered(request, lambda: bulk_operations.resume(operation, by=actor(request)), operation, "It goes on.")
 
 
 @operator
 @require_POST
 def cancel(request: HttpRequest, public_id: str) -> HttpResponse:
     operation = _operation_or_404(public_id)
-    return _steered(request, lambda: operations.cancel(operation, by=actor(request)), operation, "Cancelled.")
+    return _steered(request, lambda: bulk_operations.cancel(operation, by=actor(request)), operation, "Cancelled.")
 
 
 def _steered(request: HttpRequest, verb: Callable[[], None], operation: Operation, done: str) -> HttpResponse:

@@ -12,10 +12,10 @@ from django.utils import timezone
 
 from dashboard import live
 from dashboard.access import viewer
-from dashboard.charts import chart, span_named
-from dashboard.figures import WAITING_CAP, Hour, Standing, see_certificates, standings
-from integrations import failures
+from dashboard.presenters.charts import chart, span_named
+from dashboard.presenters.service_stats import WAITING_CAP, Hour, Standing, see_certificates, standings
 from integrations.models import Operation, Service, Worker
+from integrations.operators import failures
 
 SHOWN = 12  # services in the table; the rest are on their own page
 GROUPS = 5  # failure groups, and stopped operations, among what needs attention; all are on their own pages

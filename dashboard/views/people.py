@@ -17,8 +17,8 @@ from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_POST
 
 from dashboard.access import actor, person, public, viewer
-from dashboard.answers import form_page, posted, see_other
-from dashboard.people_forms import FirstAdminForm, OwnPasswordForm
+from dashboard.forms.people import FirstAdminForm, OwnPasswordForm
+from dashboard.responses import form_page, posted, see_other
 from integrations.models import Account, AuditEntry, Role, SetupLink
 from integrations.models.account import digest
 

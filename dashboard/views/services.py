@@ -18,21 +18,22 @@ from django.views.decorators.http import require_POST
 
 from dashboard import live
 from dashboard.access import actor, admin, operator, person, viewer
-from dashboard.answers import form_page, posted, see_other
-from dashboard.charts import Span, chart, span_named
-from dashboard.figures import count_unfinished, standings
-from dashboard.forms import DeleteForm, EndpointForm, PauseForm, ResumeForm, ServiceForm
-from dashboard.pace import pace_of
-from dashboard.preview import Preview, policy_form, preview, trial
-from dashboard.trips import hold, trips_of
-from dashboard.views.messages import starting_point
-from dashboard.words import breaker_rule_words, event_words, limit_words, retry_words
-from integrations import control, registry
-from integrations.feed import CHANGED, ENDED
+from dashboard.forms.actions import DeleteForm, PauseForm, ResumeForm
+from dashboard.forms.service import EndpointForm, ServiceForm, policy_form
+from dashboard.presenters.breaker_history import hold, trips_of
+from dashboard.presenters.charts import Span, chart, span_named
+from dashboard.presenters.previews import Preview, breaker_preview, retry_preview, trial
+from dashboard.presenters.sentences import breaker_rule_words, event_words, limit_words, retry_words
+from dashboard.presenters.service_stats import count_unfinished, standings
+from dashboard.presenters.slowdowns import pace_of
+from dashboard.responses import form_page, posted, see_other
+from dashboard.views.messages.send import starting_point
+from integrations import errors
+from integrations.errors import Conflict
+from integrations.history.event_stream import CHANGED, ENDED
 from integrations.models import (
     AUTH_SECRETS,
     Certificate,
-    Conflict,
     Endpoint,
     Event,
     Message,
@@ -41,7 +42,10 @@ from integrations.models import (
     ServiceStatus,
     Source,
 )
+from integrations.operators import traffic
 from integrations.policies import breaker as breaker_policy
+from integrations.registration import deletion, registry
+from integrations.registration.endpoints import delete_endpoint, endpoint_readable, save_endpoint
 
 EVENTS_SHOWN = 12
 PAGE = 100
@@ -161,7 +165,7 @@ def new(request: HttpRequest) -> HttpResponse:
             service = registry.register(
                 form.value, actor=actor(request), source=Source.FORM, may_allow_private=may_allow_private
             )
-        except registry.Invalid as refusal:
+        except errors.Invalid as refusal:
             form.refuse(refusal)
         else:
             messages.success(request, f"{service.name} is registered. Test it, then send it a message.")
@@ -185,7 +189,7 @@ def edit(request: HttpRequest, name: str) -> HttpResponse:
             registry.change(
                 service, form.value, form.given_fields, actor=actor(request), may_allow_private=may_allow_private
             )
-        except registry.Invalid as refusal:
+        except errors.Invalid as refusal:
             form.refuse(refusal)
             service = get_object_or_404(Service, name=name)  # as it is stored, without what was refused
         else:
@@ -209,7 +213,15 @@ def _form_context(request: HttpRequest, form: ServiceForm, service: Service | No
 
 def _previews(given: QueryDict | None, service: Service | None) -> dict[str, Callable[[], Preview]]:
     """By group, each made when a template comes to it: most forms show none."""
-    return {group: partial(preview, group, given, service) for group in ("retries", "breaker")}
+    return {group: partial(_preview, group, given, service) for group in ("retries", "breaker")}
+
+
+def _preview(group: str, given: Any, service: Service | None) -> Preview:
+    """``given`` is what a form sent, None for the settings in force (the defaults for a service that is not saved)."""
+    form = policy_form(given, service, group)
+    if errors := form.complaints:
+        return Preview(group, errors=errors)
+    return retry_preview(form.retry) if group == "retries" else breaker_preview(form.breaker)
 
 
 @operator
@@ -230,7 +242,7 @@ def form_group(request: HttpRequest, group: str, name: str = "") -> HttpResponse
 @require_POST
 def preview_panel(request: HttpRequest, group: str) -> HttpResponse:
     """One group of the form's present values in words, while somebody types."""
-    context = {"preview": preview(group, request.POST, None)}
+    context = {"preview": _preview(group, request.POST, None)}
     return render(request, "services/_preview.html", context)
 
 
@@ -273,7 +285,7 @@ def pause(request: HttpRequest, name: str) -> HttpResponse:
     form = PauseForm(posted(request))
     if form.is_valid():
         try:
-            control.pause(service, form.value, actor=actor(request))
+            traffic.pause(service, form.value, actor=actor(request))
         except Conflict as conflict:
             form.refuse([(("until",), str(conflict))])
         else:
@@ -288,7 +300,7 @@ def resume(request: HttpRequest, name: str) -> HttpResponse:
     form = ResumeForm(posted(request))
     if form.is_valid():
         try:
-            held = control.resume(service, form.value, actor=actor(request))
+            held = traffic.resume(service, form.value, actor=actor(request))
         except Conflict as conflict:
             form.refuse([((), str(conflict))])
         else:
@@ -308,7 +320,7 @@ def delete(request: HttpRequest, name: str) -> HttpResponse:
             form.add_error("force", "It has unfinished messages. Say that they may be cancelled, or let them finish.")
         else:
             try:
-                control.delete_service(service, force=form.cleaned_data["force"], actor=actor(request))
+                deletion.delete_service(service, force=form.cleaned_data["force"], actor=actor(request))
             except Conflict as refusal:
                 form.add_error(None, str(refusal))
             else:
@@ -331,14 +343,14 @@ def endpoint_edit(request: HttpRequest, name: str, endpoint: str) -> HttpRespons
 
 
 def _endpoint_form(request: HttpRequest, service: Service, endpoint: Endpoint | None) -> HttpResponse:
-    form = EndpointForm(posted(request), present=registry.endpoint_readable(endpoint) if endpoint else None)
+    form = EndpointForm(posted(request), present=endpoint_readable(endpoint) if endpoint else None)
     if endpoint is None and "attempt" in request.GET:  # a call of the lab that is to be kept
         form.initial = {**form.initial, **{name: text for name, text in starting_point(request).items() if text}}
     name = endpoint.name if endpoint else ""
     if form.is_valid():
         try:
-            saved = registry.save_endpoint(service, form.value, actor=actor(request), endpoint=endpoint)
-        except registry.Invalid as refusal:
+            saved = save_endpoint(service, form.value, actor=actor(request), endpoint=endpoint)
+        except errors.Invalid as refusal:
             form.refuse(refusal)
         else:
             messages.success(request, f"The endpoint {saved.name} is saved.")
@@ -351,6 +363,6 @@ def _endpoint_form(request: HttpRequest, service: Service, endpoint: Endpoint | 
 @require_POST
 def endpoint_delete(request: HttpRequest, name: str, endpoint: str) -> HttpResponse:
     found = get_object_or_404(Endpoint, service__name=name, name=endpoint)
-    registry.delete_endpoint(found, actor=actor(request))
+    delete_endpoint(found, actor=actor(request))
     messages.success(request, f"The endpoint {endpoint} is deleted. Messages that used it keep their path.")
     return see_other("service", name)

@@ -15,10 +15,10 @@ from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_POST
 
 from dashboard.access import actor, admin, person
-from dashboard.answers import form_page, posted, see_other
-from dashboard.forms import RetentionForm
-from dashboard.people_forms import NAME_TAKEN, PersonEditForm, PersonForm, TokenForm
-from integrations import retention
+from dashboard.forms.actions import RetentionForm
+from dashboard.forms.people import NAME_TAKEN, PersonEditForm, PersonForm, TokenForm
+from dashboard.responses import form_page, posted, see_other
+from integrations.history import retention
 from integrations.models import Account, AuditEntry, Retention, Role, Token
 
 LISTED = 500

@@ -12,12 +12,14 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST
 
 from dashboard.access import actor, operator
-from dashboard.answers import form_page, posted, see_other
-from dashboard.forms import RotateForm
-from integrations import registry
-from integrations.models import Conflict, Service
-from integrations.schemas import ServiceIn, Signing
-from integrations.signing import Keys
+from dashboard.forms.actions import RotateForm
+from dashboard.responses import form_page, posted, see_other
+from integrations import errors
+from integrations.errors import Conflict
+from integrations.models import Service
+from integrations.outbound.signing import Keys
+from integrations.registration import registry
+from integrations.schemas.service import ServiceIn, Signing
 
 
 @operator
@@ -47,7 +49,7 @@ def enable(request: HttpRequest, name: str) -> HttpResponse:
             if not service.signing_keys:
                 keys = registry.rotate_signing(service, timedelta(0), actor=actor(request))
             _turn(service, on=True, by=actor(request))
-    except registry.Invalid as refusal:
+    except errors.Invalid as refusal:
         messages.error(request, f"Signing stays off: {refusal}.")
         return see_other("service", name)
     if keys:
@@ -62,7 +64,7 @@ def disable(request: HttpRequest, name: str) -> HttpResponse:
     service = get_object_or_404(Service, name=name)
     try:
         _turn(service, on=False, by=actor(request))
-    except registry.Invalid as refusal:
+    except errors.Invalid as refusal:
         messages.error(request, f"Signing stays on: {refusal}.")
     else:
         messages.success(request, f"Calls to {name} are no longer signed. Its secret is kept.")

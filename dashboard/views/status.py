@@ -11,8 +11,8 @@ from django.views.decorators.http import require_GET
 
 from dashboard import live
 from dashboard.access import viewer
-from dashboard.figures import Standing, standings
-from dashboard.uptime import DAY, MONTH, uptimes
+from dashboard.presenters.service_stats import Standing, standings
+from dashboard.presenters.uptime import DAY, MONTH, uptimes
 from integrations.models import Service
 
 SHOWN = 200  # services: those with trouble first

@@ -14,10 +14,10 @@ from ninja import NinjaAPI
 from ninja.openapi.schema import OpenAPISchema
 
 from integrations.api import administration, events, failures, messages, operations, process, services
-from integrations.api.description import complete
-from integrations.api.gate import Gate
+from integrations.api.auth import Gate
+from integrations.api.json_io import StrictParser, keep_out_of_caches
+from integrations.api.openapi import complete
 from integrations.api.problems import Problem, speak_problems
-from integrations.api.wire import StrictParser, keep_out_of_caches
 
 DESCRIPTION = """\
 Every call but this page needs `Authorization: Bearer TOKEN`; errors are `application/problem+json` (RFC 9457).

@@ -10,13 +10,14 @@ from django.http import Http404, HttpRequest, HttpResponse
 from ninja import Query, Router
 from pydantic import Field, StringConstraints
 
-from integrations import retention
-from integrations.api.documents import AuditPage, IssuedTokenOut, RetentionOut, TokenPage
-from integrations.api.gate import admin, caller
-from integrations.api.pages import LIMIT, Cursor, Limit, listed, page
-from integrations.api.wire import address, answer, no_content
+from integrations.api.auth import admin, caller
+from integrations.api.json_io import address, answer, no_content
+from integrations.api.pagination import LIMIT, Cursor, Limit, listed, page
+from integrations.api.responses import AuditPage, IssuedTokenOut, RetentionOut, TokenPage
+from integrations.history import retention
 from integrations.models import AuditEntry, Retention, Role, Token
-from integrations.schemas import RetentionIn, Strict
+from integrations.schemas.actions import RetentionIn
+from integrations.schemas.fields import Strict
 
 router = Router(tags=["Administration"], auth=admin)
 

@@ -12,9 +12,9 @@ from django.utils import timezone
 from ninja import Query, Router
 from pydantic_core import to_json
 
-from integrations.api.gate import viewer
+from integrations.api.auth import viewer
 from integrations.api.problems import Problem, broken
-from integrations.feed import CHANGED, Entry
+from integrations.history.event_stream import CHANGED, Entry
 from integrations.models import identifiers
 
 router = Router(tags=["Events"], auth=viewer)

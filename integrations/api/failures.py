@@ -8,15 +8,15 @@ from typing import Annotated, Any
 from django.http import Http404, HttpRequest, HttpResponse
 from ninja import Query, Router
 
-from integrations import failures
-from integrations.api.documents import FailureOut, FailurePage
-from integrations.api.gate import caller, operator, viewer
-from integrations.api.pages import LIMIT, Cursor, Limit, listed, page
-from integrations.api.wire import answer
+from integrations.api.auth import caller, operator, viewer
+from integrations.api.json_io import answer
+from integrations.api.pagination import LIMIT, Cursor, Limit, listed, page
+from integrations.api.responses import FailureOut, FailurePage
 from integrations.models import Failure, FailureState, Message
 from integrations.models.failure import FailureQuerySet
 from integrations.models.identifiers import public_id
-from integrations.schemas import FailureIn
+from integrations.operators import failures
+from integrations.schemas.actions import FailureIn
 
 router = Router(tags=["Failures"])
 

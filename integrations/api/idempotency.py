@@ -17,9 +17,9 @@ from django.db import IntegrityError, transaction
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 
-from integrations.api.gate import caller
+from integrations.api.auth import caller
 from integrations.api.problems import Problem, broken
-from integrations.models import IdempotentAnswer, rows
+from integrations.models import IdempotentAnswer, sql
 from integrations.models.idempotency import KEPT_FOR
 
 KEY_LIMIT = 255  # characters
@@ -174,4 +174,4 @@ def _store(given: Sequence[tuple[_Asked | Problem | None, HttpResponse | Excepti
         for asked, answer in given
         if isinstance(asked, _Asked) and isinstance(answer, HttpResponse) and 200 <= answer.status_code < 300
     ]
-    rows.append(IdempotentAnswer, sorted(kept, key=itemgetter("owner", "key")))
+    sql.append(IdempotentAnswer, sorted(kept, key=itemgetter("owner", "key")))

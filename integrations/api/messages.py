@@ -13,19 +13,22 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.utils import timezone
 from ninja import Query, Router
 
-from integrations import control, intake, retention, search
-from integrations.api.documents import (
+from integrations.api.auth import caller, operator, operator_batch, viewer
+from integrations.api.idempotency import PARAMETER, Answers, all_once, once
+from integrations.api.json_io import address, answer
+from integrations.api.pagination import LIMIT, Cursor, Limit, cursor_to, listed, page, place_of
+from integrations.api.problems import broken, problem_of
+from integrations.api.responses import (
     AttemptPage,
     BatchIn,
     BatchOut,
     MessageOut,
     MessagePage,
 )
-from integrations.api.gate import caller, operator, operator_batch, viewer
-from integrations.api.idempotency import PARAMETER, Answers, all_once, once
-from integrations.api.pages import LIMIT, Cursor, Limit, cursor_to, listed, page, place_of
-from integrations.api.problems import broken, problem_of
-from integrations.api.wire import address, answer
+from integrations.delivery import accept
+from integrations.delivery.waiting import Load, Waiting, waiting_for
+from integrations.errors import Invalid, TooLarge
+from integrations.history import retention
 from integrations.models import (
     UNFINISHED,
     Attempt,
@@ -39,12 +42,13 @@ from integrations.models import (
     Worker,
 )
 from integrations.models.identifiers import public_id
-from integrations.outcome import Fault
+from integrations.operators import traffic
+from integrations.outbound.outcome import Fault
+from integrations.outbound.redaction import redacted_headers
 from integrations.policies.retry import DeadReason
-from integrations.redaction import redacted_headers
-from integrations.registry import Invalid
-from integrations.schemas import MessageIn, Moment, ReplayIn, TooLarge, json_bytes
-from integrations.waiting import Load, Waiting, waiting_for
+from integrations.schemas.fields import Moment
+from integrations.schemas.message import MessageIn, ReplayIn, json_bytes
+from integrations.search import grammar, pages
 
 router = Router(tags=["Messages"])
 
@@ -64,16 +68,16 @@ def queue(asked: Sequence[tuple[HttpRequest, MessageIn]]) -> Answers:
 
     def prepare(wanted: Sequence[int]) -> Callable[[], Answers]:
         data = [asked[position][1] for position in wanted]
-        known = intake.Known.for_names({one.service for one in data}, {one.endpoint for one in data if one.endpoint})
+        known = accept.Known.for_names({one.service for one in data}, {one.endpoint for one in data if one.endpoint})
         drafts = [_drafted(one, known) for one in data]
         return lambda: _queued(drafts)
 
     return all_once([request for request, _ in asked], prepare)
 
 
-def _drafted(data: MessageIn, known: intake.Known) -> Draft | Exception:
+def _drafted(data: MessageIn, known: accept.Known) -> Draft | Exception:
     try:
-        return intake.draft(data, known)
+        return accept.draft(data, known)
     except (Invalid, TooLarge) as refusal:
         return refusal
 
@@ -121,10 +125,10 @@ def _drafts_of(data: BatchIn) -> tuple[list[tuple[int, Draft]], list[dict[str, A
     """What can be accepted, by index, and the problems of the others."""
     drafts: list[tuple[int, Draft]] = []
     rejected: list[dict[str, Any]] = []
-    known = intake.Known.for_names(_named(data, "service"), _named(data, "endpoint"))
+    known = accept.Known.for_names(_named(data, "service"), _named(data, "endpoint"))
     for index, entry in enumerate(data.messages):
         try:
-            drafts.append((index, intake.draft(MessageIn.model_validate(entry), known)))
+            drafts.append((index, accept.draft(MessageIn.model_validate(entry), known)))
         except Exception as error:
             if (problem := problem_of(error, ("body", "messages", index))) is None:
                 raise
@@ -174,7 +178,7 @@ def list_messages(
     What no index answers is looked for in steps: such a page may have fewer messages than `limit`, even none, and
     `next_cursor` goes on from there.
     """
-    asked = search.read(q or "")
+    asked = grammar.read(q or "")
     given = {
         "service": service,
         "endpoint": endpoint,
@@ -191,7 +195,7 @@ def list_messages(
     asked.between(created_after, created_before)
     if asked.problems:
         raise broken([(("query", "q"), problem) for problem in asked.problems])
-    found = search.Found(asked).older(place_of("messages", cursor), limit)
+    found = pages.Found(asked).older(place_of("messages", cursor), limit)
     return answer(listed(described(found.rows), cursor_to("messages", found.ahead) if found.ahead else None))
 
 
@@ -224,7 +228,7 @@ def replay_message(request: HttpRequest, message_id: str, data: ReplayIn | None 
     message = find_message(message_id)
 
     def work() -> HttpResponse:
-        replay, is_new = control.replay(message, data or ReplayIn(), actor=caller(request).actor)
+        replay, is_new = traffic.replay(message, data or ReplayIn(), actor=caller(request).actor)
         location = address("messages", replay.public_id)
         return answer(_full_document(replay), 202 if is_new else 200, location=location)
 
@@ -235,7 +239,7 @@ def replay_message(request: HttpRequest, message_id: str, data: ReplayIn | None 
 def cancel_message(request: HttpRequest, message_id: str) -> HttpResponse:
     """Cancels a pending message; while it is being delivered, or finished, it cannot be."""
     message = find_message(message_id)
-    control.cancel(message, actor=caller(request).actor)
+    traffic.cancel(message, actor=caller(request).actor)
     return answer(_full_document(message))
 
 
@@ -243,7 +247,7 @@ def cancel_message(request: HttpRequest, message_id: str) -> HttpResponse:
 def retry_message_now(request: HttpRequest, message_id: str) -> HttpResponse:
     """Clears a pending message's schedule, retry time and hold; never a pause, breaker, rate or order."""
     message = find_message(message_id)
-    control.retry_now(message, actor=caller(request).actor)
+    traffic.retry_now(message, actor=caller(request).actor)
     return answer(_full_document(message))
 
 

@@ -11,10 +11,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from integrations.api.documents import ProblemOut
-from integrations.api.gate import Gate
+from integrations.api.auth import Gate
 from integrations.api.problems import KINDS, MEDIA_TYPE
-from integrations.schemas import EndpointIn, FailureIn, RetentionIn, ServiceIn
+from integrations.api.responses import ProblemOut
+from integrations.schemas.actions import FailureIn, RetentionIn
+from integrations.schemas.service import EndpointIn, ServiceIn
 
 REFERENCE = "#/components/schemas/{model}"
 ALWAYS = (400, 401, 403, 413, 429, 503)  # what the gate may say before a call is looked at, and a database away

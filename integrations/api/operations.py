@@ -9,20 +9,20 @@ from django.http import Http404, HttpRequest, HttpResponse
 from ninja import Query, Router
 from pydantic import Field, StringConstraints, field_validator
 
-from integrations import operations
-from integrations.api.documents import ItemPage, OperationOut, OperationPage
-from integrations.api.gate import caller, operator, viewer
+from integrations.api.auth import caller, operator, viewer
 from integrations.api.idempotency import PARAMETER, once
-from integrations.api.pages import LIMIT, Cursor, Limit, listed, page
-from integrations.api.wire import address, answer
+from integrations.api.json_io import address, answer
+from integrations.api.pagination import LIMIT, Cursor, Limit, listed, page
+from integrations.api.responses import ItemPage, OperationOut, OperationPage
 from integrations.models import Message, Operation, Service
 from integrations.models.identifiers import public_id
 from integrations.models.operation import Item, ItemOutcome, Kind, State
-from integrations.schemas import Strict
+from integrations.operators import bulk_operations
+from integrations.schemas.fields import Strict
 
 router = Router(tags=["Operations"])
 
-Rate = Annotated[float, Field(ge=operations.SLOWEST, le=operations.RATE_LIMIT)]
+Rate = Annotated[float, Field(ge=bulk_operations.SLOWEST, le=bulk_operations.RATE_LIMIT)]
 Reason = Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)]
 
 
@@ -34,7 +34,7 @@ class OperationIn(Strict):
         description="Which messages, in the words of the console's search; `id:a,b` for single ones."
     )
     reason: Reason = Field("", description="Why; kept with what is done. Only a dry run needs none.")
-    rate: Rate = Field(operations.RATE, description="Messages a second.")
+    rate: Rate = Field(bulk_operations.RATE, description="Messages a second.")
     dry_run: bool = Field(False, description="Only freeze the selection and say what is in it.")
     stop_at_failure_rate: float | None = Field(None, gt=0, le=1, description="Not offered yet: leave it out.")
 
@@ -58,7 +58,7 @@ def plan_operation(request: HttpRequest, data: OperationIn) -> HttpResponse:
     """Plans bulk work. Workers freeze what the filter finds now; later messages are not touched."""
 
     def work() -> HttpResponse:
-        operation = operations.plan(
+        operation = bulk_operations.plan(
             data.kind,
             data.filter,
             by=caller(request).actor,
@@ -111,7 +111,7 @@ def list_operation_items(
 def change_operation(request: HttpRequest, operation_id: str, data: OperationChange) -> HttpResponse:
     """Another pace or reason; or starts what a dry run has planned, on exactly its selection."""
     operation = _find(operation_id)
-    verb = operations.start if data.dry_run is False else operations.change
+    verb = bulk_operations.start if data.dry_run is False else bulk_operations.change
     verb(operation, by=caller(request).actor, reason=data.reason, rate=data.rate)
     return answer(document(operation))
 
@@ -120,7 +120,7 @@ def change_operation(request: HttpRequest, operation_id: str, data: OperationCha
 def pause_operation(request: HttpRequest, operation_id: str) -> HttpResponse:
     """Nothing more is done until it is resumed."""
     operation = _find(operation_id)
-    operations.pause(operation, by=caller(request).actor)
+    bulk_operations.pause(operation, by=caller(request).actor)
     return answer(document(operation))
 
 
@@ -128,7 +128,7 @@ def pause_operation(request: HttpRequest, operation_id: str) -> HttpResponse:
 def resume_operation(request: HttpRequest, operation_id: str) -> HttpResponse:
     """Goes on where it was paused."""
     operation = _find(operation_id)
-    operations.resume(operation, by=caller(request).actor)
+    bulk_operations.resume(operation, by=caller(request).actor)
     return answer(document(operation))
 
 
@@ -136,7 +136,7 @@ def resume_operation(request: HttpRequest, operation_id: str) -> HttpResponse:
 def cancel_operation(request: HttpRequest, operation_id: str) -> HttpResponse:
     """Ends it: what is done stays done."""
     operation = _find(operation_id)
-    operations.cancel(operation, by=caller(request).actor)
+    bulk_operations.cancel(operation, by=caller(request).actor)
     return answer(document(operation))
 
 

@@ -15,10 +15,9 @@ from ninja.errors import AuthenticationError, HttpError
 from ninja.errors import ValidationError as NinjaValidationError
 from pydantic_core import ErrorDetails, to_json
 
-from integrations.models import Conflict
+from integrations.errors import Conflict, Invalid, TooLarge
 from integrations.policies import breaker
-from integrations.registry import Invalid
-from integrations.schemas import TooLarge, in_words
+from integrations.schemas.fields import in_words
 
 logger = logging.getLogger(__name__)
 

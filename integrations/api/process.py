@@ -10,14 +10,14 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from ninja import Router
 
-from integrations import process
-from integrations.api.documents import ProcessedOut, UnprocessedOut
-from integrations.api.gate import caller, operator
+from integrations.api.auth import caller, operator
+from integrations.api.json_io import answer, parse
 from integrations.api.problems import Problem
-from integrations.api.wire import answer, parse
-from integrations.client import Client
-from integrations.process import Answer, Asked
-from integrations.schemas import ProcessIn, json_bytes
+from integrations.api.responses import ProcessedOut, UnprocessedOut
+from integrations.delivery import direct_call
+from integrations.delivery.direct_call import Answer, Asked
+from integrations.outbound.client import Client
+from integrations.schemas.message import ProcessIn, json_bytes
 
 router = Router(tags=["Messages"])
 
@@ -29,13 +29,13 @@ def process_now(request: HttpRequest, data: ProcessIn) -> HttpResponse:
     It feeds and obeys the breaker, the rate, the concurrency and a pause. All tries carry the same `webhook-id`. After
     a 503 the call *may* have been made.
     """
-    return document(async_to_sync(_run)(process.prepare(data, caller(request).actor)))
+    return document(async_to_sync(_run)(direct_call.prepare(data, caller(request).actor)))
 
 
 async def _run(asked: Asked) -> Answer:
     client = new_client()
     try:
-        return await process.run(asked, client=client, database=sync_to_async)
+        return await direct_call.run(asked, client=client, database=sync_to_async)
     finally:
         await client.aclose()
 

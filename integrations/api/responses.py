@@ -8,11 +8,12 @@ from typing import Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from integrations.models import Role
-from integrations.outcome import Fault
+from integrations.outbound.outcome import Fault
 from integrations.policies.breaker import BreakerPolicy
 from integrations.policies.limits import Limits, Timeout
 from integrations.policies.retry import DeadReason, RetryPolicy
-from integrations.schemas import Cache, HealthCheck, NetworkRules, Signing, Strict
+from integrations.schemas.fields import Strict
+from integrations.schemas.service import Cache, HealthCheck, NetworkRules, Signing
 
 Item = TypeVar("Item")
 BATCH_COUNT = 1000  # messages in one batch: one transaction of a few milliseconds

@@ -12,15 +12,17 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.utils import timezone
 from ninja import Body, Query, Router
 
-from integrations import control, registry
-from integrations.api.documents import BreakerOut, EndpointOut, EndpointPage, RotatedOut, ServiceOut, ServicePage
-from integrations.api.gate import admin, caller, operator, viewer
-from integrations.api.pages import LIMIT, Cursor, Limit, listed, page
+from integrations.api.auth import admin, caller, operator, viewer
+from integrations.api.json_io import address, answer, no_content
+from integrations.api.pagination import LIMIT, Cursor, Limit, listed, page
 from integrations.api.problems import Problem
-from integrations.api.wire import address, answer, no_content
+from integrations.api.responses import BreakerOut, EndpointOut, EndpointPage, RotatedOut, ServiceOut, ServicePage
 from integrations.models import Endpoint, Health, Message, Role, Runtime, Service, Source, Tally, backlog
+from integrations.operators import traffic
 from integrations.policies import breaker as breaker_policy
-from integrations.schemas import BreakerIn, EndpointIn, PauseIn, ResumeIn, RotateIn, ServiceIn
+from integrations.registration import deletion, endpoints, registry
+from integrations.schemas.actions import BreakerIn, PauseIn, ResumeIn, RotateIn
+from integrations.schemas.service import EndpointIn, ServiceIn
 
 HEALTHY_FOR = timedelta(hours=1)  # a success longer ago says nothing about now
 
@@ -74,7 +76,7 @@ def delete_service(
     """Removes a service and its history; with unfinished messages only where `force` says so."""
     service = find_service(name)
     actor = caller(request).actor
-    control.delete_service(service, force=force, actor=actor)
+    deletion.delete_service(service, force=force, actor=actor)
     return no_content()
 
 
@@ -82,7 +84,7 @@ def delete_service(
 def pause_service(request: HttpRequest, name: str, data: PauseIn) -> HttpResponse:
     """Messages are accepted and held from now on, never dropped."""
     service = find_service(name)
-    control.pause(service, data, actor=caller(request).actor)
+    traffic.pause(service, data, actor=caller(request).actor)
     return answer(described([service])[0])
 
 
@@ -90,7 +92,7 @@ def pause_service(request: HttpRequest, name: str, data: PauseIn) -> HttpRespons
 def resume_service(request: HttpRequest, name: str, data: ResumeIn | None = None) -> HttpResponse:
     """Ends a pause and says what becomes of the messages that waited; an empty body releases all."""
     service = find_service(name)
-    control.resume(service, data or ResumeIn(), actor=caller(request).actor)
+    traffic.resume(service, data or ResumeIn(), actor=caller(request).actor)
     return answer(described([service])[0])
 
 
@@ -225,7 +227,7 @@ def list_endpoints(request: HttpRequest, name: str, limit: Limit = LIMIT, cursor
 @router.post("/services/{name}/endpoints", auth=operator, response={201: EndpointOut})
 def register_endpoint(request: HttpRequest, name: str, data: EndpointIn) -> HttpResponse:
     """Names an operation of a service."""
-    endpoint = registry.save_endpoint(find_service(name), data, actor=caller(request).actor)
+    endpoint = endpoints.save_endpoint(find_service(name), data, actor=caller(request).actor)
     return answer(endpoint_document(endpoint), 201, location=address("services", name, "endpoints", endpoint.name))
 
 
@@ -243,15 +245,15 @@ def change_endpoint(
     with transaction.atomic():
         service = find_service(name, locked=True)
         found = _find_endpoint(name, endpoint)
-        wanted = EndpointIn.model_validate({**registry.endpoint_readable(found), **data})
-        registry.save_endpoint(service, wanted, actor=caller(request).actor, endpoint=found)
+        wanted = EndpointIn.model_validate({**endpoints.endpoint_readable(found), **data})
+        endpoints.save_endpoint(service, wanted, actor=caller(request).actor, endpoint=found)
     return answer(endpoint_document(found))
 
 
 @router.delete("/services/{name}/endpoints/{endpoint}", auth=operator, response={204: None})
 def delete_endpoint(request: HttpRequest, name: str, endpoint: str) -> HttpResponse:
     """Forgets a named operation; messages accepted for it keep what they were accepted with."""
-    registry.delete_endpoint(_find_endpoint(name, endpoint), actor=caller(request).actor)
+    endpoints.delete_endpoint(_find_endpoint(name, endpoint), actor=caller(request).actor)
     return no_content()
 
 
@@ -264,7 +266,7 @@ def _find_endpoint(name: str, endpoint: str) -> Endpoint:
 
 def endpoint_document(endpoint: Endpoint) -> dict[str, Any]:
     return {
-        **registry.endpoint_readable(endpoint),
+        **endpoints.endpoint_readable(endpoint),
         "created_at": endpoint.created_at,
         "updated_at": endpoint.updated_at,
     }
@@ -282,7 +284,7 @@ def get_breaker(request: HttpRequest, name: str) -> HttpResponse:
 def steer_breaker(request: HttpRequest, name: str, data: BreakerIn) -> HttpResponse:
     """Opens, closes, half-opens, resets, disables or observes; `auto` ends a manual mode."""
     service = find_service(name)
-    return answer(breaker_document(service, control.steer_breaker(service, data, actor=caller(request).actor)))
+    return answer(breaker_document(service, traffic.steer_breaker(service, data, actor=caller(request).actor)))
 
 
 def breaker_document(service: Service, runtime: Runtime) -> dict[str, Any]:

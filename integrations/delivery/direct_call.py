@@ -29,19 +29,13 @@ from django.db import OperationalError, transaction
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_attempt, stop_any, stop_before_delay
 from tenacity.wait import wait_exponential_jitter
 
-from integrations import failures, intake, oauth
-from integrations.client import READ_CAP, Call, Client
-from integrations.delivery import (
-    SLOT_HORIZON,
-    Admission,
-    Target,
-    admit,
-    build_call,
-    call_facts,
-    fold,
-    target_of,
-    with_load,
-)
+from integrations.delivery import accept, failure_groups, oauth
+from integrations.delivery.admission import SLOT_HORIZON, Admission, admit, with_load
+from integrations.delivery.attempt import call_facts
+from integrations.delivery.feedback import fold
+from integrations.delivery.request import build_call
+from integrations.delivery.target import Target, target_of
+from integrations.errors import Invalid
 from integrations.logs import line
 from integrations.models import (
     Attempt,
@@ -56,12 +50,12 @@ from integrations.models import (
     tally,
 )
 from integrations.models.runtime import as_recent
-from integrations.outcome import Fault, Outcome
+from integrations.outbound.client import READ_CAP, Call, Client
+from integrations.outbound.outcome import Fault, Outcome
+from integrations.outbound.redaction import redacted_bytes, redacted_text
 from integrations.policies import breaker, freshness, limits
 from integrations.policies.verdict import Verdict, judge
-from integrations.redaction import redacted_bytes, redacted_text
-from integrations.registry import Invalid
-from integrations.schemas import ProcessIn
+from integrations.schemas.message import ProcessIn
 
 log = logging.getLogger("switchboard.process")
 
@@ -132,11 +126,11 @@ def prepare(data: ProcessIn, actor: str) -> Asked:
     """The call as it will be made. Raises registry.Invalid, or schemas.TooLarge for the body."""
     service = Service.objects.filter(name=data.service).first()
     endpoint = Endpoint.objects.filter(service=service, name=data.endpoint).first() if data.endpoint else None
-    known = intake.Known(
+    known = accept.Known(
         {service.name: service} if service else {},
         {(endpoint.service_id, endpoint.name): endpoint} if endpoint else {},
     )
-    draft = intake.draft(data.as_message(), known)
+    draft = accept.draft(data.as_message(), known)
     key = _cache_key(draft)
     return Asked(
         draft=draft,
@@ -396,7 +390,7 @@ def _write(ticket: Ticket, facts: dict[str, Any], outcome: Outcome, verdict: Ver
     placed = {name: getattr(attempt, name) for name in ("id", "service_id", "endpoint_id", "message_id", "started_at")}
     with transaction.atomic():
         if Attempt.objects.filter(pk=attempt.pk).update(**row):
-            failures.record([{**placed, **row}], [None], now)
+            failure_groups.record([{**placed, **row}], [None], now)
         for runtime in Runtime.objects.locked([attempt.service_id]):  # none where the service was deleted meanwhile
             runtime.end_lease(attempt.pk)
             fold(runtime, target, [sample], [verdict], now)

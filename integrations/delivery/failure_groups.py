@@ -1,7 +1,7 @@
-"""Failure groups, from the call that failed to the decision of an operator.
+"""Group failed calls by their cause, while results are settled.
 
-``record`` is called while results are settled, for failed calls only: a success pays nothing. A group that cannot be
-written never costs a delivery its result.
+``record`` is called for failed calls only: a success pays nothing. A group that cannot be written never costs a
+delivery its result.
 """
 
 from __future__ import annotations
@@ -17,28 +17,14 @@ from typing import Any
 from django.db import transaction
 
 from integrations.logs import line
-from integrations.models import (
-    Account,
-    AuditEntry,
-    Conflict,
-    Event,
-    Failure,
-    FailureHour,
-    FailureState,
-    Result,
-    database_now,
-)
-from integrations.models.failure import KEPT, RECENT, FailureQuerySet, Seen, add_hours
+from integrations.models import Event, Failure, FailureHour, FailureState, Result
+from integrations.models.failure import KEPT, Seen, add_hours
 from integrations.policies.fingerprint import Facts, Fingerprint, fingerprint, remainder
-from integrations.registry import Invalid
-from integrations.schemas import FailureIn
 
 log = logging.getLogger("switchboard.failures")
-
 KINDS = 200  # groups of one service and endpoint that are not resolved; what is one too many is not kept apart
 
 
-# ---- while results are settled --------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Failed:
     """One failed call. ``formerly`` is the group that its message belonged to before."""
@@ -154,86 +140,3 @@ def _seen(made: Fingerprint, failed: Sequence[Failed], group: int | None) -> See
 def prune(now: datetime) -> int:
     """Takes away the counts by hour that nobody shows any more; answers how many."""
     return FailureHour.objects.filter(hour__lt=now - KEPT).delete()[0]
-
-
-# ---- what an operator decides ---------------------------------------------------------------------------------------
-def change(failure: Failure, data: FailureIn, *, actor: str) -> Failure:
-    """Resolves, ignores, opens again, notes or assigns; what is not given stays. Raises Invalid, or Conflict where the
-    group is gone."""
-    given = data.model_fields_set
-    now = database_now()
-    if data.ignored_until and data.ignored_until <= now:
-        raise Invalid((("ignored_until",), "this time has passed already"))
-    if data.assignee and not Account.objects.filter(username=data.assignee, is_active=True).exists():
-        raise Invalid((("assignee",), f"there is no account {data.assignee}"))
-    with transaction.atomic():
-        locked = Failure.objects.select_for_update().filter(pk=failure.pk).first()
-        if locked is None:
-            raise Conflict("the group was deleted meanwhile, with its service")
-        before = _facts(locked)
-        if "note" in given:
-            locked.note = data.note
-        if "assignee" in given:
-            locked.assignee = data.assignee or ""
-        _turn(locked, data, now)
-        if (after := _facts(locked)) == before:
-            return locked
-        locked.save(update_fields=["state", "opened_at", "resolved_at", "ignored_until", "note", "assignee"])
-        _tell(locked, before["state"], actor, now)
-        changes = {name: value for name, value in after.items() if value != before[name]}
-        AuditEntry.objects.record(
-            actor,
-            f"failure.{locked.state}" if "state" in changes else "failure.changed",
-            locked.public_id,
-            before={name: before[name] for name in changes},
-            after=changes,
-        )
-    return locked
-
-
-def _turn(failure: Failure, data: FailureIn, now: datetime) -> None:
-    wanted = FailureState(data.state) if data.state else FailureState(failure.state)
-    if data.ignored_until and wanted != FailureState.IGNORED:
-        raise Invalid((("ignored_until",), "only an ignored group is ignored until a time"))
-    if wanted == FailureState.IGNORED and data.model_fields_set & {"state", "ignored_until"}:
-        failure.ignored_until = data.ignored_until
-    if wanted == failure.state or (wanted == FailureState.OPEN and failure.is_unresolved):
-        return  # a regressed group is an open one
-    if wanted == FailureState.RESOLVED:
-        failure.resolved_at = now
-    if wanted == FailureState.OPEN:
-        failure.opened_at = now
-    if wanted != FailureState.IGNORED:
-        failure.ignored_until = None
-    failure.state = wanted
-
-
-def _tell(failure: Failure, before: str, actor: str, now: datetime) -> None:
-    type_ = {FailureState.RESOLVED: "failure.resolved", FailureState.OPEN: "failure.opened"}.get(
-        FailureState(failure.state)
-    )
-    if type_ and failure.state != before:
-        facts = {"title": failure.title, "by": actor}
-        Event.objects.create(type=type_, at=now, service_id=failure.service_id, subject=failure.public_id, facts=facts)
-
-
-def _facts(failure: Failure) -> dict[str, Any]:
-    until = failure.ignored_until
-    return {
-        "state": str(failure.state),
-        "ignored_until": until.isoformat() if until else None,
-        "note": failure.note,
-        "assignee": failure.assignee,
-    }
-
-
-# ---- what is asked --------------------------------------------------------------------------------------------------
-def needing_attention(now: datetime) -> FailureQuerySet:
-    """Open and regressed groups, with their places, that struck in the last day: most harmful first."""
-    return (
-        Failure.objects.unresolved()
-        .filter(last_seen__gte=now - RECENT)
-        .select_related("service", "endpoint")
-        .defer("service__secrets")
-        .most_harmful_first(now)
-    )

@@ -14,12 +14,13 @@ from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
-from integrations import oauth
-from integrations.client import Call, Client
-from integrations.delivery import build_call, call_facts
+from integrations.delivery import oauth
+from integrations.delivery.attempt import call_facts
+from integrations.delivery.request import build_call
 from integrations.models import Attempt, AuditEntry, Certificate, Endpoint, Result, Service, Trigger
-from integrations.outcome import Fault, Outcome
-from integrations.redaction import redacted_bytes, redacted_headers, redacted_text, redacted_url
+from integrations.outbound.client import Call, Client
+from integrations.outbound.outcome import Fault, Outcome
+from integrations.outbound.redaction import redacted_bytes, redacted_headers, redacted_text, redacted_url
 
 KEPT = 1024 * 1024  # bytes of an answer; a person looks at this one, so it is more than delivery keeps
 UNFINISHED = "The call did not come to its end: the process that made it stopped."

@@ -8,9 +8,9 @@ from base64 import b64encode
 from dataclasses import dataclass, replace
 from urllib.parse import quote, urlencode
 
-from integrations.client import Call, Client
 from integrations.models import Service
-from integrations.outcome import Fault, Outcome
+from integrations.outbound.client import Call, Client
+from integrations.outbound.outcome import Fault, Outcome
 
 REFRESH_BEFORE = 30.0  # seconds before its end that a token is not used any more
 LIFETIME = 300.0  # seconds for a token that does not say how long it lives

@@ -24,7 +24,7 @@ from typing import Any
 from django.db import connection, models, transaction
 from django.utils.dateparse import parse_datetime
 
-from integrations.models import Event, Feed, Message, Status, Tally, database_now, identifiers, rows
+from integrations.models import Event, Feed, Message, Status, Tally, database_now, identifiers, sql
 
 RETENTION = timedelta(hours=1)
 COUNT_EVERY = timedelta(seconds=1)
@@ -108,7 +108,7 @@ def entries(after: int, limit: int = 1000) -> list[Entry]:
 
 def forget() -> int:
     """Takes away the counts that nobody can resume from any more; answers how many. Other events are history, and
-    go with it: see integrations/retention.py."""
+    go with it: see integrations/history/retention.py."""
     before, forgotten = database_now() - RETENTION, 0
     for type_ in (CHANGED, ENDED):
         for _ in range(FORGOTTEN_IN_A_ROW):
@@ -163,7 +163,7 @@ LOOK = """SELECT (SELECT MAX(id) FROM integrations_message),
 
 def _look(counted_at: datetime) -> Look:
     with connection.cursor() as cursor:
-        cursor.execute(LOOK, [rows.moment(_counted_from(counted_at)), ENDED, ENDED])
+        cursor.execute(LOOK, [sql.moment(_counted_from(counted_at)), ENDED, ENDED])
         newest, tallied, has_ended, is_unnumbered = cursor.fetchone()
     return Look(newest or 0, tallied or 0, bool(has_ended), bool(is_unnumbered))
 

@@ -25,7 +25,7 @@ from typing import Any
 from django.db import InterfaceError, OperationalError, models, transaction
 from django.db.models import OuterRef, Subquery
 
-from integrations import feed
+from integrations.history import event_stream
 from integrations.logs import line
 from integrations.models import (
     Attempt,
@@ -274,7 +274,7 @@ def _events(kept: Retention, now: datetime) -> bool:
     if (before := kept.messages_before(now)) is None:
         return False
     with _alone(kept):
-        return feed.forget_history(before, STEP) == STEP
+        return event_stream.forget_history(before, STEP) == STEP
 
 
 def _audit(kept: Retention, now: datetime) -> bool:

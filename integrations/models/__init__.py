@@ -1,5 +1,6 @@
 """What is stored. QuerySets are the vocabulary; a status changes only in here."""
 
+from integrations.errors import Conflict
 from integrations.models.account import Account, Role, SetupLink, Token
 from integrations.models.attempt import Attempt, Result, Trigger
 from integrations.models.certificate import Certificate
@@ -9,16 +10,7 @@ from integrations.models.failure import Failure, FailureHour, FailureState
 from integrations.models.field_value import FieldValue
 from integrations.models.health import Health
 from integrations.models.idempotency import IdempotentAnswer
-from integrations.models.message import (
-    FINISHED,
-    UNFINISHED,
-    Conflict,
-    Draft,
-    Message,
-    MessageContent,
-    Priority,
-    Status,
-)
+from integrations.models.message import FINISHED, UNFINISHED, Draft, Message, MessageContent, Priority, Status
 from integrations.models.operation import Item, Operation
 from integrations.models.retention import Retention
 from integrations.models.runtime import Runtime

@@ -10,7 +10,7 @@ from django.db import models
 from integrations.models import identifiers
 from integrations.models.message import Message
 from integrations.models.service import Endpoint, Service
-from integrations.outcome import Fault
+from integrations.outbound.outcome import Fault
 
 
 class Trigger(models.TextChoices):

@@ -9,9 +9,9 @@ from typing import ClassVar
 from django.db import models
 from django.utils import timezone
 
-from integrations.network import parse_url
-from integrations.transport import Certificate as Shown
-from integrations.transport import place_of
+from integrations.outbound.addresses import parse_url
+from integrations.outbound.wire import Certificate as Shown
+from integrations.outbound.wire import place_of
 
 ENDS_SOON = timedelta(days=14)
 FORGOTTEN_AFTER = timedelta(days=90)  # without being shown again

@@ -39,7 +39,9 @@ class Event(models.Model):
     service = models.ForeignKey(Service, null=True, on_delete=models.CASCADE, db_index=False, related_name="events")
     subject = models.CharField(max_length=60, blank=True)  # public id of the thing, where it is not the service
     facts = models.JSONField(default=dict)
-    position = models.BigIntegerField(null=True)  # in the stream; given after the commit, see integrations/feed.py
+    position = models.BigIntegerField(
+        null=True
+    )  # in the stream; given after the commit, see integrations/history/event_stream.py
 
     objects: ClassVar[EventManager] = EventManager()
 

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 from django.db import connection, models
 from django.db.models import Case, Count, Q, Value, When
 
-from integrations.models import identifiers, rows
+from integrations.models import identifiers, sql
 from integrations.models.service import Endpoint, Service
 
 
@@ -123,11 +123,11 @@ class FailureQuerySet(models.QuerySet["Failure"]):
 
     def add(self, seen: Sequence[Seen], now: datetime) -> list[Written]:
         """Adds to the groups, and makes those that are new, in one statement. The keys must be distinct."""
-        at = rows.moment(now)
+        at = sql.moment(now)
         values: list[Any] = []
         for one in sorted(seen, key=lambda one: one.key):  # two that write the same groups must not wait in a circle
             given = [getattr(one, name) for name in Seen.__slots__]
-            values += [rows.moment(value) if isinstance(value, datetime) else value for value in given]
+            values += [sql.moment(value) if isinstance(value, datetime) else value for value in given]
             values += [identifiers.fresh_nonce(), FailureState.OPEN.value, at, "", ""]
         places = ", ".join([f"({', '.join(['%s'] * len(COLUMNS))})"] * len(seen))
         with connection.cursor() as cursor:
@@ -203,7 +203,7 @@ class FailureHour(models.Model):
 
 def add_hours(counts: dict[int, int], now: datetime) -> None:
     """Adds to this hour's counts, by group; the caller has written the groups and so holds them."""
-    hour = rows.moment(now.replace(minute=0, second=0, microsecond=0))
+    hour = sql.moment(now.replace(minute=0, second=0, microsecond=0))
     values = [value for failure_id, count in sorted(counts.items()) for value in (failure_id, hour, count)]
     with connection.cursor() as cursor:
         cursor.execute(

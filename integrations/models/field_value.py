@@ -14,7 +14,7 @@ from typing import Any
 
 from django.db import connection, models
 
-from integrations.models import rows
+from integrations.models import sql
 
 TEXT_LIMIT = 200  # characters that are kept of a value
 VALUES_LIMIT = 100  # of one path in one message: any element of a long array
@@ -42,7 +42,7 @@ def keep(messages: Iterable[tuple[int, Sequence[str], bytes]]) -> None:
         for key, paths, body in messages
         for path, text, number in extracted(paths, body)
     ]
-    rows.append(FieldValue, values)
+    sql.append(FieldValue, values)
 
 
 # Each step is a seek in the index: however many messages have one value, it is looked at once.

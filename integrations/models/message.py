@@ -28,8 +28,9 @@ from django.db.models import Case, Exists, F, Min, OuterRef, Q, QuerySet, Value,
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
-from integrations import doorbell
-from integrations.models import field_value, identifiers, rows, tally
+from integrations import wakeup
+from integrations.errors import Conflict
+from integrations.models import field_value, identifiers, sql, tally
 from integrations.models.service import Endpoint, Service
 from integrations.policies.retry import DeadReason
 
@@ -52,10 +53,6 @@ class Priority(models.IntegerChoices):
     FIRST = 0
     RETRY = 1
     BULK = 2
-
-
-class Conflict(Exception):
-    """What was asked does not fit the state that the thing is in; the words say which."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +175,7 @@ def _settled_source(settled: Sequence[Settled]) -> tuple[str, list[Any]]:
     rows and go as one value."""
     if connection.vendor != "postgresql":
         columns = ", ".join(f"value ->> {index} AS {name}" for index, name in enumerate(SETTLED))
-        return f"(SELECT {columns} FROM json_each(%s)) AS v", [json.dumps(settled, default=rows.moment)]  # noqa: S608
+        return f"(SELECT {columns} FROM json_each(%s)) AS v", [json.dumps(settled, default=sql.moment)]  # noqa: S608
     same, different = dict[str, Any](), dict[str, Any]()
     for name, values in zip(SETTLED, zip(*settled, strict=True), strict=True):
         if name != "id" and len(set(values)) == 1:
@@ -192,10 +189,10 @@ def _settled_source(settled: Sequence[Settled]) -> tuple[str, list[Any]]:
 
 
 @cache
-def _outgoing_reader() -> rows.Reader:
+def _outgoing_reader() -> sql.Reader:
     slots = Outgoing.__slots__
     start = slots.index("query")
-    return rows.Reader(("m", Message, ["id", *slots[1:start]]), ("c", MessageContent, slots[start:]))
+    return sql.Reader(("m", Message, ["id", *slots[1:start]]), ("c", MessageContent, slots[start:]))
 
 
 class MessageQuerySet(models.QuerySet["Message"]):
@@ -244,16 +241,16 @@ class MessageQuerySet(models.QuerySet["Message"]):
             return []
         now = now or timezone.now()
         with transaction.atomic(savepoint=False):  # inside another one it stands and falls with it
-            keys = rows.fresh_keys(Message, len(drafts))
+            keys = sql.fresh_keys(Message, len(drafts))
             accepted = [_accepted(draft, key, now) for draft, key in zip(drafts, keys, strict=True)]
-            rows.append(Message, accepted)
-            rows.append(MessageContent, [_content(draft, key) for draft, key in zip(drafts, keys, strict=True)])
+            sql.append(Message, accepted)
+            sql.append(MessageContent, [_content(draft, key) for draft, key in zip(drafts, keys, strict=True)])
             field_value.keep(
                 (key, draft.service.search_fields, draft.body)
                 for draft, key in zip(drafts, keys, strict=True)
                 if draft.service.search_fields
             )
-            doorbell.ring()
+            wakeup.ring()
         messages = [Message.from_db(self.db, list(row), list(row.values())) for row in accepted]
         for message, draft in zip(messages, drafts, strict=True):
             message.service, message.endpoint, message.replay_of = draft.service, draft.endpoint, draft.replay_of
@@ -283,17 +280,17 @@ class MessageQuerySet(models.QuerySet["Message"]):
     def claim(self, ids: Sequence[int], *, worker_id: int, now: datetime) -> dict[int, Priority]:
         """PENDING → DELIVERING for one worker, of those that are still due; answers which it has now. The caller
         holds their services' locks."""
-        at = rows.moment(now)
-        with rows.prepared() as cursor:
-            cursor.execute(CLAIM.format(these=rows.is_any("id")), [worker_id, at, rows.array(ids), at])
+        at = sql.moment(now)
+        with sql.prepared() as cursor:
+            cursor.execute(CLAIM.format(these=sql.is_any("id")), [worker_id, at, sql.array(ids), at])
             return {pk: Priority(priority) for pk, priority in cursor.fetchall()}
 
     def outgoing(self, ids: Sequence[int], *, worker_id: int) -> dict[int, Outgoing]:
         """What a worker holds of ``ids``, with its content, by id."""
         reader = _outgoing_reader()
-        statement = OUTGOING.format(columns=reader.columns, these=rows.is_any("m.id"))
-        with rows.prepared() as cursor:
-            cursor.execute(statement, [rows.array(ids), worker_id])
+        statement = OUTGOING.format(columns=reader.columns, these=sql.is_any("m.id"))
+        with sql.prepared() as cursor:
+            cursor.execute(statement, [sql.array(ids), worker_id])
             return {row[0]: Outgoing(*reader.read(row)) for row in cursor.fetchall()}
 
     def mark_probes(self, ids: Sequence[int], generation: int) -> None:
@@ -313,7 +310,7 @@ class MessageQuerySet(models.QuerySet["Message"]):
         if not settled:
             return
         source, parameters = _settled_source(settled)
-        with rows.prepared() as cursor:
+        with sql.prepared() as cursor:
             cursor.execute(SETTLE.format(source=source), parameters)
 
     def settle_as(self, ids: Sequence[int], *, changes: dict[str, Any]) -> int:
@@ -387,7 +384,7 @@ class MessageQuerySet(models.QuerySet["Message"]):
                 tally.add({service_id: tally.Counts(dead=count) for service_id, count in counted.items()}, now)
                 return messages
             for service_id, count in counted.items():
-                # The stream counts from the tallies, which have no such column: see integrations/feed.py.
+                # The stream counts from the tallies, which have no such column: see history/event_stream.py.
                 facts = {status.value: count}
                 Service(pk=service_id).events.create(type="messages.ended", at=now, facts=facts)
         return messages

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from django.db import connection
 from django.utils import timezone
 
-from integrations.models import rows
+from integrations.models import sql
 from integrations.models.attempt import Attempt
 from integrations.models.clock import database_now
 from integrations.models.message import Priority
@@ -78,9 +78,9 @@ def serving(limit: int) -> tuple[datetime, dict[int, list[Priority]]]:
     now = timezone.now()
     by_database = connection.vendor == "postgresql"  # its clock in the same statement: one question less
     # Text and no parameters on SQLite: the moment stands there five times, and comes back with each row.
-    clock = "statement_timestamp()" if by_database else f"'{rows.moment(now)}'"
+    clock = "statement_timestamp()" if by_database else f"'{sql.moment(now)}'"
     due: dict[int, list[Priority]] = {}
-    with rows.prepared() as cursor:
+    with sql.prepared() as cursor:
         cursor.execute(SERVING.format(now=clock), [limit])
         for moment, service_id, *flags in cursor.fetchall():
             due[service_id] = [priority for priority, is_due in zip(Priority, flags, strict=True) if is_due]
@@ -90,25 +90,25 @@ def serving(limit: int) -> tuple[datetime, dict[int, list[Priority]]]:
 
 def fence(ids: Sequence[int]) -> tuple[datetime, dict[int, Fence]]:
     """Locks those of ``ids`` that are being delivered; the moment by the database's clock, and how each stands."""
-    parameters = [rows.array(ids)]
-    with rows.prepared() as cursor:
+    parameters = [sql.array(ids)]
+    with sql.prepared() as cursor:
         if connection.vendor == "postgresql":
             cursor.execute(FENCE_AND_KEYS, parameters)
             if not (found := cursor.fetchall()):
                 return database_now(), {}
             now = datetime.fromtimestamp(found[0][-1], UTC)
             return now, {pk: Fence(worker, calls, key) for pk, worker, calls, key, _ in found}
-        cursor.execute(FENCE.format(these=rows.is_any("id")), parameters)
+        cursor.execute(FENCE.format(these=sql.is_any("id")), parameters)
         found = cursor.fetchall()
-    keys = rows.fresh_keys(Attempt, len(found))
+    keys = sql.fresh_keys(Attempt, len(found))
     return timezone.now(), {pk: Fence(worker, calls, key) for (pk, worker, calls), key in zip(found, keys, strict=True)}
 
 
 def load(service_ids: Iterable[int]) -> dict[int, dict[int | None, int]]:
     """How many claims each service has in flight, by the generation of the breaker that they probe for."""
     found: dict[int, dict[int | None, int]] = defaultdict(dict)
-    with rows.prepared() as cursor:
-        cursor.execute(LOAD.format(of_services=rows.is_any("service_id")), [rows.array(service_ids)])
+    with sql.prepared() as cursor:
+        cursor.execute(LOAD.format(of_services=sql.is_any("service_id")), [sql.array(service_ids)])
         for service_id, generation, calls in cursor.fetchall():
             found[service_id][generation] = calls
     return found
@@ -124,9 +124,9 @@ def first_of(wants: Sequence[Want], now: datetime) -> list[list[int]]:
         for place, want in enumerate(wants[start : start + PARTS_AT_ONCE], start):
             in_time = IN_TIME if want.since else ""
             parts.append(FIRST_OF.format(place=place, due=due, in_time=in_time, priority=want.priority))
-            since = [rows.moment(want.since)] * 2 if want.since else []
-            parameters += [want.service_id, rows.moment(now), rows.moment(now), *since, want.limit]
-        with rows.prepared() as cursor:
+            since = [sql.moment(want.since)] * 2 if want.since else []
+            parameters += [want.service_id, sql.moment(now), sql.moment(now), *since, want.limit]
+        with sql.prepared() as cursor:
             cursor.execute(" UNION ALL ".join(parts), parameters)
             for place, _, pk in sorted(cursor.fetchall()):
                 found[place].append(pk)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from django.db import connection, models
 from django.utils import timezone
 
-from integrations.models.rows import array, is_any
+from integrations.models.sql import array, is_any
 
 WORKERS_KEPT = timedelta(days=30)  # after they have stopped
 

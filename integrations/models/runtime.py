@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from django.db import connection, models
 
-from integrations.models import rows
+from integrations.models import sql
 from integrations.models.service import Service, ServiceStatus
 from integrations.policies.breaker import BreakerState
 
@@ -58,7 +58,7 @@ class RuntimeQuerySet(models.QuerySet["Runtime"]):
             for runtime in runtimes
         ]
         statement = f"UPDATE integrations_runtime SET {columns} WHERE service_id = %s"  # noqa: S608 - names of ours
-        with rows.prepared() as cursor:
+        with sql.prepared() as cursor:
             if len(values) == 1:  # what executemany sets up costs more than the statement
                 cursor.execute(statement, values[0])
             else:
@@ -81,14 +81,14 @@ def _lock(
     # On SQLite there are no such words: the transaction itself, begun IMMEDIATE, is the lock.
     locks = connection.features.has_select_for_update
     update = ("FOR UPDATE OF r" + " SKIP LOCKED" * skip) * locks
-    among, parameters = rows.is_any("r.service_id"), [rows.array(service_ids)]
+    among, parameters = sql.is_any("r.service_id"), [sql.array(service_ids)]
     statement = LOCK
     if lease is not None:
         worker_id, now = lease
         statement = HAS_LEASE + LOCK
         among += " AND EXISTS (SELECT 1 FROM lease)"
-        parameters = [worker_id, rows.moment(now), *parameters]
-    with rows.prepared() as cursor:
+        parameters = [worker_id, sql.moment(now), *parameters]
+    with sql.prepared() as cursor:
         cursor.execute(
             statement.format(
                 columns=_reader().columns, among=among, order=order, update=update, share="FOR SHARE" * locks
@@ -99,8 +99,8 @@ def _lock(
 
 
 @cache
-def _reader() -> rows.Reader:
-    return rows.Reader(
+def _reader() -> sql.Reader:
+    return sql.Reader(
         ("r", Runtime, [field.attname for field in Runtime._meta.concrete_fields]), ("s", Service, ["updated_at"])
     )
 

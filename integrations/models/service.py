@@ -13,11 +13,11 @@ from django.db import models, transaction
 from django.utils import timezone
 
 from integrations.models.fields import EncryptedJSONField
-from integrations.network import Network, parse_networks
+from integrations.outbound.addresses import Network, parse_networks
+from integrations.outbound.signing import Keys, Signer
 from integrations.policies.breaker import BreakerPolicy
 from integrations.policies.limits import Limits, Timeout
 from integrations.policies.retry import RetryPolicy
-from integrations.signing import Keys, Signer
 
 
 def default_auth() -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Counters per service and minute, hour and day, kept by the engine: charts and rates never count history.
 
-Settlements add to their minute; hours and days are made from minutes, see integrations/rollups.py.
+Settlements add to their minute; hours and days are made from minutes, see integrations/history/rollups.py.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 
 from django.db import connection, models
 
-from integrations.models.rows import prepared
 from integrations.models.service import Service
+from integrations.models.sql import prepared
 
 # How long calls took, in seconds: each column counts those above the one before it and up to its own bound.
 DURATIONS = {

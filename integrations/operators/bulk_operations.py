@@ -20,23 +20,12 @@ from django.core.exceptions import EmptyResultSet
 from django.db import InterfaceError, OperationalError, connection, transaction
 from django.db.models import Count, F, Max, Min, Q
 
-from integrations import search
+from integrations.errors import Conflict, Invalid
 from integrations.logs import line
-from integrations.models import (
-    AuditEntry,
-    Conflict,
-    Endpoint,
-    Event,
-    Message,
-    Operation,
-    Priority,
-    Service,
-    Status,
-    database_now,
-)
+from integrations.models import AuditEntry, Endpoint, Event, Message, Operation, Priority, Service, Status, database_now
 from integrations.models.message import MessageQuerySet
 from integrations.models.operation import ACTIVE, ItemOutcome, Kind, State
-from integrations.registry import Invalid
+from integrations.search import grammar, pages
 
 log = logging.getLogger("switchboard.operations")
 
@@ -56,7 +45,7 @@ TELL_EVERY = timedelta(seconds=1)
 def plan(kind: Kind, q: str, *, by: str, reason: str = "", rate: float = RATE, dry_run: bool = False) -> Operation:
     """Has the workers freeze what ``q`` finds now and then do the act, ``rate`` messages a second; a dry run only says
     what it would do, until it is started. Raises Invalid."""
-    asked = search.read(q)
+    asked = grammar.read(q)
     asked.require("filter")
     if asked.is_empty:
         raise Invalid((("filter",), "say which messages: nothing at all would be every one of them"))
@@ -161,9 +150,9 @@ def _no_reason() -> Invalid:
 def _selected(q: str, now: datetime) -> MessageQuerySet:
     """What a search finds, in all of history; ages count from ``now``. Raises Invalid for what cannot be
     understood."""
-    asked = search.read(q, now)
+    asked = grammar.read(q, now)
     asked.require("filter")
-    return search.selection(asked)
+    return pages.selection(asked)
 
 
 # ---- what the workers do -------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
-"""What an operator does to traffic: pause, resume, steer a breaker, cancel, retry now, replay.
+"""Actions of operators on traffic: pause, resume, override a breaker, cancel, retry now, replay.
 
-Each is one transaction with its audit entry and its event; API and console call the same functions.
+Each action is one transaction with its audit entry and its event. API and console call the same functions.
 """
 
 from __future__ import annotations
@@ -11,24 +11,17 @@ from typing import Any
 from django.db import transaction
 from django.utils import timezone
 
-from integrations import intake, registry, retention
-from integrations.models import (
-    AuditEntry,
-    Conflict,
-    Event,
-    Message,
-    Runtime,
-    Service,
-    database_now,
-)
+from integrations.delivery import accept
+from integrations.errors import Conflict
+from integrations.models import AuditEntry, Event, Message, Runtime, Service, database_now
 from integrations.models.message import times_of
 from integrations.policies import breaker as breaker_policy
-from integrations.schemas import BreakerIn, PauseIn, ReplayIn, ResumeIn
+from integrations.schemas.actions import BreakerIn, PauseIn, ResumeIn
+from integrations.schemas.message import ReplayIn
 
 RELEASE_BATCH = 500
 
 
-# ---- services -----------------------------------------------------------------------------------------------------
 def pause(service: Service, data: PauseIn, *, actor: str) -> None:
     """Messages are accepted and held from now on, never dropped; expiry goes on."""
     if data.until and data.until <= timezone.now():
@@ -108,45 +101,11 @@ def _breaker_facts(runtime: Runtime) -> dict[str, Any]:
     return facts | ({"asked_to_wait_until": runtime.throttled_until.isoformat()} if runtime.throttled_until else {})
 
 
-# ---- messages -----------------------------------------------------------------------------------------------------
 def cancel(message: Message, *, actor: str, reason: str = "") -> None:
     """Raises Conflict unless it is pending."""
     with transaction.atomic():
         message.cancel()
         AuditEntry.objects.record(actor, "message.cancelled", message.public_id, reason=reason)
-
-
-def cancel_unfinished(service: Service, *, actor: str) -> int:
-    """Cancels what waits for a service that is about to go."""
-    now = timezone.now()
-    with transaction.atomic():
-        cancelled = Message.objects.for_service(service).cancel(now)
-        if cancelled:
-            AuditEntry.objects.record(actor, "service.emptied", service.name, after={"cancelled": len(cancelled)})
-    return len(cancelled)
-
-
-def delete_service(service: Service, *, force: bool, actor: str) -> None:
-    """Removes a service with its history. Raises Conflict while it has unfinished messages; ``force`` cancels those
-    that wait, but never tears away one that is being sent."""
-    if force:
-        # Committed on its own: should a call be under way, the next try finds less to do and not as much again.
-        cancel_unfinished(service, actor=actor)
-    if unfinished := unfinished_count(service):  # before any of its history is gone
-        raise Conflict(_still_there(unfinished, force))
-    retention.empty(service)
-    with transaction.atomic():
-        Runtime.objects.locked([service.pk])  # no claim from here on
-        if unfinished := unfinished_count(service):
-            raise Conflict(_still_there(unfinished, force))
-        registry.delete(service, actor=actor)
-
-
-def _still_there(unfinished: int, force: bool) -> str:
-    messages = "1 message" if unfinished == 1 else f"{unfinished} messages"
-    if force:
-        return f"What waited is cancelled, but {messages} came in or are being sent right now; try again in a moment."
-    return f"{messages} not finished; with force=true they are cancelled."
 
 
 def retry_now(message: Message, *, actor: str) -> None:
@@ -159,13 +118,9 @@ def retry_now(message: Message, *, actor: str) -> None:
 def replay(message: Message, data: ReplayIn, *, actor: str, body: bytes | None = None) -> tuple[Message, bool]:
     """The replay, and whether it was made now. Raises Conflict while the message is unfinished, or intake's errors."""
     with transaction.atomic():
-        made, is_new = intake.replay(message, data, body)
+        made, is_new = accept.replay(message, data, body)
         if is_new:
             AuditEntry.objects.record(
                 actor, "message.replayed", message.public_id, after={"replay": made.public_id, "mode": data.mode}
             )
     return made, is_new
-
-
-def unfinished_count(service: Service) -> int:
-    return Message.objects.for_service(service).unfinished().count()

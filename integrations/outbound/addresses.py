@@ -16,11 +16,9 @@ RFC 6052 (NAT64), RFC 3056 (6to4), RFC 4380 (Teredo).
 
 from __future__ import annotations
 
-import asyncio
 import re
 import socket
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from functools import lru_cache
 from ipaddress import (
     IPv4Address,
@@ -30,19 +28,15 @@ from ipaddress import (
     ip_address,
     ip_network,
 )
-from pathlib import Path
 from urllib.parse import unquote
 
 import httpx
 
 Network = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
-
 URL_LIMIT = 8_192  # characters; what common servers take as a request line
 NAME_LIMIT, LABEL_LIMIT = 253, 63  # characters, RFC 1035
-HOSTS_FILE = Path("/etc/hosts")
 DEFAULT_PORTS = {"http": 80, "https": 443}
-
 # Not for any allow list: who reaches these can ask for the machine's own credentials.
 METADATA_ADDRESSES: frozenset[Address] = frozenset(
     ip_address(text)
@@ -75,7 +69,6 @@ METADATA_NAMES = frozenset(
         "instance-data.ec2.internal",
     }
 )
-
 DENIED_V4: tuple[tuple[IPv4Network, str], ...] = tuple(
     (IPv4Network(text), kind)
     for text, kind in (
@@ -125,9 +118,7 @@ TEREDO = IPv6Network("2001::/32")
 SIX_TO_FOUR = IPv6Network("2002::/16")
 MAPPED = IPv6Network("::ffff:0:0/96")
 COMPATIBLE = IPv6Network("::/96")
-
 EVERYTHING: tuple[Network, ...] = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))  # all that an allow list can give
-
 LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?")
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\\]")
 
@@ -136,7 +127,6 @@ class Refused(Exception):
     """A call that may not be made. The message is one sentence for an operator."""
 
 
-# ---- what somebody typed --------------------------------------------------------------------------------------------
 def check_url(url: str) -> str | None:
     """Why this can't be a service's address, in words, or ``None``. Looks nothing up."""
     try:
@@ -222,7 +212,6 @@ def _parse_network(text: str) -> Network:
     return network
 
 
-# ---- one address ----------------------------------------------------------------------------------------------------
 def refusal(address: str, allowed: Sequence[Network]) -> str | None:
     """``None`` where a call to this address may be made, otherwise one sentence that says why not."""
     try:
@@ -275,7 +264,6 @@ def _carried(address: Address) -> list[IPv4Address]:
     return []
 
 
-# ---- every address of a host ----------------------------------------------------------------------------------------
 def vet(
     host: str, port: int, answers: Sequence[str], allowed: Sequence[Network], own_ports: frozenset[int] = frozenset()
 ) -> list[str]:
@@ -319,19 +307,6 @@ def _is_this_machine(address: str) -> bool:
     return True
 
 
-async def resolve(host: str, port: int, executor: Executor | None = None) -> list[str]:
-    """Every address a host stands for, in the system's order of preference and without repeats.
-
-    A literal in any spelling is read without a lookup; a name is looked up in a thread. Raises ValueError for a port
-    out of range and socket.gaierror (UnicodeError for a name no resolver takes) where there is no answer.
-    """
-    check_port(port)
-    if address := literal(host):
-        return [address]
-    answers = await asyncio.get_running_loop().run_in_executor(executor, _look_up, host, port)
-    return list(dict.fromkeys(str(answer[4][0]) for answer in answers))
-
-
 def literal(host: str) -> str | None:
     """The address that a host's text is a spelling of, or ``None`` for a name.
 
@@ -343,28 +318,3 @@ def literal(host: str) -> str | None:
     except (OSError, UnicodeError, ValueError):
         return None
     return str(answers[0][4][0])
-
-
-def _look_up(host: str, port: int) -> list[tuple[int, int, int, str, tuple[str, int] | tuple[str, int, int, int]]]:
-    return socket.getaddrinfo(_absolute(host), port, type=socket.SOCK_STREAM)  # type: ignore[return-value]
-
-
-def _absolute(host: str) -> str:
-    """The name with a trailing dot, so that the resolver's search domains can't send it elsewhere.
-
-    A single label (``localhost``, a container's name) has no absolute form that would be found, and the C library
-    finds an entry of the hosts file only as it is written there.
-    """
-    name = host.removesuffix(".")
-    if "." not in name or _is_in_hosts_file(name):
-        return name
-    return name + "."
-
-
-def _is_in_hosts_file(name: str) -> bool:
-    try:
-        text = HOSTS_FILE.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
-    wanted = name.lower()
-    return any(wanted in line.partition("#")[0].lower().split()[1:] for line in text.splitlines())

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import socket
 import ssl
 from dataclasses import dataclass
@@ -22,15 +21,16 @@ from typing import cast
 
 import httpx
 
-from integrations.network import Network, Refused, parse_url
-from integrations.outcome import Fault, Outcome
-from integrations.transport import (
+from integrations.outbound.addresses import Network, Refused, parse_url
+from integrations.outbound.headers import TOKEN, header_refusal
+from integrations.outbound.outcome import Fault, Outcome
+from integrations.outbound.transport import PinnedTransport
+from integrations.outbound.wire import (
     Answer,
     Body,
     Certificate,
     Facts,
     Options,
-    PinnedTransport,
     Place,
     RawHeaders,
     ResolveError,
@@ -43,30 +43,9 @@ from integrations.transport import (
 READ_CAP = 1024 * 1024  # bytes of an answer's body that are read, whatever is kept of them
 DETAIL_LIMIT = 300  # characters
 HEADERS_KEPT, HEADERS_KEPT_SIZE = 100, 16 * 1024  # of an answer: how many, and characters in all
-HEADER_NAME_LIMIT, HEADER_VALUE_LIMIT = 256, 8 * 1024  # characters; what common servers take
 TIMEOUT_LIMIT = 3_600.0  # seconds
-
-# Connection, framing and routing belong to the transport (RFC 9110 section 7.6.1, RFC 9112 section 6).
-FORBIDDEN_HEADERS = frozenset(
-    {
-        "connection",
-        "content-length",
-        "host",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    }
-)
-TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
-CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 VISIBLE = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)}
 VISIBLE_HEADER = {code: text for code, text in VISIBLE.items() if code != 0x09}
-
 log = logging.getLogger("switchboard.client")
 
 
@@ -112,7 +91,7 @@ class Client:
             else:
                 answer = await self._send_by_another(cast(httpx.Request, request), call, facts)
         except Exception as error:
-            return _failed(error, facts, call)
+            return failed_outcome(error, facts, call)
         return _answered(answer, facts, call)
 
     def take_certificates(self) -> list[Certificate]:
@@ -139,7 +118,6 @@ class Client:
         return Answer(response.status_code, response.headers.raw, b"".join(chunks)[:READ_CAP])
 
 
-# ---- the request ----------------------------------------------------------------------------------------------------
 def _checked(call: Call) -> tuple[Place, RawHeaders]:
     """What a call describes, as it can be sent. Raises ValueError with words, and whatever else odd fields bring."""
     for timeout in (call.connect_timeout, call.total_timeout):
@@ -179,36 +157,6 @@ def _request(call: Call, headers: RawHeaders) -> httpx.Request:
     return httpx.Request(call.method, url, headers=framing + headers, stream=Body(call.body))
 
 
-def header_refusal(name: str, value: str, *, own: bool = False) -> str | None:
-    """Why a header can't be sent, in words, or ``None``. ``own`` lets our delivery code set ``webhook-*``."""
-    if words := _name_refusal(name):
-        return words
-    if not own and name.lower().startswith("webhook-"):
-        return f"{name} is set by Switchboard itself"
-    if len(value) > HEADER_VALUE_LIMIT:
-        return f"the value of {name} is longer than {HEADER_VALUE_LIMIT} characters"
-    if value.isascii() and value.isprintable():
-        return None
-    if CONTROL.search(value):
-        return f"the value of {name} has control characters or line breaks"
-    try:
-        value.encode("latin-1")
-    except UnicodeEncodeError:
-        return f"the value of {name} has characters that a header cannot carry"
-    return None
-
-
-@lru_cache(maxsize=1024)
-def _name_refusal(name: str) -> str | None:
-    if len(name) > HEADER_NAME_LIMIT:
-        return f"a header's name has at most {HEADER_NAME_LIMIT} characters"
-    if not TOKEN.fullmatch(name):
-        return "a header's name has only letters, digits and hyphens" if name else "a header has a name"
-    if name.lower() in FORBIDDEN_HEADERS or name.lower().startswith("proxy-"):
-        return f"{name} belongs to the connection and cannot be set"
-    return None
-
-
 def _build_words(error: Exception) -> str:
     """Our own words where the error has them; others' could repeat a header's secret."""
     if type(error) is ValueError:
@@ -216,7 +164,6 @@ def _build_words(error: Exception) -> str:
     return f"the request cannot be built ({type(error).__name__})"
 
 
-# ---- the outcome ----------------------------------------------------------------------------------------------------
 # The first line that matches decides, so a subclass stands before its base.
 FAULTS: tuple[tuple[tuple[type[Exception], ...], Fault, str], ...] = (
     ((Refused,), Fault.BLOCKED, "the address is not allowed"),
@@ -235,7 +182,7 @@ FAULTS: tuple[tuple[tuple[type[Exception], ...], Fault, str], ...] = (
 )
 
 
-def _failed(error: Exception, facts: Facts, call: Call) -> Outcome:
+def failed_outcome(error: Exception, facts: Facts, call: Call) -> Outcome:
     fault, words = _fault(error)
     if isinstance(error, TimeoutError):
         words = f"no complete answer within {call.total_timeout:g} s"

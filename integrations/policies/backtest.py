@@ -15,7 +15,7 @@ from functools import cache
 from heapq import heappop, heappush
 from typing import NamedTuple
 
-from integrations.outcome import Fault, Outcome
+from integrations.outbound.outcome import Fault, Outcome
 from integrations.policies import breaker
 from integrations.policies.breaker import BreakerPolicy, BreakerState, Sample
 from integrations.policies.retry import RetryPolicy

@@ -16,7 +16,7 @@ from hashlib import sha256
 from http import HTTPStatus
 from typing import Any
 
-from integrations.outcome import Fault
+from integrations.outbound.outcome import Fault
 
 VERSION = 1
 LOOKED_AT = 4096  # characters of a text, bytes of an answer that is no JSON

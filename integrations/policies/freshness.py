@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from datetime import datetime
 
-from integrations.outcome import Outcome
+from integrations.outbound.outcome import Outcome
 from integrations.policies.retry import http_date
 
 Headers = Iterable[tuple[str, str]]

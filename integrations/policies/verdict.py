@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from integrations.outcome import Fault, Outcome
+from integrations.outbound.outcome import Fault, Outcome
 from integrations.policies.retry import RETRY_AFTER_MAX, DeadReason, RetryPolicy, is_named, parse_retry_after
 
 Action = Literal["deliver", "retry", "bury", "pause"]

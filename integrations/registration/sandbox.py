@@ -27,10 +27,12 @@ from typing import Any
 from django.db import DatabaseError, InterfaceError, connection
 from django.utils import timezone
 
-from integrations import registry
 from integrations.logs import line
 from integrations.models import Draft, Endpoint, Message, Service, Source
-from integrations.schemas import EndpointIn, ServiceIn, json_bytes
+from integrations.registration import registry
+from integrations.registration.endpoints import save_endpoint
+from integrations.schemas.message import json_bytes
+from integrations.schemas.service import EndpointIn, ServiceIn
 
 log = logging.getLogger("switchboard.sandbox")
 
@@ -156,7 +158,7 @@ def _registered(one: Sandbox, port: int) -> Service:
     if service is None:
         service = registry.register(registration, actor=ACTOR, source=Source.FORM, may_allow_private=True)
         for endpoint in _endpoints(one):
-            registry.save_endpoint(service, endpoint, actor=ACTOR)
+            save_endpoint(service, endpoint, actor=ACTOR)
     elif service.base_url != registration.base_url:
         registry.change(service, registration, {"base_url"}, actor=ACTOR)
     return service

@@ -16,10 +16,14 @@ import yaml
 from django.db import transaction
 from pydantic import Field, ValidationError
 
-from integrations import control, registry
-from integrations.models import AUTH_SECRETS, Conflict, Endpoint, Service, Source
-from integrations.redaction import redacted_headers, redacted_url
-from integrations.schemas import EndpointIn, ServiceIn, Strict, in_words
+from integrations import errors
+from integrations.errors import Conflict
+from integrations.models import AUTH_SECRETS, Endpoint, Service, Source
+from integrations.outbound.redaction import redacted_headers, redacted_url
+from integrations.registration import deletion, registry
+from integrations.registration.endpoints import delete_endpoint, endpoint_readable, save_endpoint
+from integrations.schemas.fields import Strict, in_words
+from integrations.schemas.service import EndpointIn, ServiceIn
 
 NODE_LIMIT = 1_000_000  # values in a file, aliases counted each time: a small file of aliases can mean billions
 KEPT = {"set": True}  # stands for a secret that is set, and leaves it as it is
@@ -81,7 +85,7 @@ def apply(
         for number, service in enumerate(wanted):
             try:
                 changes.append(_bring_in_line(present.get(service.name), service, prune=prune, actor=actor))
-            except registry.Invalid as refusal:
+            except errors.Invalid as refusal:
                 complaints += [(("services", number, *place), words) for place, words in refusal.errors]
         if complaints:
             raise _broken(root, complaints)
@@ -126,15 +130,15 @@ def _bring_endpoints_in_line(service: Service, wanted: ServiceInFile, *, prune: 
     present = {endpoint.name: endpoint for endpoint in service.endpoints.all()}
     for data in wanted.endpoints:
         endpoint = present.pop(data.name, None)
-        before = registry.endpoint_readable(endpoint) if endpoint else {}
+        before = endpoint_readable(endpoint) if endpoint else {}
         if before == data.model_dump():
             continue
-        saved = registry.save_endpoint(service, data, actor=actor, endpoint=endpoint)
-        changed = _differences(before, registry.endpoint_readable(saved), service.secret_values)
+        saved = save_endpoint(service, data, actor=actor, endpoint=endpoint)
+        changed = _differences(before, endpoint_readable(saved), service.secret_values)
         details += [f"endpoint {data.name}: {line}" for line in changed] if before else [f"endpoint {data.name}: added"]
     for name, endpoint in present.items():
         if prune:
-            registry.delete_endpoint(endpoint, actor=actor)
+            delete_endpoint(endpoint, actor=actor)
             details.append(f"endpoint {name}: deleted")
     return details
 
@@ -144,10 +148,10 @@ def _prune(names: set[str], *, actor: str, dry_run: bool) -> list[Change]:
     for service in Service.objects.filter(source=Source.FILE).exclude(name__in=names):
         try:
             if dry_run:  # the real thing would delete all history, only to put it back
-                if control.unfinished_count(service):
+                if deletion.unfinished_count(service):
                     raise Conflict
             else:
-                control.delete_service(service, force=False, actor=actor)
+                deletion.delete_service(service, force=False, actor=actor)
         except Conflict:
             words = "it is not in the file, but has unfinished messages; prune again when they are finished"
             changes.append(Change("kept", service.name, (words,)))
@@ -324,7 +328,7 @@ def _document(service: Service) -> dict[str, Any]:
     if service.url_env:
         shown.pop("base_url")
     endpoints = [
-        _without(_shown(registry.endpoint_readable(endpoint), service.secret_values), ENDPOINT_DEFAULTS)
+        _without(_shown(endpoint_readable(endpoint), service.secret_values), ENDPOINT_DEFAULTS)
         for endpoint in service.endpoints.all()
     ]
     return _without(shown, SERVICE_DEFAULTS) | ({"endpoints": endpoints} if endpoints else {})

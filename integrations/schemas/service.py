@@ -1,178 +1,39 @@
-"""What people and programs may tell us: the rules and help texts of every field, for API, forms and files alike."""
+"""Rules, defaults and help texts of services and endpoints, for API, forms and files."""
 
 from __future__ import annotations
 
-import json
 import re
-from base64 import b64decode
-from binascii import Error as Base64Error
-from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Literal
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Field,
-    StringConstraints,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
-from pydantic_core import ErrorDetails
 
-from integrations.client import header_refusal
-from integrations.network import check_url, parse_networks
+from integrations.outbound.addresses import check_url, parse_networks
+from integrations.outbound.headers import header_refusal
 from integrations.policies import health
 from integrations.policies.breaker import BreakerPolicy
 from integrations.policies.limits import Limits, Timeout
 from integrations.policies.retry import RetryPolicy
+from integrations.schemas.fields import (
+    BODY_LIMIT,
+    Headers,
+    Query,
+    Short,
+    Slug,
+    Strict,
+    checked_content_type,
+    checked_field,
+    checked_headers,
+    checked_method,
+    checked_path,
+)
 
-BODY_LIMIT = 1024 * 1024  # decoded bytes of one message's body
-HEADER_COUNT_LIMIT = 64
 FIELDS_LIMIT = 10  # searchable ones of a service
-FIELD_DEPTH_LIMIT = 8
-LONGEST_KEPT = 3650  # days of history
-METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-
-SLUG = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
-Slug = Annotated[
-    str,
-    StringConstraints(pattern=SLUG),
-    Field(description="Lower-case letters, digits and hyphens; it names the thing in URLs and searches."),
-]
-Short = Annotated[str, StringConstraints(strip_whitespace=True, max_length=200)]
 
 
-def in_words(rule: ErrorDetails) -> str:
-    """What a broken rule asks of its field, for API and form alike; ``rule`` is a row of pydantic's ``errors()``."""
-    limits = {name: _number(value) for name, value in rule.get("ctx", {}).items()}
-    kind = rule["type"]
-    if rule.get("ctx", {}).get("pattern") == SLUG:
-        return "must be lower-case letters, digits and hyphens, at most 63, with none of the hyphens at an end"
-    if (template := _RULES.get(kind) or _RULES.get(kind.partition("_")[0] if kind.endswith(_OF_KIND) else "")) is None:
-        return rule["msg"].removeprefix("Value error, ").replace("Input should be", "must be", 1)
-    return template.format_map(limits)
-
-
-_OF_KIND = ("_type", "_parsing", "_from_float")
-_RULES = {
-    "missing": "is needed",
-    "int": "must be a whole number",
-    "float": "must be a number",
-    "bool": "must be true or false",
-    "tuple": "must be a list",
-    "list": "must be a list",
-    "dict": "must be an object",
-    "model": "must be an object",
-    "datetime": "must be a date and a time",
-    "finite_number": "must be a finite number",
-    "greater_than": "must be more than {gt}",
-    "greater_than_equal": "must be at least {ge}",
-    "less_than": "must be less than {lt}",
-    "less_than_equal": "must be at most {le}",
-    "too_long": "may have at most {max_length} entries",
-    "string_too_long": "may have at most {max_length} characters",
-    "string_too_short": "is needed",
-    "string_pattern_mismatch": "is not of the right form",
-    "int_parsing_size": "is too large a number",
-    "extra_forbidden": "is not a field that is known here",
-}
-
-
-def _number(value: Any) -> Any:
-    return f"{value:,.12g}" if isinstance(value, int | float) else value
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def holds_no_nul(cls, value: Any, info: ValidationInfo) -> Any:
-        # PostgreSQL stores no NUL in a text, and SQLite should not take what the other refuses. In a body it is fine:
-        # that is kept as bytes.
-        if info.field_name != "body" and _holds_nul(value):
-            raise ValueError("it has a NUL character")
-        return value
-
-
-def _holds_nul(value: Any) -> bool:
-    if isinstance(value, str):
-        return "\0" in value
-    if isinstance(value, dict):
-        return any(_holds_nul(key) or _holds_nul(item) for key, item in value.items())
-    return isinstance(value, list) and any(_holds_nul(item) for item in value)
-
-
-def checked_headers(headers: dict[str, str]) -> dict[str, str]:
-    if len(headers) > HEADER_COUNT_LIMIT:
-        raise ValueError(f"at most {HEADER_COUNT_LIMIT} headers")
-    for name, value in headers.items():
-        if refusal := header_refusal(name, value):
-            raise ValueError(refusal)
-    return headers
-
-
-def checked_path(path: str) -> str:
-    if not path.startswith("/"):
-        raise ValueError("a path starts with /")
-    if any(ord(character) <= 32 or ord(character) == 127 for character in path):
-        raise ValueError("a path has no spaces or control characters; percent-encode them")
-    if "#" in path or "?" in path:
-        raise ValueError("a path has no ? or #; put parameters into query")
-    return path
-
-
-def checked_field(path: str) -> str:
-    steps = path.split(".")
-    if steps[0] == "$":
-        raise ValueError("write it without $, such as order.id")
-    if len(steps) > FIELD_DEPTH_LIMIT:
-        raise ValueError(f"a field is at most {FIELD_DEPTH_LIMIT} steps deep")
-    if not all(re.fullmatch(r"[^\s:,<>=\"'\\]+", step) for step in steps):
-        raise ValueError("a field is names with dots between them, such as order.id, without spaces, commas or quotes")
-    return path
-
-
-def checked_content_type(value: str) -> str:
-    if value and (refusal := header_refusal("Content-Type", value)):
-        raise ValueError(refusal)
-    return value
-
-
-def checked_method(method: str) -> str:
-    method = method.upper()
-    if not re.fullmatch(r"[A-Z][A-Z-]{0,19}", method) or method in ("CONNECT", "TRACE"):
-        raise ValueError(f"use one of {', '.join(METHODS)}")
-    return method
-
-
-def is_written_out(value: Any) -> Any:
-    """No number: whether seconds or milliseconds since 1970 are meant would be a guess."""
-    if isinstance(value, datetime) or (isinstance(value, str) and re.match(r"\s*\d{4}-\d\d-\d\d", value)):
-        return value
-    raise ValueError("give the time with its zone, such as 2026-01-31T10:00:00Z")
-
-
-def in_utc(moment: datetime) -> datetime:
-    """As it is stored and answered. The ends of the calendar are refused: beyond them the database has years that
-    Python cannot read back."""
-    if moment.tzinfo is None:
-        raise ValueError("give the time with its zone, such as 2026-01-31T10:00:00Z")
-    # A day from its end a time cannot be shown in the zones to the east, nor so in the west at the beginning.
-    if not 1900 <= moment.year <= 9998:
-        raise ValueError("this time is out of range")
-    return moment.astimezone(UTC)
-
-
-Moment = Annotated[datetime, BeforeValidator(is_written_out), AfterValidator(in_utc)]
-Headers = dict[str, str]
-Query = dict[str, str | int | float | bool | list[str]]
-
-
-# ---- service ------------------------------------------------------------------------------------------------------
 class Auth(Strict):
     """How calls prove who they are. Secret fields are write-only; left out, what was set stays."""
 
@@ -348,203 +209,3 @@ class EndpointIn(Strict):
     @classmethod
     def is_a_header_value(cls, value: str) -> str:
         return checked_content_type(value)
-
-
-# ---- message ------------------------------------------------------------------------------------------------------
-class CallIn(Strict):
-    """What is to be sent. Its body is ``body`` (any JSON, serialised once) or ``body_base64`` (byte for byte)."""
-
-    service: str = Field(description="Name of the service.", max_length=63)
-    endpoint: str | None = Field(None, max_length=63, description="Name of an endpoint of the service.")
-    method: str | None = Field(None, description="HTTP method, with path, where no endpoint is named; default POST.")
-    path: str | None = Field(None, max_length=2000, description="Path below the service's address.")
-    query: Query = Field(default_factory=dict, description="Parameters of the query.")
-    headers: Headers = Field(default_factory=dict, description="Headers besides those of service and endpoint.")
-    body: Any = Field(None, description="Any JSON value.")
-    body_base64: str | None = Field(None, description="The body's bytes, in base64; needs content_type.")
-    content_type: Short | None = Field(None, description="Type of the body.")
-
-    @field_validator("method")
-    @classmethod
-    def is_a_method(cls, value: str | None) -> str | None:
-        return None if value is None else checked_method(value)
-
-    @field_validator("path")
-    @classmethod
-    def is_a_path(cls, value: str | None) -> str | None:
-        return None if value is None else checked_path(value)
-
-    @field_validator("headers")
-    @classmethod
-    def are_headers(cls, value: Headers) -> Headers:
-        return checked_headers(value)
-
-    @field_validator("content_type")
-    @classmethod
-    def is_a_header_value(cls, value: str | None) -> str | None:
-        return None if value is None else checked_content_type(value)
-
-    @model_validator(mode="after")
-    def is_one_thing(self) -> Self:
-        if self.endpoint and (self.method or self.path):
-            raise ValueError("give an endpoint, or a method and path, not both")
-        if not self.endpoint and not self.path:
-            raise ValueError("give an endpoint or a path")
-        if self.body_base64 is not None and "body" in self.model_fields_set:
-            raise ValueError("give body or body_base64, not both")
-        return self
-
-    def content(self) -> tuple[bytes, str] | None:
-        """The bytes and their type, or None where no body was given. Raises ValueError in words."""
-        return body_bytes(self.body, self.body_base64, self.content_type, given="body" in self.model_fields_set)
-
-
-class MessageIn(CallIn):
-    """A message to queue. Its body is ``body`` (any JSON, serialised once) or ``body_base64`` (byte for byte)."""
-
-    ordering_key: Short = Field("", description="Messages with the same key keep their order, where the service does.")
-    deliver_at: Moment | None = Field(None, description="Not before this time.")
-    expires_at: Moment | None = Field(None, description="Not after this time.")
-    tags: dict[Short, Short] = Field(default_factory=dict, max_length=30, description="Labels to find it by.")
-
-    @model_validator(mode="after")
-    def ends_after_it_begins(self) -> Self:
-        if self.expires_at and self.deliver_at and self.expires_at <= self.deliver_at:
-            raise ValueError("expires_at is not after deliver_at")
-        return self
-
-
-class ProcessIn(CallIn):
-    """A call to make now. Its body is ``body`` (any JSON) or ``body_base64`` (byte for byte)."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {"service": "billing", "method": "GET", "path": "/invoices/42", "query": {"expand": "lines"}},
-                {"service": "billing", "endpoint": "invoices", "body": {"total": 1200}, "timeout": 10},
-            ]
-        }
-    )
-
-    timeout: float | None = Field(
-        None,
-        ge=0.1,
-        le=300,
-        description="Seconds for all of it, waits and retries included; the service's own total where it is left out.",
-    )
-
-    def as_message(self) -> MessageIn:
-        """What a message would carry; its rules have been checked."""
-        content = {name: getattr(self, name) for name in CallIn.model_fields}
-        return MessageIn.model_construct(self.model_fields_set & CallIn.model_fields.keys(), **content)
-
-
-def body_bytes(
-    body: Any, body_base64: str | None, content_type: str | None, *, given: bool
-) -> tuple[bytes, str] | None:
-    if body_base64 is not None:
-        try:
-            content = b64decode(body_base64, validate=True)
-        except (Base64Error, ValueError):
-            raise ValueError("body_base64 is not base64") from None
-        kind = content_type or "application/octet-stream"
-    elif given:
-        content = json_bytes(body)
-        kind = content_type or "application/json"
-    else:
-        return None
-    if len(content) > BODY_LIMIT:
-        raise TooLarge(f"the body has {len(content):,} bytes; at most {BODY_LIMIT:,} are taken")
-    return content, kind
-
-
-def json_bytes(value: Any) -> bytes:
-    """JSON in its compact form, as it is stored and sent. Raises ValueError for what JSON cannot say (NaN)."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
-
-
-class TooLarge(ValueError):
-    """Over a size limit: 413 at the API."""
-
-
-class ReplayIn(Strict):
-    mode: Literal["as_is", "current"] = Field("as_is", description="As it was, or with the endpoint resolved anew.")
-    body: Any = Field(None, description="Another body (any JSON).")
-    headers: Headers | None = Field(None, description="Other headers.")
-    endpoint: str | None = Field(None, max_length=63, description="Another endpoint of the same service.")
-
-    @field_validator("headers")
-    @classmethod
-    def are_headers(cls, value: Headers | None) -> Headers | None:
-        return None if value is None else checked_headers(value)
-
-
-class FailureIn(Strict):
-    """What an operator decides about a failure group; what is left out stays."""
-
-    state: Literal["open", "resolved", "ignored"] | None = Field(
-        None, description="A resolved group that fails again is regressed."
-    )
-    ignored_until: Moment | None = Field(None, description="With ignored: until when; left out, for ever.")
-    note: Annotated[str, StringConstraints(strip_whitespace=True, max_length=4000)] = Field(
-        "", description="What to know about it, such as the address of a runbook."
-    )
-    assignee: Annotated[str, StringConstraints(strip_whitespace=True, max_length=150)] | None = Field(
-        None, description="The account of who sees to it; null for nobody."
-    )
-
-
-class RetentionIn(Strict):
-    """How long history is kept; null is for ever. What is left out stays as it is."""
-
-    messages_days: int | None = Field(
-        None,
-        ge=1,
-        le=LONGEST_KEPT,
-        description="Days that a finished message is kept, with its attempts; ended operations, events and calls "
-        "without a message go by it too. What is not finished always stays.",
-    )
-    audit_days: int | None = Field(None, ge=1, le=LONGEST_KEPT, description="Days that audit entries are kept.")
-
-
-class PauseIn(Strict):
-    reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)] = Field(
-        description="Why; shown to everybody."
-    )
-    until: Moment | None = Field(None, description="When it ends by itself.")
-
-
-class ResumeIn(Strict):
-    release: Literal["all", "none", "newer_than"] = Field("all", description="Which of the waiting messages go.")
-    newer_than: Moment | None = Field(None, description="With release newer_than: accepted after this time.")
-    rate: float | None = Field(None, gt=0, le=100_000, description="Messages a second to release.")
-
-    @model_validator(mode="after")
-    def says_when(self) -> ResumeIn:
-        if self.release == "newer_than" and self.newer_than is None:
-            raise ValueError("release newer_than needs newer_than")
-        return self
-
-
-class RotateIn(Strict):
-    overlap: float = Field(
-        86400, ge=0, le=30 * 86400, description="Seconds for which the keys so far sign too; 0 ends them at once."
-    )
-
-
-class BreakerIn(Strict):
-    action: Literal["open", "close", "half_open", "reset", "disable", "observe", "auto"] = Field(
-        description="What to do. `close` and `reset` also forget how long the service asked to wait (`Retry-After`)."
-    )
-    reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)] = Field(
-        description="Why; shown to everybody."
-    )
-    until: Moment | None = Field(None, description="When a manual mode ends by itself; for open, disable and observe.")
-
-    @field_validator("until")
-    @classmethod
-    def ends_a_manual_mode(cls, value: datetime | None, info: ValidationInfo) -> datetime | None:
-        action = info.data.get("action")
-        if value is not None and action not in (None, "open", "disable", "observe"):
-            raise ValueError(f"{action} sets no manual mode that could end")
-        return value

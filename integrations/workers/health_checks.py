@@ -13,11 +13,12 @@ from typing import cast
 
 from django.db import transaction
 
-from integrations import oauth
-from integrations.client import Call, Client
-from integrations.delivery import build_call, call_facts
+from integrations.delivery import oauth
+from integrations.delivery.attempt import call_facts
+from integrations.delivery.request import build_call
 from integrations.models import Attempt, Event, Health, Result, Service, Trigger, database_now, tally
-from integrations.outcome import Fault, Outcome
+from integrations.outbound.client import Call, Client
+from integrations.outbound.outcome import Fault, Outcome
 from integrations.policies.health import State, is_expected, turn
 
 AT_ONCE = 20  # checks under way in one pump

@@ -14,8 +14,10 @@ from datetime import datetime
 from django.db import transaction
 from django.db.models import F
 
-from integrations import failures, feed, operations, retention, rollups
-from integrations.delivery import target_for, trigger_of
+from integrations.delivery import failure_groups
+from integrations.delivery.claim import trigger_of
+from integrations.delivery.target import target_for
+from integrations.history import event_stream, retention, rollups
 from integrations.logs import line
 from integrations.models import (
     Attempt,
@@ -33,10 +35,11 @@ from integrations.models import (
     tally,
 )
 from integrations.models import message as messages
-from integrations.outcome import Fault
+from integrations.operators import bulk_operations
+from integrations.outbound.outcome import Fault
+from integrations.outbound.wire import Certificate as Shown
 from integrations.policies import breaker
 from integrations.policies.retry import DeadReason
-from integrations.transport import Certificate as Shown
 
 log = logging.getLogger("switchboard.upkeep")
 
@@ -53,7 +56,7 @@ def sweep() -> None:
     _turn_breakers(now)
     _bury_expired(now)
     _end_pauses(now)
-    operations.advance()
+    bulk_operations.advance()
     retention.advance()
 
 
@@ -94,10 +97,10 @@ def tidy(certificates: Collection[Shown] = ()) -> None:
     Certificate.objects.note(certificates, database_now())
     Certificate.objects.prune(database_now())
     IdempotentAnswer.objects.prune(database_now())
-    failures.prune(database_now())
+    failure_groups.prune(database_now())
     rollups.roll()
     rollups.prune(database_now())
-    feed.forget()
+    event_stream.forget()
 
 
 def heal_order() -> int:

@@ -22,14 +22,16 @@ from typing import TypeVar
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, OperationalError, connection
 
-from integrations import delivery, health, upkeep
-from integrations.client import Client
-from integrations.delivery import CallResult, Claim
-from integrations.doorbell import Doorbell
+from integrations.delivery.claim import SLOT_LATENESS, Claim, claim, claim_suspect, give_back, give_back_unknown
+from integrations.delivery.send import CallResult, send
+from integrations.delivery.settle import settle, settle_bare
 from integrations.logs import line
 from integrations.models import Event, Worker, database_now
 from integrations.models.worker import LEASE, RENEW_EVERY
-from integrations.outcome import Fault, Outcome
+from integrations.outbound.client import Client
+from integrations.outbound.outcome import Fault, Outcome
+from integrations.wakeup import Doorbell
+from integrations.workers import health_checks, housekeeping
 
 log = logging.getLogger("switchboard.pump")
 T = TypeVar("T")
@@ -124,7 +126,7 @@ class Pump:
         under_way = [task for _, task in self.in_flight.values()] + ([self._upkeep] if self._upkeep else [])
         await asyncio.gather(*under_way, *self._checks, return_exceptions=True)
         if await self._written() and self.worker_id:
-            await self._in_database(upkeep.stop, self.worker_id)
+            await self._in_database(housekeeping.stop, self.worker_id)
         await self._disconnect()
         self._doorbell.close()
         await self.client.aclose()
@@ -185,7 +187,7 @@ class Pump:
         renewed = Worker.objects.renew(self.worker_id, now=now, in_flight=len(in_flight), **counts)
         if renewed:
             # A claim may have been committed without our hearing of it: nobody else would ever take it back.
-            delivery.give_back_unknown(self.worker_id, in_flight, now)
+            give_back_unknown(self.worker_id, in_flight, now)
         return renewed
 
     async def _see_to_upkeep(self) -> None:
@@ -203,19 +205,21 @@ class Pump:
     async def _keep_up(self) -> None:
         now = time.monotonic()
         self._next_sweep = now + SWEEP_EVERY
-        await self._in_thread(self._keeping, upkeep.sweep)
+        await self._in_thread(self._keeping, housekeeping.sweep)
         if now >= self._next_tidying:
             self._next_tidying = now + TIDY_EVERY
-            await self._in_thread(self._keeping, upkeep.tidy, self.client.take_certificates())
-        for check in await self._in_thread(self._keeping, health.claim, health.AT_ONCE - len(self._checks)):
+            await self._in_thread(self._keeping, housekeeping.tidy, self.client.take_certificates())
+        for check in await self._in_thread(
+            self._keeping, health_checks.claim, health_checks.AT_ONCE - len(self._checks)
+        ):
             task = asyncio.create_task(self._check(check))
             self._checks.add(task)
             task.add_done_callback(self._checked)
 
-    async def _check(self, check: health.Check) -> None:
+    async def _check(self, check: health_checks.Check) -> None:
         try:
-            call, outcome = await health.send(self.client, check, self.now())
-            await self._in_thread(self._keeping, health.record, check, call, outcome)
+            call, outcome = await health_checks.send(self.client, check, self.now())
+            await self._in_thread(self._keeping, health_checks.record, check, call, outcome)
         except Exception:  # the next one comes at its time
             log.exception(line("unchecked", service=check.service.name))
 
@@ -254,7 +258,7 @@ class Pump:
         batch = self._done[:]
         is_calm = self._is_calm(batch)  # others may have come in meanwhile
         try:
-            await self._settle(delivery.settle, batch)
+            await self._settle(settle, batch)
         except (OperationalError, InterfaceError):
             raise  # the database is away or busy: later, all of it
         except Exception:
@@ -278,7 +282,7 @@ class Pump:
 
     async def _give_back(self) -> None:
         if unsent := self._unsent[:]:
-            await self._settle(delivery.give_back, unsent)
+            await self._settle(give_back, unsent)
             del self._unsent[: len(unsent)]
             self._is_freed = True  # they are due again
             for claimed in unsent:
@@ -293,12 +297,12 @@ class Pump:
     async def _flush_one_by_one(self, batch: list[CallResult]) -> None:
         for result in batch:
             try:
-                await self._settle(delivery.settle, [result])
+                await self._settle(settle, [result])
             except (OperationalError, InterfaceError):
                 raise
             except Exception:
                 log.exception(line("unwritable", message=result.claim.message.public_id))
-                await self._settle(delivery.settle_bare, result)
+                await self._settle(settle_bare, result)
 
     async def _claim(self) -> bool:
         free = self.capacity - len(self.in_flight)
@@ -308,9 +312,9 @@ class Pump:
         was_rung, self._was_rung, self._is_freed = self._was_rung, False, False
         wanted = min(free, CLAIM_AT_ONCE, self.most_of_one)
         if self.alone:
-            claims = await self._in_database(delivery.claim_suspect, self.worker_id)
+            claims = await self._in_database(claim_suspect, self.worker_id)
         else:
-            claims = await self._in_database(delivery.claim, self.worker_id, wanted, self._left())
+            claims = await self._in_database(claim, self.worker_id, wanted, self._left())
         self._found_nothing = not claims
         if was_rung:
             self._in_vain = 0 if claims else self._in_vain + 1
@@ -332,7 +336,7 @@ class Pump:
         started = self.now()
         try:
             if await self._reach_slot(claimed):
-                self._done.append(await delivery.send(self.client, claimed, self.now()))
+                self._done.append(await send(self.client, claimed, self.now()))
             else:
                 self._unsent.append(claimed)
         except Exception as error:  # a bug; without a result the claim would never end
@@ -352,7 +356,7 @@ class Pump:
         if ahead > 0:
             await asyncio.sleep(ahead)
         late = (self.now() - claimed.send_at).total_seconds()
-        return late <= max(delivery.SLOT_LATENESS, claimed.target.limits.interval.total_seconds())
+        return late <= max(SLOT_LATENESS, claimed.target.limits.interval.total_seconds())
 
     def now(self) -> datetime:
         """The database's time, by our clock and the offset measured at the last renewal."""

@@ -254,7 +254,7 @@ class Supervisor:
             self.quarantine.start()
 
     def _ask_for_lanes(self, count: int) -> None:
-        from integrations.tasks import queue_slice
+        from integrations.workers.tasks import queue_slice
 
         if not all(queue_slice(self.cluster) for _ in range(count)):
             # Without its queue (Redis is away) a new cluster would not start, and a lane of the old one may still run.

@@ -12,7 +12,7 @@ from django_q.tasks import async_task
 from redis import RedisError
 
 from integrations.logs import line
-from integrations.pump import Pump, new_loop, spare_the_collector
+from integrations.workers.pump import Pump, new_loop, spare_the_collector
 
 log = logging.getLogger("switchboard.lane")
 
@@ -74,7 +74,7 @@ def pump() -> int:
 def queue_slice(cluster: str) -> bool:
     """Asks for one more slice, by whichever worker of this cluster is free; False where the queue did not answer."""
     try:
-        async_task("integrations.tasks.pump", cluster=cluster, timeout=NO_TIMEOUT)
+        async_task("integrations.workers.tasks.pump", cluster=cluster, timeout=NO_TIMEOUT)
     except (DatabaseError, InterfaceError, RedisError, OSError) as error:
         connection.close()
         log.warning(line("no queue", cluster=cluster, error=str(error).partition("\n")[0]))

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def _full_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
-    from integrations.api import gate
+    from integrations.api import auth
 
-    monkeypatch.setattr(gate, "buckets", gate.Buckets())
+    monkeypatch.setattr(auth, "buckets", auth.Buckets())
 
 
 @pytest.fixture
@@ -57,8 +57,8 @@ def admin(caller_with: Callable[[Role], Api]) -> Api:
 @pytest.fixture
 def billing(db: None) -> Service:
     from integrations.models import Source
-    from integrations.registry import register
-    from integrations.schemas import ServiceIn
+    from integrations.registration.registry import register
+    from integrations.schemas.service import ServiceIn
 
     data = ServiceIn(name="billing", base_url="https://billing.example.com")
     return register(data, actor="person test", source=Source.FORM)
@@ -66,8 +66,8 @@ def billing(db: None) -> Service:
 
 @pytest.fixture
 def invoices(billing: Service) -> Endpoint:
-    from integrations.registry import save_endpoint
-    from integrations.schemas import EndpointIn
+    from integrations.registration.endpoints import save_endpoint
+    from integrations.schemas.service import EndpointIn
 
     data = EndpointIn(name="invoices", method="PUT", path="/invoices", query={"v": "1"}, body='{"total": 1}')
     return save_endpoint(billing, data, actor="person test")

@@ -9,10 +9,10 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from integrations import operations
 from integrations.api import api
 from integrations.models import Endpoint, Message, Token
 from integrations.models.operation import Kind
+from integrations.operators import bulk_operations
 from tests.api.calling import Api, is_problem
 from tests.api.test_failures import failed
 from tests.installation import Installation
@@ -39,7 +39,7 @@ LIMIT = 2 * 1024 * 1024
 @pytest.fixture
 def calls(invoices: Endpoint, queue: Callable[..., Message]) -> list[tuple[str, str]]:
     message = queue().public_id
-    operation = operations.plan(Kind.CANCEL, "service:billing", by="a test", reason="a test").public_id
+    operation = bulk_operations.plan(Kind.CANCEL, "service:billing", by="a test", reason="a test").public_id
     failure = failed(invoices.service, 500, message_id=None).public_id
     return [
         ("POST", "/services"),

@@ -9,7 +9,7 @@ from django.test import Client
 from django.utils import timezone
 
 from integrations.api import api
-from integrations.api.description import EXAMPLES
+from integrations.api.openapi import EXAMPLES
 from integrations.models import Message, Service
 from tests.api.calling import Api
 from tests.api.test_failures import failed

@@ -22,12 +22,13 @@ from django.test import Client
 from django.utils import timezone
 
 from dashboard import asgi
-from integrations import feed, upkeep
-from integrations.api import native
-from integrations.api.stream import Broadcaster, Limits, streaming
-from integrations.api.wire import address
+from integrations.api.asgi import routes
+from integrations.api.asgi.events import Broadcaster, Limits, streaming
+from integrations.api.json_io import address
+from integrations.history import event_stream
 from integrations.models import Account, Event, Feed, Message, Role, Service, Token
 from integrations.models.tally import Counts, add
+from integrations.workers import housekeeping
 from tests.api.calling import Api
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -54,7 +55,7 @@ class Served:
             asyncio.run_coroutine_threadsafe(_call(self.broadcaster.close), stream._loop).result(PATIENCE)
         self.server.should_exit = True
         self.thread.join()
-        for pool in (self.broadcaster.pool, native._look_ups):
+        for pool in (self.broadcaster.pool, routes._look_ups):
             _close_connections(pool._threads)
 
     @contextmanager
@@ -116,8 +117,8 @@ class Stream:
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch, transactional_db: None) -> Iterator[Callable[..., Served]]:
     running: list[Served] = []
-    monkeypatch.setattr(native, "recent", native.Recent())
-    monkeypatch.setattr(feed, "COUNT_EVERY", timedelta(seconds=0.1))
+    monkeypatch.setattr(routes, "recent", routes.Recent())
+    monkeypatch.setattr(event_stream, "COUNT_EVERY", timedelta(seconds=0.1))
 
     def start(limits: Limits = QUICK) -> Served:
         served = Served(limits)
@@ -211,11 +212,13 @@ def test_changes_of_messages_are_counted_by_service_and_second(
     queue()  # before anybody follows
     with serve().stream("messages", **bearer(viewer)) as stream:
         stream.next()
-        monkeypatch.setattr(feed, "COUNT_EVERY", feed.RETENTION)  # so that all that happens falls into one count
+        monkeypatch.setattr(
+            event_stream, "COUNT_EVERY", event_stream.RETENTION
+        )  # so that all that happens falls into one count
         first, _, _ = queue(), queue(), queue()
         first.cancel()
         add({billing.pk: Counts(calls=3, failures=1, delivered=2)}, timezone.now())
-        monkeypatch.setattr(feed, "COUNT_EVERY", timedelta(0))
+        monkeypatch.setattr(event_stream, "COUNT_EVERY", timedelta(0))
         total: dict[str, int] = {}
         told = []
         while total != {"pending": 3, "cancelled": 1, "delivered": 2, "calls": 3}:
@@ -359,7 +362,7 @@ def test_after_an_hour_there_is_nothing_to_resume(serve: Callable[..., Served], 
         position = stream.next()["position"]
     happen("service.changed", billing)
     Event.objects.update(at=timezone.now() - timedelta(hours=2))
-    Feed.objects.update(counted_at=timezone.now() - feed.RETENTION - timedelta(seconds=1))
+    Feed.objects.update(counted_at=timezone.now() - event_stream.RETENTION - timedelta(seconds=1))
     with serve().stream("services", last_id=position, **bearer(viewer)) as stream:
         assert [stream.next()["type"], stream.next()["type"]] == ["hello", "reset"]
         happen("service.paused", billing)
@@ -367,44 +370,46 @@ def test_after_an_hour_there_is_nothing_to_resume(serve: Callable[..., Served], 
 
 
 def test_counts_are_forgotten_after_an_hour(billing: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feed, "FORGOTTEN", 2)  # so that it takes several steps
-    feed.advance()
+    monkeypatch.setattr(event_stream, "FORGOTTEN", 2)  # so that it takes several steps
+    event_stream.advance()
     old = timezone.now() - timedelta(hours=2)
     for _ in range(5):
-        Event.objects.create(type=feed.CHANGED, service=billing, at=old, facts={"counts": {}, "calls": 1})
+        Event.objects.create(type=event_stream.CHANGED, service=billing, at=old, facts={"counts": {}, "calls": 1})
     Event.objects.create(type="service.changed", service=billing, at=old)
-    Event.objects.create(type=feed.CHANGED, service=billing, facts={"counts": {}, "calls": 1})
-    position = feed.advance().position
-    upkeep.tidy()
-    kept = [entry.type for entry in feed.entries(0)]
-    assert kept == ["service.created", "service.changed", feed.CHANGED], "what else has happened is history"
-    assert feed.advance().floor == position - 2, "what comes after the last forgotten one can still be resumed"
+    Event.objects.create(type=event_stream.CHANGED, service=billing, facts={"counts": {}, "calls": 1})
+    position = event_stream.advance().position
+    housekeeping.tidy()
+    kept = [entry.type for entry in event_stream.entries(0)]
+    assert kept == ["service.created", "service.changed", event_stream.CHANGED], "what else has happened is history"
+    assert event_stream.advance().floor == position - 2, "what comes after the last forgotten one can still be resumed"
 
 
 def test_what_waits_to_be_counted_does_not_pile_up_while_nobody_follows(
     queue: Callable[..., Message], billing: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feed, "FORGOTTEN", 2)
+    monkeypatch.setattr(event_stream, "FORGOTTEN", 2)
     for _ in range(5):
         queue().cancel()
-    Event.objects.filter(type=feed.ENDED).update(at=timezone.now() - feed.RETENTION - timedelta(seconds=1))
+    Event.objects.filter(type=event_stream.ENDED).update(
+        at=timezone.now() - event_stream.RETENTION - timedelta(seconds=1)
+    )
     queue().cancel()
-    upkeep.tidy()
-    assert Event.objects.filter(type=feed.ENDED).count() == 1
+    housekeeping.tidy()
+    assert Event.objects.filter(type=event_stream.ENDED).count() == 1
 
 
 def test_while_nothing_happens_it_is_one_glance(
     queue: Callable[..., Message], django_assert_max_num_queries: Callable[..., AbstractContextManager[Any]]
 ) -> None:
     queue()  # ids from here on follow each other
-    feed.advance()
+    event_stream.advance()
     queue()
     add({queue().service_id: Counts(calls=2)}, timezone.now())
-    Feed.objects.update(counted_at=timezone.now() - feed.COUNT_EVERY)
-    position = feed.advance().position
-    Feed.objects.update(counted_at=timezone.now() - feed.COUNT_EVERY)
+    Feed.objects.update(counted_at=timezone.now() - event_stream.COUNT_EVERY)
+    position = event_stream.advance().position
+    Feed.objects.update(counted_at=timezone.now() - event_stream.COUNT_EVERY)
     with django_assert_max_num_queries(3):
-        assert feed.advance().position == position
+        assert event_stream.advance().position == position
 
 
 # ---- who may --------------------------------------------------------------------------------------------------------
@@ -556,13 +561,15 @@ def test_streams_share_one_reader_and_hold_no_thread(
 ) -> None:
     served = serve()
     asked = []
-    monkeypatch.setattr(feed, "entries", lambda *given, real=feed.entries: asked.append(given) or real(*given))
+    monkeypatch.setattr(
+        event_stream, "entries", lambda *given, real=event_stream.entries: asked.append(given) or real(*given)
+    )
     with served.stream("services", **bearer(viewer)) as first:
         first.next()
         threads = threading.active_count()
         with served.stream("services", **bearer(operator)) as second:
             second.next()
-            assert threading.active_count() <= threads + native.LOOK_UPS
+            assert threading.active_count() <= threads + routes.LOOK_UPS
             happen("service.changed", billing)
             assert first.next()["position"] == second.next()["position"]
             assert len(asked) == 1

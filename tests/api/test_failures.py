@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from integrations import failures
-from integrations.api.documents import FailureOut, FailurePage
+from integrations.api.responses import FailureOut, FailurePage
+from integrations.delivery import failure_groups
 from integrations.models import Account, AuditEntry, Failure, Message, Result, Service, database_now
 from tests.api.calling import Api, is_problem
 
@@ -30,7 +30,7 @@ def failed(service: Service, status_code: int, message_id: int | None) -> Failur
         "timings": {},
         "started_at": database_now(),
     }
-    groups = failures.record([attempt], [None], database_now())
+    groups = failure_groups.record([attempt], [None], database_now())
     return Failure.objects.get(pk=groups[status_code])
 
 

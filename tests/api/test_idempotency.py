@@ -11,8 +11,8 @@ from django.utils import timezone
 
 from integrations.api import idempotency
 from integrations.models import IdempotentAnswer, Message, Role, Service, Source, Status, Token
-from integrations.registry import register
-from integrations.schemas import ServiceIn
+from integrations.registration.registry import register
+from integrations.schemas.service import ServiceIn
 from tests.api.calling import Api, is_problem
 
 SENT = {"service": "billing", "path": "/in", "body": {"n": 1}}

@@ -15,12 +15,12 @@ import pytest
 from django.db import DataError, OperationalError
 
 from dashboard import asgi
-from integrations.api import ingest, native
-from integrations.api.native import Room
+from integrations.api.asgi import ingest, routes
+from integrations.api.asgi.routes import Room
 from integrations.models import Draft, IdempotentAnswer, Message, Service
 from integrations.models.message import MessageQuerySet
-from integrations.registry import save_endpoint
-from integrations.schemas import EndpointIn
+from integrations.registration.endpoints import save_endpoint
+from integrations.schemas.service import EndpointIn
 from tests.api.calling import ROOT, Api
 from tests.api.serving import Served, close_connections, held
 
@@ -36,7 +36,7 @@ def served() -> Iterator[Served]:
     one = Served(asgi.application)
     yield one
     one.close()
-    for pool in (ingest._ingest._thread, native._look_ups._threads, asgi.console.executor):
+    for pool in (ingest._ingest._thread, routes._look_ups._threads, asgi.console.executor):
         close_connections(pool)
 
 
@@ -303,11 +303,11 @@ def test_a_database_that_fails_is_a_503_for_everybody(
 def test_a_revoked_token_is_let_in_for_a_second_at_most(
     served: Served, operator: Api, billing: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(native, "recent", native.Recent())
+    monkeypatch.setattr(routes, "recent", routes.Recent())
     assert served.send(post(operator))[0].status_code == 202
     operator.token.delete()
-    ((_, ends),) = native.recent._callers.values()
-    assert ends - time.monotonic() <= native.Recent.KEPT_FOR == 1.0
+    ((_, ends),) = routes.recent._callers.values()
+    assert ends - time.monotonic() <= routes.Recent.KEPT_FOR == 1.0
     until(lambda: served.send(post(operator))[0].status_code == 401)
     assert time.monotonic() >= ends, "it was asked for at once, and nothing was shown"
 
@@ -336,7 +336,7 @@ def test_a_server_that_stops_answers_what_it_has_begun(operator: Api, billing: S
     one.thread.join()
     assert [answer.status_code for answer in answers] == [202] * 4
     assert Message.objects.count() == 4
-    for pool in (ingest._ingest._thread, native._look_ups._threads):
+    for pool in (ingest._ingest._thread, routes._look_ups._threads):
         close_connections(pool)
 
 

@@ -9,10 +9,9 @@ from urllib.parse import urlencode
 import pytest
 from django.utils import timezone
 
-from integrations import search
-from integrations.api.documents import AttemptPage, BatchOut, MessageOut, MessagePage
+from integrations.api.responses import AttemptPage, BatchOut, MessageOut, MessagePage
 from integrations.models import Attempt, Endpoint, Message, Service, Status, Worker
-from integrations.schemas import BODY_LIMIT
+from integrations.schemas.fields import BODY_LIMIT
 from tests.api.calling import Api, is_problem
 
 
@@ -247,7 +246,7 @@ def test_q_is_the_search_of_the_console(viewer: Api, queue: Any) -> None:
 
 
 def test_what_no_index_answers_is_looked_for_in_steps(viewer: Api, queue: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "SEARCHED", 2)
+    monkeypatch.setattr("integrations.search.pages.SEARCHED", 2)
     wanted = queue(path="/wanted")
     for _ in range(3):
         queue()

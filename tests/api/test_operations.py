@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from integrations import operations
-from integrations.api.documents import ItemPage, OperationOut, OperationPage
+from integrations.api.responses import ItemPage, OperationOut, OperationPage
 from integrations.models import Message, Operation
+from integrations.operators import bulk_operations
 from tests.api.calling import Api, is_problem
 
 pytestmark = pytest.mark.django_db
@@ -38,7 +38,7 @@ def plan(caller: Api, **changes: Any) -> dict[str, Any]:
 def work() -> None:
     """What the workers would do until nothing is left."""
     for pk in Operation.objects.active().values_list("pk", flat=True):
-        while operations.step(pk):
+        while bulk_operations.step(pk):
             pass
 
 

@@ -17,12 +17,13 @@ from django.core.cache import cache
 from django.utils import timezone
 from standardwebhooks.webhooks import Webhook
 
-from integrations import control, process
+from integrations.delivery import direct_call
+from integrations.delivery.waiting import waiting_for
 from integrations.models import Attempt, Endpoint, Event, Message, Runtime, Service, Source, Tally
-from integrations.pump import Pump
-from integrations.registry import register
-from integrations.schemas import ServiceIn
-from integrations.waiting import waiting_for
+from integrations.operators import traffic
+from integrations.registration.registry import register
+from integrations.schemas.service import ServiceIn
+from integrations.workers.pump import Pump
 from tests.api.calling import Api, is_problem
 from tests.installation import Installation
 from tests.receiver import Answer, Receiver
@@ -32,7 +33,7 @@ MIB = 1024 * 1024
 
 @pytest.fixture(autouse=True)
 def _no_waits(monkeypatch: pytest.MonkeyPatch, reachable_loopback: None) -> Iterator[None]:
-    monkeypatch.setattr(process, "WAIT", lambda state: 0.01)
+    monkeypatch.setattr(direct_call, "WAIT", lambda state: 0.01)
     yield
     cache.clear()
 
@@ -351,14 +352,14 @@ def test_a_call_whose_process_dies_stays_as_lost(
         raise Dies
 
     service()
-    monkeypatch.setattr("integrations.client.Client.send", dies)
+    monkeypatch.setattr("integrations.outbound.client.Client.send", dies)
     with pytest.raises(Dies):
         ask(operator, timeout=20)
     attempt = Attempt.objects.get()
     assert (attempt.outcome, attempt.fault) == ("lost", "worker_lost")
     ((leased, probes_for, until),) = Runtime.objects.get().leases
     assert (leased, probes_for) == (attempt.pk, None)
-    assert 20 < until - time.time() < 20 + process.LEASE_MARGIN  # and by then its place is free again
+    assert 20 < until - time.time() < 20 + direct_call.LEASE_MARGIN  # and by then its place is free again
 
 
 def test_retries_stay_within_the_budget(operator: Api, service: Callable[..., Service], sink: Receiver) -> None:
@@ -371,9 +372,9 @@ def test_retries_stay_within_the_budget(operator: Api, service: Callable[..., Se
 
 
 def test_a_steered_breaker_holds_calls_too(operator: Api, service: Callable[..., Service], sink: Receiver) -> None:
-    from integrations.schemas import BreakerIn
+    from integrations.schemas.actions import BreakerIn
 
-    control.steer_breaker(service(), BreakerIn(action="open", reason="we move"), actor="person test")
+    traffic.steer_breaker(service(), BreakerIn(action="open", reason="we move"), actor="person test")
     assert ask(operator)["error"]["kind"] == "breaker_open"
     assert not sink.calls
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from integrations import retention
+from integrations.history import retention
 from integrations.models import AuditEntry, Retention, database_now
 from tests.api.calling import Api, is_problem
 

@@ -8,10 +8,10 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
-from integrations.api.documents import BreakerOut, EndpointOut, ServiceOut, ServicePage
+from integrations.api.responses import BreakerOut, EndpointOut, ServiceOut, ServicePage
 from integrations.models import AuditEntry, Health, Message, Role, Runtime, Service, Source, Status, Tally, Token
-from integrations.registry import register
-from integrations.schemas import ServiceIn
+from integrations.registration.registry import register
+from integrations.schemas.service import ServiceIn
 from tests.api.calling import Api, is_problem
 
 CANARY = "canary-5f1e0c"

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from integrations.api.documents import RotatedOut, ServiceOut
+from integrations.api.responses import RotatedOut, ServiceOut
 from integrations.models import AuditEntry, Service
-from integrations.signing import MOST_KEYS
+from integrations.outbound.signing import MOST_KEYS
 from tests.api.calling import Api, is_problem
 
 

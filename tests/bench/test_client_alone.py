@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench import client_alone
-from integrations.pump import new_loop
+from integrations.workers.pump import new_loop
 
 
 def test_the_client_alone_sends_each_message_once(sink):

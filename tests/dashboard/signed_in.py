@@ -14,8 +14,8 @@ from django.test import Client
 from django.utils import timezone
 
 from integrations.models import Account, Message, Role, Service, Source, Status
-from integrations.registry import register
-from integrations.schemas import ServiceIn
+from integrations.registration.registry import register
+from integrations.schemas.service import ServiceIn
 
 PASSWORD = "correct-horse-battery-9"
 

@@ -16,11 +16,12 @@ from django.test import Client
 from django.urls import URLPattern
 from django.utils import timezone
 
-from integrations import failures, operations
+from integrations.delivery import failure_groups
 from integrations.models import Account, Attempt, Draft, Endpoint, Failure, Message, SavedView, Service, Token, Trigger
 from integrations.models.operation import Kind
-from integrations.registry import save_endpoint
-from integrations.schemas import EndpointIn
+from integrations.operators import bulk_operations
+from integrations.registration.endpoints import save_endpoint
+from integrations.schemas.service import EndpointIn
 from tests.dashboard.signed_in import a_service, browser
 from tests.dashboard.test_access import routes
 
@@ -77,8 +78,8 @@ def world() -> World:
         for trigger in (Trigger.FIRST, Trigger.LAB, Trigger.PROCESS)
     }
     group = a_group(calls[Trigger.FIRST])
-    operation = operations.plan(Kind.REPLAY, "status:dead", by=f"person {SPITE}", reason=SPITE, dry_run=True)
-    while operations.step(operation.pk):
+    operation = bulk_operations.plan(Kind.REPLAY, "status:dead", by=f"person {SPITE}", reason=SPITE, dry_run=True)
+    while bulk_operations.step(operation.pk):
         pass
     admin = browser("admin", name="ada")
     ada = Account.objects.get(username="ada")
@@ -129,7 +130,7 @@ def a_call(service: Service, endpoint: Endpoint, message: Message, trigger: str)
 def a_group(call: Attempt) -> Failure:
     names = ("id", "message_id", "service_id", "endpoint_id", "outcome", "fault", "status_code", "detail", "timings")
     facts = {name: getattr(call, name) for name in (*names, "started_at")}
-    group = failures.record([facts | {"response_body": SPITE.encode()}], [None], timezone.now())[call.pk]
+    group = failure_groups.record([facts | {"response_body": SPITE.encode()}], [None], timezone.now())[call.pk]
     Failure.objects.filter(pk=group).update(note=SPITE, assignee=SPITE[:100])
     Message.objects.filter(pk=call.message_id).update(failure=group)
     return Failure.objects.get(pk=group)

@@ -14,10 +14,10 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from dashboard import export
+from dashboard.presenters import exports
 from dashboard.views import explorer
-from integrations import search
 from integrations.models import Draft, Endpoint, FieldValue, Message, SavedView, Service
+from integrations.search import grammar
 
 Queue = Callable[..., Message]
 
@@ -31,7 +31,7 @@ def file_of(client: Client, url: str) -> str:
 
 # ---- files --------------------------------------------------------------------------------------------------------
 def test_a_file_has_what_the_list_finds(viewer: Client, queue: Queue, billing: Service, monkeypatch: Any) -> None:
-    monkeypatch.setattr(export, "STEP", 2)
+    monkeypatch.setattr(exports, "STEP", 2)
     endpoint = Endpoint.objects.create(service=billing, name="create")
     wanted = [queue(path=f"/wanted/{number}", endpoint=endpoint, tags={"n": str(number)}) for number in range(5)][::-1]
     queue(path="/other")
@@ -40,7 +40,7 @@ def test_a_file_has_what_the_list_finds(viewer: Client, queue: Queue, billing: S
 
     rows = list(csv.DictReader(StringIO(file_of(viewer, "/messages/export.csv?q=/wanted"), newline="")))
     assert [row["id"] for row in rows] == [message.public_id for message in wanted]
-    assert rows[0] | {"created_at": "", "next_attempt_at": ""} == dict.fromkeys(export.COLUMNS, "") | {
+    assert rows[0] | {"created_at": "", "next_attempt_at": ""} == dict.fromkeys(exports.COLUMNS, "") | {
         "id": wanted[0].public_id, "service": "billing", "endpoint": "create", "method": "POST", "path": "/wanted/4",
         "status": "pending", "attempts": "0", "tags": '{"n": "4"}',
     }  # fmt: skip
@@ -57,7 +57,7 @@ def test_a_file_of_nothing_is_a_file(viewer: Client, db: None) -> None:
 
 
 def test_a_file_goes_on_where_a_search_is_cut(viewer: Client, queue: Queue, monkeypatch: Any) -> None:
-    monkeypatch.setattr(search, "SEARCHED", 2)
+    monkeypatch.setattr("integrations.search.pages.SEARCHED", 2)
     old = queue(path="/wanted")
     for _ in range(5):
         queue()
@@ -65,7 +65,7 @@ def test_a_file_goes_on_where_a_search_is_cut(viewer: Client, queue: Queue, monk
 
 
 def test_a_file_that_ends_too_early_says_so(viewer: Client, queue: Queue, monkeypatch: Any) -> None:
-    monkeypatch.setattr(export, "LIMIT", 3)
+    monkeypatch.setattr(exports, "LIMIT", 3)
     for _ in range(3):
         queue()
     assert "The file ends here" not in file_of(viewer, "/messages/export.csv")
@@ -169,7 +169,7 @@ def test_the_search_offers_keys_then_values(viewer: Client, billing: Service) ->
         page = viewer.get("/_p/messages/words/", {"q": q}).content.decode()
         return re.findall(r'value="([^"]*)"', page)
 
-    assert offered("") == [f"{key}:" for key in search.KEYS]
+    assert offered("") == [f"{key}:" for key in grammar.KEYS]
     assert offered("sta") == ["status:"]
     assert offered("service:billing st") == ["service:billing status:"]
     assert offered("-status:de") == ["-status:delivering", "-status:delivered", "-status:dead"]

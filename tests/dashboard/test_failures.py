@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from dashboard.sparkline import HOURS, sparklines
+from dashboard.presenters.sparkline import HOURS, sparklines
 from dashboard.templatetags.failures import linked
-from integrations import failures
+from integrations.delivery import failure_groups
 from integrations.models import (
     Account,
     Attempt,
@@ -27,6 +27,7 @@ from integrations.models import (
     Trigger,
 )
 from integrations.models.operation import Kind, State
+from integrations.operators import failures
 from tests.dashboard.signed_in import a_service, browser, messages_of, words
 
 pytestmark = pytest.mark.django_db
@@ -73,7 +74,7 @@ def a_group(service: Service, body: str = "no stock", dead: int = 0, **changes: 
         }
         for message in (messages or [None])
     ]
-    (group,) = set(failures.record(attempts, [None] * len(attempts), now).values())
+    (group,) = set(failure_groups.record(attempts, [None] * len(attempts), now).values())
     Message.objects.filter(pk__in=[message.pk for message in messages]).update(failure=group)
     Failure.objects.filter(pk=group).update(**changes)
     return Failure.objects.get(pk=group)

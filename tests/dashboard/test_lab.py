@@ -91,7 +91,7 @@ def test_a_call_that_broke_down_may_be_made_again(
     operator: Client, local: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as broken, pytest.raises(ZeroDivisionError):
-        broken.setattr("integrations.lab.run", lambda *_, **__: 1 / 0)
+        broken.setattr("integrations.delivery.lab_call.run", lambda *_, **__: 1 / 0)
         operator.post("/lab/", {**FORM, "form_key": "k1"})
     assert operator.post("/lab/", {**FORM, "form_key": "k1"}).status_code == 303
 

@@ -6,9 +6,11 @@ import pytest
 from django.db.models.query import QuerySet
 from django.test import Client
 
+from integrations.errors import Invalid
 from integrations.models import Service, Source
-from integrations.registry import Invalid, register, save_endpoint
-from integrations.schemas import EndpointIn, ServiceIn
+from integrations.registration.endpoints import save_endpoint
+from integrations.registration.registry import register
+from integrations.schemas.service import EndpointIn, ServiceIn
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from dashboard.difference import COMPARED, SHOWN, difference
-from dashboard.payload import payload
-from dashboard.timeline import planned
+from dashboard.presenters.bodies import payload
+from dashboard.presenters.diffs import COMPARED, SHOWN, difference
+from dashboard.presenters.timeline import planned
 from integrations.models import Attempt, Endpoint, Event, Message, Service
 from tests.dashboard.signed_in import words
 

@@ -14,10 +14,10 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from dashboard.payload import compact_json, json_refusal, payload, phases, pretty_json
-from dashboard.search import page as slice_of
-from integrations import search
+from dashboard.forms.message_filters import page as slice_of
+from dashboard.presenters.bodies import compact_json, json_refusal, payload, phases, pretty_json
 from integrations.models import Attempt, AuditEntry, Endpoint, Failure, IdempotentAnswer, Message, Service
+from integrations.search import pages
 
 Queue = Callable[..., Message]
 FORM: dict[str, Any] = {
@@ -162,24 +162,24 @@ def test_a_tampered_cursor_shows_the_first_page_with_a_notice(viewer: Client, qu
 
 
 def test_the_rows_around_a_point_in_time_are_found_in_few_looks(db: None, queue: Queue, monkeypatch: Any) -> None:
-    monkeypatch.setattr(search, "PROBES", 4)
-    monkeypatch.setattr(search, "CLOSE", 1)
+    monkeypatch.setattr("integrations.search.pages.PROBES", 4)
+    monkeypatch.setattr("integrations.search.pages.CLOSE", 1)
     start = timezone.now()
     messages = [queue(created_at=start + timedelta(minutes=place)) for place in range(60)]
     Message.objects.filter(pk__in=[message.pk for message in messages[20:30]]).delete()  # pruned
     newest = messages[-1].pk
     for place in (0, 7, 40, 59):
-        low, high = search.rows_around(start + timedelta(minutes=place), newest)
+        low, high = pages.rows_around(start + timedelta(minutes=place), newest)
         assert low < messages[place].pk <= high
-    assert search.rows_around(start + timedelta(minutes=25), newest)[1] >= messages[30].pk
-    assert search.rows_around(start + timedelta(days=1), newest)[1] > newest
+    assert pages.rows_around(start + timedelta(minutes=25), newest)[1] >= messages[30].pk
+    assert pages.rows_around(start + timedelta(days=1), newest)[1] > newest
 
 
 def test_a_search_without_an_index_says_that_it_is_bounded(viewer: Client, queue: Queue, monkeypatch: Any) -> None:
     old = queue(path="/wanted")
     for _ in range(5):
         queue()
-    monkeypatch.setattr(search, "SEARCHED", 3)
+    monkeypatch.setattr("integrations.search.pages.SEARCHED", 3)
     page = page_of(viewer, "/messages/?q=/wanted")
     assert old.public_id not in page
     assert "Only the newest 3 messages were looked through" in page.replace("100,000", "3")

@@ -9,9 +9,9 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from django.test import Client
 
-from integrations import operations
 from integrations.models import Message, Operation, Role, Status
 from integrations.models.operation import Kind, State
+from integrations.operators import bulk_operations
 from tests.dashboard.signed_in import a_service, browser, messages_of, words
 
 pytestmark = pytest.mark.django_db
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.django_db
 
 def work(operation: Operation) -> Operation:
     """What the workers would do until nothing is left."""
-    while operations.step(operation.pk):
+    while bulk_operations.step(operation.pk):
         pass
     operation.refresh_from_db()
     return operation
@@ -27,7 +27,7 @@ def work(operation: Operation) -> Operation:
 
 def planned(**given: Any) -> Operation:
     given = {"kind": Kind.CANCEL, "q": "status:pending", "by": "person ada", "dry_run": True, **given}
-    return operations.plan(given.pop("kind"), given.pop("q"), **given)
+    return bulk_operations.plan(given.pop("kind"), given.pop("q"), **given)
 
 
 def page_of(operation: Operation) -> str:
@@ -128,7 +128,7 @@ def test_the_items_are_found_by_what_came_of_them() -> None:
     first, second = messages_of(a_service(), Status.PENDING, 2)
     operation = work(planned())
     Message.objects.filter(pk=first.pk).delete()
-    operations.start(operation, by="person ada", reason="Wrong customer")
+    bulk_operations.start(operation, by="person ada", reason="Wrong customer")
     work(operation)
     client = browser(Role.VIEWER)
     skipped = words(client.get(f"{page_of(operation)}?outcome=skipped"))
@@ -158,7 +158,7 @@ def test_its_page_asks_few_questions(django_assert_max_num_queries: Any) -> None
     service = a_service()
     messages_of(service, Status.DEAD, 60)
     operation = work(planned(kind=Kind.REPLAY, q="status:dead"))
-    operations.start(operation, by="person ada", reason="They are back")
+    bulk_operations.start(operation, by="person ada", reason="They are back")
     work(operation)
     client = browser()
     for address in (page_of(operation), f"/_p{page_of(operation)}", "/operations/", "/_p/operations/"):
@@ -175,5 +175,5 @@ def test_a_panel_that_has_not_changed_is_not_sent_again() -> None:
     version = re.search(r"""hx-vals='{"v": "(\w+)"}'""", shown)
     assert version is not None
     assert client.get(f"{panel}&v={version[1]}").status_code == 204
-    operations.start(operation, by="person ada", reason="Wrong customer")
+    bulk_operations.start(operation, by="person ada", reason="Wrong customer")
     assert client.get(f"{panel}&v={version[1]}").status_code == 200

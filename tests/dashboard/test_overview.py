@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from integrations import upkeep
 from integrations.models import (
     AuditEntry,
     Failure,
@@ -23,7 +22,8 @@ from integrations.models import (
     TallyHour,
     Worker,
 )
-from integrations.transport import Certificate
+from integrations.outbound.wire import Certificate
+from integrations.workers import housekeeping
 from tests.dashboard.signed_in import a_service, browser, messages_of, trip, words
 
 pytestmark = pytest.mark.django_db
@@ -92,7 +92,7 @@ def test_a_certificate_that_ends_soon_is_named_before_it_stops_deliveries() -> N
     shown = [
         Certificate(address, "An Authority", now + timedelta(days=days, hours=1)) for address, days in lives.items()
     ]
-    upkeep.tidy(shown)
+    housekeeping.tidy(shown)
     client = browser()
     page = words(client.get("/"))
     assert "Needs attention 1" in page
@@ -100,7 +100,7 @@ def test_a_certificate_that_ends_soon_is_named_before_it_stops_deliveries() -> N
     assert "( in 13 d )" in page
     assert "The certificate of crm" not in page
     assert "( in 15 d ) , from An Authority; seen now" in words(client.get("/services/crm/"))
-    upkeep.tidy([shown[0]._replace(ends_at=now + timedelta(days=90))])  # it was renewed
+    housekeeping.tidy([shown[0]._replace(ends_at=now + timedelta(days=90))])  # it was renewed
     assert "Nothing needs you" in words(client.get("/"))
 
 
@@ -225,12 +225,12 @@ def test_title_and_icon_carry_the_state() -> None:
 
 
 def test_a_count_ends_at_its_cap(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dashboard import figures
+    from dashboard.presenters import service_stats
 
-    monkeypatch.setattr(figures, "WAITING_CAP", 5)
+    monkeypatch.setattr(service_stats, "WAITING_CAP", 5)
     service = a_service()
     messages_of(service, Status.PENDING, 9)
-    [standing] = figures.standings(type(service)._default_manager.all(), timezone.now())  # type: ignore[arg-type]
+    [standing] = service_stats.standings(type(service)._default_manager.all(), timezone.now())  # type: ignore[arg-type]
     assert standing.waiting == 5
     assert Message.objects.count() == 9
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from django.test import Client
 
-from dashboard.message_forms import LabForm, from_pasted
-from dashboard.pasted import Pasted, read
+from dashboard.forms.curl import Pasted, read
+from dashboard.forms.message import LabForm, from_pasted
 from integrations.models import Attempt, Service
 
 

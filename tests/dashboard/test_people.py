@@ -256,7 +256,7 @@ def test_a_form_without_the_field_shuts_nobody_out() -> None:
 def test_a_name_taken_at_the_same_moment_is_refused_beside_the_field(monkeypatch: pytest.MonkeyPatch) -> None:
     admin = browser(Role.ADMIN, "anna")
     person(Role.VIEWER, "otto")
-    monkeypatch.setattr("dashboard.people_forms.PersonForm.clean_username", lambda form: form.cleaned_data["username"])
+    monkeypatch.setattr("dashboard.forms.people.PersonForm.clean_username", lambda form: form.cleaned_data["username"])
     answer = admin.post("/settings/people/new/", {"username": "otto", "role": "viewer", "password": PASSWORD})
     assert answer.status_code == 422
     assert 'id="id_username_error"' in answer.content.decode()

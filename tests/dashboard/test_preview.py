@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from dashboard.words import breaker_rule_words, open_words, wait_words
-from integrations.backtest import MOST, recorded_calls
+from dashboard.presenters.sentences import breaker_rule_words, open_words, wait_words
+from integrations.history.recorded_calls import MOST, recorded_calls
 from integrations.models import Attempt, AuditEntry, Event, Role, Service, Status, Trigger
 from integrations.policies.breaker import BreakerPolicy, Change
 from integrations.policies.retry import RetryPolicy
@@ -188,8 +188,8 @@ def test_only_what_the_breaker_sees_of_the_last_day_is_tried() -> None:
 
 
 def test_a_day_with_too_many_calls_says_which_were_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("integrations.backtest.MOST", 20)
-    monkeypatch.setattr("dashboard.preview.MOST", 20)
+    monkeypatch.setattr("integrations.history.recorded_calls.MOST", 20)
+    monkeypatch.setattr("dashboard.presenters.previews.MOST", 20)
     service = a_service()
     record_calls(service, [200] * 30)
     page = words(browser().get("/services/billing/try/?now"))

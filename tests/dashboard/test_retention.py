@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from integrations import retention
+from integrations.history import retention
 from integrations.models import AuditEntry, Message, MessageContent, Retention, Role, Status
 from tests.dashboard.signed_in import a_service, browser, messages_of, words
 

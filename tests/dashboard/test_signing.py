@@ -9,9 +9,9 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from integrations import registry
 from integrations.models import AuditEntry, Service
-from integrations.signing import MOST_KEYS
+from integrations.outbound.signing import MOST_KEYS
+from integrations.registration import registry
 from tests.dashboard.signed_in import words
 
 SECRET = re.compile(r"whsec_[A-Za-z0-9+/=]+")

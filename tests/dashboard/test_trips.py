@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from dashboard.trips import CHANGES_READ, latest_trips, together, trips_of
+from dashboard.presenters.breaker_history import CHANGES_READ, latest_trips, together, trips_of
 from integrations.models import Attempt, Event, Role, Service, Status, Trigger
 from integrations.policies.breaker import Change
 from integrations.policies.limits import record

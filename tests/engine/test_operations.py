@@ -24,14 +24,14 @@ WITHIN = 60.0  # seconds
 def test_each_item_is_done_once_when_its_worker_is_killed(
     pumps: Pumps, register: Callable[..., Service], send: Callable[..., list[Message]], sink: Receiver
 ) -> None:
-    from integrations import operations
     from integrations.models import Message, Operation
     from integrations.models.operation import Kind
+    from integrations.operators import bulk_operations
 
     messages = send(register("billing", sink.url), [b"%d" % number for number in range(DEAD)])
     Message.objects.update(status="dead", due_at=None, finished_at=timezone.now())
     pumps.start(2)
-    operation = operations.plan(Kind.REPLAY, "status:dead", by="person ada", reason="they are back", rate=5)
+    operation = bulk_operations.plan(Kind.REPLAY, "status:dead", by="person ada", reason="they are back", rate=5)
 
     def is_in_the_middle() -> bool:
         operation.refresh_from_db()
@@ -47,7 +47,7 @@ def test_each_item_is_done_once_when_its_worker_is_killed(
     made = Message.objects.filter(operation_id=operation.pk)
     assert operation.done == operation.items.filter(outcome="succeeded").count() == made.count()
 
-    operations.change(operation, by="person ada", rate=1000)
+    bulk_operations.change(operation, by="person ada", rate=1000)
     pumps.processes.clear()
     pumps.start(1)
 

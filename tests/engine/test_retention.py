@@ -13,11 +13,11 @@ import pytest
 from django.db import connection, models, transaction
 from django.test.utils import CaptureQueriesContext
 
-from integrations import control, feed, retention, upkeep
+from integrations.errors import Conflict
+from integrations.history import event_stream, retention
 from integrations.models import (
     Attempt,
     AuditEntry,
-    Conflict,
     Draft,
     Event,
     FieldValue,
@@ -32,6 +32,8 @@ from integrations.models import (
     Worker,
     database_now,
 )
+from integrations.registration import deletion
+from integrations.workers import housekeeping
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -258,10 +260,10 @@ def _operation(*messages: Message, **fields: Any) -> Operation:
 
 def test_events_go_and_who_resumes_from_before_them_is_told_so(service: Service) -> None:
     now = database_now()
-    feed.advance()
+    event_stream.advance()
     for age in (100, 95, 91, 89, 1):
         Event.objects.create(type="breaker.opened", at=now - age * DAY, service=service, position=None)
-    numbered = feed.advance()
+    numbered = event_stream.advance()
     positions = list(Event.objects.order_by("pk").values_list("position", flat=True))
     prune()
     assert list(Event.objects.order_by("pk").values_list("position", flat=True)) == positions[3:]
@@ -276,14 +278,14 @@ def test_an_ordering_key_goes_on_behind_what_has_gone(history: History, service:
     ahead, behind = Message.objects.accept([draft, draft])
     Message.objects.filter(pk=behind.pk).update(parked=True, due_at=None)
     prune()
-    upkeep.heal_order()
+    housekeeping.heal_order()
     assert left() == {ahead.pk, behind.pk}
     assert Message.objects.get(pk=behind.pk).parked
     Message.objects.filter(pk=ahead.pk).update(
         status=Status.DELIVERED, due_at=None, finished_at=database_now() - 91 * DAY
     )
     prune()
-    upkeep.heal_order()
+    housekeeping.heal_order()
     assert left() == {behind.pk}
     assert not Message.objects.get(pk=behind.pk).parked
 
@@ -340,7 +342,7 @@ def test_a_fault_of_ours_does_not_keep_the_workers_from_their_messages(
         raise LookupError("a bug")
 
     monkeypatch.setattr(retention, "STEPS", (broken,))
-    upkeep.sweep()
+    housekeeping.sweep()
     assert Retention.objects.get().rests_until > database_now(), "the log is not filled every second"
 
 
@@ -395,7 +397,7 @@ def test_a_service_goes_with_its_history_in_small_steps(
     history(2, age=DAY, replay_of=Message.objects.earliest("pk"))
     Attempt.objects.bulk_create(_call(one, database_now(), trigger="process") for one in [service] * 5 + [other])
     with CaptureQueriesContext(connection) as captured:
-        control.delete_service(service, force=False, actor="person ada")
+        deletion.delete_service(service, force=False, actor="person ada")
     assert not Message.objects.exists()
     assert not MessageContent.objects.exists()
     assert Attempt.objects.get().service == other
@@ -409,7 +411,7 @@ def test_a_service_that_has_to_stay_keeps_its_history(history: History, service:
     history(1, status=Status.DELIVERING, finished_at=None)
     for force in (False, True):
         with pytest.raises(Conflict):
-            control.delete_service(service, force=force, actor="person ada")
+            deletion.delete_service(service, force=force, actor="person ada")
     assert Message.objects.count() == Attempt.objects.count() == 4
 
 

@@ -10,10 +10,12 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from integrations import delivery
-from integrations.client import Client
-from integrations.models import Draft, Message, Service, Worker, database_now, queue, rows
+from integrations.delivery.claim import claim
+from integrations.delivery.send import send
+from integrations.delivery.settle import settle
+from integrations.models import Draft, Message, Service, Worker, database_now, queue, sql
 from integrations.models.worker import LEASE
+from integrations.outbound.client import Client
 
 BACKLOG = 500
 AT_ONCE = 250  # what a pump claims at a time
@@ -30,8 +32,8 @@ def test_fifty_messages_of_a_backlog_take_six_statements_at_most() -> None:
     client = Client(transport=httpx.MockTransport(lambda request: httpx.Response(204)))
 
     with CaptureQueriesContext(connection) as captured:
-        while claims := delivery.claim(worker.pk, AT_ONCE):
-            delivery.settle([asyncio.run(delivery.send(client, claimed, timezone.now())) for claimed in claims])
+        while claims := claim(worker.pk, AT_ONCE):
+            settle([asyncio.run(send(client, claimed, timezone.now())) for claimed in claims])
 
     assert Message.objects.filter(status="delivered").count() == BACKLOG
     statements = [query["sql"] for query in captured if query["sql"].split()[0] not in ("BEGIN", "COMMIT")]
@@ -42,13 +44,13 @@ def test_fifty_messages_of_a_backlog_take_six_statements_at_most() -> None:
 @pytest.mark.django_db(transaction=True)
 def test_a_plan_that_was_made_for_an_empty_table_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever a delivery asks is prepared, and so planned for a table as it was."""
-    monkeypatch.setattr(rows, "PLANNED_FOR", 3600)
+    monkeypatch.setattr(sql, "PLANNED_FOR", 3600)
     with connection.cursor() as cursor:
         cursor.execute("CREATE TEMPORARY TABLE growing (id bigint PRIMARY KEY, pad text)")
         cursor.execute("ANALYZE growing")
 
     def ask() -> None:
-        with rows.prepared() as cursor:
+        with sql.prepared() as cursor:
             cursor.execute("SELECT pad FROM growing WHERE id = ANY(%s::bigint[])", [[1, 2]])
 
     def plan() -> str:
@@ -63,7 +65,7 @@ def test_a_plan_that_was_made_for_an_empty_table_is_not_kept(monkeypatch: pytest
         cursor.execute("INSERT INTO growing SELECT n, repeat('x', 200) FROM generate_series(1, 20000) AS n")
     ask()
     assert "Seq Scan" in plan(), plan()
-    monkeypatch.setattr(rows._planned, "until", 0.0)
+    monkeypatch.setattr(sql._planned, "until", 0.0)
     ask()
     assert "Index" in plan(), plan()
 

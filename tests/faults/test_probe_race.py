@@ -20,9 +20,10 @@ from typing import Any
 import pytest
 from django.db import connections
 
-from integrations import delivery, upkeep
+from integrations.delivery.claim import claim
 from integrations.models import Draft, Event, Message, Runtime, Service, Worker, database_now, worker
 from integrations.models.message import Status
+from integrations.workers import housekeeping
 from tests.faults.traffic import busiest_worker, rows, wait_for_lanes
 from tests.installation import Installation
 from tests.receiver import Receiver
@@ -65,7 +66,7 @@ def race(number: int, gate: Any, claimed: Any, places: int, rounds: int) -> None
         Worker.objects.renew(mine.pk, now=database_now(), in_flight=0, delivered=0, failed=0)
         count, after = 0, 0
         while after < ONE_AFTER:
-            claims = delivery.claim(mine.pk, 1 + round_ % 4)
+            claims = claim(mine.pk, 1 + round_ % 4)
             assert all(one.trigger == "probe" for one in claims)
             count += len(claims)
             after += Message.objects.delivering().count() >= places
@@ -106,7 +107,7 @@ def test_the_place_of_a_killed_holder_returns_within_its_lease(monkeypatch: pyte
 def hold(_: int, pipe: Connection) -> None:
     """Claims the probe and keeps its lease until it is killed."""
     mine = a_worker()
-    pipe.send(len(delivery.claim(mine.pk, 10)))
+    pipe.send(len(claim(mine.pk, 10)))
     while True:
         Worker.objects.renew(mine.pk, now=database_now(), in_flight=1, delivered=0, failed=0)
         time.sleep(0.2)
@@ -115,8 +116,8 @@ def hold(_: int, pipe: Connection) -> None:
 def try_to_claim(mine: Worker) -> int:
     """What a pump does in a turn, without sending."""
     Worker.objects.renew(mine.pk, now=database_now(), in_flight=0, delivered=0, failed=0)
-    upkeep.sweep()
-    return len(delivery.claim(mine.pk, 10))
+    housekeeping.sweep()
+    return len(claim(mine.pk, 10))
 
 
 @pytest.mark.faults

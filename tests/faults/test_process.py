@@ -16,8 +16,8 @@ from typing import Any
 import httpx
 import pytest
 
+from integrations.delivery.direct_call import LEASE_MARGIN, UNFINISHED
 from integrations.models import identifiers
-from integrations.process import LEASE_MARGIN, UNFINISHED
 from tests.faults.traffic import rows, until
 from tests.installation import Installation
 from tests.receiver import Receiver

@@ -63,8 +63,8 @@ def deliver() -> Callable[..., None]:
 
 
 async def _pump(answer: Callable[[httpx.Request], httpx.Response] | None, alone: bool) -> None:
-    from integrations.client import Client
-    from integrations.pump import Pump
+    from integrations.outbound.client import Client
+    from integrations.workers.pump import Pump
 
     client = Client(transport=httpx.MockTransport(answer)) if answer else None
     pump = Pump("tests", client=client, alone=alone)

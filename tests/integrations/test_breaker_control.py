@@ -10,9 +10,9 @@ import httpx
 import pytest
 from django.http import HttpResponse
 
-from integrations import upkeep
 from integrations.models import Attempt, AuditEntry, Event, Message, Role, Runtime, Service, Token, database_now
 from integrations.models.message import Status
+from integrations.workers import housekeeping
 from tests.api.calling import Api, is_problem
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -175,12 +175,12 @@ def test_a_manual_mode_ends_by_itself(
     shown = steer(action, until=until.isoformat()).json()
     assert (shown["mode"], datetime.fromisoformat(shown["mode_until"])) == (mode, until)
 
-    upkeep.sweep()
+    housekeeping.sweep()
     assert Runtime.objects.get().mode == mode  # not before its time
 
     Runtime.objects.update(mode_until=in_seconds(-1), **({"retry_at": in_seconds(-1)} if action == "open" else {}))
-    upkeep.sweep()
-    upkeep.sweep()
+    housekeeping.sweep()
+    housekeeping.sweep()
     runtime = Runtime.objects.get()
     assert (runtime.state, runtime.mode, runtime.mode_until) == (after, "auto", None)
     assert [one.type for one in breaker_events()][1:] == [event]
@@ -255,7 +255,7 @@ def test_an_observing_breaker_lets_all_pass_and_tells_what_it_would_have_done(
     assert opened.facts["attempts"] == [one.public_id for one in Attempt.objects.order_by("pk")[:2]]
 
     Runtime.objects.update(retry_at=in_seconds(-1))
-    upkeep.sweep()
+    housekeeping.sweep()
     send(service)
     deliver(fine)
     told = breaker_events()[2:]

@@ -20,10 +20,12 @@ import httpx
 import pytest
 import trustme
 
-from integrations.client import FORBIDDEN_HEADERS, READ_CAP, Call, Client, header_refusal
-from integrations.network import parse_networks
-from integrations.outcome import Fault, Outcome
-from integrations.transport import IDLE_PER_TARGET, PinnedTransport
+from integrations.outbound.addresses import parse_networks
+from integrations.outbound.client import READ_CAP, Call, Client
+from integrations.outbound.connection import IDLE_PER_TARGET
+from integrations.outbound.headers import FORBIDDEN_HEADERS, header_refusal
+from integrations.outbound.outcome import Fault, Outcome
+from integrations.outbound.transport import PinnedTransport
 from tests.upstreams import GOOD, GZIP_BOMB, Upstream, Zoo, closes_idle_after, keeps_saying, says, status
 
 LOCAL = parse_networks("127.0.0.0/8")
@@ -651,7 +653,7 @@ def test_a_connection_with_bytes_that_nobody_asked_for_is_not_used_again(zoo: Zo
 
 
 def test_idle_connections_are_bounded_and_expire(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("integrations.transport.IDLE_FOR", 0.5)
+    monkeypatch.setattr("integrations.outbound.connection.IDLE_FOR", 0.5)
     upstream = zoo.serve("slow")
 
     async def act(client: Client, transport: PinnedTransport) -> None:
@@ -664,7 +666,7 @@ def test_idle_connections_are_bounded_and_expire(zoo: Zoo, monkeypatch: pytest.M
 
 
 def test_a_busy_connection_is_replaced_after_a_while(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("integrations.transport.OPEN_FOR", 0.0)
+    monkeypatch.setattr("integrations.outbound.connection.OPEN_FOR", 0.0)
     upstream = zoo.serve("healthy")
     sent(post(upstream.url), post(upstream.url))
     assert upstream.connections == 2
@@ -708,7 +710,7 @@ def open_files() -> int:
 def test_two_hundred_mixed_calls_leave_nothing_behind(
     zoo: Zoo, certificates: Certificates, monkeypatch: pytest.MonkeyPatch, loop: str
 ) -> None:
-    monkeypatch.setattr("integrations.transport.IDLE_FOR", 0.3)
+    monkeypatch.setattr("integrations.outbound.connection.IDLE_FOR", 0.3)
     names = ["healthy", "silent", "dripping", "resets_within_body", "garbage", "endless", "two_answers", "closing"]
     upstreams = [zoo.serve(name) for name in names]
     upstreams.append(zoo.serve("healthy", tls=certificates.server("127.0.0.1")))

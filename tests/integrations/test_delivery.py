@@ -14,12 +14,14 @@ import pytest
 from django.db import OperationalError
 from django.utils import timezone
 
-from integrations import control, delivery, upkeep
-from integrations.client import Call, Client
+from integrations.delivery.claim import claim, claim_suspect, give_back, give_back_unknown
+from integrations.delivery.send import CallResult
+from integrations.delivery.settle import settle
+from integrations.delivery.waiting import waiting_for
+from integrations.errors import Conflict
 from integrations.models import (
     Attempt,
     AuditEntry,
-    Conflict,
     Event,
     Message,
     Priority,
@@ -30,10 +32,13 @@ from integrations.models import (
     database_now,
 )
 from integrations.models.message import Status
-from integrations.outcome import Outcome
-from integrations.pump import Pump
-from integrations.schemas import PauseIn, ReplayIn, ResumeIn
-from integrations.waiting import waiting_for
+from integrations.operators import traffic
+from integrations.outbound.client import Call, Client
+from integrations.outbound.outcome import Outcome
+from integrations.schemas.actions import PauseIn, ResumeIn
+from integrations.schemas.message import ReplayIn
+from integrations.workers import housekeeping
+from integrations.workers.pump import Pump
 from tests.receiver import Answer, Receiver
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -174,12 +179,12 @@ def test_secrets_are_sent_and_never_recorded(register: Register, send: Send, del
 # ---- waiting is not failing ---------------------------------------------------------------------------------------
 def test_a_paused_service_holds_its_messages(register: Register, send: Send, deliver: Deliver) -> None:
     service = register()
-    control.pause(service, PauseIn(reason="maintenance"), actor="person ada")
+    traffic.pause(service, PauseIn(reason="maintenance"), actor="person ada")
     (message,) = send(service)
     deliver(ok)
     assert kind_of_wait(message) == "paused"
     assert Message.objects.get(pk=message.pk).attempts == 0
-    control.resume(service, ResumeIn(), actor="person ada")
+    traffic.resume(service, ResumeIn(), actor="person ada")
     deliver(ok)
     assert Message.objects.get(pk=message.pk).status == Status.DELIVERED
     assert list(AuditEntry.objects.values_list("action", flat=True)) == ["service.paused", "service.resumed"]
@@ -187,25 +192,25 @@ def test_a_paused_service_holds_its_messages(register: Register, send: Send, del
 
 def test_a_resume_may_leave_messages_back(register: Register, send: Send, deliver: Deliver) -> None:
     service = register()
-    control.pause(service, PauseIn(reason="migration"), actor="person ada")
+    traffic.pause(service, PauseIn(reason="migration"), actor="person ada")
     (old,) = send(service)
     moment = timezone.now()
     (new,) = send(service)
-    held = control.resume(service, ResumeIn(release="newer_than", newer_than=moment), actor="person ada")
+    held = traffic.resume(service, ResumeIn(release="newer_than", newer_than=moment), actor="person ada")
     deliver(ok)
     assert held == 1
     assert Message.objects.get(pk=new.pk).status == Status.DELIVERED
     assert kind_of_wait(old) == "held"
-    control.retry_now(old, actor="person ada")
+    traffic.retry_now(old, actor="person ada")
     deliver(ok)
     assert Message.objects.get(pk=old.pk).status == Status.DELIVERED
 
 
 def test_a_resume_with_a_rate_spreads_what_waits(register: Register, send: Send) -> None:
     service = register()
-    control.pause(service, PauseIn(reason="x"), actor="person ada")
+    traffic.pause(service, PauseIn(reason="x"), actor="person ada")
     send(service, count=5)
-    control.resume(service, ResumeIn(rate=2), actor="person ada")
+    traffic.resume(service, ResumeIn(rate=2), actor="person ada")
     times = list(Message.objects.order_by("pk").values_list("due_at", flat=True))
     assert [round((time - times[0]).total_seconds(), 3) for time in times] == [0, 0.5, 1, 1.5, 2]
 
@@ -214,7 +219,7 @@ def test_a_schedule_waits_and_says_so(register: Register, send: Send, deliver: D
     (message,) = send(register(), deliver_at=timezone.now() + timedelta(hours=1))
     deliver(ok)
     assert kind_of_wait(message) == "schedule"
-    control.retry_now(message, actor="person ada")
+    traffic.retry_now(message, actor="person ada")
     deliver(ok)
     assert Message.objects.get(pk=message.pk).status == Status.DELIVERED
 
@@ -241,8 +246,8 @@ def test_no_more_calls_than_the_concurrency_are_claimed(register: Register, send
     service = register(limits={"concurrency": 3})
     send(service, count=10)
     worker = a_worker()
-    assert len(delivery.claim(worker.pk, 100)) == 3
-    assert delivery.claim(worker.pk, 100) == []
+    assert len(claim(worker.pk, 100)) == 3
+    assert claim(worker.pk, 100) == []
     assert kind_of_wait(Message.objects.pending().first()) == "concurrency"
 
 
@@ -250,7 +255,7 @@ def test_services_share_the_places_of_a_pump(register: Register, send: Send) -> 
     for name in ("one", "two", "three"):
         send(register(name, limits={"concurrency": 100}), count=50)
     send(register("small"), count=2)
-    claims = delivery.claim(a_worker().pk, 32)
+    claims = claim(a_worker().pk, 32)
     by_service = [sum(c.target.service.name == name for c in claims) for name in ("one", "two", "three", "small")]
     assert by_service == [10, 10, 10, 2]
 
@@ -259,7 +264,7 @@ def test_first_tries_go_ahead_of_retries_and_bulk(register: Register, send: Send
     service = register(limits={"concurrency": 3})
     for priority in (Priority.BULK, Priority.RETRY, Priority.FIRST):
         send(service, priority=priority)
-    claims = delivery.claim(a_worker().pk, 2)
+    claims = claim(a_worker().pk, 2)
     assert [claimed.message.priority for claimed in claims] == [Priority.FIRST, Priority.RETRY]
 
 
@@ -267,19 +272,19 @@ def test_retries_stay_within_their_budget(register: Register, send: Send) -> Non
     service = register(limits={"concurrency": 100}, retry={"budget": 0.2})
     Runtime.objects.filter(pk=service.pk).update(recent=[[int(timezone.now().timestamp()), 100, 18]])
     messages = send(service, count=5, priority=Priority.RETRY)
-    assert len(delivery.claim(a_worker().pk, 100)) == 2
+    assert len(claim(a_worker().pk, 100)) == 2
     assert kind_of_wait(Message.objects.pending().first()) == "budget"
-    control.retry_now(messages[-1], actor="person ada")
-    assert len(delivery.claim(a_worker().pk, 100)) == 1
+    traffic.retry_now(messages[-1], actor="person ada")
+    assert len(claim(a_worker().pk, 100)) == 1
 
 
 def test_a_rate_gives_each_claim_a_slot_of_its_own(register: Register, send: Send) -> None:
     service = register(limits={"rate": 20, "concurrency": 50})
     send(service, count=30)
     worker = a_worker()
-    claims = delivery.claim(worker.pk, 100)
+    claims = claim(worker.pk, 100)
     assert len(claims) == 5  # a quarter of a second ahead
-    claims += delivery.claim(worker.pk, 100)  # more only as time goes on, and behind the slots given out
+    claims += claim(worker.pk, 100)  # more only as time goes on, and behind the slots given out
     gaps = [(after.send_at - before.send_at).total_seconds() for before, after in itertools.pairwise(claims)]
     interval = service.limits_policy.interval.total_seconds()
     assert gaps[:4] == pytest.approx([interval] * 4)
@@ -333,20 +338,20 @@ def test_a_half_open_breaker_lets_one_probe_out_and_a_lost_one_gives_its_place_b
     send(service, count=5)
     Runtime.objects.filter(pk=service.pk).update(state="half_open", generation=3)
     worker = a_worker()
-    (probe,) = delivery.claim(worker.pk, 100)
+    (probe,) = claim(worker.pk, 100)
     assert probe.trigger == "probe"
-    assert delivery.claim(worker.pk, 100) == []
+    assert claim(worker.pk, 100) == []
     assert kind_of_wait(Message.objects.pending().first()) == "breaker"
     lose(worker)
-    assert upkeep.rescue() == 1
-    assert len(delivery.claim(a_worker().pk, 100)) == 1
+    assert housekeeping.rescue() == 1
+    assert len(claim(a_worker().pk, 100)) == 1
 
 
 def test_an_open_breaker_turns_half_open_with_nothing_waiting(register: Register) -> None:
     service = register()
     past = timezone.now() - timedelta(seconds=1)
     Runtime.objects.filter(pk=service.pk).update(state="open", opened_at=past, retry_at=past)
-    upkeep.sweep()
+    housekeeping.sweep()
     assert Runtime.objects.get(pk=service.pk).state == "half_open"
 
 
@@ -409,8 +414,8 @@ async def until(condition: Callable[[], bool]) -> None:
 def test_what_waits_for_a_result_is_looked_for_though_calm_ones_are_written_with_it(
     register: Register, send: Send, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("integrations.pump.GATHER_CALMLY", 0.3)
-    monkeypatch.setattr("integrations.pump.LOOK_EVERY", 30)
+    monkeypatch.setattr("integrations.workers.pump.GATHER_CALMLY", 0.3)
+    monkeypatch.setattr("integrations.workers.pump.LOOK_EVERY", 30)
     send(register("calm", "http://calm.test"))
     send(register("keyed", "http://waits.test", ordering="key"), count=2, ordering_key="a")
 
@@ -430,7 +435,7 @@ def test_what_waits_for_a_result_is_looked_for_though_calm_ones_are_written_with
 def test_what_a_result_frees_while_a_claim_looks_is_looked_for_again(
     register: Register, send: Send, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("integrations.pump.LOOK_EVERY", 30)
+    monkeypatch.setattr("integrations.workers.pump.LOOK_EVERY", 30)
     send(register("keyed", "http://waits.test", ordering="key"), count=2, ordering_key="a")
 
     async def pump() -> list[str]:
@@ -440,7 +445,7 @@ def test_what_a_result_frees_while_a_claim_looks_is_looked_for_again(
 
         async def beside_a_flush(step: Callable[..., Any], *given: object) -> Any:
             answer = await in_database(step, *given)
-            if step is delivery.claim and not answer and not client.let_go.is_set():
+            if step is claim and not answer and not client.let_go.is_set():
                 client.let_go.set()
                 await until(lambda: bool(pump._done))
                 await pump._start_flush()
@@ -459,8 +464,8 @@ def test_a_place_is_used_again_whichever_call_leaves_it(
     register: Register, send: Send, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also one that was claimed before the last place was taken."""
-    monkeypatch.setattr("integrations.pump.LOOK_EVERY", 30)
-    monkeypatch.setattr("integrations.pump.GATHER_CALMLY", 0.01)
+    monkeypatch.setattr("integrations.workers.pump.LOOK_EVERY", 30)
+    monkeypatch.setattr("integrations.workers.pump.GATHER_CALMLY", 0.01)
     service = register("narrow", "http://narrow.test", limits={"concurrency": 2})
     send(service, path="/waits")
 
@@ -509,7 +514,7 @@ def lose(worker: Worker) -> None:
 def test_a_lost_claim_is_recorded_and_claimed_again(register: Register, send: Send, deliver: Deliver) -> None:
     (message,) = send(register())
     worker = a_worker()
-    delivery.claim(worker.pk, 10)
+    claim(worker.pk, 10)
     lose(worker)
 
     deliver(ok)  # rescues, and leaves suspects alone
@@ -526,12 +531,12 @@ def test_a_lost_claim_is_recorded_and_claimed_again(register: Register, send: Se
 def test_a_late_result_becomes_history_and_changes_nothing(register: Register, send: Send) -> None:
     (message,) = send(register())
     worker = a_worker()
-    claims = delivery.claim(worker.pk, 10)
+    claims = claim(worker.pk, 10)
     lose(worker)
-    upkeep.rescue()
+    housekeeping.rescue()
 
-    result = asyncio.run(delivery.send(Client(transport=httpx.MockTransport(ok)), claims[0], timezone.now()))
-    delivery.settle([result])
+    result = asyncio.run(make_call(Client(transport=httpx.MockTransport(ok)), claims[0], timezone.now()))
+    settle([result])
 
     message.refresh_from_db()
     assert (message.status, message.attempts) == (Status.PENDING, 0)
@@ -543,10 +548,10 @@ def test_a_message_that_loses_its_worker_again_and_again_is_dead(register: Regis
     (message,) = send(register())
     for _ in range(4):  # once among others, three times alone
         worker = a_worker()
-        claims = delivery.claim(worker.pk, 10) or delivery.claim_suspect(worker.pk)
+        claims = claim(worker.pk, 10) or claim_suspect(worker.pk)
         assert len(claims) == 1
         lose(worker)
-        upkeep.rescue()
+        housekeeping.rescue()
     message.refresh_from_db()
     assert (message.status, message.dead_reason, message.attempts) == (Status.DEAD, "worker_lost", 0)
     assert Tally.objects.get().dead == 1
@@ -556,8 +561,8 @@ def test_a_message_that_loses_its_worker_again_and_again_is_dead(register: Regis
 def test_a_stopped_worker_gives_its_claims_back(register: Register, send: Send) -> None:
     (message,) = send(register())
     worker = a_worker()
-    delivery.claim(worker.pk, 10)
-    upkeep.stop(worker.pk)
+    claim(worker.pk, 10)
+    housekeeping.stop(worker.pk)
     message.refresh_from_db()
     assert (message.status, message.losses, message.calls) == (Status.PENDING, 0, 1)
     assert not Worker.objects.alive(database_now()).exists()
@@ -566,7 +571,7 @@ def test_a_stopped_worker_gives_its_claims_back(register: Register, send: Send) 
 def test_a_claim_given_back_before_its_call_leaves_no_trace(register: Register, send: Send) -> None:
     (message,) = send(register())
     worker = a_worker()
-    delivery.give_back(delivery.claim(worker.pk, 10))
+    give_back(claim(worker.pk, 10))
     message.refresh_from_db()
     assert (message.status, message.calls, message.attempt_rows.count()) == (Status.PENDING, 0, 0)
 
@@ -575,10 +580,10 @@ def test_a_claim_given_back_once_more_leaves_a_later_one_alone(register: Registe
     """As when the answer to the first commit was lost."""
     (message,) = send(register())
     worker = a_worker()
-    first = delivery.claim(worker.pk, 10)
-    delivery.give_back(first)
-    (second,) = delivery.claim(worker.pk, 10)
-    delivery.give_back(first)
+    first = claim(worker.pk, 10)
+    give_back(first)
+    (second,) = claim(worker.pk, 10)
+    give_back(first)
     message.refresh_from_db()
     assert (message.status, message.claimed_at) == (Status.DELIVERING, second.claimed_at)
 
@@ -607,14 +612,14 @@ def test_an_answer_that_cannot_be_written_harms_no_other(register: Register, sen
 def test_a_pump_that_stops_beside_a_database_that_is_busy_writes_its_results(
     register: Register, send: Send, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settle, refusals = delivery.settle, iter(range(2))
+    refusals = iter(range(2))
 
-    def busy(results: Sequence[delivery.CallResult]) -> None:
+    def busy(results: Sequence[CallResult]) -> None:
         if next(refusals, None) is not None:
             raise OperationalError("the database is locked")
         settle(results)
 
-    monkeypatch.setattr(delivery, "settle", busy)
+    monkeypatch.setattr("integrations.workers.pump.settle", busy)
     (message,) = send(register())
 
     async def pump() -> None:
@@ -633,10 +638,10 @@ def test_a_pump_that_stops_beside_a_database_that_is_busy_writes_its_results(
 
 def test_a_result_counts_where_its_own_claim_stands(register: Register, send: Send) -> None:
     (message,) = send(register())
-    claims = delivery.claim(a_worker().pk, 10)
-    result = asyncio.run(delivery.send(Client(transport=httpx.MockTransport(ok)), claims[0], timezone.now()))
-    delivery.settle([result])
-    delivery.settle([result])  # once more changes nothing
+    claims = claim(a_worker().pk, 10)
+    result = asyncio.run(make_call(Client(transport=httpx.MockTransport(ok)), claims[0], timezone.now()))
+    settle([result])
+    settle([result])  # once more changes nothing
     message.refresh_from_db()
     assert (message.status, message.attempts) == (Status.DELIVERED, 1)
     assert message.attempt_rows.count() == 1
@@ -688,7 +693,7 @@ def test_a_message_behind_another_of_its_key_waits_for_it(register: Register, se
     deliver(ok)
     assert kind_of_wait(behind) == "ordering"
     assert Message.objects.get(pk=free.pk).status == Status.DELIVERED
-    control.cancel(head, actor="person ada")
+    traffic.cancel(head, actor="person ada")
     deliver(ok)
     assert Message.objects.get(pk=behind.pk).status == Status.DELIVERED
 
@@ -700,8 +705,8 @@ def test_a_replay_is_a_new_message_with_the_first_ones_id(
     sink.script(400)
     (message,) = send(register(base_url=sink.url))
     deliver()
-    replay, is_new = control.replay(message, ReplayIn(), actor="person ada")
-    again, is_new_again = control.replay(message, ReplayIn(), actor="person ada")
+    replay, is_new = traffic.replay(message, ReplayIn(), actor="person ada")
+    again, is_new_again = traffic.replay(message, ReplayIn(), actor="person ada")
     assert (again.pk, is_new, is_new_again) == (replay.pk, True, False)
     deliver()
     assert Message.objects.get(pk=replay.pk).status == Status.DELIVERED
@@ -715,7 +720,7 @@ def test_an_edited_replay_has_an_id_of_its_own(
 ) -> None:
     (message,) = send(register(base_url=sink.url))
     deliver()
-    replay, _ = control.replay(message, ReplayIn(body={"fixed": True}), actor="person ada")
+    replay, _ = traffic.replay(message, ReplayIn(body={"fixed": True}), actor="person ada")
     deliver()
     assert sink.last.header("webhook-id") == replay.public_id
     assert sink.last.json() == {"fixed": True}
@@ -726,12 +731,12 @@ def test_an_unfinished_message_cannot_be_replayed_and_a_finished_one_not_cancell
 ) -> None:
     (message,) = send(register())
     with pytest.raises(Conflict, match="it is pending"):
-        control.replay(message, ReplayIn(), actor="person ada")
+        traffic.replay(message, ReplayIn(), actor="person ada")
     deliver(ok)
     with pytest.raises(Conflict, match="it is delivered"):
-        control.cancel(message, actor="person ada")
+        traffic.cancel(message, actor="person ada")
     with pytest.raises(Conflict, match="it is delivered"):
-        control.retry_now(message, actor="person ada")
+        traffic.retry_now(message, actor="person ada")
 
 
 # ---- OAuth 2 ------------------------------------------------------------------------------------------------------
@@ -779,16 +784,16 @@ def test_a_worker_that_was_rescued_claims_nothing_more(register: Register, send:
     send(register(), count=3)
     worker = a_worker()
     lose(worker)
-    upkeep.rescue()
-    assert delivery.claim(worker.pk, 10) == []
+    housekeeping.rescue()
+    assert claim(worker.pk, 10) == []
     assert not Message.objects.delivering().exists()
 
 
 def test_a_claim_whose_commit_was_not_heard_of_is_given_back(register: Register, send: Send) -> None:
     known, unknown = send(register(), count=2)
     worker = a_worker()
-    delivery.claim(worker.pk, 10)
-    delivery.give_back_unknown(worker.pk, [known.pk], database_now())
+    claim(worker.pk, 10)
+    give_back_unknown(worker.pk, [known.pk], database_now())
     assert [message.pk for message in Message.objects.delivering()] == [known.pk]
     assert Message.objects.get(pk=unknown.pk).status == Status.PENDING
 
@@ -809,9 +814,9 @@ def test_a_held_message_stays_held_when_the_one_ahead_of_it_ends(
     service = register(ordering="key")
     head, behind = send(service, count=2, ordering_key="a")
     Message.objects.park([behind.pk])
-    control.pause(service, PauseIn(reason="x"), actor="person ada")
-    control.resume(service, ResumeIn(release="none"), actor="person ada")
-    control.retry_now(head, actor="person ada")
+    traffic.pause(service, PauseIn(reason="x"), actor="person ada")
+    traffic.resume(service, ResumeIn(release="none"), actor="person ada")
+    traffic.retry_now(head, actor="person ada")
     deliver(ok)
     assert Message.objects.get(pk=head.pk).status == Status.DELIVERED
     assert kind_of_wait(behind) == "held"
@@ -821,7 +826,7 @@ def test_a_key_that_was_left_parked_is_found_again(register: Register, send: Sen
     service = register(ordering="key")
     (message,) = send(service, ordering_key="a")
     Message.objects.park([message.pk])
-    assert upkeep.heal_order() == 1
+    assert housekeeping.heal_order() == 1
     deliver(ok)
     assert Message.objects.get(pk=message.pk).status == Status.DELIVERED
 
@@ -830,7 +835,7 @@ def test_retry_now_does_not_move_a_deadline_into_the_past(register: Register, se
     service = register(retry={"deadline": 600})
     (message,) = send(service, deliver_at=timezone.now() + timedelta(hours=1))
     Message.objects.update(created_at=timezone.now() - timedelta(hours=2))
-    control.retry_now(message, actor="person ada")
+    traffic.retry_now(message, actor="person ada")
     deliver(ok)
     assert Message.objects.get(pk=message.pk).status == Status.DELIVERED
 
@@ -842,7 +847,7 @@ def test_messages_past_their_deadline_do_not_hold_up_the_others(
     send(service, count=30)
     Message.objects.update(created_at=timezone.now() - timedelta(minutes=5))
     (fresh,) = send(service)
-    (claimed,) = delivery.claim(a_worker().pk, 10)
+    (claimed,) = claim(a_worker().pk, 10)
     assert claimed.message.pk == fresh.pk
     assert Message.objects.filter(dead_reason="deadline").count() == 30
 
@@ -850,9 +855,9 @@ def test_messages_past_their_deadline_do_not_hold_up_the_others(
 def test_gone_leaves_an_operators_pause_alone(register: Register, send: Send) -> None:
     service = register(retry={"on_gone": "pause"})
     send(service)
-    claims = delivery.claim(a_worker().pk, 10)
-    control.pause(service, PauseIn(reason="maintenance"), actor="person ada")
+    claims = claim(a_worker().pk, 10)
+    traffic.pause(service, PauseIn(reason="maintenance"), actor="person ada")
     gone = httpx.MockTransport(answering(410))
-    delivery.settle([asyncio.run(delivery.send(Client(transport=gone), claims[0], timezone.now()))])
+    settle([asyncio.run(make_call(Client(transport=gone), claims[0], timezone.now()))])
     service.refresh_from_db()
     assert service.paused_reason == "maintenance"

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from integrations import registry
 from integrations.models import AuditEntry, Event, Runtime, Service
 from integrations.models.service import Source
-from integrations.schemas import ServiceIn
+from integrations.registration import discovery, registry
+from integrations.schemas.service import ServiceIn
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -18,7 +18,7 @@ VARIABLE = "SWITCHBOARD_SERVICE_BILLING_EU_URL"
 
 
 def test_a_variable_registers_a_service_with_defaults() -> None:
-    assert registry.discover({VARIABLE: "https://billing.example/v2", "PATH": "/bin"}) == [
+    assert discovery.discover({VARIABLE: "https://billing.example/v2", "PATH": "/bin"}) == [
         f"billing-eu: registered from {VARIABLE}"
     ]
     service = Service.objects.get()
@@ -29,7 +29,7 @@ def test_a_variable_registers_a_service_with_defaults() -> None:
     )
     assert service.url_env == VARIABLE
     assert Runtime.objects.filter(service=service).exists()
-    assert registry.discover({VARIABLE: "https://billing.example/v2"}) == []  # once more changes nothing
+    assert discovery.discover({VARIABLE: "https://billing.example/v2"}) == []  # once more changes nothing
 
 
 def test_the_environment_wins_over_the_form_and_keeps_the_secrets() -> None:
@@ -37,7 +37,7 @@ def test_the_environment_wins_over_the_form_and_keeps_the_secrets() -> None:
         {"name": "billing-eu", "base_url": "https://old.example", "auth": {"type": "bearer", "token": "hush"}}
     )
     service = registry.register(data, actor="person ada", source=Source.FORM)
-    registry.discover({VARIABLE: "https://new.example"})
+    discovery.discover({VARIABLE: "https://new.example"})
     service.refresh_from_db()
     assert service.base_url == "https://new.example"
     assert service.secret("auth.token") == "hush"
@@ -45,12 +45,12 @@ def test_the_environment_wins_over_the_form_and_keeps_the_secrets() -> None:
 
 
 def test_a_variable_that_goes_away_pauses_and_comes_back_to_resume() -> None:
-    registry.discover({VARIABLE: "https://billing.example"})
-    assert registry.discover({}) == [f"billing-eu: paused, {VARIABLE} is no longer set"]
+    discovery.discover({VARIABLE: "https://billing.example"})
+    assert discovery.discover({}) == [f"billing-eu: paused, {VARIABLE} is no longer set"]
     service = Service.objects.get()
     assert service.is_paused
     assert VARIABLE in service.paused_reason
-    registry.discover({VARIABLE: "https://billing.example"})
+    discovery.discover({VARIABLE: "https://billing.example"})
     service.refresh_from_db()
     assert not service.is_paused
 
@@ -62,7 +62,7 @@ def test_what_the_environment_changes_is_told_and_audited() -> None:
         {},
         {VARIABLE: "https://b.example"},
     ):
-        registry.discover(environ)
+        discovery.discover(environ)
     told = ["service.created", "service.changed", "service.paused", "service.resumed"]
     assert [event.type for event in Event.objects.order_by("pk")] == told
     audited = AuditEntry.objects.order_by("pk").values_list("action", "actor")
@@ -70,9 +70,9 @@ def test_what_the_environment_changes_is_told_and_audited() -> None:
 
 
 def test_an_operators_pause_is_not_ended_by_the_environment() -> None:
-    registry.discover({VARIABLE: "https://billing.example"})
+    discovery.discover({VARIABLE: "https://billing.example"})
     Service.objects.get().pause("maintenance")
-    registry.discover({VARIABLE: "https://billing.example"})
+    discovery.discover({VARIABLE: "https://billing.example"})
     assert Service.objects.get().is_paused
 
 
@@ -87,14 +87,14 @@ def test_an_operators_pause_is_not_ended_by_the_environment() -> None:
     ],
 )
 def test_a_bad_address_is_reported_and_changes_nothing(address: str) -> None:
-    (words,) = registry.discover({VARIABLE: address})
+    (words,) = discovery.discover({VARIABLE: address})
     assert words.startswith(f"{VARIABLE} is not used:")
     assert not Service.objects.exists()
 
 
 def test_a_bad_address_leaves_the_service_with_its_old_one() -> None:
-    registry.discover({VARIABLE: "https://billing.example"})
-    registry.discover({VARIABLE: "ftp://billing.example"})
+    discovery.discover({VARIABLE: "https://billing.example"})
+    discovery.discover({VARIABLE: "ftp://billing.example"})
     assert Service.objects.get().base_url == "https://billing.example"
 
 

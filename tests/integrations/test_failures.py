@@ -12,11 +12,12 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from integrations import failures
+from integrations.delivery import failure_groups
+from integrations.errors import Invalid
 from integrations.models import Attempt, AuditEntry, Event, Failure, FailureHour, Message, Result, Service, database_now
 from integrations.models.failure import FailureQuerySet
-from integrations.registry import Invalid
-from integrations.schemas import FailureIn
+from integrations.operators import failures
+from integrations.schemas.actions import FailureIn
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -106,7 +107,7 @@ def test_a_call_from_before_the_resolution_reopens_nothing(service: Service, sen
     deliver(answer())
     group = decide(Failure.objects.get(), state="resolved")
     late = _attempt(service, started_at=group.resolved_at - timedelta(seconds=1))
-    failures.record([late], [None], database_now())
+    failure_groups.record([late], [None], database_now())
     group.refresh_from_db()
     assert (group.state, group.count) == ("resolved", 3)
     assert events("failure.regressed") == []
@@ -116,28 +117,30 @@ def test_an_ignored_group_is_quiet_until_its_time(service: Service, send: Send, 
     send(service)
     deliver(answer())
     group = decide(Failure.objects.get(), state="ignored", ignored_until="2040-01-01T00:00:00Z")
-    failures.record([_attempt(service)], [None], database_now())
+    failure_groups.record([_attempt(service)], [None], database_now())
     group.refresh_from_db()
     assert (group.state, group.count) == ("ignored", 3)
 
     Failure.objects.update(ignored_until=database_now() - timedelta(seconds=1))
-    failures.record([_attempt(service)], [None], database_now())
+    failure_groups.record([_attempt(service)], [None], database_now())
     group.refresh_from_db()
     assert (group.state, group.ignored_until) == ("open", None)
     assert events("failure.opened") == [group.public_id] * 2
 
     decide(group, state="ignored")  # for ever
-    failures.record([_attempt(service)], [None], database_now())
+    failure_groups.record([_attempt(service)], [None], database_now())
     group.refresh_from_db()
     assert group.state == "ignored"
 
 
 def test_random_answers_do_not_fill_the_list(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(failures, "KINDS", 3)
+    monkeypatch.setattr(failure_groups, "KINDS", 3)
     words = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta"]
     for batch in (words[:4], words[4:], words[:1]):
-        failures.record([_attempt(service, body=word.encode()) for word in batch], [None] * len(batch), database_now())
-    failures.record([_attempt(service, body=b"eta", status_code=404)], [None], database_now())
+        failure_groups.record(
+            [_attempt(service, body=word.encode()) for word in batch], [None] * len(batch), database_now()
+        )
+    failure_groups.record([_attempt(service, body=b"eta", status_code=404)], [None], database_now())
 
     counts = dict(Failure.objects.values_list("title", "count"))
     error = "500 Internal Server Error"
@@ -177,7 +180,7 @@ def test_two_that_write_the_same_groups_do_not_block_each_other(service: Service
             barrier.wait(30)
             for _ in range(rounds):
                 attempts = [_attempt(service, body=word.encode()) for word in order]
-                if len(failures.record(attempts, [None] * len(order), database_now())) != len(order):
+                if len(failure_groups.record(attempts, [None] * len(order), database_now())) != len(order):
                     errors.append("not all were grouped")
         finally:
             connection.close()
@@ -195,14 +198,14 @@ def test_two_that_write_the_same_groups_do_not_block_each_other(service: Service
 
 def test_counts_by_hour_are_taken_away_after_a_day(service: Service) -> None:
     now = database_now()
-    failures.record([_attempt(service)], [None], now - timedelta(hours=30))
-    failures.record([_attempt(service)], [None], now)
-    assert failures.prune(now) == 1
+    failure_groups.record([_attempt(service)], [None], now - timedelta(hours=30))
+    failure_groups.record([_attempt(service)], [None], now)
+    assert failure_groups.prune(now) == 1
     assert FailureHour.objects.count() == 1
 
 
 def test_a_decision_is_kept_with_who_made_it(service: Service) -> None:
-    failures.record([_attempt(service)], [None], database_now())
+    failure_groups.record([_attempt(service)], [None], database_now())
     group = decide(Failure.objects.get(), note="see https://wiki.example/stock")
     entry = AuditEntry.objects.get(target=group.public_id)
     assert (entry.action, entry.actor, entry.after) == (
@@ -223,7 +226,7 @@ def test_a_decision_is_kept_with_who_made_it(service: Service) -> None:
 def test_what_needs_attention_begins_with_what_came_back(service: Service) -> None:
     words = {"open-few": 1, "open-many": 3, "regressed": 1, "resolved": 9, "ignored": 9}
     for title, messages in words.items():
-        failures.record([_attempt(service, body=title.encode())], [None], database_now())
+        failure_groups.record([_attempt(service, body=title.encode())], [None], database_now())
         Failure.objects.filter(title__endswith=title).update(state=title.split("-")[0], messages=messages)
     wanted = ["regressed", "open-many", "open-few"]
     assert [group.because["text"] for group in failures.needing_attention(database_now())] == wanted

@@ -15,9 +15,9 @@ from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from integrations import health
 from integrations.models import Attempt, Event, Health, Runtime, Service, Tally
 from integrations.policies.health import DOWN_AFTER, State, is_expected, turn
+from integrations.workers import health_checks
 from tests.receiver import Receiver
 
 Register = Callable[..., Service]
@@ -128,7 +128,7 @@ def test_after_a_401_the_next_check_brings_a_new_token(register: Register, deliv
 
 def test_a_check_takes_no_longer_than_its_interval(service: Service) -> None:
     Service.objects.update(health_check={"path": "/", "interval": 7}, timeout={"connect": 20, "total": 30})
-    (check,) = health.claim()
+    (check,) = health_checks.claim()
     assert check.service.timeouts.total == 30
 
     class Asked:
@@ -140,7 +140,7 @@ def test_a_check_takes_no_longer_than_its_interval(service: Service) -> None:
 
     asked = Asked()
     with pytest.raises(InterruptedError):
-        asyncio.run(health.send(asked, check, timezone.now()))  # type: ignore[arg-type]
+        asyncio.run(health_checks.send(asked, check, timezone.now()))  # type: ignore[arg-type]
     assert (asked.call.total_timeout, asked.call.connect_timeout) == (7, 7)  # type: ignore[attr-defined]
 
 
@@ -150,7 +150,7 @@ def test_of_many_workers_one_makes_the_check(service: Service) -> None:
 
     def claim() -> None:
         barrier.wait()
-        found.append(len(health.claim()))
+        found.append(len(health_checks.claim()))
         connection.close()
 
     threads = [threading.Thread(target=claim) for _ in range(4)]
@@ -165,20 +165,20 @@ def test_of_many_workers_one_makes_the_check(service: Service) -> None:
 
 def test_a_paused_service_is_not_checked(service: Service) -> None:
     service.pause("their maintenance")
-    assert health.claim() == []
+    assert health_checks.claim() == []
 
 
 def test_only_the_newest_checks_are_kept(service: Service, deliver: Deliver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health, "KEPT", 3)
+    monkeypatch.setattr(health_checks, "KEPT", 3)
     check_again(deliver, 5)
     assert Attempt.objects.count() == 3
     assert Attempt.objects.filter(pk=Health.objects.get().attempt_id).exists()
 
 
 def test_a_service_deleted_meanwhile_leaves_nothing(service: Service) -> None:
-    (check,) = health.claim()
+    (check,) = health_checks.claim()
     service.delete()
-    health.record(check, None, health.Outcome(status_code=200))
+    health_checks.record(check, None, health_checks.Outcome(status_code=200))
     assert not Attempt.objects.exists()
 
 

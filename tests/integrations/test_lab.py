@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from integrations import lab
+from integrations.delivery import lab_call
 from integrations.models import Attempt, Message, Runtime, Service
 from tests.receiver import Receiver
 
@@ -23,8 +23,9 @@ def test_a_call_is_the_one_that_delivery_would_make(
 ) -> None:
     send(service, path="/same", query={"a": "b"}, headers={"X-Own": "1"}, body=b'{"n":1}')
     deliver(until=lambda: bool(sink.calls))
-    lab.run(
-        lab.Request(service, "POST", "/same", {"a": "b"}, {"X-Own": "1"}, b'{"n":1}', "application/json"), actor="a"
+    lab_call.run(
+        lab_call.Request(service, "POST", "/same", {"a": "b"}, {"X-Own": "1"}, b'{"n":1}', "application/json"),
+        actor="a",
     )
     delivered, tried = sink.calls
     own = {"webhook-id", "webhook-timestamp"}
@@ -35,7 +36,7 @@ def test_a_call_is_the_one_that_delivery_would_make(
 
 
 def test_the_attempt_carries_its_own_id_and_belongs_to_no_message(service: Service, sink: Receiver) -> None:
-    attempt = lab.run(lab.Request(service), actor="person ada")
+    attempt = lab_call.run(lab_call.Request(service), actor="person ada")
     attempt.refresh_from_db()
     assert sink.last.header("webhook-id") == attempt.public_id
     assert (attempt.trigger, attempt.message, attempt.outcome) == ("lab", None, "succeeded")
@@ -46,7 +47,7 @@ def test_the_attempt_carries_its_own_id_and_belongs_to_no_message(service: Servi
 def test_an_answer_is_kept_up_to_a_mebibyte(service: Service, sink: Receiver) -> None:
     service.response_cap = 10
     sink.answer(200, body=b"x" * 300_000)
-    attempt = lab.run(lab.Request(service), actor="a")
+    attempt = lab_call.run(lab_call.Request(service), actor="a")
     assert len(attempt.response_body) == 300_000
     assert not attempt.truncated
 
@@ -57,20 +58,20 @@ def test_a_failure_neither_feeds_nor_obeys_the_breaker(service: Service, sink: R
     before = Runtime.objects.values().get(service=service)
     sink.answer(503)
     for _ in range(10):
-        assert lab.run(lab.Request(service), actor="a").status_code == 503
+        assert lab_call.run(lab_call.Request(service), actor="a").status_code == 503
     assert Runtime.objects.values().get(service=service) == before
     assert len(sink.calls) == 10
 
 
 def test_the_timeout_of_the_form_holds(service: Service, sink: Receiver) -> None:
     sink.answer(200, delay=5)
-    attempt = lab.run(lab.Request(service, timeout=0.2), actor="a")
+    attempt = lab_call.run(lab_call.Request(service, timeout=0.2), actor="a")
     assert (attempt.fault, attempt.outcome) == ("timeout", "failed")
 
 
 def test_what_cannot_be_built_is_kept_as_a_result(service: Service) -> None:
     service.base_url = ""
-    attempt = lab.run(lab.Request(service, path="/x"), actor="a")
+    attempt = lab_call.run(lab_call.Request(service, path="/x"), actor="a")
     assert (attempt.fault, attempt.url) == ("config", "/x")
     assert "no address" in attempt.detail
 
@@ -79,7 +80,7 @@ def test_a_call_that_never_ended_leaves_a_trace(service: Service, monkeypatch: p
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(lab, "_sent", stop)
+    monkeypatch.setattr(lab_call, "_sent", stop)
     with pytest.raises(KeyboardInterrupt):
-        lab.run(lab.Request(service), actor="a")
+        lab_call.run(lab_call.Request(service), actor="a")
     assert Attempt.objects.get().outcome == "lost"

@@ -7,17 +7,9 @@ import socket
 
 import pytest
 
-from integrations import network
-from integrations.network import (
-    Refused,
-    check_url,
-    literal,
-    parse_networks,
-    refusal,
-    resolve,
-    static_refusal,
-    vet,
-)
+from integrations.outbound import resolve as resolving
+from integrations.outbound.addresses import Refused, check_url, literal, parse_networks, refusal, static_refusal, vet
+from integrations.outbound.resolve import resolve
 
 EVERYTHING = parse_networks("0.0.0.0/0, ::/0")
 
@@ -328,12 +320,12 @@ def test_a_name_that_does_not_exist_has_no_answer() -> None:
 def test_search_domains_are_not_used_but_the_hosts_file_is(tmp_path, monkeypatch) -> None:
     hosts = tmp_path / "hosts"
     hosts.write_text("# 10.0.0.1 commented.example\n10.0.0.2 Db.Internal other.internal # note\n")
-    monkeypatch.setattr(network, "HOSTS_FILE", hosts)
-    assert network._absolute("api.example.com") == "api.example.com."
-    assert network._absolute("api.example.com.") == "api.example.com."
-    assert network._absolute("localhost") == "localhost"
-    assert network._absolute("db.internal") == "db.internal"
-    assert network._absolute("commented.example") == "commented.example."
+    monkeypatch.setattr(resolving, "HOSTS_FILE", hosts)
+    assert resolving._absolute("api.example.com") == "api.example.com."
+    assert resolving._absolute("api.example.com.") == "api.example.com."
+    assert resolving._absolute("localhost") == "localhost"
+    assert resolving._absolute("db.internal") == "db.internal"
+    assert resolving._absolute("commented.example") == "commented.example."
 
 
 @pytest.mark.parametrize(("host", "found"), [("127.1", "127.0.0.1"), ("[::1]", "::1"), ("1.2.3.4.", "1.2.3.4")])

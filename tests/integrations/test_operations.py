@@ -10,10 +10,10 @@ from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from integrations import operations
-from integrations.models import AuditEntry, Conflict, Draft, Event, Message, Operation, Priority, Service, Status
+from integrations.errors import Conflict, Invalid
+from integrations.models import AuditEntry, Draft, Event, Message, Operation, Priority, Service, Status
 from integrations.models.operation import Kind, State
-from integrations.registry import Invalid
+from integrations.operators import bulk_operations
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -37,12 +37,12 @@ def messages_of(service: Service, count: int, status: Status = Status.DEAD, **fi
 
 def plan(kind: Kind = Kind.REPLAY, q: str = "service:billing status:dead", **given: Any) -> Operation:
     given = {"reason": "they are back", "rate": FAST, "by": "person ada", **given}
-    return operations.plan(kind, q, **given)
+    return bulk_operations.plan(kind, q, **given)
 
 
 def work(operation: Operation) -> Operation:
     """What the workers would do until nothing more can be done at once."""
-    while operations.step(operation.pk):
+    while bulk_operations.step(operation.pk):
         pass
     operation.refresh_from_db()
     return operation
@@ -103,9 +103,9 @@ def test_the_selection_is_frozen(billing: Service) -> None:
 
 def test_a_selection_is_planned_window_by_window(billing: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     dead = messages_of(billing, 10)
-    monkeypatch.setattr(operations, "WINDOW", dead[4].pk)  # the first half, then the other one
+    monkeypatch.setattr(bulk_operations, "WINDOW", dead[4].pk)  # the first half, then the other one
     operation = plan(dry_run=True)
-    assert operations.step(operation.pk)
+    assert bulk_operations.step(operation.pk)
     operation.refresh_from_db()
     assert operation.state == State.PLANNING
     work(operation)
@@ -114,7 +114,7 @@ def test_a_selection_is_planned_window_by_window(billing: Service, monkeypatch: 
 
 
 def test_what_finds_too_much_is_stopped_and_says_so(billing: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operations, "ITEM_LIMIT", 5)
+    monkeypatch.setattr(bulk_operations, "ITEM_LIMIT", 5)
     messages_of(billing, 6)
     operation = work(plan())
     assert (operation.state, operation.done) == (State.STOPPED, 0)
@@ -163,13 +163,13 @@ def test_a_dry_run_says_what_it_would_do_and_then_does_that(billing: Service) ->
     assert Message.objects.count() == 3
     messages_of(billing, 1)
     with pytest.raises(Invalid, match="say why"):
-        operations.start(operation, by="person ada")
-    operations.start(operation, by="person ada", reason="yes, these")
+        bulk_operations.start(operation, by="person ada")
+    bulk_operations.start(operation, by="person ada", reason="yes, these")
     work(operation)
     assert (operation.state, operation.succeeded) == (State.FINISHED, 3)
     assert set(outcomes(operation)) == {message.pk for message in (*dead, *delivered)}
     with pytest.raises(Conflict, match="only a finished dry run"):
-        operations.start(operation, by="person ada")
+        bulk_operations.start(operation, by="person ada")
 
 
 # ---- item by item ---------------------------------------------------------------------------------------------------
@@ -179,7 +179,7 @@ def test_an_item_says_why_it_was_skipped(billing: Service) -> None:
     work(operation)
     first.replay()
     second.delete()
-    operations.start(operation, by="person ada")
+    bulk_operations.start(operation, by="person ada")
     work(operation)
     assert (operation.succeeded, operation.skipped) == (2, 2)
     assert "a replay of it" in operation.items.get(message_id=first.pk).detail
@@ -190,7 +190,7 @@ def test_what_was_delivered_meanwhile_is_not_cancelled(billing: Service) -> None
     (waiting,) = messages_of(billing, 1, Status.PENDING)
     operation = work(plan(Kind.CANCEL, "status:pending", dry_run=True))
     Message.objects.filter(pk=waiting.pk).update(status=Status.DELIVERED, finished_at=timezone.now())
-    operations.start(operation, by="person ada")
+    bulk_operations.start(operation, by="person ada")
     work(operation)
     assert operation.items.get().detail == "it is delivered"
     assert Message.objects.get(pk=waiting.pk).status == Status.DELIVERED
@@ -218,8 +218,8 @@ def test_a_step_that_cannot_be_done_stops_its_operation_only(billing: Service, m
     monkeypatch.setattr(Operation, "is_planned", property(lambda operation: {broken.pk: None}[operation.pk]))
     Operation.objects.filter(pk=sound.pk).update(state=State.RUNNING)
     Operation.objects.filter(pk=broken.pk).update(kind="cancel")
-    monkeypatch.setattr(operations, "_freeze", lambda operation, now: 1 / 0)
-    operations.advance()
+    monkeypatch.setattr(bulk_operations, "_freeze", lambda operation, now: 1 / 0)
+    bulk_operations.advance()
     broken.refresh_from_db()
     sound.refresh_from_db()
     assert (broken.state, sound.state) == (State.STOPPED, State.FINISHED)
@@ -228,37 +228,37 @@ def test_a_step_that_cannot_be_done_stops_its_operation_only(billing: Service, m
 
 # ---- steering -------------------------------------------------------------------------------------------------------
 def test_it_is_paused_resumed_and_cancelled(billing: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operations, "STEP", 2)
+    monkeypatch.setattr(bulk_operations, "STEP", 2)
     messages_of(billing, 10)
     operation = plan()
-    assert operations.step(operation.pk)  # planned
-    assert operations.step(operation.pk)  # the first two
-    operations.pause(operation, by="person ada")
-    assert not operations.step(operation.pk)
+    assert bulk_operations.step(operation.pk)  # planned
+    assert bulk_operations.step(operation.pk)  # the first two
+    bulk_operations.pause(operation, by="person ada")
+    assert not bulk_operations.step(operation.pk)
     operation.refresh_from_db()
     assert (operation.state, operation.done) == (State.PAUSED, 2)
     with pytest.raises(Conflict, match="it is paused"):
-        operations.pause(operation, by="person ada")
-    operations.resume(operation, by="person ada")
-    assert operations.step(operation.pk)
-    operations.cancel(operation, by="person ada")
-    assert not operations.step(operation.pk)
+        bulk_operations.pause(operation, by="person ada")
+    bulk_operations.resume(operation, by="person ada")
+    assert bulk_operations.step(operation.pk)
+    bulk_operations.cancel(operation, by="person ada")
+    assert not bulk_operations.step(operation.pk)
     operation.refresh_from_db()
     assert (operation.state, operation.succeeded) == (State.CANCELLED, 4)
     assert Message.objects.exclude(replay_of=None).count() == 4
     with pytest.raises(Conflict, match="cancelled already"):
-        operations.cancel(operation, by="person ada")
+        bulk_operations.cancel(operation, by="person ada")
 
 
 def test_one_that_is_paused_while_it_is_planned_goes_on_with_that(
     billing: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dead = messages_of(billing, 3)
-    monkeypatch.setattr(operations, "WINDOW", dead[0].pk)
+    monkeypatch.setattr(bulk_operations, "WINDOW", dead[0].pk)
     operation = plan()
-    operations.step(operation.pk)
-    operations.pause(operation, by="person ada")
-    operations.resume(operation, by="person ada")
+    bulk_operations.step(operation.pk)
+    bulk_operations.pause(operation, by="person ada")
+    bulk_operations.resume(operation, by="person ada")
     assert operation.state == State.PLANNING
     assert work(operation).succeeded == 3
 
@@ -266,13 +266,13 @@ def test_one_that_is_paused_while_it_is_planned_goes_on_with_that(
 def test_its_rate_holds_and_can_be_changed(billing: Service) -> None:
     messages_of(billing, 30)
     operation = plan(rate=10)
-    operations.step(operation.pk)  # planned
+    bulk_operations.step(operation.pk)  # planned
     start = timezone.now()
     # What one second allows at once, and then as time goes by.
     for seconds, done in ((0, 10), (0, 10), (0.5, 15), (0.6, 16)):
         _at(operation, start + timedelta(seconds=seconds))
         assert operation.done == done
-    operations.change(operation, by="person ada", rate=FAST)
+    bulk_operations.change(operation, by="person ada", rate=FAST)
     _at(operation, start + timedelta(seconds=2))
     assert operation.done == 30
 
@@ -281,14 +281,14 @@ def _at(operation: Operation, now: Any) -> None:
     """One step as if it were that time."""
     operation.refresh_from_db()
     with transaction.atomic():
-        operations._run(operation, now)
+        bulk_operations._run(operation, now)
 
 
 def test_it_is_told_and_kept_who_did_what_and_why(billing: Service) -> None:
     messages_of(billing, 2)
     operation = plan()
-    operations.pause(operation, by="token deploy")
-    operations.resume(operation, by="person ada")
+    bulk_operations.pause(operation, by="token deploy")
+    bulk_operations.resume(operation, by="person ada")
     work(operation)
     kept = AuditEntry.objects.filter(target=operation.public_id).order_by("pk").values_list("action", "actor", "reason")
     assert list(kept) == [
@@ -320,10 +320,10 @@ def test_ten_thousand_items_take_few_statements(billing: Service) -> None:
     assert operation.succeeded == count
     assert Message.objects.exclude(replay_of=None).count() == count
     # A step's are 15 or so; SQLite's log has an executemany as one.
-    assert len(captured) <= 20 * count / operations.STEP, len(captured)
+    assert len(captured) <= 20 * count / bulk_operations.STEP, len(captured)
 
 
 def test_workers_without_an_operation_ask_once(billing: Service) -> None:
     with CaptureQueriesContext(connection) as captured:
-        operations.advance()
+        bulk_operations.advance()
     assert len(captured) == 1

@@ -18,13 +18,17 @@ import httpx
 import pytest
 from django.utils import timezone
 
-from integrations import control, delivery, upkeep
-from integrations.client import Client
-from integrations.delivery import CallResult
+from integrations.delivery.claim import claim, claim_suspect
+from integrations.delivery.send import CallResult
+from integrations.delivery.send import send as make_call
+from integrations.delivery.settle import settle
+from integrations.delivery.waiting import waiting_for
 from integrations.models import Message, Runtime, Service, Worker, database_now
 from integrations.models.message import Status
-from integrations.outcome import Fault, Outcome
-from integrations.waiting import waiting_for
+from integrations.operators import traffic
+from integrations.outbound.client import Client
+from integrations.outbound.outcome import Fault, Outcome
+from integrations.workers import housekeeping
 from tests.receiver import Receiver
 from tests.upstreams import Zoo
 
@@ -190,8 +194,8 @@ def test_an_answer_too_large_where_it_is_wanted(register: Register, send: Send, 
     """The queue never sees one, see `endless`; should it get one, it harms neither service nor breaker."""
     row = dead("config", "too_large")
     (message,) = send(a_service(register, sink.url, row))
-    (claimed,) = delivery.claim(a_worker().pk, 1)
-    delivery.settle([CallResult(claimed, None, Outcome(Fault.TOO_LARGE, 200), timezone.now())])
+    (claimed,) = claim(a_worker().pk, 1)
+    settle([CallResult(claimed, None, Outcome(Fault.TOO_LARGE, 200), timezone.now())])
     holds(message, row)
 
 
@@ -276,7 +280,7 @@ def test_attempt_one_thousand_is_planned_and_the_next_is_not(
     Message.objects.update(attempts=998, calls=998)
     deliver()
     holds(message, row, attempts=999)
-    control.retry_now(message, actor="person ada")
+    traffic.retry_now(message, actor="person ada")
     deliver()
     holds(message, dead("attempts", breaker=FAILURE * 2), attempts=1000)
 
@@ -295,7 +299,7 @@ def test_retry_now_clears_the_time_and_nothing_else(
     ):
         runtime.update(**obstacle)
         message.refresh_from_db()
-        control.retry_now(message, actor="person ada")
+        traffic.retry_now(message, actor="person ada")
         deliver()
         assert len(sink.calls) == 1, f"retry-now went past the {kind}"
         waiting = waiting_for(Message.objects.select_related("service__runtime").get(), database_now())
@@ -341,11 +345,11 @@ def holds(message: Message, row: Row, attempts: int = 1) -> None:
 def lose(message: Message) -> None:
     """A worker claims it, calls, and is gone before the answer is written."""
     worker = a_worker()
-    (claimed,) = delivery.claim(worker.pk, 1) or delivery.claim_suspect(worker.pk)
+    (claimed,) = claim(worker.pk, 1) or claim_suspect(worker.pk)
     ok = httpx.MockTransport(lambda _: httpx.Response(200))
-    asyncio.run(delivery.send(Client(transport=ok), claimed, timezone.now()))
+    asyncio.run(make_call(Client(transport=ok), claimed, timezone.now()))
     Worker.objects.filter(pk=worker.pk).update(lease_until=in_seconds(-1))
-    assert upkeep.rescue() == 1
+    assert housekeeping.rescue() == 1
 
 
 def a_worker() -> Worker:

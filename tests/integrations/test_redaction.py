@@ -9,7 +9,7 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
-from integrations.redaction import MASK, redacted_bytes, redacted_headers, redacted_text, redacted_url
+from integrations.outbound.redaction import MASK, redacted_bytes, redacted_headers, redacted_text, redacted_url
 
 CANARY = 'c4n/ry+"pä ss'
 PLAIN = "canary-8f2e91"

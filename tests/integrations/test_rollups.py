@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from integrations import rollups
+from integrations.history import rollups
 from integrations.models import Service, Tally, TallyDay, TallyHour
 from integrations.models.tally import BOUNDS, DURATIONS, Counts, add, quantile
 

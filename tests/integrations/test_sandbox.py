@@ -16,7 +16,7 @@ from tests.backends import ROOT
 from tests.installation import free_port
 
 if TYPE_CHECKING:
-    from integrations.outcome import Outcome
+    from integrations.outbound.outcome import Outcome
 
 
 @pytest.fixture
@@ -30,9 +30,9 @@ def call() -> Callable[..., list[Outcome]]:
 
 
 async def _call(behaviour: str, times: int, seed: int) -> list[Outcome]:
-    from integrations.client import Call, Client
-    from integrations.network import parse_networks
-    from integrations.sandbox import Upstreams
+    from integrations.outbound.addresses import parse_networks
+    from integrations.outbound.client import Call, Client
+    from integrations.registration.sandbox import Upstreams
 
     upstreams, client = Upstreams(Random(seed)), Client()
     await upstreams.start()
@@ -86,7 +86,7 @@ def test_an_unknown_path_is_404(call):
 @pytest.mark.django_db
 def test_registering_twice_changes_nothing():
     from integrations.models import AuditEntry, Endpoint, Runtime, Service
-    from integrations.sandbox import SANDBOX, register_services
+    from integrations.registration.sandbox import SANDBOX, register_services
 
     register_services(8090)
     before = list(Service.objects.values()), list(Endpoint.objects.values()), AuditEntry.objects.count()
@@ -98,7 +98,7 @@ def test_registering_twice_changes_nothing():
 @pytest.mark.django_db
 def test_what_somebody_changed_stays_while_the_address_follows_the_port():
     from integrations.models import Service
-    from integrations.sandbox import register_services
+    from integrations.registration.sandbox import register_services
 
     register_services(8090)
     service = Service.objects.get(name="sandbox-down")
@@ -117,8 +117,8 @@ def test_what_somebody_changed_stays_while_the_address_follows_the_port():
 @pytest.mark.django_db
 def test_only_the_sandbox_may_reach_this_machine():
     from integrations.models import Service
-    from integrations.network import static_refusal
-    from integrations.sandbox import register_services
+    from integrations.outbound.addresses import static_refusal
+    from integrations.registration.sandbox import register_services
 
     register_services(8090)
     Service.objects.create(name="another", base_url="http://127.0.0.1:8090/")
@@ -130,7 +130,7 @@ def test_only_the_sandbox_may_reach_this_machine():
 @pytest.mark.django_db
 def test_traffic_varies_and_stops_at_what_may_wait():
     from integrations.models import Message
-    from integrations.sandbox import SANDBOX, WAITING_LIMIT, Traffic, register_services
+    from integrations.registration.sandbox import SANDBOX, WAITING_LIMIT, Traffic, register_services
 
     register_services(8090)
     traffic = Traffic(Random(3))

@@ -12,11 +12,11 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from pydantic import ValidationError
 
-from integrations import search
 from integrations.models import Draft, Failure, FieldValue, Message, Operation, Service, Status
 from integrations.models.field_value import VALUES_LIMIT
-from integrations.schemas import ServiceIn
-from integrations.search import Found, read, selection
+from integrations.schemas.service import ServiceIn
+from integrations.search.grammar import read
+from integrations.search.pages import Found, selection
 
 pytestmark = pytest.mark.django_db
 
@@ -142,7 +142,7 @@ def test_what_looks_like_a_qualifier_and_is_none_is_looked_for(text: str) -> Non
 
 
 def test_a_search_goes_through_history_in_steps_both_ways(billing: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "SEARCHED", 3)
+    monkeypatch.setattr("integrations.search.pages.SEARCHED", 3)
     wanted = [a_message(billing, path="/wanted").pk]
     for _ in range(7):
         a_message(billing)
@@ -174,7 +174,7 @@ def test_a_page_that_is_full_goes_on_behind_its_last_row(billing: Service) -> No
 
 
 def test_what_an_index_answers_is_asked_of_all_of_history(billing: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "SEARCHED", 2)
+    monkeypatch.setattr("integrations.search.pages.SEARCHED", 2)
     old = a_message(billing, status=Status.DEAD, finished_at=timezone.now(), due_at=None)
     waiting = a_message(billing)
     for _ in range(5):
@@ -284,7 +284,7 @@ def test_a_field_that_many_messages_share_is_looked_for_in_steps(
 ) -> None:
     billing.search_fields = ["a", "b"]
     billing.save()
-    monkeypatch.setattr(search, "SEARCHED", 2)
+    monkeypatch.setattr("integrations.search.pages.SEARCHED", 2)
     wanted = with_body(billing, {"a": 1, "b": 1})
     for _ in range(3):
         with_body(billing, {"a": 1})

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 
-from integrations import registry, services_file
 from integrations.models import AuditEntry, Draft, Endpoint, Event, Message, Service, Source
-from integrations.schemas import EndpointIn, ServiceIn
-from integrations.services_file import Broken, Change
+from integrations.registration import registry, services_file
+from integrations.registration.endpoints import endpoint_readable, save_endpoint
+from integrations.registration.services_file import Broken, Change
+from integrations.schemas.service import EndpointIn, ServiceIn
 
 pytestmark = pytest.mark.django_db
 
@@ -180,7 +181,7 @@ def every_kind(monkeypatch: pytest.MonkeyPatch) -> list[Service]:
         data = ServiceIn.model_validate({"name": f"s-{number}", **address, **fields})
         service = registry.register(data, actor="test", source=Source.FORM, may_allow_private=True)
         for endpoint in ENDPOINTS[: number % 4]:
-            registry.save_endpoint(service, EndpointIn.model_validate(endpoint), actor="test")
+            save_endpoint(service, EndpointIn.model_validate(endpoint), actor="test")
         services.append(service)
     Service.objects.create(name="by-hand", base_url="https://b.example.com", retry={"max_attempts": 2})
     return services
@@ -373,5 +374,5 @@ def as_registered(service: Service) -> dict[str, Any]:
     """What was configured, without the times at which secrets were set, and the keys that each installation makes."""
     readable = registry.readable(service)
     auth = {name: value["set"] if isinstance(value, dict) else value for name, value in readable["auth"].items()}
-    endpoints = [registry.endpoint_readable(endpoint) for endpoint in service.endpoints.all()]
+    endpoints = [endpoint_readable(endpoint) for endpoint in service.endpoints.all()]
     return {**readable, "auth": auth, "signing": service.signing.get("enabled", False), "endpoints": endpoints}

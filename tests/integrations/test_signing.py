@@ -18,10 +18,12 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from django.db import connection
 
-from integrations import lab, registry
-from integrations.models import Attempt, Conflict, Event, Message, Service, Source
-from integrations.schemas import ServiceIn
-from integrations.signing import MOST_KEYS, Keys, Signer, rotated
+from integrations.delivery import lab_call
+from integrations.errors import Conflict
+from integrations.models import Attempt, Event, Message, Service, Source
+from integrations.outbound.signing import MOST_KEYS, Keys, Signer, rotated
+from integrations.registration import registry
+from integrations.schemas.service import ServiceIn
 from tests.receiver import Call, Receiver
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -158,7 +160,7 @@ def test_a_body_of_any_bytes_is_signed_as_it_goes_out(
 
 
 def test_a_call_of_the_lab_is_signed_and_kept_without_its_signature(signed: Service, sink: Receiver) -> None:
-    attempt = lab.run(lab.Request(signed, "POST", body=b'{"n":1}'), actor="a")
+    attempt = lab_call.run(lab_call.Request(signed, "POST", body=b'{"n":1}'), actor="a")
     assert standardwebhooks.Webhook(signed.signing_keys[0].secret).verify(sink.last.body, headers(sink.last))
     assert sink.last.header("webhook-id") == attempt.public_id
     assert "v1," not in str(Attempt.objects.get().request_headers)

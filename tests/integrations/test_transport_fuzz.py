@@ -17,9 +17,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from integrations.client import READ_CAP, Call, Client
-from integrations.outcome import Fault, Outcome, Timings
-from integrations.transport import Facts, Options, PinnedTransport, Target, _Connection
+from integrations.outbound.client import READ_CAP, Call, Client
+from integrations.outbound.connection import Connection
+from integrations.outbound.outcome import Fault, Outcome, Timings
+from integrations.outbound.transport import PinnedTransport
+from integrations.outbound.wire import Facts, Options, Target
 from tests.upstreams import GOOD, status
 
 DEADLINE = 0.05  # seconds
@@ -48,7 +50,7 @@ class Wire(asyncio.Transport):
         self.pieces, self.ends, self.is_closed = list(pieces), ends, False
         self.loop = asyncio.get_running_loop()
 
-    def join(self, protocol: _Connection) -> None:
+    def join(self, protocol: Connection) -> None:
         self.protocol = protocol
         protocol.connection_made(self)
 
@@ -85,9 +87,9 @@ class WireTransport(PinnedTransport):
         super().__init__()
         self.play = (pieces, ends, socket_)
 
-    async def _open(self, target: Target, options: Options, facts: Facts) -> _Connection:
+    async def _open(self, target: Target, options: Options, facts: Facts) -> Connection:
         facts.peer = "memory:1"
-        connection = _Connection(asyncio.get_running_loop(), target, facts.peer, self._idle)
+        connection = Connection(asyncio.get_running_loop(), target, facts.peer, self._idle)
         Wire(*self.play).join(connection)
         return connection
 

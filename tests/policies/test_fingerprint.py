@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from integrations.outcome import Fault
+from integrations.outbound.outcome import Fault
 from integrations.policies.fingerprint import LOOKED_AT, TITLE, Facts, fingerprint, fold, remainder
 
 ANSWER = Facts(service_id=1, endpoint_id=2, fault=Fault.STATUS, status_code=500, has_answered=True)

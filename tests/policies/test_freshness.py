@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from integrations.outcome import Outcome
+from integrations.outbound.outcome import Outcome
 from integrations.policies import freshness
 
 NOW = datetime(2026, 1, 31, 10, tzinfo=UTC)

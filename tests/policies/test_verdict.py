@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from integrations.outcome import Fault, Outcome
+from integrations.outbound.outcome import Fault, Outcome
 from integrations.policies.retry import DeadReason, RetryPolicy
 from integrations.policies.verdict import Verdict, judge
 

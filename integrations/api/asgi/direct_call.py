@@ -15,14 +15,14 @@ from asgiref.typing import ASGIReceiveCallable as Receive
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpResponse
 
-from integrations import process
-from integrations.api.gate import BODY_LIMIT, caller, operator
-from integrations.api.native import Room, answering, connected, read_body
+from integrations.api.asgi.routes import Room, answering, connected, read_body
+from integrations.api.auth import BODY_LIMIT, caller, operator
+from integrations.api.json_io import read
 from integrations.api.process import document, new_client
-from integrations.api.wire import read
-from integrations.client import Client
-from integrations.process import Asked
-from integrations.schemas import ProcessIn
+from integrations.delivery import direct_call
+from integrations.delivery.direct_call import Asked
+from integrations.outbound.client import Client
+from integrations.schemas.message import ProcessIn
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -47,7 +47,7 @@ class Process:
         with self.room.place() as place:
             await read_body(request, receive, BODY_LIMIT, place)
             asked = await self._in_thread(_prepared)(request)
-            answered = await process.run(asked, client=self.client, database=self._in_thread)
+            answered = await direct_call.run(asked, client=self.client, database=self._in_thread)
             return await self._in_thread(document)(answered)
 
     def _in_thread(self, step: Callable[P, T]) -> Callable[P, asyncio.Future[T]]:
@@ -58,7 +58,7 @@ class Process:
 
 
 def _prepared(request: ASGIRequest) -> Asked:
-    return process.prepare(read(request, ProcessIn), caller(request).actor)
+    return direct_call.prepare(read(request, ProcessIn), caller(request).actor)
 
 
 route = answering(operator, Process().answer)

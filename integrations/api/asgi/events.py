@@ -22,12 +22,12 @@ from asgiref.typing import ASGISendCallable as Send
 from django.core.handlers.asgi import ASGIRequest
 from django.utils import timezone
 
-from integrations import feed
 from integrations.api import api, events
-from integrations.api.gate import Caller, is_signed_in, viewer
-from integrations.api.native import PATIENCE, Pool, Route, authenticate, busy, reply
+from integrations.api.asgi.routes import PATIENCE, Pool, Route, authenticate, busy, reply
+from integrations.api.auth import Caller, is_signed_in, viewer
+from integrations.api.json_io import keep_out_of_caches
 from integrations.api.problems import Problem
-from integrations.api.wire import keep_out_of_caches
+from integrations.history import event_stream
 from integrations.logs import line
 from integrations.models import Token, identifiers
 
@@ -213,7 +213,7 @@ class Broadcaster:
         return part, page[-1][0] if page else until
 
     async def _stand_of(self, topics: events.Topics) -> dict[int, State]:
-        found = await self.pool.run(feed.states, topics.messages) if topics.messages else {}
+        found = await self.pool.run(event_stream.states, topics.messages) if topics.messages else {}
         for pk, nonce in topics.messages.items():
             identifier = identifiers.public_id("msg", pk, nonce)
             if pk not in found or found[pk]["id"] != identifier:
@@ -290,18 +290,18 @@ def _take_out(groups: dict[Any, set[Stream]], key: Any, stream: Stream) -> None:
 
 # ---- in the thread with the connection ------------------------------------------------------------------------------
 def _stand() -> tuple[int, int]:
-    stand = feed.advance()
+    stand = event_stream.advance()
     return stand.position, stand.floor
 
 
 def _look_up(position: int, followed: Collection[int]) -> News:
-    stand = feed.advance()
+    stand = event_stream.advance()
     told = _told_after(position) if stand.position > position else []
-    return News(stand.floor, told, feed.states(followed) if followed else {})
+    return News(stand.floor, told, event_stream.states(followed) if followed else {})
 
 
 def _told_after(position: int) -> list[Told]:
-    found = feed.entries(position, AT_ONCE)
+    found = event_stream.entries(position, AT_ONCE)
     return [(entry.position, events.topics_of(entry), events.told(entry)) for entry in found]
 
 

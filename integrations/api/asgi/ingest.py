@@ -24,12 +24,12 @@ from django.db import InterfaceError, OperationalError, close_old_connections
 from django.http import HttpRequest, HttpResponse
 
 from integrations.api import api
-from integrations.api.gate import BODY_LIMIT, operator
+from integrations.api.asgi.routes import PATIENCE, Room, answering, busy, connected, read_body
+from integrations.api.auth import BODY_LIMIT, operator
 from integrations.api.idempotency import Answers
+from integrations.api.json_io import read
 from integrations.api.messages import queue
-from integrations.api.native import PATIENCE, Room, answering, busy, connected, read_body
-from integrations.api.wire import read
-from integrations.schemas import MessageIn
+from integrations.schemas.message import MessageIn
 
 GROUP = 250  # requests in a transaction: some 30 ms on SQLite, where nobody else writes meanwhile
 GATHER = 0.003  # seconds between groups at most, under load

@@ -26,9 +26,9 @@ from django.http import HttpResponse
 from django.utils.log import log_response
 
 from integrations.api import api
-from integrations.api.gate import Caller, Gate, announced, identify, too_large
+from integrations.api.auth import Caller, Gate, announced, identify, too_large
+from integrations.api.json_io import keep_out_of_caches
 from integrations.api.problems import BUSY_RETRY, Problem
-from integrations.api.wire import keep_out_of_caches
 
 P = ParamSpec("P")
 T = TypeVar("T")

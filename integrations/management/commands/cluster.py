@@ -8,6 +8,6 @@ class Command(BaseCommand):
     requires_system_checks: list[str] = []  # `manage.py up` has made them
 
     def handle(self, *args: Any, **options: Any) -> None:
-        from integrations.workers import run_cluster
+        from integrations.workers.supervisor import run_cluster
 
         run_cluster()

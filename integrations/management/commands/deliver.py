@@ -17,8 +17,8 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        from integrations.pump import new_loop, spare_the_collector
-        from integrations.workers import die_with_parent
+        from integrations.workers.pump import new_loop, spare_the_collector
+        from integrations.workers.supervisor import die_with_parent
 
         die_with_parent()
         spare_the_collector()
@@ -26,7 +26,7 @@ class Command(BaseCommand):
             runner.run(self._deliver(options["seconds"], options["suspects"]))
 
     async def _deliver(self, seconds: float | None, suspects: bool) -> None:
-        from integrations.pump import Pump
+        from integrations.workers.pump import Pump
 
         pump = Pump(f"{settings.CLUSTER}-{'suspects' if suspects else 'deliver'}", alone=suspects)
         for number in (signal.SIGTERM, signal.SIGINT):

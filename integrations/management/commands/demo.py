@@ -39,16 +39,16 @@ class Command(up.Command):
         )
 
     def _be_the_sandbox(self, port: int) -> None:
-        from integrations import sandbox
-        from integrations.workers import die_with_parent
+        from integrations.registration import sandbox
+        from integrations.workers.supervisor import die_with_parent
 
         die_with_parent()
         with suppress(KeyboardInterrupt):
             asyncio.run(sandbox.run(port))
 
     def _other_children(self, options: dict[str, Any]) -> dict[str, list[str]]:
-        from integrations import sandbox
         from integrations.models import Service
+        from integrations.registration import sandbox
 
         named = Service.objects.filter(name__startswith=sandbox.PREFIX)
         if Service.objects.exists() and not named.exists():

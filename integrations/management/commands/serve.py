@@ -17,9 +17,9 @@ class Command(BaseCommand):
         import uvicorn
         from django.urls import resolve
 
-        from integrations.api.stream import broadcaster
-        from integrations.pump import spare_the_collector
-        from integrations.workers import die_with_parent
+        from integrations.api.asgi.events import broadcaster
+        from integrations.workers.pump import spare_the_collector
+        from integrations.workers.supervisor import die_with_parent
 
         class Server(uvicorn.Server):
             async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

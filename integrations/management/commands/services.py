@@ -10,8 +10,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from integrations import services_file
-from integrations.services_file import Broken, Change
+from integrations.registration import services_file
+from integrations.registration.services_file import Broken, Change
 
 SIGNS = {"registered": "+", "changed": "~", "deleted": "-", "kept": "!"}
 

@@ -25,7 +25,7 @@ class Command(BaseCommand):
         self._prepare_database()
         self._discover()
         others = self._other_children(options)
-        from integrations.workers import Supervisor
+        from integrations.workers.supervisor import Supervisor
 
         try:
             supervisor = Supervisor(
@@ -58,9 +58,9 @@ class Command(BaseCommand):
             raise CommandError(f"The database ({where}) cannot be opened: {str(error).strip()}") from error
 
     def _discover(self) -> None:
-        from integrations import registry
+        from integrations.registration import discovery
 
-        for words in registry.discover():
+        for words in discovery.discover():
             self.stdout.write(f"  {words}")
 
     def _other_children(self, options: dict[str, Any]) -> dict[str, list[str]]:

@@ -11,12 +11,13 @@ from django.core.signing import BadSignature, Signer
 from django.db.models import QuerySet
 from django.http import QueryDict
 
-from dashboard.message_forms import LocalMoment
-from integrations import search
+from dashboard.forms.message import LocalMoment
 from integrations.models import Service, Status
-from integrations.outcome import Fault
+from integrations.outbound.outcome import Fault
 from integrations.policies.retry import DeadReason
-from integrations.search import Found, Listed, Search
+from integrations.search import grammar
+from integrations.search.grammar import Search
+from integrations.search.pages import Found, Listed
 
 PAGE = 50
 
@@ -52,7 +53,7 @@ def read(query: QueryDict) -> tuple[FilterForm, Search]:
     form = FilterForm(query)
     form.is_valid()
     given = {name: value for name, value in form.cleaned_data.items() if value not in (None, "")}
-    found = search.read(given.pop("q", ""))
+    found = grammar.read(given.pop("q", ""))
     found.between(**{name: given.pop(name) for name in TIMES if name in given})
     for name, value in given.items():
         if name not in found.values:

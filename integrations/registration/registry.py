@@ -3,33 +3,20 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
-from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.utils import timezone
-from pydantic import ValidationError
 
-from integrations.models import (
-    AUTH_SECRETS,
-    AuditEntry,
-    Conflict,
-    Endpoint,
-    Event,
-    Health,
-    Message,
-    Ordering,
-    Service,
-    Source,
-)
-from integrations.network import check_url, parse_networks, static_refusal
-from integrations.schemas import EndpointIn, ServiceIn
-from integrations.signing import MOST_KEYS, Keys, rotated
+from integrations.errors import Conflict, Invalid
+from integrations.models import AUTH_SECRETS, AuditEntry, Event, Health, Message, Ordering, Service, Source
+from integrations.outbound.addresses import check_url, static_refusal
+from integrations.outbound.signing import MOST_KEYS, Keys, rotated
+from integrations.schemas.service import ServiceIn
 
 PLAIN_FIELDS = (
     "description",
@@ -41,21 +28,11 @@ PLAIN_FIELDS = (
     "ordering",
 )
 POLICY_FIELDS = ("signing", "timeout", "retry", "breaker", "limits", "cache", "network", "health_check")
-
-
 CONFIGURED = (*PLAIN_FIELDS, *POLICY_FIELDS, "base_url", "url_env", "auth", "secrets", "updated_at")
 
 
-class Invalid(Exception):
-    """What was given breaks a rule that only the registry knows. ``errors``: [(location, words)]."""
-
-    def __init__(self, *errors: tuple[tuple[str, ...], str]) -> None:
-        super().__init__("; ".join(words for _, words in errors))
-        self.errors = errors
-
-
 @contextmanager
-def _refusing(taken: Invalid) -> Iterator[None]:
+def refusing(taken: Invalid) -> Iterator[None]:
     """Of two that save one name at once, the database refuses the second; this says it in words."""
     try:
         with transaction.atomic():
@@ -64,7 +41,6 @@ def _refusing(taken: Invalid) -> Iterator[None]:
         raise taken from error
 
 
-# ---- services -----------------------------------------------------------------------------------------------------
 def register(data: ServiceIn, *, actor: str, source: Source, may_allow_private: bool = False) -> Service:
     """Makes a service. Raises Invalid where the name is taken, the address is refused or a right is missing."""
     taken = Invalid((("name",), f"there is a service named {data.name} already"))
@@ -73,7 +49,7 @@ def register(data: ServiceIn, *, actor: str, source: Source, may_allow_private: 
     service = Service(name=data.name, source=source)
     with transaction.atomic():
         _fill(service, data, data.model_fields_set, may_allow_private=may_allow_private)
-        with _refusing(taken):
+        with refusing(taken):
             service.save()
         Health.objects.follow(service)
         Event.objects.create(type="service.created", service=service, facts={"source": source})
@@ -212,7 +188,6 @@ def readable(service: Service) -> dict[str, Any]:
     }
 
 
-# ---- signing ------------------------------------------------------------------------------------------------------
 def rotate_signing(service: Service, overlap: timedelta, *, actor: str) -> list[Keys]:
     """Gives a service new signing keys; those so far go on signing for ``overlap``. Answers all, newest first.
 
@@ -239,107 +214,3 @@ def rotate_signing(service: Service, overlap: timedelta, *, actor: str) -> list[
             after={"public_key": keys[0].public_key, "overlap": overlap.total_seconds()},
         )
     return keys
-
-
-# ---- endpoints ----------------------------------------------------------------------------------------------------
-def save_endpoint(service: Service, data: EndpointIn, *, actor: str, endpoint: Endpoint | None = None) -> Endpoint:
-    """Makes an endpoint, or changes the given one. Raises Invalid where the name is taken in the service."""
-    taken = Invalid((("name",), f"{service.name} has an endpoint named {data.name} already"))
-    if service.endpoints.filter(name=data.name).exclude(pk=endpoint.pk if endpoint else 0).exists():
-        raise taken
-    before = endpoint_readable(endpoint) if endpoint else {}
-    endpoint = endpoint or Endpoint(service=service)
-    for name, value in data.model_dump().items():
-        setattr(endpoint, name, value)
-    with transaction.atomic():
-        with _refusing(taken):
-            endpoint.save()
-        AuditEntry.objects.record(
-            actor,
-            "endpoint.changed" if before else "endpoint.created",
-            str(endpoint),
-            before=before,
-            after=endpoint_readable(endpoint),
-        )
-    return endpoint
-
-
-def delete_endpoint(endpoint: Endpoint, *, actor: str) -> None:
-    with transaction.atomic():
-        AuditEntry.objects.record(actor, "endpoint.deleted", str(endpoint), before=endpoint_readable(endpoint))
-        endpoint.delete()
-
-
-def endpoint_readable(endpoint: Endpoint) -> dict[str, Any]:
-    names = ("name", "method", "path", "query", "headers", "content_type", "body", "description")
-    return {name: getattr(endpoint, name) for name in names}
-
-
-# ---- discovery ----------------------------------------------------------------------------------------------------
-VARIABLE = re.compile(r"^SWITCHBOARD_SERVICE_([A-Z0-9_]+)_URL$")
-
-
-def discover(environ: dict[str, str] | None = None) -> list[str]:
-    """Brings the registrations in line with SWITCHBOARD_SERVICE_<NAME>_URL; answers what was done, in words.
-
-    The environment wins over the form. A variable that went away pauses its service and never deletes it. A bad
-    address is reported and changes nothing.
-    """
-    found = {
-        name: value.strip()
-        for name, value in (os.environ if environ is None else environ).items()
-        if VARIABLE.match(name) and value.strip()
-    }
-    done = [words for name, value in sorted(found.items()) if (words := _discover_one(name, value))]
-    for service in Service.objects.active().exclude(url_env="").exclude(url_env__in=found):
-        with transaction.atomic():
-            service.pause(f"{service.url_env} is no longer set")
-            facts = {"reason": service.paused_reason, "by": "environment"}
-            Event.objects.create(type="service.paused", service=service, facts=facts)
-            AuditEntry.objects.record("environment", "service.paused", service.name, reason=service.paused_reason)
-        done.append(f"{service.name}: paused, {service.url_env} is no longer set")
-    return done
-
-
-def _discover_one(variable: str, address: str) -> str | None:
-    name = service_name(variable)
-    service = Service.objects.filter(name=name).first() or Service.objects.filter(url_env=variable).first()
-    allowed = service.allowed_networks if service else parse_networks(settings.ALLOW_PRIVATE)
-    if refusal := check_url(address) or static_refusal(address, allowed):
-        return f"{variable} is not used: {refusal}"
-    if service is None:
-        try:
-            data = ServiceIn(name=name, base_url=address)
-        except ValidationError as error:
-            return f"{variable} is not used: {error.errors()[0]['msg']}"
-        service = register(data, actor="environment", source=Source.ENVIRONMENT)
-        Service.objects.filter(pk=service.pk).update(url_env=variable)
-        return f"{name}: registered from {variable}"
-    words = None
-    gone = f"{variable} is no longer set"
-    if service.base_url != address or service.url_env != variable:
-        with transaction.atomic():
-            # The deployer sets the environment, so the secrets stay: a new host here is not an operator's typo.
-            Service.objects.filter(pk=service.pk).update(base_url=address, url_env=variable, updated_at=timezone.now())
-            Event.objects.create(type="service.changed", service=service, facts={"fields": ["base_url"]})
-            AuditEntry.objects.record(
-                "environment",
-                "service.changed",
-                service.name,
-                before={"base_url": service.base_url},
-                after={"base_url": address},
-            )
-        words = f"{service.name}: address from {variable}"
-    if service.is_paused and service.paused_reason == gone:
-        with transaction.atomic():
-            service.reactivate()
-            Event.objects.create(type="service.resumed", service=service, facts={"by": "environment"})
-            AuditEntry.objects.record("environment", "service.resumed", service.name)
-        words = f"{service.name}: resumed, {variable} is set again"
-    return words
-
-
-def service_name(variable: str) -> str:
-    """SWITCHBOARD_SERVICE_BILLING_EU_URL names the service billing-eu."""
-    match = VARIABLE.match(variable)
-    return match[1].lower().replace("_", "-") if match else ""

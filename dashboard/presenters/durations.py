@@ -1,0 +1,28 @@
+"""Durations in words, at most two units."""
+
+from __future__ import annotations
+
+UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
+
+
+def span_of_time(seconds: float | None) -> str:
+    """340 ms, 1.2 s, 45 s, 12 min 5 s, 3 h 5 min, 2 d 4 h: at most two units."""
+    if seconds is None:
+        return "–"
+    if seconds < 0.9995:
+        return f"{round(seconds * 1000)} ms"
+    if seconds < 10:
+        return f"{seconds:.1f}".removesuffix(".0") + " s"
+    return two_units(round(seconds))
+
+
+def two_units(left: int) -> str:
+    """Also in console.js."""
+    parts = []
+    for size, unit in UNITS:
+        if left >= size:
+            parts.append(f"{left // size} {unit}")
+            left %= size
+        elif parts:
+            break
+    return " ".join(parts[:2])

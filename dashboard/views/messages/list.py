@@ -1,0 +1,142 @@
+"""The list of messages: search, tabs, paging and its live panel."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import Any
+from urllib.parse import urlencode
+
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import render, resolve_url
+from django.urls import reverse
+from django.views.decorators.http import require_GET
+
+from dashboard import live
+from dashboard.access import person, viewer
+from dashboard.forms.message_filters import Page, filters_of, page, plain_query, read
+from integrations.models import (
+    Attempt,
+    Failure,
+    Message,
+    Operation,
+    SavedView,
+    Status,
+)
+from integrations.search.grammar import Search
+from integrations.search.pages import SEARCHED, Found, listed
+
+NEW_LIMIT = 100  # “99+ new” says enough
+ON_SCREEN = 100  # rows that a panel asks for again
+
+
+@viewer
+@require_GET
+def listing(request: HttpRequest) -> HttpResponse:
+    if target := _named_in(request.GET.get("q", "").strip()):
+        return HttpResponseRedirect(target)
+    form, search = read(request.GET)
+    if plain := plain_query(request.GET, search):
+        return HttpResponseRedirect(f"?{plain.urlencode()}")
+    found = Found(search)
+    _know_service(search, found)
+    # What cannot be read would find too much, and there are buttons for all that is found.
+    shown = Page(rows=[]) if search.problems else page(found, request.GET.get("cursor", ""))
+    _with_services(shown.rows, found)
+    if shown.refused:
+        search.problems.append("The place in the list is not known any more; this is its beginning")
+    context = {
+        **_listing_context(request, found, shown),
+        "form": form,
+        "search": search,
+        "searched": f"{SEARCHED:,}",
+        "views": SavedView.objects.shown_to(person(request)),
+        "service_names": list(found.services),
+        "has_any": bool(shown.rows) or Message.objects.exists(),
+        "more_filters": any(name in search.values for name in MORE_FILTERS),
+    }
+    return render(request, "messages/listing.html", context)
+
+
+MORE_FILTERS = ("dead_reason", "fault", "status_code", "ordering_key", "created_after", "created_before", "endpoint")
+
+
+@viewer
+@require_GET
+def listing_panel(request: HttpRequest) -> HttpResponse:
+    """The rows that are on the screen, as they are now, and how many newer ones there are. No row ever moves."""
+    found = Found(read(request.GET)[1])
+    ids = [
+        int(part) for part in request.GET.get("rows", "").split("-")[:ON_SCREEN] if part.isdecimal() and len(part) < 19
+    ]
+    rows = list(listed(Message.objects.filter(pk__in=ids)).newest_first())
+    _with_services(rows, found)
+    shown = Page(rows=rows, is_first="first" in request.GET)
+    return live.panel(request, "messages/_rows.html", _listing_context(request, found, shown))
+
+
+def _with_services(rows: list[Message], found: Found) -> None:
+    """The names from what was read already: a join would read every service's configuration for each row."""
+    by_number = {service.pk: service for service in found.services.values()}
+    for row in rows:
+        row.service = by_number[row.service_id]
+
+
+def _listing_context(request: HttpRequest, found: Found, shown: Page) -> dict[str, Any]:
+    filters = filters_of(request.GET)
+    counts = found.counts
+    first = shown.rows[0].pk if shown.rows else 0
+    if request.GET.get("first", "").isdecimal():
+        first = int(request.GET["first"][:18])
+    state = {**filters, "rows": "-".join(str(row.pk) for row in shown.rows)}
+    if shown.is_first:
+        state["first"] = str(first)
+    new = found.count_above(first, NEW_LIMIT) if shown.is_first and first else 0
+    return {
+        "rows": shown.rows,
+        "page": shown,
+        "tabs": _tabs(filters, counts),
+        "new": new,
+        "new_url": f"?{urlencode(filters)}",
+        "panel_url": f"{reverse('_messages')}?{urlencode(state)}",
+        "filters": urlencode(filters),
+        "older_url": f"?{urlencode({**filters, 'cursor': shown.older})}",
+        "newer_url": f"?{urlencode({**filters, 'cursor': shown.newer})}",
+    }
+
+
+def _tabs(filters: dict[str, str], counts: dict[str, int]) -> list[dict[str, Any]]:
+    others = {name: value for name, value in filters.items() if name != "status"}
+    current = filters.get("status", "")
+    return [
+        {
+            "label": status.capitalize() or "All",
+            "count": counts.get(status),
+            "url": f"?{urlencode({**others, **({'status': status} if status else {})})}",
+            "is_current": status == current,
+        }
+        for status in ("", *Status.values)
+    ]
+
+
+def _named_in(text: str) -> str | None:
+    """Where a public id typed into the search leads."""
+    text = text.lower()
+    if message := Message.objects.by_public_id(text):
+        return resolve_url("message", message.public_id)
+    if attempt := Attempt.objects.select_related("message").by_public_id(text):
+        if attempt.message is None:
+            return resolve_url("lab-result", attempt.public_id)
+        return f"{resolve_url('message', attempt.message.public_id)}#attempt-{attempt.number}"
+    if group := Failure.objects.by_public_id(text):
+        return resolve_url("failure", group.public_id)
+    if operation := Operation.objects.by_public_id(text):
+        return resolve_url("operation", operation.public_id)
+    return None
+
+
+def _know_service(search: Search, found: Found) -> None:
+    name = search.values.get("service")
+    if name and name not in found.services:
+        near = get_close_matches(name, found.services, 1)
+        hint = f": the nearest one is {near[0]}" if near else ""
+        search.problems.append(f"There is no service named “{name[:80]}”{hint}")

@@ -1,0 +1,111 @@
+"""Replay a message: as it is, with current settings, or edited after a look at the difference."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import messages as toasts
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.views.decorators.http import require_http_methods
+
+from dashboard.access import actor, operator
+from dashboard.forms.message import (
+    ReplayForm,
+    as_lines,
+    editable_body,
+    edited_parts,
+    endpoints_of,
+)
+from dashboard.once import fresh_key, once
+from dashboard.responses import see_other
+from dashboard.views.messages.detail import message_or_404
+from integrations.delivery import accept
+from integrations.errors import Conflict, Invalid, TooLarge
+from integrations.models import (
+    Draft,
+    Message,
+)
+from integrations.operators import traffic
+from integrations.schemas.message import ReplayIn
+
+
+@operator
+@require_http_methods(["GET", "POST"])
+def replay(request: HttpRequest, public_id: str) -> HttpResponse:
+    """POST replays as it is or with current settings; ``edited`` and GET are the form for another body."""
+    message = message_or_404(public_id)
+    if request.method == "GET":
+        return _replay_form(request, message, ReplayForm(initial=_as_it_was(message)))
+    return once(request, lambda: _replay(request, message))
+
+
+def _replay(request: HttpRequest, message: Message) -> HttpResponse:
+    if "edited" in request.POST:
+        return _edited_replay(request, message)
+    data = ReplayIn(mode="current" if request.POST.get("mode") == "current" else "as_is")
+    try:
+        return _replayed(request, *traffic.replay(message, data, actor=actor(request)))
+    except (Conflict, Invalid) as refusal:
+        return _not_replayed(request, message, refusal)
+
+
+def _edited_replay(request: HttpRequest, message: Message) -> HttpResponse:
+    """First the difference, then, once it is confirmed, the replay."""
+    form = ReplayForm(request.POST)
+    data = form.replay_in(message)
+    if data is None or "back" in request.POST:
+        return _replay_form(request, message, form, status=200 if data else 422)
+    try:
+        if "confirmed" not in request.POST:
+            return _review(request, message, form, message.as_replay(**accept.edits(message, data, form.edited_body)))
+        made, is_new = traffic.replay(message, data, actor=actor(request), body=form.edited_body)
+        return _replayed(request, made, is_new)
+    except Conflict as refusal:
+        form.add_error(None, f"Not replayed: {refusal}.")  # not a redirect: the form may be sent again later
+    except Invalid as error:
+        for location, words in error.errors:
+            form.add_error(location[0] if location[0] in form.fields else None, words)
+    except TooLarge as error:
+        form.add_error("body", str(error))
+    return _replay_form(request, message, form, status=422)
+
+
+def _review(request: HttpRequest, message: Message, form: ReplayForm, draft: Draft) -> HttpResponse:
+    """What the replay will differ in, and the one press that sends it."""
+    context = {
+        "message": message,
+        "parts": edited_parts(message, draft),
+        "kept_id": draft.webhook_id,
+        "sent": [(name, form.data[name]) for name in ("endpoint", "headers", "body") if name in form.data],
+        "form_key": request.POST.get("form_key") or fresh_key(),
+    }
+    return render(request, "messages/replay_review.html", context)
+
+
+def _replayed(request: HttpRequest, made: Message, is_new: bool) -> HttpResponse:
+    toasts.success(request, "Replayed: this is the new message." if is_new else "A replay was under way already.")
+    return see_other("message", made.public_id)
+
+
+def _not_replayed(request: HttpRequest, message: Message, refusal: Exception) -> HttpResponse:
+    toasts.error(request, f"Not replayed: {refusal}.")
+    return see_other("message", message.public_id)
+
+
+def _as_it_was(message: Message) -> dict[str, Any]:
+    return {"headers": as_lines(message.content.headers, ": "), "body": editable_body(message) or ""}
+
+
+def _replay_form(request: HttpRequest, message: Message, form: ReplayForm, status: int = 200) -> HttpResponse:
+    body = editable_body(message)
+    if body is None:
+        form.fields.pop("body")
+    context = {
+        "message": message,
+        "form": form,
+        "form_key": request.POST.get("form_key") or fresh_key(),
+        "endpoints": endpoints_of(message.service.name),
+        "is_editable": body is not None,
+    }
+    return render(request, "messages/replay.html", context, status=status)

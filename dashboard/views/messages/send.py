@@ -1,0 +1,69 @@
+"""Send a message by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import messages as toasts
+from django.db import transaction
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.views.decorators.http import require_http_methods
+
+from dashboard.access import actor, operator
+from dashboard.forms.message import (
+    SendForm,
+    from_attempt,
+    from_draft,
+    from_endpoint,
+)
+from dashboard.once import fresh_key, once
+from dashboard.responses import see_other
+from integrations.models import (
+    Attempt,
+    AuditEntry,
+    Endpoint,
+    Message,
+)
+
+
+@operator
+@require_http_methods(["GET", "POST"])
+def new(request: HttpRequest) -> HttpResponse:
+    if request.method == "POST":
+        return once(request, lambda: _send(request))
+    return _send_form(request, SendForm(initial=starting_point(request)))
+
+
+def _send(request: HttpRequest) -> HttpResponse:
+    form = SendForm(request.POST)
+    data = form.message_in()
+    draft = form.draft(data) if data else None
+    if draft is None:
+        return _send_form(request, form, status=422)
+    with transaction.atomic():
+        message = Message.objects.accept([draft])[0]
+        facts = {"service": draft.service.name, "method": draft.method, "path": draft.path}
+        AuditEntry.objects.record(actor(request), "message.sent", message.public_id, after=facts)
+    toasts.success(request, f"Queued for {draft.service.name}.")
+    return see_other("message", message.public_id)
+
+
+def _send_form(request: HttpRequest, form: SendForm, status: int = 200) -> HttpResponse:
+    key = request.POST.get("form_key") or fresh_key()
+    return render(request, "messages/new.html", {"form": form, "form_key": key}, status=status)
+
+
+def starting_point(request: HttpRequest) -> dict[str, Any]:
+    """What a form begins with: an endpoint, a message, a call from the lab, or only a service."""
+    query = request.GET
+    if message := Message.objects.select_related("service", "content").by_public_id(query.get("message", "")):
+        return from_draft(message)
+    if attempt := Attempt.objects.select_related("service", "endpoint").by_public_id(query.get("attempt", "")):
+        return from_attempt(attempt)
+    service, _, name = query.get("endpoint", "").rpartition("/")
+    service = service or query.get("service", "")
+    endpoint = Endpoint.objects.filter(service__name=service, name=name).select_related("service").first()
+    if endpoint:
+        return from_endpoint(endpoint)
+    return {"service": service, "path": query.get("path", ""), "method": query.get("method", "POST")}

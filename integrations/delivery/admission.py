@@ -1,0 +1,90 @@
+"""Decide how many calls a service may have now: breaker, concurrency, rate and retry budget.
+
+Every decision is made under the lock of the service's runtime row, so all processes agree on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from integrations.delivery.target import Target, target_for
+from integrations.models import (
+    Event,
+    Priority,
+    Runtime,
+    queue,
+)
+from integrations.models.runtime import as_recent
+from integrations.policies import breaker, limits
+
+SLOT_HORIZON = timedelta(milliseconds=250)  # how far ahead send slots of a rate are claimed
+SLOT_LEAD = timedelta(milliseconds=20)  # from the claim to its first slot: what a claim takes until it can be sent
+
+
+@dataclass(slots=True)
+class Admission:
+    """What one service gets in this claim."""
+
+    runtime: Runtime
+    target: Target
+    places: int
+    retries: int  # how many of them the retry budget leaves for retries
+    is_probing: bool
+    candidates: list[int] = field(default_factory=list)
+    decided: bool = False  # whether the runtime row has something new to write
+    retries_chosen: int = 0
+
+    def wanted(self, priority: Priority, capacity: int) -> int:
+        """How many more messages of this priority there is room for."""
+        room = min(self.places, capacity) - len(self.candidates)
+        if priority == Priority.RETRY and not self.is_probing:
+            return min(room, self.retries - self.retries_chosen)
+        return room
+
+
+def with_load(runtimes: Iterable[Runtime], now: datetime) -> list[tuple[Runtime, Target]]:
+    """The locked rows, each with its calls and probes in flight: counted from claims, and from process calls' leases,
+    so that a crash leaks no permit."""
+    found = [(runtime, target_for(runtime)) for runtime in runtimes]
+    usable = [(runtime, target) for runtime, target in found if target is not None]
+    load = queue.load([runtime.pk for runtime, _ in usable]) if usable else {}
+    for runtime, _ in usable:
+        leased = runtime.leased(now)
+        runtime.in_flight = sum(load[runtime.pk].values()) + len(leased)
+        runtime.probes_in_flight = load[runtime.pk].get(runtime.generation, 0) + leased.count(runtime.generation)
+    return usable
+
+
+def admit(runtime: Runtime, target: Target, now: datetime) -> Admission:
+    """How many calls the service may have now."""
+    before = runtime.breaker
+    state, changes = breaker.turn(before, target.breaker, now)
+    if state is not before:
+        runtime.breaker = state
+    if changes:
+        runtime.probes_in_flight = 0
+        Event.objects.record_changes(target.service, changes, now)
+    allowed = breaker.allowance(state, target.breaker, runtime.probes_in_flight, now)
+    places = max(0, breaker.ceiling(state, target.limits.concurrency) - runtime.in_flight)
+    if allowed is not None:
+        places = min(places, allowed)
+    if target.limits.rate:
+        places = len(send_slots(target, runtime, now, places)[0])
+    return Admission(
+        runtime=runtime,
+        target=target,
+        places=places,
+        retries=limits.budget_left(as_recent(runtime.recent), target.retry.budget, now),
+        is_probing=state.state == "half_open" and allowed is not None,
+        decided=state is not before,
+    )
+
+
+def send_slots(
+    target: Target, runtime: Runtime, now: datetime, wanted: int
+) -> tuple[tuple[datetime, ...], datetime | None]:
+    """Send slots. The first ones of a quick rate would have passed before the claim is written, and go in a clump."""
+    lead = SLOT_LEAD if target.limits.rate and target.limits.interval < SLOT_LEAD else timedelta(0)
+    return limits.slots(target.limits, runtime.next_slot, now + lead, wanted, SLOT_HORIZON)

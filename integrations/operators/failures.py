@@ -1,0 +1,94 @@
+"""Decide about failure groups: resolve, ignore, reopen, note and assign."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from django.db import transaction
+
+from integrations.errors import Conflict, Invalid
+from integrations.models import Account, AuditEntry, Event, Failure, FailureState, database_now
+from integrations.models.failure import RECENT, FailureQuerySet
+from integrations.schemas.actions import FailureIn
+
+
+def change(failure: Failure, data: FailureIn, *, actor: str) -> Failure:
+    """Resolves, ignores, opens again, notes or assigns; what is not given stays. Raises Invalid, or Conflict where the
+    group is gone."""
+    given = data.model_fields_set
+    now = database_now()
+    if data.ignored_until and data.ignored_until <= now:
+        raise Invalid((("ignored_until",), "this time has passed already"))
+    if data.assignee and not Account.objects.filter(username=data.assignee, is_active=True).exists():
+        raise Invalid((("assignee",), f"there is no account {data.assignee}"))
+    with transaction.atomic():
+        locked = Failure.objects.select_for_update().filter(pk=failure.pk).first()
+        if locked is None:
+            raise Conflict("the group was deleted meanwhile, with its service")
+        before = _facts(locked)
+        if "note" in given:
+            locked.note = data.note
+        if "assignee" in given:
+            locked.assignee = data.assignee or ""
+        _turn(locked, data, now)
+        if (after := _facts(locked)) == before:
+            return locked
+        locked.save(update_fields=["state", "opened_at", "resolved_at", "ignored_until", "note", "assignee"])
+        _tell(locked, before["state"], actor, now)
+        changes = {name: value for name, value in after.items() if value != before[name]}
+        AuditEntry.objects.record(
+            actor,
+            f"failure.{locked.state}" if "state" in changes else "failure.changed",
+            locked.public_id,
+            before={name: before[name] for name in changes},
+            after=changes,
+        )
+    return locked
+
+
+def _turn(failure: Failure, data: FailureIn, now: datetime) -> None:
+    wanted = FailureState(data.state) if data.state else FailureState(failure.state)
+    if data.ignored_until and wanted != FailureState.IGNORED:
+        raise Invalid((("ignored_until",), "only an ignored group is ignored until a time"))
+    if wanted == FailureState.IGNORED and data.model_fields_set & {"state", "ignored_until"}:
+        failure.ignored_until = data.ignored_until
+    if wanted == failure.state or (wanted == FailureState.OPEN and failure.is_unresolved):
+        return  # a regressed group is an open one
+    if wanted == FailureState.RESOLVED:
+        failure.resolved_at = now
+    if wanted == FailureState.OPEN:
+        failure.opened_at = now
+    if wanted != FailureState.IGNORED:
+        failure.ignored_until = None
+    failure.state = wanted
+
+
+def _tell(failure: Failure, before: str, actor: str, now: datetime) -> None:
+    type_ = {FailureState.RESOLVED: "failure.resolved", FailureState.OPEN: "failure.opened"}.get(
+        FailureState(failure.state)
+    )
+    if type_ and failure.state != before:
+        facts = {"title": failure.title, "by": actor}
+        Event.objects.create(type=type_, at=now, service_id=failure.service_id, subject=failure.public_id, facts=facts)
+
+
+def _facts(failure: Failure) -> dict[str, Any]:
+    until = failure.ignored_until
+    return {
+        "state": str(failure.state),
+        "ignored_until": until.isoformat() if until else None,
+        "note": failure.note,
+        "assignee": failure.assignee,
+    }
+
+
+def needing_attention(now: datetime) -> FailureQuerySet:
+    """Open and regressed groups, with their places, that struck in the last day: most harmful first."""
+    return (
+        Failure.objects.unresolved()
+        .filter(last_seen__gte=now - RECENT)
+        .select_related("service", "endpoint")
+        .defer("service__secrets")
+        .most_harmful_first(now)
+    )

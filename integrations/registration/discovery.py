@@ -1,0 +1,84 @@
+"""Register services that the environment names (``SWITCHBOARD_SERVICE_<NAME>_URL``)."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from django.conf import settings
+from django.db import transaction
+from django.utils import timezone
+from pydantic import ValidationError
+
+from integrations.models import AuditEntry, Event, Service, Source
+from integrations.outbound.addresses import check_url, parse_networks, static_refusal
+from integrations.registration.registry import register
+from integrations.schemas.service import ServiceIn
+
+VARIABLE = re.compile(r"^SWITCHBOARD_SERVICE_([A-Z0-9_]+)_URL$")
+
+
+def discover(environ: dict[str, str] | None = None) -> list[str]:
+    """Brings the registrations in line with SWITCHBOARD_SERVICE_<NAME>_URL; answers what was done, in words.
+
+    The environment wins over the form. A variable that went away pauses its service and never deletes it. A bad
+    address is reported and changes nothing.
+    """
+    found = {
+        name: value.strip()
+        for name, value in (os.environ if environ is None else environ).items()
+        if VARIABLE.match(name) and value.strip()
+    }
+    done = [words for name, value in sorted(found.items()) if (words := _discover_one(name, value))]
+    for service in Service.objects.active().exclude(url_env="").exclude(url_env__in=found):
+        with transaction.atomic():
+            service.pause(f"{service.url_env} is no longer set")
+            facts = {"reason": service.paused_reason, "by": "environment"}
+            Event.objects.create(type="service.paused", service=service, facts=facts)
+            AuditEntry.objects.record("environment", "service.paused", service.name, reason=service.paused_reason)
+        done.append(f"{service.name}: paused, {service.url_env} is no longer set")
+    return done
+
+
+def _discover_one(variable: str, address: str) -> str | None:
+    name = service_name(variable)
+    service = Service.objects.filter(name=name).first() or Service.objects.filter(url_env=variable).first()
+    allowed = service.allowed_networks if service else parse_networks(settings.ALLOW_PRIVATE)
+    if refusal := check_url(address) or static_refusal(address, allowed):
+        return f"{variable} is not used: {refusal}"
+    if service is None:
+        try:
+            data = ServiceIn(name=name, base_url=address)
+        except ValidationError as error:
+            return f"{variable} is not used: {error.errors()[0]['msg']}"
+        service = register(data, actor="environment", source=Source.ENVIRONMENT)
+        Service.objects.filter(pk=service.pk).update(url_env=variable)
+        return f"{name}: registered from {variable}"
+    words = None
+    gone = f"{variable} is no longer set"
+    if service.base_url != address or service.url_env != variable:
+        with transaction.atomic():
+            # The deployer sets the environment, so the secrets stay: a new host here is not an operator's typo.
+            Service.objects.filter(pk=service.pk).update(base_url=address, url_env=variable, updated_at=timezone.now())
+            Event.objects.create(type="service.changed", service=service, facts={"fields": ["base_url"]})
+            AuditEntry.objects.record(
+                "environment",
+                "service.changed",
+                service.name,
+                before={"base_url": service.base_url},
+                after={"base_url": address},
+            )
+        words = f"{service.name}: address from {variable}"
+    if service.is_paused and service.paused_reason == gone:
+        with transaction.atomic():
+            service.reactivate()
+            Event.objects.create(type="service.resumed", service=service, facts={"by": "environment"})
+            AuditEntry.objects.record("environment", "service.resumed", service.name)
+        words = f"{service.name}: resumed, {variable} is set again"
+    return words
+
+
+def service_name(variable: str) -> str:
+    """SWITCHBOARD_SERVICE_BILLING_EU_URL names the service billing-eu."""
+    match = VARIABLE.match(variable)
+    return match[1].lower().replace("_", "-") if match else ""

@@ -1,0 +1,160 @@
+"""Types and rules that the fields of several schemas share, and the words for a broken rule."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import ErrorDetails
+
+from integrations.outbound.headers import header_refusal
+
+BODY_LIMIT = 1024 * 1024  # decoded bytes of one message's body
+HEADER_COUNT_LIMIT = 64
+FIELD_DEPTH_LIMIT = 8
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+SLUG = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+Slug = Annotated[
+    str,
+    StringConstraints(pattern=SLUG),
+    Field(description="Lower-case letters, digits and hyphens; it names the thing in URLs and searches."),
+]
+Short = Annotated[str, StringConstraints(strip_whitespace=True, max_length=200)]
+
+
+def in_words(rule: ErrorDetails) -> str:
+    """What a broken rule asks of its field, for API and form alike; ``rule`` is a row of pydantic's ``errors()``."""
+    limits = {name: _number(value) for name, value in rule.get("ctx", {}).items()}
+    kind = rule["type"]
+    if rule.get("ctx", {}).get("pattern") == SLUG:
+        return "must be lower-case letters, digits and hyphens, at most 63, with none of the hyphens at an end"
+    if (template := _RULES.get(kind) or _RULES.get(kind.partition("_")[0] if kind.endswith(_OF_KIND) else "")) is None:
+        return rule["msg"].removeprefix("Value error, ").replace("Input should be", "must be", 1)
+    return template.format_map(limits)
+
+
+_OF_KIND = ("_type", "_parsing", "_from_float")
+_RULES = {
+    "missing": "is needed",
+    "int": "must be a whole number",
+    "float": "must be a number",
+    "bool": "must be true or false",
+    "tuple": "must be a list",
+    "list": "must be a list",
+    "dict": "must be an object",
+    "model": "must be an object",
+    "datetime": "must be a date and a time",
+    "finite_number": "must be a finite number",
+    "greater_than": "must be more than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "too_long": "may have at most {max_length} entries",
+    "string_too_long": "may have at most {max_length} characters",
+    "string_too_short": "is needed",
+    "string_pattern_mismatch": "is not of the right form",
+    "int_parsing_size": "is too large a number",
+    "extra_forbidden": "is not a field that is known here",
+}
+
+
+def _number(value: Any) -> Any:
+    return f"{value:,.12g}" if isinstance(value, int | float) else value
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def holds_no_nul(cls, value: Any, info: ValidationInfo) -> Any:
+        # PostgreSQL stores no NUL in a text, and SQLite should not take what the other refuses. In a body it is fine:
+        # that is kept as bytes.
+        if info.field_name != "body" and _holds_nul(value):
+            raise ValueError("it has a NUL character")
+        return value
+
+
+def _holds_nul(value: Any) -> bool:
+    if isinstance(value, str):
+        return "\0" in value
+    if isinstance(value, dict):
+        return any(_holds_nul(key) or _holds_nul(item) for key, item in value.items())
+    return isinstance(value, list) and any(_holds_nul(item) for item in value)
+
+
+def checked_headers(headers: dict[str, str]) -> dict[str, str]:
+    if len(headers) > HEADER_COUNT_LIMIT:
+        raise ValueError(f"at most {HEADER_COUNT_LIMIT} headers")
+    for name, value in headers.items():
+        if refusal := header_refusal(name, value):
+            raise ValueError(refusal)
+    return headers
+
+
+def checked_path(path: str) -> str:
+    if not path.startswith("/"):
+        raise ValueError("a path starts with /")
+    if any(ord(character) <= 32 or ord(character) == 127 for character in path):
+        raise ValueError("a path has no spaces or control characters; percent-encode them")
+    if "#" in path or "?" in path:
+        raise ValueError("a path has no ? or #; put parameters into query")
+    return path
+
+
+def checked_field(path: str) -> str:
+    steps = path.split(".")
+    if steps[0] == "$":
+        raise ValueError("write it without $, such as order.id")
+    if len(steps) > FIELD_DEPTH_LIMIT:
+        raise ValueError(f"a field is at most {FIELD_DEPTH_LIMIT} steps deep")
+    if not all(re.fullmatch(r"[^\s:,<>=\"'\\]+", step) for step in steps):
+        raise ValueError("a field is names with dots between them, such as order.id, without spaces, commas or quotes")
+    return path
+
+
+def checked_content_type(value: str) -> str:
+    if value and (refusal := header_refusal("Content-Type", value)):
+        raise ValueError(refusal)
+    return value
+
+
+def checked_method(method: str) -> str:
+    method = method.upper()
+    if not re.fullmatch(r"[A-Z][A-Z-]{0,19}", method) or method in ("CONNECT", "TRACE"):
+        raise ValueError(f"use one of {', '.join(METHODS)}")
+    return method
+
+
+def is_written_out(value: Any) -> Any:
+    """No number: whether seconds or milliseconds since 1970 are meant would be a guess."""
+    if isinstance(value, datetime) or (isinstance(value, str) and re.match(r"\s*\d{4}-\d\d-\d\d", value)):
+        return value
+    raise ValueError("give the time with its zone, such as 2026-01-31T10:00:00Z")
+
+
+def in_utc(moment: datetime) -> datetime:
+    """As it is stored and answered. The ends of the calendar are refused: beyond them the database has years that
+    Python cannot read back."""
+    if moment.tzinfo is None:
+        raise ValueError("give the time with its zone, such as 2026-01-31T10:00:00Z")
+    # A day from its end a time cannot be shown in the zones to the east, nor so in the west at the beginning.
+    if not 1900 <= moment.year <= 9998:
+        raise ValueError("this time is out of range")
+    return moment.astimezone(UTC)
+
+
+Moment = Annotated[datetime, BeforeValidator(is_written_out), AfterValidator(in_utc)]
+Headers = dict[str, str]
+Query = dict[str, str | int | float | bool | list[str]]

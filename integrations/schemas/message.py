@@ -1,0 +1,153 @@
+"""Rules of messages, replays and direct calls."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode
+from binascii import Error as Base64Error
+from typing import Any, Literal, Self
+
+from pydantic import (
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
+
+from integrations.errors import TooLarge
+from integrations.schemas.fields import (
+    BODY_LIMIT,
+    Headers,
+    Moment,
+    Query,
+    Short,
+    Strict,
+    checked_content_type,
+    checked_headers,
+    checked_method,
+    checked_path,
+)
+
+
+class CallIn(Strict):
+    """What is to be sent. Its body is ``body`` (any JSON, serialised once) or ``body_base64`` (byte for byte)."""
+
+    service: str = Field(description="Name of the service.", max_length=63)
+    endpoint: str | None = Field(None, max_length=63, description="Name of an endpoint of the service.")
+    method: str | None = Field(None, description="HTTP method, with path, where no endpoint is named; default POST.")
+    path: str | None = Field(None, max_length=2000, description="Path below the service's address.")
+    query: Query = Field(default_factory=dict, description="Parameters of the query.")
+    headers: Headers = Field(default_factory=dict, description="Headers besides those of service and endpoint.")
+    body: Any = Field(None, description="Any JSON value.")
+    body_base64: str | None = Field(None, description="The body's bytes, in base64; needs content_type.")
+    content_type: Short | None = Field(None, description="Type of the body.")
+
+    @field_validator("method")
+    @classmethod
+    def is_a_method(cls, value: str | None) -> str | None:
+        return None if value is None else checked_method(value)
+
+    @field_validator("path")
+    @classmethod
+    def is_a_path(cls, value: str | None) -> str | None:
+        return None if value is None else checked_path(value)
+
+    @field_validator("headers")
+    @classmethod
+    def are_headers(cls, value: Headers) -> Headers:
+        return checked_headers(value)
+
+    @field_validator("content_type")
+    @classmethod
+    def is_a_header_value(cls, value: str | None) -> str | None:
+        return None if value is None else checked_content_type(value)
+
+    @model_validator(mode="after")
+    def is_one_thing(self) -> Self:
+        if self.endpoint and (self.method or self.path):
+            raise ValueError("give an endpoint, or a method and path, not both")
+        if not self.endpoint and not self.path:
+            raise ValueError("give an endpoint or a path")
+        if self.body_base64 is not None and "body" in self.model_fields_set:
+            raise ValueError("give body or body_base64, not both")
+        return self
+
+    def content(self) -> tuple[bytes, str] | None:
+        """The bytes and their type, or None where no body was given. Raises ValueError in words."""
+        return body_bytes(self.body, self.body_base64, self.content_type, given="body" in self.model_fields_set)
+
+
+class MessageIn(CallIn):
+    """A message to queue. Its body is ``body`` (any JSON, serialised once) or ``body_base64`` (byte for byte)."""
+
+    ordering_key: Short = Field("", description="Messages with the same key keep their order, where the service does.")
+    deliver_at: Moment | None = Field(None, description="Not before this time.")
+    expires_at: Moment | None = Field(None, description="Not after this time.")
+    tags: dict[Short, Short] = Field(default_factory=dict, max_length=30, description="Labels to find it by.")
+
+    @model_validator(mode="after")
+    def ends_after_it_begins(self) -> Self:
+        if self.expires_at and self.deliver_at and self.expires_at <= self.deliver_at:
+            raise ValueError("expires_at is not after deliver_at")
+        return self
+
+
+class ProcessIn(CallIn):
+    """A call to make now. Its body is ``body`` (any JSON) or ``body_base64`` (byte for byte)."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"service": "billing", "method": "GET", "path": "/invoices/42", "query": {"expand": "lines"}},
+                {"service": "billing", "endpoint": "invoices", "body": {"total": 1200}, "timeout": 10},
+            ]
+        }
+    )
+
+    timeout: float | None = Field(
+        None,
+        ge=0.1,
+        le=300,
+        description="Seconds for all of it, waits and retries included; the service's own total where it is left out.",
+    )
+
+    def as_message(self) -> MessageIn:
+        """What a message would carry; its rules have been checked."""
+        content = {name: getattr(self, name) for name in CallIn.model_fields}
+        return MessageIn.model_construct(self.model_fields_set & CallIn.model_fields.keys(), **content)
+
+
+def body_bytes(
+    body: Any, body_base64: str | None, content_type: str | None, *, given: bool
+) -> tuple[bytes, str] | None:
+    if body_base64 is not None:
+        try:
+            content = b64decode(body_base64, validate=True)
+        except (Base64Error, ValueError):
+            raise ValueError("body_base64 is not base64") from None
+        kind = content_type or "application/octet-stream"
+    elif given:
+        content = json_bytes(body)
+        kind = content_type or "application/json"
+    else:
+        return None
+    if len(content) > BODY_LIMIT:
+        raise TooLarge(f"the body has {len(content):,} bytes; at most {BODY_LIMIT:,} are taken")
+    return content, kind
+
+
+def json_bytes(value: Any) -> bytes:
+    """JSON in its compact form, as it is stored and sent. Raises ValueError for what JSON cannot say (NaN)."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+
+class ReplayIn(Strict):
+    mode: Literal["as_is", "current"] = Field("as_is", description="As it was, or with the endpoint resolved anew.")
+    body: Any = Field(None, description="Another body (any JSON).")
+    headers: Headers | None = Field(None, description="Other headers.")
+    endpoint: str | None = Field(None, max_length=63, description="Another endpoint of the same service.")
+
+    @field_validator("headers")
+    @classmethod
+    def are_headers(cls, value: Headers | None) -> Headers | None:
+        return None if value is None else checked_headers(value)
