@@ -16,6 +16,7 @@ from django.utils import timezone
 
 from integrations.delivery.claim import claim, claim_suspect, give_back, give_back_unknown
 from integrations.delivery.send import CallResult
+from integrations.delivery.send import send as make_call
 from integrations.delivery.settle import settle
 from integrations.delivery.waiting import waiting_for
 from integrations.errors import Conflict
