@@ -1,4 +1,4 @@
-"""One settings file. Everything comes from SWITCHBOARD_ variables (listed in the README) with safe defaults;
+"""One settings file. Everything comes from SWITCHBOARD_ variables (docs/reference/configuration.md) with safe defaults;
 `manage.py check` says what is wrong with them."""
 
 from __future__ import annotations

@@ -65,10 +65,10 @@ PEOPLE = (
 )
 # "prints what is wrong" passes a question on; "deletes what is wrong" replaces a noun.
 ASKING = (
-    "about ask asked asks check checks compare compares decide decides depends describe describes exactly explain explained explains "
-    "find finds how knew know known knows learn learns out print prints remember remembers report reports "
-    "said say saying says see seen sees show showing shown shows state states tell telling tells told understand "
-    "understands when wonders you"
+    "about ask asked asks check checks compare compares decide decides depends describe describes exactly explain "
+    "explained explains find finds how knew know known knows learn learns out print prints remember remembers "
+    "report reports said say saying says see seen sees show showing shown shows state states tell telling tells "
+    "told understand understands when wonders you"
 )
 VERBS = (
     "is|are|was|were|has|have|had|does|did|may|can|must|will|would|could|should|comes?|came|goes|went(?! wrong)|gets?|"

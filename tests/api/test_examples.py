@@ -1,4 +1,4 @@
-"""The README's clients, run as they stand there against a running server; its page's script is in tests/browser/."""
+"""The clients in the documents run as written against a server; the script for a page is in tests/browser/."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from tests.backends import ROOT
 from tests.installation import Installation
 from tests.receiver import Receiver
 
-IN_README = "http://127.0.0.1:8000"
+IN_DOCUMENTS = "http://127.0.0.1:8000"
+GUIDE = "docs/integrating.md"
 PATIENCE = 30  # seconds
 
 
-def example(language: str, word: str) -> str:
-    """The README's one block of code in a language that holds a word."""
-    blocks = re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+def example(language: str, word: str, document: str = GUIDE) -> str:
+    """Return a document's only block of code in this language that contains the word."""
+    blocks = re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / document).read_text(), re.DOTALL | re.MULTILINE)
     (found,) = [block for block in blocks if word in block]
     return found
 
@@ -36,26 +37,28 @@ def house(start_installation: Callable[..., Installation], sink: Receiver) -> In
     return installation
 
 
-def test_the_clients_of_the_readme_run(house: Installation, sink: Receiver) -> None:
+def test_the_clients_in_the_documents_run(house: Installation, sink: Receiver) -> None:
     token = house.token("operator")
     environment = os.environ | {"TOKEN": token, "NO_PROXY": "*"}
 
-    def curl(word: str) -> str:
-        return example("sh", word).replace(IN_README, house.url)
+    def curl(word: str, document: str = GUIDE) -> str:
+        return example("sh", word, document).replace(IN_DOCUMENTS, house.url)
 
     def run(*command: str) -> str:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    assert '"status":"pending"' in run("sh", "-ec", curl("curl -X POST http://127.0.0.1:8000/api/v1/messages "))
+    for document in ("README.md", "docs/start.md", GUIDE):
+        first = curl("curl -X POST http://127.0.0.1:8000/api/v1/messages ", document)
+        assert '"status":"pending"' in run("sh", "-ec", first), document
 
-    python = f"token = {token!r}\n" + example("python", "httpx.Client(").replace(IN_README, house.url)
+    python = f"token = {token!r}\n" + example("python", "httpx.Client(").replace(IN_DOCUMENTS, house.url)
     assert run(sys.executable, "-c", python).startswith("msg_")
 
     block = curl("/api/v1/process")
     answer, told = json.loads(run("sh", "-ec", block)), json.loads(block.rpartition("# ")[2])
-    assert answer | {"duration": 0} == told | {"duration": 0}, "the README shows another answer"
+    assert answer | {"duration": 0} == told | {"duration": 0}, "the guide shows another response"
     assert sink.last.target == "/invoices/42"
 
     assert '"state":"planning"' in run("sh", "-ec", curl("curl -X POST http://127.0.0.1:8000/api/v1/operations"))

@@ -1,4 +1,4 @@
-"""The README's script for a page: it follows, comes back to a killed server, and ends when its person signs out."""
+"""The guide's script for a page: it follows, reconnects to a killed server, and ends when its user signs out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.installation import Installation
 PATIENCE = 60_000  # milliseconds: the server starts anew, and the browser waits before it comes back
 
 
-def test_the_script_of_the_readme_misses_nothing_and_hears_nothing_twice(
+def test_the_script_of_the_guide_misses_nothing_and_hears_nothing_twice(
     page: Page, installation: Installation, complaints: Complaints
 ) -> None:
     complaints.allow("Failed to load resource|ERR_")  # the server is killed, and later the session has ended

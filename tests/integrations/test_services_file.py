@@ -357,9 +357,9 @@ def test_the_command_refuses_in_words(command: Callable[..., str], file: Path) -
         command("apply", file.with_name("nothing.yaml"))
 
 
-def test_the_file_in_the_readme_can_be_applied() -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    example = readme.partition("```yaml\n")[2].partition("```")[0]
+def test_the_file_in_the_guide_can_be_applied() -> None:
+    guide = (Path(__file__).parents[2] / "docs/operating.md").read_text()
+    example = guide.partition("```yaml\n")[2].partition("```")[0]
     changes = services_file.apply(example, {"BILLING_TOKEN": CANARY}, actor="command line")
     assert verbs(changes) == {"billing": "registered"}
 
