@@ -41,6 +41,7 @@ check: $(VENV)/.test  ## Check format, lint, types, imports, migrations, OpenAPI
 	$(VENV)/bin/mypy integrations dashboard scripts manage.py
 	$(VENV)/bin/lint-imports
 	$(PY) scripts/check_migrations.py
+	$(PY) scripts/check_documents.py
 	$(PY) manage.py makemigrations --check --dry-run
 	$(PY) manage.py openapi | diff docs/openapi.json - || { echo "Bring it up to date with: manage.py openapi > docs/openapi.json"; exit 1; }
 	SWITCHBOARD_DATA=$$(mktemp -d) SWITCHBOARD_SECRET_KEY=$$($(PY) -c 'import secrets; print(secrets.token_urlsafe(60))') \
