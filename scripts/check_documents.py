@@ -23,7 +23,7 @@ LINK = re.compile(r"\]\(([^)\s#]*)(?:#([^)\s]*))?\)")
 TARGET = re.compile(r"(?:^|`|&& )make ([a-z][a-z-]+)\b", re.MULTILINE)
 COMMAND = re.compile(r"\bmanage\.py ([a-z][a-z-]+)")
 VARIABLE = re.compile(r"\bSWITCHBOARD_[A-Z_]+\b")
-NAMED_IN_CODE = re.compile(r"\b(?:docs/[\w/-]+|[A-Z]{5,})\.md\b")
+NAMED_IN_CODE = re.compile(r"(?<![\w./-])(?:[\w-]+/)*[\w-]+\.md\b")
 READ_BY_CODE = re.compile(r"\b(?:text|flag|number|listed)\(\"([A-Z_]+)\"|environ\b[^\n]*\"SWITCHBOARD_([A-Z_]+)\"")
 
 
