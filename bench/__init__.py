@@ -1,1 +1,1 @@
-"""Benchmarks: Switchboard beside its peers, in alternating runs on the same machine. See __main__."""
+"""Benchmarks: Switchboard against other queues, in alternating runs on the same machine. See __main__."""

@@ -1,4 +1,4 @@
-"""Switchboard beside its peers: `make bench`, or `python -m bench [--rounds 5] [--messages 20000] [--only TEXT]`.
+"""Switchboard against other queues: `make bench`, or `python -m bench [--rounds 5] [--messages 20000] [--only TEXT]`.
 
 Each round runs every contender once on each database, in turn, so that a machine that gets slower gets slower for
 all. A figure is the median of its accepted runs (checks.py says which are); ratios are between figures of one

@@ -1,4 +1,4 @@
-"""What one run of a contender came to, and whether its figure may be used.
+"""The result of one run of a contender, and whether its figure counts.
 
 A figure counts only if every message arrived once and has its record: a client that failed each call after sending it
 looked very fast once.
@@ -91,10 +91,10 @@ def figures(runs: list[Run]) -> list[Figure]:
     return found
 
 
-# ---- beside one another ---------------------------------------------------------------------------------------------
+# ---- compared with each other ------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Ratios:
-    """One figure beside the others of the same invocation; None where there is nothing to compare with."""
+    """One figure divided by others of the same invocation; None if there is nothing to compare with."""
 
     django_q2: float | None  # one task for each message, on the same database
     python: float | None  # the fastest of the Python peers, wherever it keeps its messages
@@ -116,7 +116,7 @@ def ratios(figure: Figure, among: list[Figure]) -> Ratios:
 
 @dataclass(frozen=True)
 class Bound:
-    """What a figure has to reach beside the others, and what it reached."""
+    """The ratio that a figure must reach against the others, and the one that it reached."""
 
     words: str
     reached: float
@@ -140,7 +140,7 @@ def bounds(found: list[Figure]) -> list[Bound]:
         if figure.family == "pump":
             wanted = [("its client alone", beside.client, 0.25)]
         bounds += [
-            Bound(f"{figure.label} beside {words}", reached, least)
+            Bound(f"{figure.label} against {words}", reached, least)
             for words, reached, least in wanted
             if reached is not None
         ]

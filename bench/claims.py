@@ -1,7 +1,7 @@
 """How long a claim takes on the configured database: `python -m bench.claims SERVICE`; the answer is JSON.
 
-Claims what is due of one service, again and again, gives it back, and asks the database how it looks things up. Nobody
-else may work on the database meanwhile.
+Claims the due messages of one service again and again, gives them back, and asks the database for its query plans. No
+other process may use the database during the run.
 """
 
 from __future__ import annotations

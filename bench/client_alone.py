@@ -50,7 +50,7 @@ def calls_to(url: str, messages: int) -> list[Call]:
 
 
 async def send_all(calls: list[Call]) -> int:
-    """Sends them, and answers how many succeeded."""
+    """Send the calls and return how many succeeded."""
     from integrations.outbound.client import Client
     from integrations.workers.pump import CAPACITY
 

@@ -1,4 +1,4 @@
-"""What every contender is measured by: how a run is watched to its end, and what its processes took meanwhile."""
+"""Measure a contender: watch its run to the end, and count the CPU and memory of its processes until then."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Contender(ABC, Generic[G]):
     """One way to deliver queued messages. A module in bench/peers/ lists its own in CONTENDERS."""
 
     name: str
-    command: str  # as somebody would type it
-    family = ""  # "python" or "node": which best one Switchboard's figure is compared with
-    stores: tuple[str, ...] = DATABASES  # what it can keep its messages in
+    command: str  # as a person would type it
+    family = ""  # "python" or "node": the best one of each is compared with Switchboard
+    stores: tuple[str, ...] = DATABASES  # where it can keep its messages
     share = 1.0  # of --messages; slow ones get fewer
     keeps_state = True  # whether it marks messages delivered, and not only records attempts
 
@@ -99,7 +99,7 @@ class Contender(ABC, Generic[G]):
 
     @abstractmethod
     def queue(self, ground: G, sink: Sink, messages: int) -> None:
-        """Queues the messages so that nobody takes them yet."""
+        """Queue the messages so that no worker takes them yet."""
 
     @abstractmethod
     def start(self, ground: G) -> subprocess.Popen[bytes]: ...
@@ -129,7 +129,7 @@ DELIVERED = "SELECT count(*) FROM integrations_message WHERE status = 'delivered
 
 
 class OnOurTables(Contender[Database]):
-    """Whoever reads and writes Switchboard's own tables."""
+    """A contender on Switchboard's own tables."""
 
     def prepare(self, site: Site, on: str) -> Database:
         return site.fresh(on)

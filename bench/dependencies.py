@@ -26,7 +26,7 @@ def python() -> str:
     mark = VENV / f"installed-{_version(REQUIREMENTS)}"
     if not mark.exists():
         print("  installing the Python peers into bench/.venv", flush=True)
-        _run([sys.executable, "-m", "venv", str(VENV)])  # one that is there stays: somebody may be running in it
+        _run([sys.executable, "-m", "venv", str(VENV)])  # an existing one stays: a run may be using it
         pip = [str(VENV / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
         _run([*pip, "-r", str(REQUIREMENTS)])
         mark.touch()

@@ -1,4 +1,4 @@
-"""What people and the engine leave behind besides messages: `python -m bench.history`, after `bench.seed`.
+"""Rows that operators and the engine leave in addition to messages: `python -m bench.history`, after `bench.seed`.
 
 Failure groups with their messages, operations with their items, searchable fields of bodies, health checks, calls of
 the lab, audit entries and events: in the numbers of an installation that has been busy for a month.

@@ -80,7 +80,7 @@ def drafts_of(load: dict[str, Any]) -> Iterator[Draft]:
 
 
 def send_at(rate: float, drafts: list[Draft]) -> list[tuple[str, int, float]]:
-    """Accepts at a steady pace; one that comes late does not move the ones after it. Answers when each was on disk."""
+    """Accepts at a steady pace; a late one does not delay the ones after it. Return when each was on disk."""
     from integrations.models import Message
 
     accepted = []

@@ -1,4 +1,4 @@
-"""What the peers have in common: programs of their own (apps/), and messages kept in Redis or PostgreSQL.
+"""Common parts of the peers: programs of their own (apps/), and messages kept in Redis or PostgreSQL.
 
 A peer sends the same bodies to the same sink, and each call's result is recorded where the peer keeps such things. Its
 queue is filled before its workers start, and hidden from them until the clock starts.
@@ -69,7 +69,7 @@ class RedisGround(Ground):
 class RedisPeer(Peer[RedisGround]):
     stores = ("redis",)
     app: str
-    list_key: str  # the list of what waits; it is hidden by renaming
+    list_key: str  # the list of waiting messages; renaming hides it
     HIDDEN = "hidden"
 
     def prepare(self, site: Site, on: str) -> RedisGround:

@@ -1,4 +1,4 @@
-"""What runs are made on: a fresh, migrated database for each, on SQLite or on PostgreSQL with fsync, and one sink."""
+"""The ground of a run: a fresh, migrated database for each, on SQLite or on PostgreSQL with fsync, and one sink."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ class Site:
 
 
 class Ground:
-    """What one run is made on: a folder of its own, and the program and environment of the processes it starts."""
+    """The ground of one run: a folder of its own, and the program and environment of the processes it starts."""
 
     def __init__(self, folder: Path, env: dict[str, str], program: str = sys.executable) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.env, self.program = folder, env, program
 
     def run(self, *arguments: str, **environment: str) -> str:
-        """Runs the program (Python) with these arguments to its end, and answers what it printed."""
+        """Run the program (Python) with these arguments to its end, and return its output."""
         done = subprocess.run(
             [self.program, *arguments], cwd=ROOT, env=self.env | environment, capture_output=True, text=True
         )
@@ -92,7 +92,7 @@ class Ground:
 
     @property
     def output(self) -> str:
-        """What the started processes have printed so far."""
+        """The output of the started processes so far."""
         log = self.folder / "output.log"
         return log.read_text(errors="replace") if log.exists() else ""
 
@@ -114,7 +114,7 @@ class Database(Ground):
         self.url = url
 
     def ask(self, *statements: str) -> list[int]:
-        """Runs statements, and answers the row of the last."""
+        """Run the statements, and return the row of the last one."""
         with closing(self._connect()) as connection:
             cursor = connection.cursor()
             for statement in statements:

@@ -1,8 +1,8 @@
 """Posts messages over kept connections for some seconds: `python -m bench.posts PLAN`, which prints what it found.
 
 The plan is JSON: {"port", "path", "token"?, "connections", "seconds", "batch"?, "keys"?, "first"?}. Each request has
-a body of its own and, with ``keys``, an Idempotency-Key of its own; what was begun is waited for, so that the answers
-can be compared with the rows.
+a body of its own and, with ``keys``, an Idempotency-Key of its own. Requests in flight at the end are waited for, so
+that the responses can be compared with the rows.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Queues a run's messages, in a process of its own because settings are read once: `python -m bench.prepare 1000 URL`.
 
 One service takes them all. It is paused, so that nothing goes out before the clock starts. With `--tasks` each message
-also gets a django-q2 task, in a queue that nobody reads yet.
+also gets a django-q2 task, in a queue that no worker reads yet.
 """
 
 from __future__ import annotations

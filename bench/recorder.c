@@ -138,7 +138,7 @@ static int tell(int fd, const char *head) {
     size_t left = snprintf(number, sizeof number, "%zu", count);
     if (!strncmp(head, "GET /log", 8)) rest = (const char *)records, left = count * sizeof *records;
     int length = snprintf(text, sizeof text, "HTTP/1.1 200 OK\r\nContent-Length: %zu\r\n\r\n", left);
-    fcntl(fd, F_SETFL, 0); /* the log is long, and whoever asks for it measures nothing meanwhile */
+    fcntl(fd, F_SETFL, 0); /* the log is long, and its reader measures nothing until it has it */
     int bad = say(fd, text, length);
     while (left && !bad) {
         ssize_t wrote = write(fd, rest, left);
@@ -224,7 +224,7 @@ int main(int arguments, char **argument) {
     fflush(stdout);
 
     struct epoll_event wish = {.events = EPOLLIN, .data.fd = listener}, events[256];
-    int watched[] = {listener, timer, 0}; /* 0: whoever started us holds the other end */
+    int watched[] = {listener, timer, 0}; /* 0: the process that started us holds the other end */
     for (int i = 0; i < 3; i++) wish.data.fd = watched[i], epoll_ctl(poll, EPOLL_CTL_ADD, watched[i], &wish);
     for (;;) {
         int ready = epoll_wait(poll, events, 256, -1);

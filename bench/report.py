@@ -5,8 +5,8 @@ from __future__ import annotations
 from bench.checks import Figure, bounds, ratios
 
 LEGEND = """
-x django-q2: beside one django-q2 task per message on the same database; x Python, x Node: beside the best of those
-peers (Node: BullMQ, graphile-worker); x client: beside Switchboard's own HTTP client without the rest, in one process
+x django-q2: times one django-q2 task per message on the same database; x Python, x Node: times the best of those
+peers (Node: BullMQ, graphile-worker); x client: times Switchboard's own HTTP client without the rest, in one process
 CPU µs: of its own processes (not of a database server) for each message; peak MB: of its largest process
 idle %: of one core, all its processes, started and nothing to do
 """

@@ -3,7 +3,7 @@
 Contents, attempts and the counters of each minute come with them, spread over services, statuses and the last days:
 few services have most of the messages, 96 % were delivered, 3 % are dead, 1 % was cancelled, one in twelve needed a
 retry. `--pending N` adds messages that are due now, of a service that is paused. The database makes the rows itself
-(INSERT … SELECT), so that 5 million take minutes; needs a migrated database that nobody works on meanwhile.
+(INSERT … SELECT), so that 5 million take minutes; needs a migrated database that no other process uses.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BATCH = 250_000
 SERVICES = 20
 DAYS = 30
 BODY = 300  # bytes
-BACKLOG = "backlog"  # the service of what is pending
+BACKLOG = "backlog"  # the service of the pending messages
 
 
 def main() -> None:
@@ -192,13 +192,13 @@ def _tally(words: _Words, tried_before: int) -> None:
         },
     )
     words.commit()
-    TallyHour.objects.all().delete()  # made anew: these minutes are older than those that were there
+    TallyHour.objects.all().delete()  # computed again: these minutes are older than the existing ones
     TallyDay.objects.all().delete()
     rollups.roll()
 
 
 def _insert(model: type[models.Model], source: str, **expressions: str) -> None:
-    """INSERT … SELECT: what is not said about a column is what the model says."""
+    """INSERT … SELECT; a column that is not named gets the default of the model."""
     from django.db import connection
 
     parameters: list[Any] = []

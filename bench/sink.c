@@ -129,7 +129,7 @@ int main(void) {
 
     struct epoll_event wish = {.events = EPOLLIN, .data.fd = listener}, events[256];
     epoll_ctl(poll, EPOLL_CTL_ADD, listener, &wish);
-    wish.data.fd = 0; /* whoever started us holds the other end */
+    wish.data.fd = 0; /* the process that started us holds the other end */
     epoll_ctl(poll, EPOLL_CTL_ADD, 0, &wish);
     for (;;) {
         int ready = epoll_wait(poll, events, 256, -1);

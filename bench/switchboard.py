@@ -51,7 +51,7 @@ class Pump(Switchboard):
 
 
 class ClientAlone(Contender[Database]):
-    """What the sink and the client allow: no database, no policy, nothing recorded but a count in memory."""
+    """The limit of sink and client: no database, no policy, nothing recorded but a count in memory."""
 
     name = "switchboard client alone"
     command = "a plain loop of integrations.outbound.client.Client.send"
@@ -60,7 +60,7 @@ class ClientAlone(Contender[Database]):
     keeps_state = False
 
     def prepare(self, site: Site, on: str) -> Database:
-        return site.fresh("sqlite")  # for its settings: nobody connects
+        return site.fresh("sqlite")  # for its settings: no process connects
 
     def queue(self, ground: Database, sink: Sink, messages: int) -> None:
         ground.env |= {"BENCH_SINK": f"{sink.url}/hook", "BENCH_MESSAGES": str(messages)}

@@ -13,7 +13,7 @@ _own = threading.local()
 
 
 def post(number: int, body: str) -> int:
-    """Sends it, raises where the answer is not a success, and answers the number."""
+    """Send the body and return the number; raise if the response is not a success."""
     if not hasattr(_own, "session"):
         _own.session = requests.Session()
         _own.session.trust_env = False  # else each call reads the environment and ~/.netrc

@@ -83,7 +83,7 @@ class Graphile(PostgresPeer):
                 cursor.execute(QUEUE, [[json.dumps({"number": n, "body": body(n).decode()}) for n in numbers]])
 
     def records(self, ground: PostgresGround) -> tuple[int, int]:
-        """What is no longer there was done: a job that fails stays."""
+        """Count the missing jobs as done: a job that fails stays."""
         done = ground.messages - ground.ask("SELECT count(*) FROM graphile_worker._private_jobs")[0]
         return done, done
 

@@ -1,7 +1,7 @@
 """The Python queues, each with the settings that did best: workers for two cores, connections that are kept.
 
-huey, dramatiq and celery keep queue and results in Redis, which keeps them in memory; procrastinate in PostgreSQL. What
-they record of a call is the task's result (the message's number); procrastinate also keeps the job with its events.
+huey, dramatiq and celery keep queue and results in Redis, which keeps them in memory; procrastinate in PostgreSQL.
+Their record of a call is the task's result (the message's number); procrastinate also keeps the job with its events.
 """
 
 from __future__ import annotations

@@ -1,21 +1,21 @@
-"""The long forms of what the suite proves in short: `python -m bench scenarios [NAME …] [--on sqlite] [--scale 0.1]`.
+"""Long forms of the proofs of the suite: `python -m bench scenarios [NAME …] [--on sqlite] [--scale 0.1]`.
 
 A scenario is a module here, found by its name; the first line of its docstring is the title that is printed:
 
-    \"\"\"Ingest: POST /messages beside a bare view that makes one insert.\"\"\"
+    \"\"\"Ingest: POST /messages against a bare view that makes one insert.\"\"\"
 
     def run(options: Options) -> dict[str, Any]:
         for on in options.databases:                        # "sqlite", "postgres"
             database = options.site.fresh(on)               # an empty, migrated Switchboard; see places.py
             messages = options.scaled(20_000)               # its own size, times --scale
             process = database.start("manage.py", "up", "--no-web")   # end what you start; see contender.end
-            with quiet():                                   # nothing else measures on this machine meanwhile
+            with quiet():                                   # nothing else measures on this machine during the block
                 ...
             options.say(f"{on:10}{rate:10,.0f}/s")          # a line of its table, as soon as it is known
         return {"sqlite": {"rate": rate}, "missed": []}     # goes into the JSON file as it is
 
 ``missed`` lists, as one sentence each with the figure and the bound, the bounds that did not hold; it is printed at
-the end. What a run lost (a message, a row) belongs there as well: a figure of such a run must not be in the dict. An
+the end. A loss (a message, a row) belongs there as well: a figure of such a run must not be in the dict. An
 exception ends this scenario alone. Without ``--scale`` a scenario should take three minutes at most, and it shows that
 it is alive every half minute. With ``--scale 0.05`` it should take seconds, so that it can be tried.
 """
@@ -37,12 +37,12 @@ from typing import Any
 
 from bench.places import DATABASES, Site
 
-LOCK = "SWITCHBOARD_BENCH_LOCK"  # names a file that everybody who measures on this machine locks meanwhile
+LOCK = "SWITCHBOARD_BENCH_LOCK"  # names a file that every measurement on this machine locks
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a scenario is run with."""
+    """The settings of a scenario's run."""
 
     site: Site
     databases: tuple[str, ...] = DATABASES
@@ -73,7 +73,7 @@ def names() -> list[str]:
 
 
 def run(name: str, options: Options) -> dict[str, Any]:
-    """Runs one scenario and answers what it found; where it raised, the error's text is under ``missed``."""
+    """Run one scenario and return its figures; if it raised, the error's text is under ``missed``."""
     began = time.monotonic()
     try:
         scenario = import_module(f"{__name__}.{name}")

@@ -1,4 +1,4 @@
-"""Fairness: a hanging service, and a backlog, beside others that have to be served as before.
+"""Fairness: others are served as before next to a hanging service and to a backlog.
 
 Hanging: 100 services get messages at a steady pace, so many that all pumps are busy; in every other run one hangs
 for 30 s on each call. The p95 of the others, from acceptance to receipt, may change by a tenth. `wide` is the same with
@@ -133,12 +133,12 @@ def _backlog(on: str, recorder: Recorder, options: Options, missed: list[str]) -
         left = backlog - sum(call.stream == 1 for call in recorder.calls())
     database.close()
     if len(waits) < FIRSTS:
-        missed.append(f"{on}: {len(waits)} of {FIRSTS} first messages came beside a backlog")
+        missed.append(f"{on}: {len(waits)} of {FIRSTS} first messages came with a backlog waiting")
         return {}
     if left <= 0:
         options.say(f"{on:10}the backlog was gone before the end: {backlog:,} messages are too few")
     found = {"median ms": round(median(waits) * 1000, 1), "most ms": round(waits[-1] * 1000, 1), "left": left}
-    options.say(f"{on:10}beside {backlog:,} waiting: first messages after {found}, {took:.0f} s")
+    options.say(f"{on:10}with {backlog:,} waiting: first messages after {found}, {took:.0f} s")
     if waits[-1] > WITHIN:
-        missed.append(f"{on}: beside a backlog a first message took {waits[-1] * 1000:.0f} ms")
+        missed.append(f"{on}: with a backlog waiting, a first message took {waits[-1] * 1000:.0f} ms")
     return found

@@ -1,4 +1,4 @@
-"""Growth: deliveries a second beside 5 million finished messages, and claims from a million that are due.
+"""Growth: deliveries a second with 5 million finished messages, and claims from a million that are due.
 
 The full database and the empty one take turns; in the median of the rounds they may differ by a tenth. A claim may
 not take longer with a million messages due than with ten thousand, by more than half, and none of its statements may
@@ -49,7 +49,7 @@ def _grow(on: str, recorder: Recorder, options: Options, missed: list[str]) -> d
     empty, full = options.site.fresh(on), options.site.fresh(on)
     try:
         took = 0.0
-        for _ in range(PARTS):  # so that nobody waits long for the machine
+        for _ in range(PARTS):  # so that no other measurement waits long for the machine
             with quiet():
                 began = time.monotonic()
                 full.run("-m", "bench.seed", "--messages", str(finished // PARTS))
@@ -63,13 +63,12 @@ def _grow(on: str, recorder: Recorder, options: Options, missed: list[str]) -> d
                     rates[name].append(_drain(f"{name}-{number}", messages, database, recorder))
             options.say(f"{on:10}{rates['empty'][-1]:8,.0f}/s, {rates['full'][-1]:8,.0f}/s")
         # Of each round by itself: the machine may get slower from round to round.
-        share = median(beside / alone for alone, beside in zip(rates["empty"], rates["full"], strict=True))
+        share = median(filled / alone for alone, filled in zip(rates["empty"], rates["full"], strict=True))
         options.say(
-            f"{on:10}{median(rates['empty']):8,.0f}/s beside nothing, {median(rates['full']):8,.0f}/s beside them:"
-            f" {share:.0%}"
+            f"{on:10}{median(rates['empty']):8,.0f}/s with none, {median(rates['full']):8,.0f}/s with all: {share:.0%}"
         )
         if share < 1 - DIFFERENCE:
-            missed.append(f"{on}: beside {finished:,} finished messages {share:.0%} of the rate beside none")
+            missed.append(f"{on}: with {finished:,} finished messages {share:.0%} of the rate with none")
         return {"rates": rates, "share": round(share, 3), "claims": _claims(on, full, options, missed)}
     finally:
         empty.close()

@@ -1,7 +1,7 @@
-"""Ingest: POST /messages with everything on, beside a bare view that makes one insert, and beside the batch.
+"""Ingest: POST /messages with everything on, against a bare view that makes one insert, and against the batch.
 
 Two processes each, alternating. The bare view is Django without middleware under granian as WSGI (bench/apps/bare.py).
-Switchboard has its token, rate limit, Idempotency-Key, rules, and the body's row. What was answered 202 is counted in
+Switchboard has its token, rate limit, Idempotency-Key, rules, and the body's row. Responses of 202 are counted in
 the tables. CPU is that of the server's processes and of PostgreSQL's.
 """
 
@@ -31,7 +31,7 @@ SECONDS = 5.0  # of each run
 CONNECTIONS = 32
 BATCH = 1_000
 RATIO = 0.7  # of the bare view, at least
-BATCH_RATIO = 5.0  # messages for a second of CPU, in batches beside one by one
+BATCH_RATIO = 5.0  # messages for a second of CPU, in batches against one by one
 PROCESSES = 2
 
 
@@ -136,7 +136,7 @@ def _switchboard(options: Options, database: Database) -> Iterator[Server]:
 
 @contextmanager
 def _bare(options: Options, on: str) -> Iterator[Server]:
-    port, database = free_port(), options.site.fresh(on)  # its own database, so that nobody's tables grow for another
+    port, database = free_port(), options.site.fresh(on)  # its own database, so that no run adds rows for another
     python = dependencies.python()
     env = {"BARE_DATABASE": database.url or str(database.folder / "switchboard.sqlite3")}
     database.program = python

@@ -5,13 +5,13 @@ for 12 s, back with a tenth of its capacity for 7.5 s, then as before. 10,000 me
 parts. Dead, it answers 503; with more calls at once than it has places, it turns the rest away with 503 as well.
 
     without breaker   every message keeps to its own retry times
-    breaker           what waits is released all at once; no retry budget
+    breaker           the backlog is released all at once; no retry budget
     breaker, budget, ramp   as shipped
 
 One pump in one process, so that the settings of a run can be changed beneath it: the ramp has no switch of its own,
 and the budget looks back a minute. Bounds: at least 95 % of the calls that the dead service gets without a breaker are
-spared, what waited is drained within 1.5 times the time of the run that releases it all at once, and the rate seen by
-the receiver is never above the service's limit. Beside the drain stands the least time that the receiver's own places
+spared, the backlog is drained within 1.5 times the time of the run that releases it all at once, and the rate seen by
+the receiver is never above the service's limit. Next to the drain stands the least time that the receiver's own places
 and the rate allow for the same backlog.
 """
 

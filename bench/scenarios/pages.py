@@ -1,6 +1,6 @@
-"""Pages: what each page and search costs beside millions of messages.
+"""Pages: the cost of each page and search with millions of messages.
 
-5 million messages on PostgreSQL and a million on SQLite, with what a month leaves behind (bench/history.py). Every page
+5 million messages on PostgreSQL and a million on SQLite, with the other rows of a month (bench/history.py). Every page
 and fragment of the console, found by its route, searches of each kind, and the lists of the API: queries, and the
 server's time through the whole of Django, in one process and without the network. A page may take 150 ms at p95 and
 12 queries, and weigh 120 KB; a search may take 300 ms.
@@ -24,7 +24,7 @@ PARTS = 5
 TIMES = 20
 PAGE_WITHIN, SEARCH_WITHIN = 150, 300  # ms at p95
 QUERIES, WEIGHT = 12, 120 * 1024
-# What only takes a POST, what streams a file as large as was asked for, and what is no page.
+# These take a POST only, stream a file of any size, or are no pages.
 LEFT_OUT = {"logout", "login", "setup", "message-export"}
 NOT_SHOWN = (302, 303, 405)  # these routes take a POST, or lead to another page
 NOTICE, TYPO = b"looked through", "typo"
@@ -56,7 +56,7 @@ def run(options: Options) -> dict[str, Any]:
         database, messages = options.site.fresh(on), options.scaled(MESSAGES[on], least=2000)
         try:
             began = time.monotonic()
-            for _ in range(PARTS):  # so that nobody waits long for the machine
+            for _ in range(PARTS):  # so that no other measurement waits long for the machine
                 with quiet():
                     database.run("-m", "bench.seed", "--messages", str(messages // PARTS))
             database.run("-m", "bench.history")
