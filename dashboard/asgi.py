@@ -31,7 +31,7 @@ from django.middleware.security import SecurityMiddleware
 
 from dashboard.views.health import healthz
 from integrations.api.asgi import direct_call, events, ingest, routes
-from integrations.api.json_io import address
+from integrations.api.json_io import api_path
 
 THREADS = 16
 
@@ -41,14 +41,14 @@ console = WSGIMiddleware(cast(WSGIApp, wsgi), workers=THREADS)
 
 async def alive(request: ASGIRequest, receive: Receive, send: Send) -> None:
     """`GET /healthz`, however busy the threads are."""
-    await routes.reply(request, healthz(request), send)
+    await routes.send_response(request, healthz(request), send)
 
 
 ROUTES: dict[tuple[str, str], routes.Route] = {
     ("GET", "/healthz"): alive,
-    ("POST", address("messages")): ingest.route,
-    ("GET", address("events")): events.route,
-    ("POST", address("process")): direct_call.route,
+    ("POST", api_path("messages")): ingest.route,
+    ("GET", api_path("events")): events.route,
+    ("POST", api_path("process")): direct_call.route,
 }
 
 

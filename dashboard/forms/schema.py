@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from integrations.errors import Invalid
-from integrations.schemas.fields import in_words
+from integrations.schemas.fields import rule_text
 
 Kind = Literal["text", "number", "check", "choice", "list", "lines", "time"]
 
@@ -272,7 +272,7 @@ def _put(nested: dict[str, Any], path: str, value: Any) -> None:
 
 def _words(row: ErrorDetails) -> str:
     """A broken rule as it is said beside its field, with the entry of a list that breaks it."""
-    words = in_words(row)
+    words = rule_text(row)
     in_a_list = any(isinstance(part, int) for part in row["loc"])
     return f"“{row['input']}”: {words}" if in_a_list else f"{words[:1].upper()}{words[1:]}"
 

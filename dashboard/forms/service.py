@@ -310,7 +310,7 @@ class PolicyForm(SchemaForm):
 
 def policy_form(given: Any, service: Service | None, *groups: str) -> PolicyForm:
     """A form over the settings in force (the defaults without a service), with the values that were sent."""
-    present = registry.readable(service) if service else None
+    present = registry.configuration(service) if service else None
     return PolicyForm({} if given is None else given, present=present, groups=groups)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from integrations.api.messages import described
+from integrations.api.messages import messages_json
 from integrations.search.pages import Found
 
 LIMIT = 1_000_000  # messages in one file
@@ -52,7 +52,7 @@ def _documents(found: Found) -> Iterator[list[dict[str, Any]] | str]:
     while place and left:
         rows, place, _ = found.older(place, min(STEP, left))
         left -= len(rows)
-        yield described(rows)
+        yield messages_json(rows)
     if place:
         yield f"The file ends here, at {LIMIT:,} messages. Narrow the search to get the others."
 

@@ -81,7 +81,7 @@ def steer(request: HttpRequest, name: str) -> HttpResponse:
     form = BreakerForm(posted(request), runtime=service.runtime)
     if form.is_valid():
         try:
-            runtime = traffic.steer_breaker(service, form.value, actor=actor(request))
+            runtime = traffic.override_breaker(service, form.value, actor=actor(request))
         except (Conflict, breaker_policy.Conflict) as conflict:
             form.refuse([(("action",), str(conflict))])
         else:

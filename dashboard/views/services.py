@@ -44,8 +44,7 @@ from integrations.models import (
 )
 from integrations.operators import traffic
 from integrations.policies import breaker as breaker_policy
-from integrations.registration import deletion, registry
-from integrations.registration.endpoints import delete_endpoint, endpoint_readable, save_endpoint
+from integrations.registration import deletion, endpoints, registry
 
 EVENTS_SHOWN = 12
 PAGE = 100
@@ -180,7 +179,7 @@ def edit(request: HttpRequest, name: str) -> HttpResponse:
     form = ServiceForm(
         posted(request),
         service=service,
-        present=registry.readable(service),
+        present=registry.configuration(service),
         may_allow_private=may_allow_private,
     )
     if form.is_valid():
@@ -230,7 +229,7 @@ def form_group(request: HttpRequest, group: str, name: str = "") -> HttpResponse
     service = get_object_or_404(Service, name=name) if name else None
     form = ServiceForm(
         service=service,
-        present=registry.readable(service) if service else None,
+        present=registry.configuration(service) if service else None,
         may_allow_private=person(request).may(Role.ADMIN),
     )
     if (shown := form.group(group)) is None:
@@ -320,7 +319,7 @@ def delete(request: HttpRequest, name: str) -> HttpResponse:
             form.add_error("force", "It has unfinished messages. Say that they may be cancelled, or let them finish.")
         else:
             try:
-                deletion.delete_service(service, force=form.cleaned_data["force"], actor=actor(request))
+                deletion.delete(service, force=form.cleaned_data["force"], actor=actor(request))
             except Conflict as refusal:
                 form.add_error(None, str(refusal))
             else:
@@ -343,13 +342,13 @@ def endpoint_edit(request: HttpRequest, name: str, endpoint: str) -> HttpRespons
 
 
 def _endpoint_form(request: HttpRequest, service: Service, endpoint: Endpoint | None) -> HttpResponse:
-    form = EndpointForm(posted(request), present=endpoint_readable(endpoint) if endpoint else None)
+    form = EndpointForm(posted(request), present=endpoints.configuration(endpoint) if endpoint else None)
     if endpoint is None and "attempt" in request.GET:  # a call of the lab that is to be kept
         form.initial = {**form.initial, **{name: text for name, text in starting_point(request).items() if text}}
     name = endpoint.name if endpoint else ""
     if form.is_valid():
         try:
-            saved = save_endpoint(service, form.value, actor=actor(request), endpoint=endpoint)
+            saved = endpoints.save(service, form.value, actor=actor(request), endpoint=endpoint)
         except errors.Invalid as refusal:
             form.refuse(refusal)
         else:
@@ -363,6 +362,6 @@ def _endpoint_form(request: HttpRequest, service: Service, endpoint: Endpoint | 
 @require_POST
 def endpoint_delete(request: HttpRequest, name: str, endpoint: str) -> HttpResponse:
     found = get_object_or_404(Endpoint, service__name=name, name=endpoint)
-    delete_endpoint(found, actor=actor(request))
+    endpoints.delete(found, actor=actor(request))
     messages.success(request, f"The endpoint {endpoint} is deleted. Messages that used it keep their path.")
     return see_other("service", name)

@@ -14,10 +14,10 @@ from ninja import NinjaAPI
 from ninja.openapi.schema import OpenAPISchema
 
 from integrations.api import administration, events, failures, messages, operations, process, services
-from integrations.api.auth import Gate
+from integrations.api.auth import Bearer
 from integrations.api.json_io import StrictParser, keep_out_of_caches
 from integrations.api.openapi import complete
-from integrations.api.problems import Problem, speak_problems
+from integrations.api.problems import Problem, add_problem_handlers
 
 DESCRIPTION = """\
 Every call but this page needs `Authorization: Bearer TOKEN`; errors are `application/problem+json` (RFC 9457).
@@ -40,13 +40,13 @@ class Api(NinjaAPI):
         complete(schema, dict(self._gates()))
         return schema
 
-    def _gates(self) -> Iterator[tuple[str, Gate]]:
+    def _gates(self) -> Iterator[tuple[str, Bearer]]:
         """Who may make each call, by the call's name."""
         for router in self._get_bound_routers():
             for view in router.path_operations.values():
                 for operation in view.operations:
                     (gate,) = operation.auth_callbacks
-                    yield self.get_openapi_operation_id(operation), cast(Gate, gate)
+                    yield self.get_openapi_operation_id(operation), cast(Bearer, gate)
 
     def get_openapi_operation_id(self, operation: Any) -> str:
         name: str = operation.view_func.__name__
@@ -82,7 +82,7 @@ api = Api(
     parser=StrictParser(),
     openapi_extra={"externalDocs": {"url": "https://www.rfc-editor.org/rfc/rfc9457", "description": "Errors"}},
 )
-speak_problems(api)
+add_problem_handlers(api)
 api.add_router("", services.router)
 api.add_router("", messages.router)
 api.add_router("", events.router)

@@ -11,13 +11,13 @@ from ninja import Query, Router
 from pydantic import Field, StringConstraints
 
 from integrations.api.auth import admin, caller
-from integrations.api.json_io import address, answer, no_content
-from integrations.api.pagination import LIMIT, Cursor, Limit, listed, page
+from integrations.api.json_io import api_path, json_response, no_content
+from integrations.api.pagination import LIMIT, Cursor, Limit, list_json, page
 from integrations.api.responses import AuditPage, IssuedTokenOut, RetentionOut, TokenPage
 from integrations.history import retention
 from integrations.models import AuditEntry, Retention, Role, Token
 from integrations.schemas.actions import RetentionIn
-from integrations.schemas.fields import Strict
+from integrations.schemas.fields import StrictModel
 
 router = Router(tags=["Administration"], auth=admin)
 
@@ -25,7 +25,7 @@ TEN_YEARS = 10 * 366 * 86_400.0
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
 
 
-class TokenIn(Strict):
+class TokenIn(StrictModel):
     """A token to make."""
 
     name: Name = Field(description="Who or what will use it; it is named in the audit.")
@@ -37,7 +37,7 @@ class TokenIn(Strict):
 def list_tokens(request: HttpRequest, limit: Limit = LIMIT, cursor: Cursor = None) -> HttpResponse:
     """All tokens, expired ones too; never the tokens themselves."""
     rows, next_cursor = page(Token.objects.select_related("created_by"), "tokens", limit, cursor)
-    return answer(listed([token_document(token) for token in rows], next_cursor))
+    return json_response(list_json([token_json(token) for token in rows], next_cursor))
 
 
 @router.post("/tokens", response={201: IssuedTokenOut})
@@ -48,7 +48,7 @@ def issue_token(request: HttpRequest, data: TokenIn) -> HttpResponse:
         token, secret = Token.objects.issue(data.name, data.role, lifetime)
         facts = {"role": token.role, "prefix": token.prefix, "expires_at": token.expires_at and str(token.expires_at)}
         AuditEntry.objects.record(caller(request).actor, "token.created", token.name, after=facts)
-    return answer({**token_document(token), "token": secret}, 201, location=address("tokens", token.pk))
+    return json_response({**token_json(token), "token": secret}, 201, location=api_path("tokens", token.pk))
 
 
 @router.delete("/tokens/{int:token_id}", response={204: None})
@@ -78,23 +78,23 @@ def list_audit(
     rows = AuditEntry.objects.filter(**{name: value for name, value in equal.items() if value is not None})
     found, next_cursor = page(rows, "audit", limit, cursor)
     names = ("id", "at", "actor", "action", "target", "reason", "before", "after")
-    return answer(listed([{name: getattr(entry, name) for name in names} for entry in found], next_cursor))
+    return json_response(list_json([{name: getattr(entry, name) for name in names} for entry in found], next_cursor))
 
 
 @router.get("/retention", response=RetentionOut)
 def get_retention(request: HttpRequest) -> HttpResponse:
     """How long history is kept."""
-    return answer(Retention.objects.current().decided)
+    return json_response(Retention.objects.current().decided)
 
 
 @router.patch("/retention", response=RetentionOut)
 def change_retention(request: HttpRequest, data: RetentionIn) -> HttpResponse:
     """Keeps history for another while; what is left out stays. The workers delete what is older from now on."""
     given = {name: getattr(data, name) for name in data.model_fields_set}
-    return answer(retention.change(given, actor=caller(request).actor).decided)
+    return json_response(retention.change(given, actor=caller(request).actor).decided)
 
 
-def token_document(token: Token) -> dict[str, Any]:
+def token_json(token: Token) -> dict[str, Any]:
     return {
         "id": token.pk,
         "name": token.name,

@@ -35,11 +35,11 @@ class Caller:
 
 
 def caller(request: HttpRequest) -> Caller:
-    """Who was let in by the gate."""
+    """Return the caller that `Bearer` let in."""
     return cast(Caller, request.auth)  # type: ignore[attr-defined]
 
 
-class Gate(AuthBase):
+class Bearer(AuthBase):
     """Lets in a token, or for GET a signed-in person of the same origin, with at least the ``needed`` role."""
 
     openapi_type = "http"
@@ -65,10 +65,6 @@ class Gate(AuthBase):
             )
         if not who.role.covers(self.needed):
             raise Problem(403, f"This needs the {self.needed} role; yours is {who.role}.")
-
-
-class Bearer(Gate):
-    """The gate under the name that the API's description shows."""
 
 
 def identify(request: HttpRequest) -> Caller:

@@ -13,7 +13,7 @@ from ninja import Query, Router
 from pydantic_core import to_json
 
 from integrations.api.auth import viewer
-from integrations.api.problems import Problem, broken
+from integrations.api.problems import Problem, validation_problem
 from integrations.history.event_stream import CHANGED, Entry
 from integrations.models import identifiers
 
@@ -68,17 +68,17 @@ def parse_topics(given: Sequence[str]) -> Topics:
             raise _refused(f"{name[:60]!r} is no topic. {FOLLOWED}.")
         if colon and kind == "message":
             if (parsed := identifiers.parse(SINGLE[kind], identifier)) is None:
-                raise no_message(identifier)
+                raise message_not_found(identifier)
             messages[parsed[0]] = parsed[1]
     return Topics(frozenset(name for name in names if not name.startswith("message:")), messages)
 
 
-def no_message(identifier: str) -> Http404:
+def message_not_found(identifier: str) -> Http404:
     return Http404(f"There is no message {identifier[:60]}. It never was, or is no longer kept.")
 
 
 def _refused(words: str) -> Problem:
-    return broken([(("query", "topics"), words)])
+    return validation_problem([(("query", "topics"), words)])
 
 
 # ---- how it is told -------------------------------------------------------------------------------------------------
@@ -89,19 +89,19 @@ def topics_of(entry: Entry) -> frozenset[str]:
     return frozenset(found | ({f"{kind}:{entry.subject}"} if kind in SINGLE and entry.subject else set()))
 
 
-def told(entry: Entry) -> bytes:
+def event_frame(entry: Entry) -> bytes:
     data = {**entry.facts, "type": entry.type, "at": entry.at}
     data |= {"service": entry.service} if entry.service else {}
     data |= {"id": entry.subject} if entry.subject else {}
     return frame(entry.type, data, entry.position)
 
 
-def told_of_message(state: dict[str, Any]) -> bytes:
+def message_frame(state: dict[str, Any]) -> bytes:
     """Without an id: where a client resumes, it is told how the message stands."""
     return frame(CHANGED, {"type": CHANGED, "at": timezone.now(), **state})
 
 
-def told_by_server(type_: str, position: int | None = None, **facts: Any) -> bytes:
+def server_frame(type_: str, position: int | None = None, **facts: Any) -> bytes:
     return frame(type_, {"type": type_, "at": timezone.now(), **facts}, position)
 
 

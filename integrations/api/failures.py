@@ -9,8 +9,8 @@ from django.http import Http404, HttpRequest, HttpResponse
 from ninja import Query, Router
 
 from integrations.api.auth import caller, operator, viewer
-from integrations.api.json_io import answer
-from integrations.api.pagination import LIMIT, Cursor, Limit, listed, page
+from integrations.api.json_io import json_response
+from integrations.api.pagination import LIMIT, Cursor, Limit, list_json, page
 from integrations.api.responses import FailureOut, FailurePage
 from integrations.models import Failure, FailureState, Message
 from integrations.models.failure import FailureQuerySet
@@ -33,20 +33,20 @@ def list_failures(
     equal = {"service__name": service, "state": state}
     rows = Failure.objects.filter(**{name: value for name, value in equal.items() if value is not None})
     found, next_cursor = page(_with_names(rows), "failures", limit, cursor)
-    return answer(listed(_documents(found), next_cursor))
+    return json_response(list_json(_documents(found), next_cursor))
 
 
 @router.get("/failures/{failure_id}", auth=viewer, response=FailureOut)
 def get_failure(request: HttpRequest, failure_id: str) -> HttpResponse:
     """One group. Its messages are found with `failure:ID`."""
-    return answer(_documents([_find(failure_id)])[0])
+    return json_response(_documents([_find(failure_id)])[0])
 
 
 @router.patch("/failures/{failure_id}", auth=operator, response=FailureOut)
 def change_failure(request: HttpRequest, failure_id: str, data: FailureIn) -> HttpResponse:
     """Resolves, ignores, opens again, notes or assigns; what is left out stays."""
     failures.change(_find(failure_id), data, actor=caller(request).actor)
-    return answer(_documents([_find(failure_id)])[0])
+    return json_response(_documents([_find(failure_id)])[0])
 
 
 def _find(text: str) -> Failure:

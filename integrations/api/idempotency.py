@@ -18,7 +18,7 @@ from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 
 from integrations.api.auth import caller
-from integrations.api.problems import Problem, broken
+from integrations.api.problems import Problem, validation_problem
 from integrations.models import IdempotentAnswer, sql
 from integrations.models.idempotency import KEPT_FOR
 
@@ -88,7 +88,7 @@ def _read(request: HttpRequest) -> _Asked | Problem | None:
     if key is None:
         return None
     if not 0 < len(key) <= KEY_LIMIT or not key.isprintable():
-        return broken([(("header", "Idempotency-Key"), f"1 to {KEY_LIMIT} printable characters are taken")])
+        return validation_problem([(("header", "Idempotency-Key"), f"1 to {KEY_LIMIT} printable characters are taken")])
     return _Asked(caller(request).owner, key, request.path[:500], hashlib.sha256(request.body).hexdigest())
 
 

@@ -27,7 +27,7 @@ class StrictParser(Parser):
         return parsed_body(request)
 
 
-def read(request: HttpRequest, model: type[Model]) -> Model:
+def body_as(request: HttpRequest, model: type[Model]) -> Model:
     """A request's body, as ninja reads it. Raises Problem, or pydantic's ValidationError."""
     if not request.body:
         raise ValidationError.from_exception_data("body", [{"type": "missing", "loc": (), "input": None}])
@@ -107,7 +107,7 @@ def _has_lone_surrogates(value: Any) -> bool:
     return False
 
 
-def answer(document: Any, status: int = 200, *, location: str | None = None) -> HttpResponse:
+def json_response(document: Any, status: int = 200, *, location: str | None = None) -> HttpResponse:
     """A JSON answer; aware datetimes become RFC 3339 with Z."""
     response = HttpResponse(to_json(document, inf_nan_mode="null"), status=status, content_type="application/json")
     if location is not None:
@@ -124,7 +124,7 @@ def no_content() -> HttpResponse:
     return HttpResponse(status=204)
 
 
-def address(*parts: str | int) -> str:
+def api_path(*parts: str | int) -> str:
     """The path of a thing under the API's root."""
     return _root() + "/".join(str(part) for part in parts)
 

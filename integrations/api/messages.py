@@ -15,9 +15,9 @@ from ninja import Query, Router
 
 from integrations.api.auth import caller, operator, operator_batch, viewer
 from integrations.api.idempotency import PARAMETER, Answers, all_once, once
-from integrations.api.json_io import address, answer
-from integrations.api.pagination import LIMIT, Cursor, Limit, cursor_to, listed, page, place_of
-from integrations.api.problems import broken, problem_of
+from integrations.api.json_io import api_path, json_response
+from integrations.api.pagination import LIMIT, Cursor, Limit, cursor_to, list_json, page, position_of
+from integrations.api.problems import problem_of, validation_problem
 from integrations.api.responses import (
     AttemptPage,
     BatchIn,
@@ -46,7 +46,7 @@ from integrations.operators import traffic
 from integrations.outbound.outcome import Fault
 from integrations.outbound.redaction import redacted_headers
 from integrations.policies.retry import DeadReason
-from integrations.schemas.fields import Moment
+from integrations.schemas.fields import Timestamp
 from integrations.schemas.message import MessageIn, ReplayIn, json_bytes
 from integrations.search import grammar, pages
 
@@ -93,7 +93,7 @@ def _queued(drafts: Sequence[Draft | Exception]) -> Answers:
             if reason not in waits:
                 waits[reason] = waiting_for(message, message.created_at, Load())
             document = _accepted(message, draft, waits[reason])
-            answers.append(answer(document, 202, location=address("messages", message.public_id)))
+            answers.append(json_response(document, 202, location=api_path("messages", message.public_id)))
         else:
             answers.append(draft)
     return answers
@@ -111,7 +111,7 @@ def queue_batch(request: HttpRequest, data: BatchIn) -> HttpResponse:
             accepted = [
                 {"index": index, "id": message.public_id} for (index, _), message in zip(drafts, messages, strict=True)
             ]
-            return [answer({"accepted": accepted, "rejected": rejected})]
+            return [json_response({"accepted": accepted, "rejected": rejected})]
 
         return work
 
@@ -167,8 +167,8 @@ def list_messages(
     fault: Annotated[Fault | None, Query(description="Fault of the last call.")] = None,
     status_code: Annotated[int | None, Query(ge=100, le=599, description="Answer to the last call.")] = None,
     replayed: Annotated[bool | None, Query(description="Whether a replay of it is unfinished or delivered.")] = None,
-    created_after: Annotated[Moment | None, Query(description="Accepted after this time.")] = None,
-    created_before: Annotated[Moment | None, Query(description="Accepted before this time.")] = None,
+    created_after: Annotated[Timestamp | None, Query(description="Accepted after this time.")] = None,
+    created_before: Annotated[Timestamp | None, Query(description="Accepted before this time.")] = None,
     q: Annotated[str | None, Query(max_length=2000, description=SEARCH)] = None,
     limit: Limit = LIMIT,
     cursor: Cursor = None,
@@ -194,15 +194,17 @@ def list_messages(
         asked.add("is", "replayed", is_negated=not replayed)
     asked.between(created_after, created_before)
     if asked.problems:
-        raise broken([(("query", "q"), problem) for problem in asked.problems])
-    found = pages.Found(asked).older(place_of("messages", cursor), limit)
-    return answer(listed(described(found.rows), cursor_to("messages", found.ahead) if found.ahead else None))
+        raise validation_problem([(("query", "q"), problem) for problem in asked.problems])
+    found = pages.Found(asked).older(position_of("messages", cursor), limit)
+    return json_response(
+        list_json(messages_json(found.rows), cursor_to("messages", found.ahead) if found.ahead else None)
+    )
 
 
 @router.get("/messages/{message_id}", auth=viewer, response=MessageOut)
 def get_message(request: HttpRequest, message_id: str) -> HttpResponse:
     """One message with what it carries."""
-    return answer(_full_document(find_message(message_id)))
+    return json_response(_full_document(find_message(message_id)))
 
 
 @router.get("/messages/{message_id}/attempts", auth=viewer, response=AttemptPage)
@@ -213,7 +215,7 @@ def list_attempts(request: HttpRequest, message_id: str, limit: Limit = LIMIT, c
         Attempt.objects.filter(message=message), f"attempts.{message.pk}", limit, cursor, oldest_first=True
     )
     body = bytes(message.content.body)
-    return answer(listed([attempt.as_json(body) for attempt in rows], next_cursor))
+    return json_response(list_json([attempt.as_json(body) for attempt in rows], next_cursor))
 
 
 # ---- replay, cancel, retry ----------------------------------------------------------------------------------------
@@ -229,8 +231,8 @@ def replay_message(request: HttpRequest, message_id: str, data: ReplayIn | None 
 
     def work() -> HttpResponse:
         replay, is_new = traffic.replay(message, data or ReplayIn(), actor=caller(request).actor)
-        location = address("messages", replay.public_id)
-        return answer(_full_document(replay), 202 if is_new else 200, location=location)
+        location = api_path("messages", replay.public_id)
+        return json_response(_full_document(replay), 202 if is_new else 200, location=location)
 
     return once(request, work)
 
@@ -240,7 +242,7 @@ def cancel_message(request: HttpRequest, message_id: str) -> HttpResponse:
     """Cancels a pending message; while it is being delivered, or finished, it cannot be."""
     message = find_message(message_id)
     traffic.cancel(message, actor=caller(request).actor)
-    return answer(_full_document(message))
+    return json_response(_full_document(message))
 
 
 @router.post("/messages/{message_id}/retry-now", auth=operator, response=MessageOut)
@@ -248,7 +250,7 @@ def retry_message_now(request: HttpRequest, message_id: str) -> HttpResponse:
     """Clears a pending message's schedule, retry time and hold; never a pause, breaker, rate or order."""
     message = find_message(message_id)
     traffic.retry_now(message, actor=caller(request).actor)
-    return answer(_full_document(message))
+    return json_response(_full_document(message))
 
 
 def find_message(text: str) -> Message:
@@ -259,7 +261,7 @@ def find_message(text: str) -> Message:
 
 
 # ---- as JSON ------------------------------------------------------------------------------------------------------
-def described(messages: Sequence[Message]) -> list[dict[str, Any]]:
+def messages_json(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """Messages as they are listed; the number of queries does not grow with the number of messages."""
     now = timezone.now()
     services = Service.objects.select_related("runtime").defer("secrets").in_bulk({row.service_id for row in messages})
@@ -290,7 +292,7 @@ def described(messages: Sequence[Message]) -> list[dict[str, Any]]:
 
 
 def _full_document(message: Message) -> dict[str, Any]:
-    return {**described([message])[0], **_content_document(message.content)}
+    return {**messages_json([message])[0], **_content_document(message.content)}
 
 
 def _replays(ids: Sequence[int]) -> dict[int, list[str]]:

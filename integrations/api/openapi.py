@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from integrations.api.auth import Gate
+from integrations.api.auth import Bearer
 from integrations.api.problems import KINDS, MEDIA_TYPE
 from integrations.api.responses import ProblemOut
 from integrations.schemas.actions import FailureIn, RetentionIn
@@ -135,7 +135,7 @@ LINKS: dict[tuple[str, str], list[tuple[str, str, str]]] = {
 }
 
 
-def complete(schema: dict[str, Any], gates: dict[str, Gate]) -> None:
+def complete(schema: dict[str, Any], gates: dict[str, Bearer]) -> None:
     """Adds to ninja's description; ``gates`` by the name of the call."""
     components = schema["components"]
     components["schemas"]["Problem"] = ProblemOut.model_json_schema()
@@ -148,7 +148,7 @@ def complete(schema: dict[str, Any], gates: dict[str, Gate]) -> None:
             _complete_operation(operation, gates[operation["operationId"]], method, path)
 
 
-def _complete_operation(operation: dict[str, Any], gate: Gate, method: str, path: str) -> None:
+def _complete_operation(operation: dict[str, Any], gate: Bearer, method: str, path: str) -> None:
     name = operation["operationId"]
     operation["summary"] = name.replace("_", " ").capitalize()
     operation["description"] = f"{operation['description']}\n\nNeeds the {gate.needed} role."

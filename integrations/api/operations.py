@@ -11,14 +11,14 @@ from pydantic import Field, StringConstraints, field_validator
 
 from integrations.api.auth import caller, operator, viewer
 from integrations.api.idempotency import PARAMETER, once
-from integrations.api.json_io import address, answer
-from integrations.api.pagination import LIMIT, Cursor, Limit, listed, page
+from integrations.api.json_io import api_path, json_response
+from integrations.api.pagination import LIMIT, Cursor, Limit, list_json, page
 from integrations.api.responses import ItemPage, OperationOut, OperationPage
 from integrations.models import Message, Operation, Service
 from integrations.models.identifiers import public_id
 from integrations.models.operation import Item, ItemOutcome, Kind, State
 from integrations.operators import bulk_operations
-from integrations.schemas.fields import Strict
+from integrations.schemas.fields import StrictModel
 
 router = Router(tags=["Operations"])
 
@@ -26,7 +26,7 @@ Rate = Annotated[float, Field(ge=bulk_operations.SLOWEST, le=bulk_operations.RAT
 Reason = Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)]
 
 
-class OperationIn(Strict):
+class OperationIn(StrictModel):
     """An act on many messages."""
 
     kind: Kind = Field(description="What to do: replay what is finished; cancel, or retry now, what waits.")
@@ -45,7 +45,7 @@ class OperationIn(Strict):
             raise ValueError("stopping by failure rate is not offered yet; leave it out, and pause or cancel by hand")
 
 
-class OperationChange(Strict):
+class OperationChange(StrictModel):
     """What is left out stays as it is."""
 
     reason: Reason = Field("", description="Another reason.")
@@ -66,7 +66,7 @@ def plan_operation(request: HttpRequest, data: OperationIn) -> HttpResponse:
             rate=data.rate,
             dry_run=data.dry_run,
         )
-        return answer(document(operation), 202, location=address("operations", operation.public_id))
+        return json_response(operation_json(operation), 202, location=api_path("operations", operation.public_id))
 
     return once(request, work)
 
@@ -83,13 +83,13 @@ def list_operations(
     equal = {"kind": kind, "state": state}
     rows = Operation.objects.filter(**{name: value for name, value in equal.items() if value is not None})
     found, next_cursor = page(rows, "operations", limit, cursor)
-    return answer(listed(documents(found), next_cursor))
+    return json_response(list_json(operations_json(found), next_cursor))
 
 
 @router.get("/operations/{operation_id}", auth=viewer, response=OperationOut)
 def get_operation(request: HttpRequest, operation_id: str) -> HttpResponse:
     """One operation, and how far it is."""
-    return answer(document(_find(operation_id)))
+    return json_response(operation_json(_find(operation_id)))
 
 
 @router.get("/operations/{operation_id}/items", auth=viewer, response=ItemPage)
@@ -104,7 +104,7 @@ def list_operation_items(
     operation = _find(operation_id)
     rows = operation.items.filter(outcome=outcome) if outcome else operation.items.all()
     found, next_cursor = page(rows, f"items.{operation.pk}", limit, cursor)
-    return answer(listed(item_documents(operation, found), next_cursor))
+    return json_response(list_json(items_json(operation, found), next_cursor))
 
 
 @router.patch("/operations/{operation_id}", auth=operator, response=OperationOut)
@@ -113,7 +113,7 @@ def change_operation(request: HttpRequest, operation_id: str, data: OperationCha
     operation = _find(operation_id)
     verb = bulk_operations.start if data.dry_run is False else bulk_operations.change
     verb(operation, by=caller(request).actor, reason=data.reason, rate=data.rate)
-    return answer(document(operation))
+    return json_response(operation_json(operation))
 
 
 @router.post("/operations/{operation_id}/pause", auth=operator, response=OperationOut)
@@ -121,7 +121,7 @@ def pause_operation(request: HttpRequest, operation_id: str) -> HttpResponse:
     """Nothing more is done until it is resumed."""
     operation = _find(operation_id)
     bulk_operations.pause(operation, by=caller(request).actor)
-    return answer(document(operation))
+    return json_response(operation_json(operation))
 
 
 @router.post("/operations/{operation_id}/resume", auth=operator, response=OperationOut)
@@ -129,7 +129,7 @@ def resume_operation(request: HttpRequest, operation_id: str) -> HttpResponse:
     """Goes on where it was paused."""
     operation = _find(operation_id)
     bulk_operations.resume(operation, by=caller(request).actor)
-    return answer(document(operation))
+    return json_response(operation_json(operation))
 
 
 @router.post("/operations/{operation_id}/cancel", auth=operator, response=OperationOut)
@@ -137,7 +137,7 @@ def cancel_operation(request: HttpRequest, operation_id: str) -> HttpResponse:
     """Ends it: what is done stays done."""
     operation = _find(operation_id)
     bulk_operations.cancel(operation, by=caller(request).actor)
-    return answer(document(operation))
+    return json_response(operation_json(operation))
 
 
 def _find(operation_id: str) -> Operation:
@@ -151,11 +151,11 @@ def _find(operation_id: str) -> Operation:
 AS_THEY_ARE = ("kind", "filter", "reason", "rate", "dry_run", "state", "note", "total", "done", "succeeded", "failed")
 
 
-def document(operation: Operation) -> dict[str, Any]:
-    return documents([operation])[0]
+def operation_json(operation: Operation) -> dict[str, Any]:
+    return operations_json([operation])[0]
 
 
-def documents(found: Sequence[Operation]) -> list[dict[str, Any]]:
+def operations_json(found: Sequence[Operation]) -> list[dict[str, Any]]:
     numbers = {int(number) for operation in found for number in operation.estimate.get("services", {})}
     names = dict(Service.objects.filter(pk__in=numbers).values_list("pk", "name")) if numbers else {}
     return [
@@ -185,7 +185,7 @@ def _estimate(operation: Operation, names: dict[int, str]) -> dict[str, Any]:
     }
 
 
-def item_documents(operation: Operation, items: Sequence[Item]) -> list[dict[str, Any]]:
+def items_json(operation: Operation, items: Sequence[Item]) -> list[dict[str, Any]]:
     """Each with its message and, of a replay, the new one; a message that was pruned has no id any more."""
     ids = [item.message_id for item in items]
     rows = Message.objects.filter(pk__any=ids).values_list("pk", "nonce")

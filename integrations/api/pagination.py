@@ -8,7 +8,7 @@ from django.core import signing
 from django.db.models import Model, QuerySet
 from ninja import Query
 
-from integrations.api.problems import broken
+from integrations.api.problems import validation_problem
 
 Row = TypeVar("Row", bound=Model)
 
@@ -24,14 +24,14 @@ def page(
 
     The cursor is the last row's key, signed for its ``kind`` of list: rows that come and go meanwhile move nothing.
     """
-    if (place := place_of(kind, cursor)) is not None:
+    if (place := position_of(kind, cursor)) is not None:
         rows = rows.filter(pk__gt=place) if oldest_first else rows.filter(pk__lt=place)
     found = list(rows.order_by("pk" if oldest_first else "-pk")[: limit + 1])
     shown = found[:limit]
     return shown, cursor_to(kind, shown[-1].pk) if len(found) > limit else None
 
 
-def listed(items: list[dict[str, Any]], next_cursor: str | None) -> dict[str, Any]:
+def list_json(items: list[dict[str, Any]], next_cursor: str | None) -> dict[str, Any]:
     return {"items": items, "next_cursor": next_cursor}
 
 
@@ -40,7 +40,7 @@ def cursor_to(kind: str, place: int) -> str:
     return signing.dumps(place, salt=_salt(kind))
 
 
-def place_of(kind: str, cursor: str | None) -> int | None:
+def position_of(kind: str, cursor: str | None) -> int | None:
     """The row number in a cursor; None without one. Raises a problem for what is no cursor of this kind."""
     if cursor is None:
         return None
@@ -49,7 +49,7 @@ def place_of(kind: str, cursor: str | None) -> int | None:
     except (signing.BadSignature, ValueError):
         place = None
     if not isinstance(place, int):
-        raise broken([(("query", "cursor"), "this is no cursor of this list; start without one")])
+        raise validation_problem([(("query", "cursor"), "this is no cursor of this list; start without one")])
     return place
 
 

@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails, to_json
 
 from integrations.errors import Conflict, Invalid, TooLarge
 from integrations.policies import breaker
-from integrations.schemas.fields import in_words
+from integrations.schemas.fields import rule_text
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ KINDS = {
     415: ("unsupported-type", "This type of body is not taken"),
     422: ("validation", "A rule is broken"),
     429: ("too-many-requests", "Too many requests"),
-    500: ("internal", "Something is broken here"),
+    500: ("internal", "Something is validation_problem here"),
     503: ("unavailable", "Not available for the moment"),
 }
 
@@ -70,8 +70,8 @@ class Problem(Exception):
         return HttpResponse(to_json(self.as_json()), status=self.status, content_type=MEDIA_TYPE, headers=self.headers)
 
 
-def broken(errors: Errors) -> Problem:
-    """A 422 whose detail says the first broken rule, so that a log line of the client is enough."""
+def validation_problem(errors: Errors) -> Problem:
+    """A 422 whose detail says the first validation_problem rule, so that a log line of the client is enough."""
     location, words = errors[0] if errors else ((), "a rule is broken")
     where = ".".join(str(part) for part in location if part != "body")
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
@@ -84,19 +84,23 @@ def problem_of(error: Exception, prefix: Location = ("body",)) -> Problem | None
         case Problem():
             return error
         case Invalid():
-            return broken([((*prefix, *location), words) for location, words in error.errors])
+            return validation_problem([((*prefix, *location), words) for location, words in error.errors])
         case pydantic.ValidationError():
-            return broken([((*prefix, *rule["loc"]), in_words(rule)) for rule in error.errors(include_input=False)])
+            return validation_problem(
+                [((*prefix, *rule["loc"]), rule_text(rule)) for rule in error.errors(include_input=False)]
+            )
         case TooLarge():
             return Problem(413, str(error))
         case Conflict() | breaker.Conflict():
             return Problem(409, str(error))
         case OverflowError() | DataError():
-            return broken([(prefix, "it holds a value that cannot be stored: out of range, or a NUL character")])
+            return validation_problem(
+                [(prefix, "it holds a value that cannot be stored: out of range, or a NUL character")]
+            )
     return None
 
 
-def speak_problems(api: NinjaAPI) -> None:
+def add_problem_handlers(api: NinjaAPI) -> None:
     """Makes every error of an API a problem document."""
 
     def answers(kind: type[Exception], problem: Callable[[Any], Problem | None]) -> None:
@@ -125,7 +129,7 @@ CHALLENGE = {"WWW-Authenticate": 'Bearer realm="switchboard"'}
 
 def _of_parameters(error: NinjaValidationError) -> Problem:
     """Body errors lose the name of the view's parameter, which ninja puts after "body"."""
-    return broken([(_location(rule["loc"]), in_words(cast(ErrorDetails, rule))) for rule in error.errors])
+    return validation_problem([(_location(rule["loc"]), rule_text(cast(ErrorDetails, rule))) for rule in error.errors])
 
 
 def _location(location: tuple[str | int, ...]) -> Location:

@@ -11,7 +11,7 @@ from django.http import HttpRequest, HttpResponse
 from ninja import Router
 
 from integrations.api.auth import caller, operator
-from integrations.api.json_io import answer, parse
+from integrations.api.json_io import json_response, parse
 from integrations.api.problems import Problem
 from integrations.api.responses import ProcessedOut, UnprocessedOut
 from integrations.delivery import direct_call
@@ -50,8 +50,8 @@ def document(answered: Answer) -> HttpResponse:
     status = {} if answered.status_code is None else {"status_code": answered.status_code}
     if answered.kind:
         error = {"kind": answered.kind, "detail": answered.detail}
-        return answer({"success": False, "error": error, "retry": answered.retry, **status, **spent})
-    return answer({"success": True, **_result(answered), **status, **spent, "cached": answered.cached})
+        return json_response({"success": False, "error": error, "retry": answered.retry, **status, **spent})
+    return json_response({"success": True, **_result(answered), **status, **spent, "cached": answered.cached})
 
 
 def _result(answered: Answer) -> dict[str, Any]:

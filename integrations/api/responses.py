@@ -12,14 +12,14 @@ from integrations.outbound.outcome import Fault
 from integrations.policies.breaker import BreakerPolicy
 from integrations.policies.limits import Limits, Timeout
 from integrations.policies.retry import DeadReason, RetryPolicy
-from integrations.schemas.fields import Strict
+from integrations.schemas.fields import StrictModel
 from integrations.schemas.service import Cache, HealthCheck, NetworkRules, Signing
 
 Item = TypeVar("Item")
 BATCH_COUNT = 1000  # messages in one batch: one transaction of a few milliseconds
 
 
-class Document(BaseModel):
+class ResponseModel(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
@@ -33,7 +33,7 @@ class ProblemOut(BaseModel):
     errors: list[dict[str, Any]] | None = Field(None, description="For a 422: where, and which rule.")
 
 
-class Page(Document, Generic[Item]):
+class ListPage(ResponseModel, Generic[Item]):
     items: list[Item]
     next_cursor: str | None = Field(description="Give it as `cursor` for the next page; null on the last.")
 
@@ -43,13 +43,13 @@ class SigningOut(Signing):
     public_key: str | None = Field(description="What a receiver checks `v1a` with (`whpk_…`); null before any keys.")
 
 
-class RotatedOut(Document):
+class RotatedOut(ResponseModel):
     secret: str = Field(description="The secret itself (`whsec_…`): shown now and never again.")
     public_key: str = Field(description="What a receiver checks `v1a` with (`whpk_…`).")
     previous_valid_until: datetime | None = Field(description="Until then the earlier keys sign too; null: none do.")
 
 
-class ServiceOut(Document):
+class ServiceOut(ResponseModel):
     name: str
     base_url: str
     url_env: str | None
@@ -81,11 +81,11 @@ class ServiceOut(Document):
     updated_at: datetime
 
 
-class ServicePage(Page[ServiceOut]):
+class ServicePage(ListPage[ServiceOut]):
     """Services, newest first."""
 
 
-class EndpointOut(Document):
+class EndpointOut(ResponseModel):
     name: str
     method: str
     path: str
@@ -98,24 +98,24 @@ class EndpointOut(Document):
     updated_at: datetime
 
 
-class EndpointPage(Page[EndpointOut]):
+class EndpointPage(ListPage[EndpointOut]):
     """Endpoints of a service, newest first."""
 
 
-class BreakerWindow(Document):
+class BreakerWindow(ResponseModel):
     calls: int
     failures: int
     slow: int
     failure_rate: float
 
 
-class BreakerProbes(Document):
+class BreakerProbes(ResponseModel):
     allowed: int
     in_flight: int
     succeeded: int
 
 
-class BreakerOut(Document):
+class BreakerOut(ResponseModel):
     state: Literal["closed", "open", "half_open"]
     mode: Literal["auto", "forced_open", "disabled", "observe"]
     mode_until: datetime | None
@@ -130,13 +130,13 @@ class BreakerOut(Document):
 
 
 # ---- messages -----------------------------------------------------------------------------------------------------
-class LastOut(Document):
+class LastOut(ResponseModel):
     status_code: int | None
     fault: Fault | None
     detail: str
 
 
-class WaitingOut(Document):
+class WaitingOut(ResponseModel):
     kind: Literal[
         "schedule", "retry", "breaker", "rate", "concurrency", "budget", "paused", "held", "ordering", "worker"
     ]
@@ -144,7 +144,7 @@ class WaitingOut(Document):
     why: str
 
 
-class ListedMessageOut(Document):
+class ListedMessageOut(ResponseModel):
     id: str
     service: str
     endpoint: str | None
@@ -175,11 +175,11 @@ class MessageOut(ListedMessageOut):
     body_base64: str | None = Field(None, description="Where it is not: its bytes.")
 
 
-class MessagePage(Page[ListedMessageOut]):
+class MessagePage(ListPage[ListedMessageOut]):
     """Messages, newest first."""
 
 
-class BatchIn(Strict):
+class BatchIn(StrictModel):
     """Up to 1,000 messages; each is checked by itself."""
 
     messages: list[Any] = Field(
@@ -194,22 +194,22 @@ class BatchIn(Strict):
         return value  # each message is asked by itself, so that a bad one does not reject the others
 
 
-class AcceptedOut(Document):
+class AcceptedOut(ResponseModel):
     index: int
     id: str
 
 
-class RejectedOut(Document):
+class RejectedOut(ResponseModel):
     index: int
     error: ProblemOut
 
 
-class BatchOut(Document):
+class BatchOut(ResponseModel):
     accepted: list[AcceptedOut]
     rejected: list[RejectedOut]
 
 
-class ProcessedOut(Document):
+class ProcessedOut(ResponseModel):
     """The service answered 2xx."""
 
     model_config = ConfigDict(
@@ -236,14 +236,14 @@ class ProcessedOut(Document):
     cached: bool = Field(description="Whether it is an earlier answer, within the service's cache.ttl.")
 
 
-class ProcessErrorOut(Document):
+class ProcessErrorOut(ResponseModel):
     kind: Fault | Literal["breaker_open", "paused", "rate"] = Field(
         description="A fault word, or why no call was made; `rate` also where all places for calls are taken."
     )
     detail: str
 
 
-class UnprocessedOut(Document):
+class UnprocessedOut(ResponseModel):
     """The call did not go well, or none was made."""
 
     model_config = ConfigDict(
@@ -279,7 +279,7 @@ class UnprocessedOut(Document):
     duration: float = Field(description="Seconds, waits and retries included.")
 
 
-class AttemptOut(Document):
+class AttemptOut(ResponseModel):
     id: str
     number: int
     trigger: Literal["first", "retry", "probe", "lab", "process", "health"]
@@ -295,19 +295,19 @@ class AttemptOut(Document):
     retry_at: datetime | None
 
 
-class AttemptPage(Page[AttemptOut]):
+class AttemptPage(ListPage[AttemptOut]):
     """Calls made for a message, oldest first."""
 
 
 # ---- operations ---------------------------------------------------------------------------------------------------
-class EstimateOut(Document):
+class EstimateOut(ResponseModel):
     services: dict[str, int] = Field(description="How many messages of each service.")
     delivered: int = Field(description="Of them delivered when it was planned.")
     oldest: datetime | None = Field(description="When the oldest was accepted.")
     seconds: float = Field(description="How long the rest takes at this rate.")
 
 
-class OperationOut(Document):
+class OperationOut(ResponseModel):
     id: str
     kind: Literal["replay", "cancel", "retry_now"]
     filter: str
@@ -329,11 +329,11 @@ class OperationOut(Document):
     estimate: EstimateOut
 
 
-class OperationPage(Page[OperationOut]):
+class OperationPage(ListPage[OperationOut]):
     """Operations, newest first."""
 
 
-class ItemOut(Document):
+class ItemOut(ResponseModel):
     message: str | None = Field(description="Null where it is no longer kept.")
     outcome: Literal["succeeded", "failed", "skipped"] | None = Field(description="Null: not yet done.")
     detail: str
@@ -341,12 +341,12 @@ class ItemOut(Document):
     done_at: datetime | None
 
 
-class ItemPage(Page[ItemOut]):
+class ItemPage(ListPage[ItemOut]):
     """Messages of an operation, newest first."""
 
 
 # ---- failures -----------------------------------------------------------------------------------------------------
-class FailureOut(Document):
+class FailureOut(ResponseModel):
     id: str
     service: str
     endpoint: str | None
@@ -367,12 +367,12 @@ class FailureOut(Document):
     assignee: str | None
 
 
-class FailurePage(Page[FailureOut]):
+class FailurePage(ListPage[FailureOut]):
     """Failure groups, the newest kind first."""
 
 
 # ---- administration -----------------------------------------------------------------------------------------------
-class TokenOut(Document):
+class TokenOut(ResponseModel):
     id: int
     name: str
     role: Role
@@ -387,16 +387,16 @@ class IssuedTokenOut(TokenOut):
     token: str = Field(description="The token itself: shown now and never again.")
 
 
-class TokenPage(Page[TokenOut]):
+class TokenPage(ListPage[TokenOut]):
     """Tokens, newest first."""
 
 
-class RetentionOut(Document):
+class RetentionOut(ResponseModel):
     messages_days: int | None = Field(description="Days that finished messages are kept; null is for ever.")
     audit_days: int | None = Field(description="Days that audit entries are kept; null is for ever.")
 
 
-class AuditEntryOut(Document):
+class AuditEntryOut(ResponseModel):
     id: int
     at: datetime
     actor: str
@@ -407,5 +407,5 @@ class AuditEntryOut(Document):
     after: dict[str, Any]
 
 
-class AuditPage(Page[AuditEntryOut]):
+class AuditPage(ListPage[AuditEntryOut]):
     """Who changed what, newest first."""

@@ -13,8 +13,8 @@ from django.utils import timezone
 from ninja import Body, Query, Router
 
 from integrations.api.auth import admin, caller, operator, viewer
-from integrations.api.json_io import address, answer, no_content
-from integrations.api.pagination import LIMIT, Cursor, Limit, listed, page
+from integrations.api.json_io import api_path, json_response, no_content
+from integrations.api.pagination import LIMIT, Cursor, Limit, list_json, page
 from integrations.api.problems import Problem
 from integrations.api.responses import BreakerOut, EndpointOut, EndpointPage, RotatedOut, ServiceOut, ServicePage
 from integrations.models import Endpoint, Health, Message, Role, Runtime, Service, Source, Tally, backlog
@@ -34,7 +34,7 @@ router = Router(tags=["Services"])
 def list_services(request: HttpRequest, limit: Limit = LIMIT, cursor: Cursor = None) -> HttpResponse:
     """All registrations, newest first."""
     rows, next_cursor = page(Service.objects.all(), "services", limit, cursor)
-    return answer(listed(described(rows), next_cursor))
+    return json_response(list_json(services_json(rows), next_cursor))
 
 
 @router.post("/services", auth=operator, response={201: ServiceOut})
@@ -44,13 +44,13 @@ def register_service(request: HttpRequest, data: ServiceIn) -> HttpResponse:
     service = registry.register(
         data, actor=caller(request).actor, source=Source.API, may_allow_private=_is_admin(request)
     )
-    return answer(described([service])[0], 201, location=address("services", service.name))
+    return json_response(services_json([service])[0], 201, location=api_path("services", service.name))
 
 
 @router.get("/services/{name}", auth=viewer, response=ServiceOut)
 def get_service(request: HttpRequest, name: str) -> HttpResponse:
     """One registration; secrets show only that they are set."""
-    return answer(described([find_service(name)])[0])
+    return json_response(services_json([find_service(name)])[0])
 
 
 @router.patch("/services/{name}", auth=operator, response=ServiceOut)
@@ -64,7 +64,7 @@ def change_service(request: HttpRequest, name: str, data: Annotated[dict[str, An
         registry.change(
             service, wanted, _given(data), actor=caller(request).actor, may_allow_private=_is_admin(request)
         )
-    return answer(described([service])[0])
+    return json_response(services_json([service])[0])
 
 
 @router.delete("/services/{name}", auth=admin, response={204: None})
@@ -76,7 +76,7 @@ def delete_service(
     """Removes a service and its history; with unfinished messages only where `force` says so."""
     service = find_service(name)
     actor = caller(request).actor
-    deletion.delete_service(service, force=force, actor=actor)
+    deletion.delete(service, force=force, actor=actor)
     return no_content()
 
 
@@ -85,7 +85,7 @@ def pause_service(request: HttpRequest, name: str, data: PauseIn) -> HttpRespons
     """Messages are accepted and held from now on, never dropped."""
     service = find_service(name)
     traffic.pause(service, data, actor=caller(request).actor)
-    return answer(described([service])[0])
+    return json_response(services_json([service])[0])
 
 
 @router.post("/services/{name}/resume", auth=operator, response=ServiceOut)
@@ -93,7 +93,7 @@ def resume_service(request: HttpRequest, name: str, data: ResumeIn | None = None
     """Ends a pause and says what becomes of the messages that waited; an empty body releases all."""
     service = find_service(name)
     traffic.resume(service, data or ResumeIn(), actor=caller(request).actor)
-    return answer(described([service])[0])
+    return json_response(services_json([service])[0])
 
 
 @router.post("/services/{name}/signing/rotate", auth=operator, response=RotatedOut)
@@ -104,7 +104,7 @@ def rotate_signing(request: HttpRequest, name: str, data: RotateIn | None = None
     """
     overlap = timedelta(seconds=(data or RotateIn()).overlap)
     newest, *earlier = registry.rotate_signing(find_service(name), overlap, actor=caller(request).actor)
-    return answer(
+    return json_response(
         {
             "secret": newest.secret,
             "public_key": newest.public_key,
@@ -127,7 +127,7 @@ def _health(breaker_state: str, checked: str, has_answered: bool) -> str:
     return "up" if checked == "up" or has_answered else "unknown"
 
 
-def described(services: Sequence[Service]) -> list[dict[str, Any]]:
+def services_json(services: Sequence[Service]) -> list[dict[str, Any]]:
     """Services as they are read back: configuration and present state, in five queries for any number of them."""
     now = timezone.now()
     ids = [service.pk for service in services]
@@ -145,7 +145,7 @@ def described(services: Sequence[Service]) -> list[dict[str, Any]]:
         unfinished, oldest_due = waiting.get(service.pk, (0, None))
         documents.append(
             {
-                **registry.readable(service),
+                **registry.configuration(service),
                 "status": service.status,
                 "paused_reason": service.paused_reason or None,
                 "paused_until": service.paused_until,
@@ -173,7 +173,7 @@ def _waiting(ids: Sequence[int], now: datetime) -> dict[int, tuple[int, datetime
 
 def _merged(service: Service, data: dict[str, Any]) -> dict[str, Any]:
     """The registration as it would be: what is given over what is set, one level deep."""
-    present = registry.readable(service)
+    present = registry.configuration(service)
     # Without what is only read back: the marks that stand for secrets, and the public key.
     present["auth"], present["signing"] = dict(service.auth), dict(service.signing)
     if service.url_env:
@@ -221,20 +221,20 @@ def list_endpoints(request: HttpRequest, name: str, limit: Limit = LIMIT, cursor
     """The named operations of a service, newest first."""
     service = find_service(name)
     rows, next_cursor = page(Endpoint.objects.filter(service=service), f"endpoints.{service.pk}", limit, cursor)
-    return answer(listed([endpoint_document(row) for row in rows], next_cursor))
+    return json_response(list_json([endpoint_json(row) for row in rows], next_cursor))
 
 
 @router.post("/services/{name}/endpoints", auth=operator, response={201: EndpointOut})
 def register_endpoint(request: HttpRequest, name: str, data: EndpointIn) -> HttpResponse:
     """Names an operation of a service."""
-    endpoint = endpoints.save_endpoint(find_service(name), data, actor=caller(request).actor)
-    return answer(endpoint_document(endpoint), 201, location=address("services", name, "endpoints", endpoint.name))
+    endpoint = endpoints.save(find_service(name), data, actor=caller(request).actor)
+    return json_response(endpoint_json(endpoint), 201, location=api_path("services", name, "endpoints", endpoint.name))
 
 
 @router.get("/services/{name}/endpoints/{endpoint}", auth=viewer, response=EndpointOut)
 def get_endpoint(request: HttpRequest, name: str, endpoint: str) -> HttpResponse:
     """One named operation."""
-    return answer(endpoint_document(_find_endpoint(name, endpoint)))
+    return json_response(endpoint_json(_find_endpoint(name, endpoint)))
 
 
 @router.patch("/services/{name}/endpoints/{endpoint}", auth=operator, response=EndpointOut)
@@ -245,15 +245,15 @@ def change_endpoint(
     with transaction.atomic():
         service = find_service(name, locked=True)
         found = _find_endpoint(name, endpoint)
-        wanted = EndpointIn.model_validate({**endpoints.endpoint_readable(found), **data})
-        endpoints.save_endpoint(service, wanted, actor=caller(request).actor, endpoint=found)
-    return answer(endpoint_document(found))
+        wanted = EndpointIn.model_validate({**endpoints.configuration(found), **data})
+        endpoints.save(service, wanted, actor=caller(request).actor, endpoint=found)
+    return json_response(endpoint_json(found))
 
 
 @router.delete("/services/{name}/endpoints/{endpoint}", auth=operator, response={204: None})
 def delete_endpoint(request: HttpRequest, name: str, endpoint: str) -> HttpResponse:
     """Forgets a named operation; messages accepted for it keep what they were accepted with."""
-    endpoints.delete_endpoint(_find_endpoint(name, endpoint), actor=caller(request).actor)
+    endpoints.delete(_find_endpoint(name, endpoint), actor=caller(request).actor)
     return no_content()
 
 
@@ -264,9 +264,9 @@ def _find_endpoint(name: str, endpoint: str) -> Endpoint:
     return found
 
 
-def endpoint_document(endpoint: Endpoint) -> dict[str, Any]:
+def endpoint_json(endpoint: Endpoint) -> dict[str, Any]:
     return {
-        **endpoints.endpoint_readable(endpoint),
+        **endpoints.configuration(endpoint),
         "created_at": endpoint.created_at,
         "updated_at": endpoint.updated_at,
     }
@@ -277,17 +277,17 @@ def endpoint_document(endpoint: Endpoint) -> dict[str, Any]:
 def get_breaker(request: HttpRequest, name: str) -> HttpResponse:
     """The breaker as all workers see it."""
     service = find_service(name)
-    return answer(breaker_document(service, Runtime.objects.get(service=service)))
+    return json_response(breaker_json(service, Runtime.objects.get(service=service)))
 
 
 @router.post("/services/{name}/breaker", auth=operator, response=BreakerOut, tags=["Breakers"])
 def steer_breaker(request: HttpRequest, name: str, data: BreakerIn) -> HttpResponse:
     """Opens, closes, half-opens, resets, disables or observes; `auto` ends a manual mode."""
     service = find_service(name)
-    return answer(breaker_document(service, traffic.steer_breaker(service, data, actor=caller(request).actor)))
+    return json_response(breaker_json(service, traffic.override_breaker(service, data, actor=caller(request).actor)))
 
 
-def breaker_document(service: Service, runtime: Runtime) -> dict[str, Any]:
+def breaker_json(service: Service, runtime: Runtime) -> dict[str, Any]:
     now = timezone.now()
     state, policy = runtime.breaker, service.breaker_policy
     probes = Message.objects.for_service(service).delivering().filter(probe_generation=runtime.generation).count()

@@ -253,7 +253,7 @@ def _estimated(operation: Operation, after: int, until: int) -> dict[str, Any]:
 
 # ---- running -------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
-class Ended:
+class ItemResult:
     """What came of one item."""
 
     outcome: ItemOutcome
@@ -287,7 +287,7 @@ def _used_up_to(operation: Operation, now: datetime) -> datetime:
     return max(since, operation.paced_at or since)
 
 
-def _do(operation: Operation, ids: Sequence[int], now: datetime) -> dict[int, Ended]:
+def _do(operation: Operation, ids: Sequence[int], now: datetime) -> dict[int, ItemResult]:
     """Does the act to these messages. One that somebody else holds right now is not among the answers."""
     free = Message.objects.filter(pk__any=ids).select_for_update(skip_locked=True, of=("self",)).order_by("pk")
     found = list(free.select_related("content") if operation.kind == Kind.REPLAY else free)
@@ -295,17 +295,17 @@ def _do(operation: Operation, ids: Sequence[int], now: datetime) -> dict[int, En
     fitting = []
     for message, refusal in _with_refusals(operation, found):
         if refusal:
-            ended[message.pk] = Ended(ItemOutcome.SKIPPED, refusal)
+            ended[message.pk] = ItemResult(ItemOutcome.SKIPPED, refusal)
         else:
             fitting.append(message)
     return ended | _carefully(ACTS[Kind(operation.kind)], operation, fitting, now)
 
 
-def _gone(ids: Sequence[int], found: set[int]) -> dict[int, Ended]:
+def _gone(ids: Sequence[int], found: set[int]) -> dict[int, ItemResult]:
     missing = set(ids) - found
     if missing:
         missing -= set(Message.objects.filter(pk__any=list(missing)).values_list("pk", flat=True))
-    return {pk: Ended(ItemOutcome.SKIPPED, "it is no longer there") for pk in missing}
+    return {pk: ItemResult(ItemOutcome.SKIPPED, "it is no longer there") for pk in missing}
 
 
 def _with_refusals(operation: Operation, messages: Sequence[Message]) -> Iterable[tuple[Message, str]]:
@@ -322,10 +322,10 @@ def _with_refusals(operation: Operation, messages: Sequence[Message]) -> Iterabl
     ]
 
 
-Act = Callable[[Operation, Sequence[Message], datetime], dict[int, Ended]]
+Act = Callable[[Operation, Sequence[Message], datetime], dict[int, ItemResult]]
 
 
-def _carefully(act: Act, operation: Operation, messages: Sequence[Message], now: datetime) -> dict[int, Ended]:
+def _carefully(act: Act, operation: Operation, messages: Sequence[Message], now: datetime) -> dict[int, ItemResult]:
     """All at once; where that cannot be, one by one, so that a bad one has no neighbours."""
     if not messages:
         return {}
@@ -337,14 +337,14 @@ def _carefully(act: Act, operation: Operation, messages: Sequence[Message], now:
     except Exception as error:
         if len(messages) == 1:
             log.exception(line("item", operation=operation.public_id, message=messages[0].public_id))
-            return {messages[0].pk: Ended(ItemOutcome.FAILED, f"it ended with {type(error).__name__}")}
-    ended: dict[int, Ended] = {}
+            return {messages[0].pk: ItemResult(ItemOutcome.FAILED, f"it ended with {type(error).__name__}")}
+    ended: dict[int, ItemResult] = {}
     for message in messages:
         ended |= _carefully(act, operation, [message], now)
     return ended
 
 
-def _replay(operation: Operation, messages: Sequence[Message], now: datetime) -> dict[int, Ended]:
+def _replay(operation: Operation, messages: Sequence[Message], now: datetime) -> dict[int, ItemResult]:
     drafts = []
     services = Service.objects.only("search_fields").in_bulk({message.service_id for message in messages})
     for message in messages:
@@ -353,27 +353,27 @@ def _replay(operation: Operation, messages: Sequence[Message], now: datetime) ->
         message.endpoint = Endpoint(pk=message.endpoint_id) if message.endpoint_id else None
         drafts.append(message.as_replay(priority=Priority.BULK, operation_id=operation.pk))
     Message.objects.accept(drafts)
-    return {message.pk: Ended(ItemOutcome.SUCCEEDED) for message in messages}
+    return {message.pk: ItemResult(ItemOutcome.SUCCEEDED) for message in messages}
 
 
-def _cancel(operation: Operation, messages: Sequence[Message], now: datetime) -> dict[int, Ended]:
+def _cancel(operation: Operation, messages: Sequence[Message], now: datetime) -> dict[int, ItemResult]:
     cancelled = Message.objects.filter(pk__any=[message.pk for message in messages]).cancel(now)
-    return {message.pk: Ended(ItemOutcome.SUCCEEDED) for message in cancelled}
+    return {message.pk: ItemResult(ItemOutcome.SUCCEEDED) for message in cancelled}
 
 
-def _retry_now(operation: Operation, messages: Sequence[Message], now: datetime) -> dict[int, Ended]:
+def _retry_now(operation: Operation, messages: Sequence[Message], now: datetime) -> dict[int, ItemResult]:
     """They go behind first tries and retries, as bulk replays do."""
     ids = [message.pk for message in messages]
     Message.objects.filter(pk__any=ids).retry_now(now, Priority.BULK)
-    return dict.fromkeys(ids, Ended(ItemOutcome.SUCCEEDED))
+    return dict.fromkeys(ids, ItemResult(ItemOutcome.SUCCEEDED))
 
 
 ACTS: dict[Kind, Act] = {Kind.REPLAY: _replay, Kind.CANCEL: _cancel, Kind.RETRY_NOW: _retry_now}
 
 
-def _write(operation: Operation, ended: dict[int, Ended], now: datetime) -> None:
+def _write(operation: Operation, ended: dict[int, ItemResult], now: datetime) -> None:
     """One UPDATE for all that ended alike."""
-    alike: dict[Ended, list[int]] = defaultdict(list)
+    alike: dict[ItemResult, list[int]] = defaultdict(list)
     for pk, end in ended.items():
         alike[end].append(pk)
     for end, ids in alike.items():

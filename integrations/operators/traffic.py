@@ -65,7 +65,7 @@ def _spread(service: Service, rate: float, now: datetime) -> None:
         Message.objects.filter(pk__in=times).update(due_at=times_of(times))
 
 
-def steer_breaker(service: Service, data: BreakerIn, *, actor: str) -> Runtime:
+def override_breaker(service: Service, data: BreakerIn, *, actor: str) -> Runtime:
     """A manual change of the breaker. Raises policies.breaker.Conflict where the state does not allow it.
 
     Who closes it by hand wants calls again now, so that a Retry-After of the service is forgotten as well.

@@ -21,7 +21,7 @@ def cancel_unfinished(service: Service, *, actor: str) -> int:
     return len(cancelled)
 
 
-def delete_service(service: Service, *, force: bool, actor: str) -> None:
+def delete(service: Service, *, force: bool, actor: str) -> None:
     """Removes a service with its history. Raises Conflict while it has unfinished messages; ``force`` cancels those
     that wait, but never tears away one that is being sent."""
     if force:
@@ -34,7 +34,8 @@ def delete_service(service: Service, *, force: bool, actor: str) -> None:
         Runtime.objects.locked([service.pk])  # no claim from here on
         if unfinished := unfinished_count(service):
             raise Conflict(_still_there(unfinished, force))
-        registry.delete(service, actor=actor)
+        AuditEntry.objects.record(actor, "service.deleted", service.name, before=registry.configuration(service))
+        service.delete()
 
 
 def _still_there(unfinished: int, force: bool) -> str:

@@ -8,38 +8,38 @@ from django.db import transaction
 
 from integrations.errors import Invalid
 from integrations.models import AuditEntry, Endpoint, Service
-from integrations.registration.registry import refusing
+from integrations.registration.registry import refusing_duplicates
 from integrations.schemas.service import EndpointIn
 
 
-def save_endpoint(service: Service, data: EndpointIn, *, actor: str, endpoint: Endpoint | None = None) -> Endpoint:
+def save(service: Service, data: EndpointIn, *, actor: str, endpoint: Endpoint | None = None) -> Endpoint:
     """Makes an endpoint, or changes the given one. Raises Invalid where the name is taken in the service."""
     taken = Invalid((("name",), f"{service.name} has an endpoint named {data.name} already"))
     if service.endpoints.filter(name=data.name).exclude(pk=endpoint.pk if endpoint else 0).exists():
         raise taken
-    before = endpoint_readable(endpoint) if endpoint else {}
+    before = configuration(endpoint) if endpoint else {}
     endpoint = endpoint or Endpoint(service=service)
     for name, value in data.model_dump().items():
         setattr(endpoint, name, value)
     with transaction.atomic():
-        with refusing(taken):
+        with refusing_duplicates(taken):
             endpoint.save()
         AuditEntry.objects.record(
             actor,
             "endpoint.changed" if before else "endpoint.created",
             str(endpoint),
             before=before,
-            after=endpoint_readable(endpoint),
+            after=configuration(endpoint),
         )
     return endpoint
 
 
-def delete_endpoint(endpoint: Endpoint, *, actor: str) -> None:
+def delete(endpoint: Endpoint, *, actor: str) -> None:
     with transaction.atomic():
-        AuditEntry.objects.record(actor, "endpoint.deleted", str(endpoint), before=endpoint_readable(endpoint))
+        AuditEntry.objects.record(actor, "endpoint.deleted", str(endpoint), before=configuration(endpoint))
         endpoint.delete()
 
 
-def endpoint_readable(endpoint: Endpoint) -> dict[str, Any]:
+def configuration(endpoint: Endpoint) -> dict[str, Any]:
     names = ("name", "method", "path", "query", "headers", "content_type", "body", "description")
     return {name: getattr(endpoint, name) for name in names}

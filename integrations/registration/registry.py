@@ -32,7 +32,7 @@ CONFIGURED = (*PLAIN_FIELDS, *POLICY_FIELDS, "base_url", "url_env", "auth", "sec
 
 
 @contextmanager
-def refusing(taken: Invalid) -> Iterator[None]:
+def refusing_duplicates(taken: Invalid) -> Iterator[None]:
     """Of two that save one name at once, the database refuses the second; this says it in words."""
     try:
         with transaction.atomic():
@@ -49,11 +49,11 @@ def register(data: ServiceIn, *, actor: str, source: Source, may_allow_private: 
     service = Service(name=data.name, source=source)
     with transaction.atomic():
         _fill(service, data, data.model_fields_set, may_allow_private=may_allow_private)
-        with refusing(taken):
+        with refusing_duplicates(taken):
             service.save()
         Health.objects.follow(service)
         Event.objects.create(type="service.created", service=service, facts={"source": source})
-        AuditEntry.objects.record(actor, "service.created", service.name, after=readable(service))
+        AuditEntry.objects.record(actor, "service.created", service.name, after=configuration(service))
     return service
 
 
@@ -61,7 +61,7 @@ def change(
     service: Service, data: ServiceIn, given: set[str], *, actor: str, may_allow_private: bool = False
 ) -> Service:
     """Changes the ``given`` fields of a service. A new host clears its secrets unless they come along."""
-    before = readable(service)
+    before = configuration(service)
     if "name" in given and data.name != service.name:
         raise Invalid((("name",), "a service keeps its name; register a new one instead"))
     with transaction.atomic():
@@ -70,7 +70,7 @@ def change(
         _fill(service, data, given, may_allow_private=may_allow_private)
         # Only what people configure: a pause that the engine has written meanwhile must stand.
         service.save(update_fields=CONFIGURED)
-        after = readable(service)
+        after = configuration(service)
         changed = {name for name in after if after[name] != before.get(name)}
         if changed:
             if "health_check" in changed:
@@ -86,13 +86,6 @@ def change(
                 after={name: after[name] for name in changed},
             )
     return service
-
-
-def delete(service: Service, *, actor: str) -> None:
-    """Removes a service with all its history; the caller has asked what is to become of unfinished messages."""
-    with transaction.atomic():
-        AuditEntry.objects.record(actor, "service.deleted", service.name, before=readable(service))
-        service.delete()
 
 
 def _fill(service: Service, data: ServiceIn, given: set[str], *, may_allow_private: bool) -> None:
@@ -162,7 +155,7 @@ def origin(url: str) -> tuple[str, str]:
     return parts.scheme, parts.netloc.lower()
 
 
-def readable(service: Service) -> dict[str, Any]:
+def configuration(service: Service) -> dict[str, Any]:
     """The configuration as the API reads it back; a secret shows only that it is set."""
     auth: dict[str, Any] = dict(service.auth)
     for name in AUTH_SECRETS.get(service.auth.get("type", "none"), ()):

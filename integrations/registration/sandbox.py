@@ -29,8 +29,7 @@ from django.utils import timezone
 
 from integrations.logs import line
 from integrations.models import Draft, Endpoint, Message, Service, Source
-from integrations.registration import registry
-from integrations.registration.endpoints import save_endpoint
+from integrations.registration import endpoints, registry
 from integrations.schemas.message import json_bytes
 from integrations.schemas.service import EndpointIn, ServiceIn
 
@@ -158,7 +157,7 @@ def _registered(one: Sandbox, port: int) -> Service:
     if service is None:
         service = registry.register(registration, actor=ACTOR, source=Source.FORM, may_allow_private=True)
         for endpoint in _endpoints(one):
-            save_endpoint(service, endpoint, actor=ACTOR)
+            endpoints.save(service, endpoint, actor=ACTOR)
     elif service.base_url != registration.base_url:
         registry.change(service, registration, {"base_url"}, actor=ACTOR)
     return service

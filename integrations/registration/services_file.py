@@ -20,9 +20,8 @@ from integrations import errors
 from integrations.errors import Conflict
 from integrations.models import AUTH_SECRETS, Endpoint, Service, Source
 from integrations.outbound.redaction import redacted_headers, redacted_url
-from integrations.registration import deletion, registry
-from integrations.registration.endpoints import delete_endpoint, endpoint_readable, save_endpoint
-from integrations.schemas.fields import Strict, in_words
+from integrations.registration import deletion, endpoints, registry
+from integrations.schemas.fields import StrictModel, rule_text
 from integrations.schemas.service import EndpointIn, ServiceIn
 
 NODE_LIMIT = 1_000_000  # values in a file, aliases counted each time: a small file of aliases can mean billions
@@ -39,11 +38,11 @@ class ServiceInFile(ServiceIn):
     endpoints: list[EndpointIn] = Field(default_factory=list, max_length=500, description="Its named operations.")
 
 
-class ServicesFile(Strict):
+class ServicesFile(StrictModel):
     services: list[ServiceInFile] = Field(max_length=10_000)
 
 
-class Broken(Exception):
+class InvalidFile(Exception):
     """The file cannot be applied, and nothing was changed. ``faults``: one line for each, with its place."""
 
     def __init__(self, *faults: str) -> None:
@@ -52,7 +51,7 @@ class Broken(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class PlannedChange:
     """What became of one service."""
 
     verb: Literal["registered", "changed", "deleted", "kept", "unchanged"]
@@ -63,11 +62,11 @@ class Change:
 # ---- apply --------------------------------------------------------------------------------------------------------
 def apply(
     text: str, environ: Mapping[str, str], *, actor: str, prune: bool = False, dry_run: bool = False
-) -> list[Change]:
+) -> list[PlannedChange]:
     """Brings the registrations in line with a file; answers what that changed, or would with ``dry_run``.
 
     Only with ``prune`` is anything deleted: endpoints that the file does not name, and services that a file had
-    registered and that have no unfinished messages. Raises Broken with every fault there is.
+    registered and that have no unfinished messages. Raises InvalidFile with every fault there is.
     """
     root, raw = _parsed(text)
     complaints: Complaints = []
@@ -95,23 +94,23 @@ def apply(
     return changes
 
 
-def _bring_in_line(service: Service | None, wanted: ServiceInFile, *, prune: bool, actor: str) -> Change:
+def _bring_in_line(service: Service | None, wanted: ServiceInFile, *, prune: bool, actor: str) -> PlannedChange:
     if service is None:
         with transaction.atomic():
             service = registry.register(wanted, actor=actor, source=Source.FILE, may_allow_private=True)
             _bring_endpoints_in_line(service, wanted, prune=prune, actor=actor)
-        return Change("registered", service.name, tuple(_lines(_document(service))))
-    before = registry.readable(service)
+        return PlannedChange("registered", service.name, tuple(_lines(_document(service))))
+    before = registry.configuration(service)
     with transaction.atomic():
         registry.change(service, wanted, _given(service, wanted), actor=actor, may_allow_private=True)
-        after = registry.readable(service)
+        after = registry.configuration(service)
         # Taken back where it comes to the same, so that it leaves no trace at all.
         transaction.set_rollback(after == before)
     details = [
         *_differences(before, after, service.secret_values),
         *_bring_endpoints_in_line(service, wanted, prune=prune, actor=actor),
     ]
-    return Change("changed" if details else "unchanged", service.name, tuple(details))
+    return PlannedChange("changed" if details else "unchanged", service.name, tuple(details))
 
 
 def _given(service: Service, wanted: ServiceInFile) -> set[str]:
@@ -130,20 +129,20 @@ def _bring_endpoints_in_line(service: Service, wanted: ServiceInFile, *, prune: 
     present = {endpoint.name: endpoint for endpoint in service.endpoints.all()}
     for data in wanted.endpoints:
         endpoint = present.pop(data.name, None)
-        before = endpoint_readable(endpoint) if endpoint else {}
+        before = endpoints.configuration(endpoint) if endpoint else {}
         if before == data.model_dump():
             continue
-        saved = save_endpoint(service, data, actor=actor, endpoint=endpoint)
-        changed = _differences(before, endpoint_readable(saved), service.secret_values)
+        saved = endpoints.save(service, data, actor=actor, endpoint=endpoint)
+        changed = _differences(before, endpoints.configuration(saved), service.secret_values)
         details += [f"endpoint {data.name}: {line}" for line in changed] if before else [f"endpoint {data.name}: added"]
     for name, endpoint in present.items():
         if prune:
-            delete_endpoint(endpoint, actor=actor)
+            endpoints.delete(endpoint, actor=actor)
             details.append(f"endpoint {name}: deleted")
     return details
 
 
-def _prune(names: set[str], *, actor: str, dry_run: bool) -> list[Change]:
+def _prune(names: set[str], *, actor: str, dry_run: bool) -> list[PlannedChange]:
     changes = []
     for service in Service.objects.filter(source=Source.FILE).exclude(name__in=names):
         try:
@@ -151,12 +150,12 @@ def _prune(names: set[str], *, actor: str, dry_run: bool) -> list[Change]:
                 if deletion.unfinished_count(service):
                     raise Conflict
             else:
-                deletion.delete_service(service, force=False, actor=actor)
+                deletion.delete(service, force=False, actor=actor)
         except Conflict:
             words = "it is not in the file, but has unfinished messages; prune again when they are finished"
-            changes.append(Change("kept", service.name, (words,)))
+            changes.append(PlannedChange("kept", service.name, (words,)))
         else:
-            changes.append(Change("deleted", service.name))
+            changes.append(PlannedChange("deleted", service.name))
     return changes
 
 
@@ -166,23 +165,23 @@ def _parsed(text: str) -> tuple[yaml.Node, Any]:
     try:
         loader = yaml.SafeLoader(text)
         if (root := loader.get_single_node()) is None:
-            raise Broken("the file is empty; it begins with services:")
+            raise InvalidFile("the file is empty; it begins with services:")
         _check_tree(root, {}, ())
         return root, loader.construct_document(root)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise Broken(f"line {mark.line + 1 if mark else 1}: this is not YAML: {error.problem}") from None
+        raise InvalidFile(f"line {mark.line + 1 if mark else 1}: this is not YAML: {error.problem}") from None
     except (yaml.YAMLError, ValueError) as error:  # a control character; a number or date that does not exist
-        raise Broken(f"this is not YAML: {' '.join(str(error).split())}") from None
+        raise InvalidFile(f"this is not YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
-        raise Broken("the file is nested too deeply") from None
+        raise InvalidFile("the file is nested too deeply") from None
 
 
 def _check_tree(node: yaml.Node, sizes: dict[int, int], above: tuple[int, ...]) -> int:
-    """How many values a node means. Raises Broken where a key stands twice or an alias contains itself."""
+    """How many values a node means. Raises InvalidFile where a key stands twice or an alias contains itself."""
     line = node.start_mark.line + 1
     if id(node) in above:
-        raise Broken(f"line {line}: this contains itself")
+        raise InvalidFile(f"line {line}: this contains itself")
     if id(node) not in sizes:
         above = (*above, id(node))
         children: list[yaml.Node] = []
@@ -190,14 +189,14 @@ def _check_tree(node: yaml.Node, sizes: dict[int, int], above: tuple[int, ...]) 
             seen: set[str] = set()
             for key, value in node.value:
                 if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                    raise Broken(f"line {key.start_mark.line + 1}: {key.value} stands here twice")
+                    raise InvalidFile(f"line {key.start_mark.line + 1}: {key.value} stands here twice")
                 seen.add(str(key.value))
                 children.append(value)
         elif isinstance(node, yaml.SequenceNode):
             children = node.value
         sizes[id(node)] = 1 + sum(_check_tree(child, sizes, above) for child in children)
     if sizes[id(node)] > NODE_LIMIT:
-        raise Broken(f"line {line}: this comes to more than {NODE_LIMIT:,} values")
+        raise InvalidFile(f"line {line}: this comes to more than {NODE_LIMIT:,} values")
     return sizes[id(node)]
 
 
@@ -265,7 +264,7 @@ def _judged(raw: Any, complaints: Complaints) -> list[ServiceInFile]:
     try:
         wanted = ServicesFile.model_validate(raw).services
     except ValidationError as error:
-        complaints += [(row["loc"], in_words(row)) for row in error.errors(include_url=False)]
+        complaints += [(row["loc"], rule_text(row)) for row in error.errors(include_url=False)]
         return []
     for number, service in enumerate(wanted):
         if service.name in (other.name for other in wanted[:number]):
@@ -279,9 +278,9 @@ def _judged(raw: Any, complaints: Complaints) -> list[ServiceInFile]:
     return wanted
 
 
-def _broken(root: yaml.Node, complaints: Complaints) -> Broken:
+def _broken(root: yaml.Node, complaints: Complaints) -> InvalidFile:
     placed = sorted((*_place(root, location), words) for location, words in complaints)
-    return Broken(
+    return InvalidFile(
         *(f"line {line}: {path}: {words}" if path else f"line {line}: {words}" for line, path, words in placed)
     )
 
@@ -312,26 +311,26 @@ def _name_of(node: yaml.Node) -> str:
 
 # ---- export -------------------------------------------------------------------------------------------------------
 def export(names: list[str] | None = None) -> str:
-    """The file that stands for these services, or for all; no secret is in it. Raises Broken for an unknown name."""
+    """Write the services, or all, as a file without secrets. Raises InvalidFile for an unknown name."""
     services = Service.objects.prefetch_related("endpoints").order_by("name")
     found = [service for service in services if not names or service.name in names]
     if unknown := sorted(set(names or ()) - {service.name for service in found}):
-        raise Broken(*(f"there is no service named {name}" for name in unknown))
+        raise InvalidFile(*(f"there is no service named {name}" for name in unknown))
     documents = [_document(service) for service in found]
     return yaml.dump({"services": documents}, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
 def _document(service: Service) -> dict[str, Any]:
     """A service as it stands in the file: what differs from the defaults."""
-    shown = _shown(registry.readable(service), service.secret_values)
+    shown = _shown(registry.configuration(service), service.secret_values)
     shown["signing"].pop("public_key")
     if service.url_env:
         shown.pop("base_url")
-    endpoints = [
-        _without(_shown(endpoint_readable(endpoint), service.secret_values), ENDPOINT_DEFAULTS)
+    documents = [
+        _without(_shown(endpoints.configuration(endpoint), service.secret_values), ENDPOINT_DEFAULTS)
         for endpoint in service.endpoints.all()
     ]
-    return _without(shown, SERVICE_DEFAULTS) | ({"endpoints": endpoints} if endpoints else {})
+    return _without(shown, SERVICE_DEFAULTS) | ({"endpoints": documents} if documents else {})
 
 
 def _without(document: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:

@@ -13,18 +13,18 @@ from pydantic import (
     model_validator,
 )
 
-from integrations.schemas.fields import Moment, Strict
+from integrations.schemas.fields import StrictModel, Timestamp
 
-LONGEST_KEPT = 3650  # days of history
+MAX_RETENTION_DAYS = 3650  # days of history
 
 
-class FailureIn(Strict):
+class FailureIn(StrictModel):
     """What an operator decides about a failure group; what is left out stays."""
 
     state: Literal["open", "resolved", "ignored"] | None = Field(
         None, description="A resolved group that fails again is regressed."
     )
-    ignored_until: Moment | None = Field(None, description="With ignored: until when; left out, for ever.")
+    ignored_until: Timestamp | None = Field(None, description="With ignored: until when; left out, for ever.")
     note: Annotated[str, StringConstraints(strip_whitespace=True, max_length=4000)] = Field(
         "", description="What to know about it, such as the address of a runbook."
     )
@@ -33,29 +33,29 @@ class FailureIn(Strict):
     )
 
 
-class RetentionIn(Strict):
+class RetentionIn(StrictModel):
     """How long history is kept; null is for ever. What is left out stays as it is."""
 
     messages_days: int | None = Field(
         None,
         ge=1,
-        le=LONGEST_KEPT,
+        le=MAX_RETENTION_DAYS,
         description="Days that a finished message is kept, with its attempts; ended operations, events and calls "
         "without a message go by it too. What is not finished always stays.",
     )
-    audit_days: int | None = Field(None, ge=1, le=LONGEST_KEPT, description="Days that audit entries are kept.")
+    audit_days: int | None = Field(None, ge=1, le=MAX_RETENTION_DAYS, description="Days that audit entries are kept.")
 
 
-class PauseIn(Strict):
+class PauseIn(StrictModel):
     reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)] = Field(
         description="Why; shown to everybody."
     )
-    until: Moment | None = Field(None, description="When it ends by itself.")
+    until: Timestamp | None = Field(None, description="When it ends by itself.")
 
 
-class ResumeIn(Strict):
+class ResumeIn(StrictModel):
     release: Literal["all", "none", "newer_than"] = Field("all", description="Which of the waiting messages go.")
-    newer_than: Moment | None = Field(None, description="With release newer_than: accepted after this time.")
+    newer_than: Timestamp | None = Field(None, description="With release newer_than: accepted after this time.")
     rate: float | None = Field(None, gt=0, le=100_000, description="Messages a second to release.")
 
     @model_validator(mode="after")
@@ -65,20 +65,22 @@ class ResumeIn(Strict):
         return self
 
 
-class RotateIn(Strict):
+class RotateIn(StrictModel):
     overlap: float = Field(
         86400, ge=0, le=30 * 86400, description="Seconds for which the keys so far sign too; 0 ends them at once."
     )
 
 
-class BreakerIn(Strict):
+class BreakerIn(StrictModel):
     action: Literal["open", "close", "half_open", "reset", "disable", "observe", "auto"] = Field(
         description="What to do. `close` and `reset` also forget how long the service asked to wait (`Retry-After`)."
     )
     reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)] = Field(
         description="Why; shown to everybody."
     )
-    until: Moment | None = Field(None, description="When a manual mode ends by itself; for open, disable and observe.")
+    until: Timestamp | None = Field(
+        None, description="When a manual mode ends by itself; for open, disable and observe."
+    )
 
     @field_validator("until")
     @classmethod

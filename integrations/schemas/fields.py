@@ -30,10 +30,10 @@ Slug = Annotated[
     StringConstraints(pattern=SLUG),
     Field(description="Lower-case letters, digits and hyphens; it names the thing in URLs and searches."),
 ]
-Short = Annotated[str, StringConstraints(strip_whitespace=True, max_length=200)]
+ShortText = Annotated[str, StringConstraints(strip_whitespace=True, max_length=200)]
 
 
-def in_words(rule: ErrorDetails) -> str:
+def rule_text(rule: ErrorDetails) -> str:
     """What a broken rule asks of its field, for API and form alike; ``rule`` is a row of pydantic's ``errors()``."""
     limits = {name: _number(value) for name, value in rule.get("ctx", {}).items()}
     kind = rule["type"]
@@ -73,7 +73,7 @@ def _number(value: Any) -> Any:
     return f"{value:,.12g}" if isinstance(value, int | float) else value
 
 
-class Strict(BaseModel):
+class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     @field_validator("*", mode="before")
@@ -155,6 +155,6 @@ def in_utc(moment: datetime) -> datetime:
     return moment.astimezone(UTC)
 
 
-Moment = Annotated[datetime, BeforeValidator(is_written_out), AfterValidator(in_utc)]
+Timestamp = Annotated[datetime, BeforeValidator(is_written_out), AfterValidator(in_utc)]
 Headers = dict[str, str]
 Query = dict[str, str | int | float | bool | list[str]]

@@ -18,10 +18,10 @@ from integrations.errors import TooLarge
 from integrations.schemas.fields import (
     BODY_LIMIT,
     Headers,
-    Moment,
     Query,
-    Short,
-    Strict,
+    ShortText,
+    StrictModel,
+    Timestamp,
     checked_content_type,
     checked_headers,
     checked_method,
@@ -29,7 +29,7 @@ from integrations.schemas.fields import (
 )
 
 
-class CallIn(Strict):
+class CallIn(StrictModel):
     """What is to be sent. Its body is ``body`` (any JSON, serialised once) or ``body_base64`` (byte for byte)."""
 
     service: str = Field(description="Name of the service.", max_length=63)
@@ -40,7 +40,7 @@ class CallIn(Strict):
     headers: Headers = Field(default_factory=dict, description="Headers besides those of service and endpoint.")
     body: Any = Field(None, description="Any JSON value.")
     body_base64: str | None = Field(None, description="The body's bytes, in base64; needs content_type.")
-    content_type: Short | None = Field(None, description="Type of the body.")
+    content_type: ShortText | None = Field(None, description="Type of the body.")
 
     @field_validator("method")
     @classmethod
@@ -80,10 +80,12 @@ class CallIn(Strict):
 class MessageIn(CallIn):
     """A message to queue. Its body is ``body`` (any JSON, serialised once) or ``body_base64`` (byte for byte)."""
 
-    ordering_key: Short = Field("", description="Messages with the same key keep their order, where the service does.")
-    deliver_at: Moment | None = Field(None, description="Not before this time.")
-    expires_at: Moment | None = Field(None, description="Not after this time.")
-    tags: dict[Short, Short] = Field(default_factory=dict, max_length=30, description="Labels to find it by.")
+    ordering_key: ShortText = Field(
+        "", description="Messages with the same key keep their order, where the service does."
+    )
+    deliver_at: Timestamp | None = Field(None, description="Not before this time.")
+    expires_at: Timestamp | None = Field(None, description="Not after this time.")
+    tags: dict[ShortText, ShortText] = Field(default_factory=dict, max_length=30, description="Labels to find it by.")
 
     @model_validator(mode="after")
     def ends_after_it_begins(self) -> Self:
@@ -141,7 +143,7 @@ def json_bytes(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
-class ReplayIn(Strict):
+class ReplayIn(StrictModel):
     mode: Literal["as_is", "current"] = Field("as_is", description="As it was, or with the endpoint resolved anew.")
     body: Any = Field(None, description="Another body (any JSON).")
     headers: Headers | None = Field(None, description="Other headers.")

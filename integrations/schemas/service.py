@@ -21,9 +21,9 @@ from integrations.schemas.fields import (
     BODY_LIMIT,
     Headers,
     Query,
-    Short,
+    ShortText,
     Slug,
-    Strict,
+    StrictModel,
     checked_content_type,
     checked_field,
     checked_headers,
@@ -31,23 +31,23 @@ from integrations.schemas.fields import (
     checked_path,
 )
 
-FIELDS_LIMIT = 10  # searchable ones of a service
+SEARCH_FIELD_LIMIT = 10  # searchable ones of a service
 
 
-class Auth(Strict):
+class Auth(StrictModel):
     """How calls prove who they are. Secret fields are write-only; left out, what was set stays."""
 
     type: Literal["none", "basic", "bearer", "header", "oauth2", "hmac"] = Field("none", description="Kind of proof.")
-    username: Short | None = Field(None, description="User name for basic authentication.")
+    username: ShortText | None = Field(None, description="User name for basic authentication.")
     password: str | None = Field(None, max_length=4000, description="Password for basic authentication.")
     token: str | None = Field(None, max_length=8000, description="Bearer token.")
-    name: Short | None = Field(None, description="Name of the header that carries the key.")
+    name: ShortText | None = Field(None, description="Name of the header that carries the key.")
     value: str | None = Field(None, max_length=8000, description="Value of that header.")
     token_url: str | None = Field(None, max_length=2000, description="Where OAuth 2 tokens are fetched.")
-    client_id: Short | None = Field(None, description="OAuth 2 client id.")
+    client_id: ShortText | None = Field(None, description="OAuth 2 client id.")
     client_secret: str | None = Field(None, max_length=4000, description="OAuth 2 client secret.")
-    scope: Short | None = Field(None, description="OAuth 2 scopes, separated by spaces.")
-    header: Short | None = Field(None, description="Header that carries the HMAC of the body.")
+    scope: ShortText | None = Field(None, description="OAuth 2 scopes, separated by spaces.")
+    header: ShortText | None = Field(None, description="Header that carries the HMAC of the body.")
     secret: str | None = Field(None, max_length=4000, description="Key of the HMAC.")
     algorithm: Literal["sha256"] | None = Field(None, description="Hash of the HMAC.")
 
@@ -73,7 +73,7 @@ class Auth(Strict):
         return self
 
 
-class Signing(Strict):
+class Signing(StrictModel):
     enabled: bool = Field(
         False,
         description="Sign every call by the Standard Webhooks scheme. Turning it on makes keys where there are none; "
@@ -81,7 +81,7 @@ class Signing(Strict):
     )
 
 
-class Cache(Strict):
+class Cache(StrictModel):
     ttl: float = Field(
         0,
         ge=0,
@@ -91,7 +91,7 @@ class Cache(Strict):
     )
 
 
-class NetworkRules(Strict):
+class NetworkRules(StrictModel):
     allow_private: list[str] = Field(
         default_factory=list, max_length=50, description="Private networks (CIDR) that this service may reach."
     )
@@ -102,12 +102,12 @@ class NetworkRules(Strict):
         return [str(network) for network in parse_networks(",".join(value))]
 
 
-class HealthCheck(Strict):
+class HealthCheck(StrictModel):
     """A GET made regularly, outside the breaker and the limits; two that fail in a row find the service down."""
 
     path: str = Field("/", max_length=2000, pattern="^/", description="Path that is asked, below the address.")
     interval: float = Field(0, ge=0, le=86400, description="Seconds between checks, at least 5; 0 is off.")
-    expect: Short = Field("2xx", description="Statuses that count as healthy, such as 2xx or 200, 204, 3xx.")
+    expect: ShortText = Field("2xx", description="Statuses that count as healthy, such as 2xx or 200, 204, 3xx.")
 
     @field_validator("interval")
     @classmethod
@@ -124,7 +124,7 @@ class HealthCheck(Strict):
         return value
 
 
-class ServiceIn(Strict):
+class ServiceIn(StrictModel):
     """A service registration."""
 
     name: Slug
@@ -137,14 +137,14 @@ class ServiceIn(Strict):
         description="Environment variable that holds the address instead.",
     )
     description: str = Field("", max_length=5000, description="What it is and what goes through it.")
-    owner: Short = Field("", description="Who to ask when it is down.")
-    tags: list[Short] = Field(default_factory=list, max_length=30, description="Words to find it by.")
+    owner: ShortText = Field("", description="Who to ask when it is down.")
+    tags: list[ShortText] = Field(default_factory=list, max_length=30, description="Words to find it by.")
     headers: Headers = Field(default_factory=dict, description="Headers sent with every call.")
-    search_fields: list[Short] = Field(
+    search_fields: list[ShortText] = Field(
         default_factory=list,
-        max_length=FIELDS_LIMIT,
-        description=f"Fields of JSON bodies to search by, such as order.id or items.*.sku: {FIELDS_LIMIT} at most. "
-        "Messages accepted from then on are found by them.",
+        max_length=SEARCH_FIELD_LIMIT,
+        description="Fields of JSON bodies that operators can search by, such as order.id or items.*.sku. At most "
+        f"{SEARCH_FIELD_LIMIT}. Applies to messages accepted after the change.",
     )
     auth: Auth = Field(default_factory=Auth, description="How calls prove who they are.")
     signing: Signing = Field(default_factory=Signing, description="Signatures on every call.")
@@ -189,7 +189,7 @@ class ServiceIn(Strict):
         return self
 
 
-class EndpointIn(Strict):
+class EndpointIn(StrictModel):
     """A named operation of a service."""
 
     name: Slug
@@ -197,7 +197,7 @@ class EndpointIn(Strict):
     path: str = Field("/", max_length=2000, description="Path below the service's address.")
     query: Query = Field(default_factory=dict, description="Parameters of the query.")
     headers: Headers = Field(default_factory=dict, description="Headers besides the service's.")
-    content_type: Short = Field("application/json", description="Type of the body.")
+    content_type: ShortText = Field("application/json", description="Type of the body.")
     body: str = Field("", max_length=BODY_LIMIT, description="Example body.")
     description: str = Field("", max_length=5000, description="What it does.")
 

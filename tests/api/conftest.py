@@ -66,11 +66,11 @@ def billing(db: None) -> Service:
 
 @pytest.fixture
 def invoices(billing: Service) -> Endpoint:
-    from integrations.registration.endpoints import save_endpoint
+    from integrations.registration import endpoints
     from integrations.schemas.service import EndpointIn
 
     data = EndpointIn(name="invoices", method="PUT", path="/invoices", query={"v": "1"}, body='{"total": 1}')
-    return save_endpoint(billing, data, actor="person test")
+    return endpoints.save(billing, data, actor="person test")
 
 
 @pytest.fixture

@@ -23,8 +23,8 @@ from django.utils import timezone
 
 from dashboard import asgi
 from integrations.api.asgi import routes
-from integrations.api.asgi.events import Broadcaster, Limits, streaming
-from integrations.api.json_io import address
+from integrations.api.asgi.events import Broadcaster, StreamLimits, streaming
+from integrations.api.json_io import api_path
 from integrations.history import event_stream
 from integrations.models import Account, Event, Feed, Message, Role, Service, Token
 from integrations.models.tally import Counts, add
@@ -33,7 +33,7 @@ from tests.api.calling import Api
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-QUICK = Limits(look_every=0.02, beat_every=0.1, check_every=0.05, grace=2.0)
+QUICK = StreamLimits(look_every=0.02, beat_every=0.1, check_every=0.05, grace=2.0)
 PATIENCE = 30.0  # seconds until a test gives up
 Told = dict[str, Any]
 
@@ -41,7 +41,7 @@ Told = dict[str, Any]
 class Served:
     """The ASGI application on a port of its own, with a broadcaster of these limits."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: StreamLimits) -> None:
         self.broadcaster = Broadcaster(limits)
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.port: int = self.socket.getsockname()[1]
@@ -69,7 +69,7 @@ class Served:
             yield Stream(answer)
 
     def url(self, topics: str = "") -> str:
-        return f"http://127.0.0.1:{self.port}{address('events')}" + (f"?topics={topics}" if topics else "")
+        return f"http://127.0.0.1:{self.port}{api_path('events')}" + (f"?topics={topics}" if topics else "")
 
 
 class Stream:
@@ -117,12 +117,12 @@ class Stream:
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch, transactional_db: None) -> Iterator[Callable[..., Served]]:
     running: list[Served] = []
-    monkeypatch.setattr(routes, "recent", routes.Recent())
+    monkeypatch.setattr(routes, "recent_callers", routes.RecentCallers())
     monkeypatch.setattr(event_stream, "COUNT_EVERY", timedelta(seconds=0.1))
 
-    def start(limits: Limits = QUICK) -> Served:
+    def start(limits: StreamLimits = QUICK) -> Served:
         served = Served(limits)
-        monkeypatch.setitem(asgi.ROUTES, ("GET", address("events")), streaming(served.broadcaster))
+        monkeypatch.setitem(asgi.ROUTES, ("GET", api_path("events")), streaming(served.broadcaster))
         running.append(served)
         return served
 
@@ -485,7 +485,7 @@ def test_a_revoked_token_ends_its_streams(serve: Callable[..., Served], viewer: 
 
 
 def test_a_token_has_so_many_streams(serve: Callable[..., Served], viewer: Api, operator: Api) -> None:
-    served = serve(Limits(look_every=0.02, per_caller=2))
+    served = serve(StreamLimits(look_every=0.02, per_caller=2))
     with served.stream(**bearer(viewer)) as first, served.stream(**bearer(viewer)) as second:
         first.next(), second.next()
         refused = httpx.get(served.url(), headers=bearer(viewer))
@@ -500,7 +500,7 @@ def test_a_token_has_so_many_streams(serve: Callable[..., Served], viewer: Api, 
 
 # ---- how it ends ----------------------------------------------------------------------------------------------------
 def test_an_idle_stream_beats(serve: Callable[..., Served], viewer: Api) -> None:
-    with serve(Limits(look_every=0.02, beat_every=0.02)).stream(**bearer(viewer)) as stream:
+    with serve(StreamLimits(look_every=0.02, beat_every=0.02)).stream(**bearer(viewer)) as stream:
         lines = stream.answer.iter_lines()
         assert "event: hello" in lines
         beats = (text for text in lines if text.startswith(":"))
@@ -510,7 +510,7 @@ def test_an_idle_stream_beats(serve: Callable[..., Served], viewer: Api) -> None
 def test_a_life_is_bounded_and_the_next_one_misses_nothing(
     serve: Callable[..., Served], viewer: Api, billing: Service
 ) -> None:
-    with serve(Limits(look_every=0.02, life=0.3)).stream("services", **bearer(viewer)) as stream:
+    with serve(StreamLimits(look_every=0.02, life=0.3)).stream("services", **bearer(viewer)) as stream:
         stream.next()
         happen("service.changed", billing, number=1)  # told before the end, or after
         *told, bye = stream.until("bye")
@@ -538,7 +538,7 @@ def test_a_server_that_stops_says_bye_at_once(serve: Callable[..., Served], view
 def test_who_does_not_read_is_dropped(
     serve: Callable[..., Served], viewer: Api, billing: Service, reads_later: bool
 ) -> None:
-    served = serve(Limits(look_every=0.02, unread=50_000, grace=PATIENCE if reads_later else 0.1))
+    served = serve(StreamLimits(look_every=0.02, unread=50_000, grace=PATIENCE if reads_later else 0.1))
     broadcaster = served.broadcaster
     with closing(_connected(served.port, viewer)) as client, served.stream(**bearer(viewer)) as quick:
         quick.next()
@@ -593,7 +593,7 @@ def _connected(port: int, caller: Api) -> socket.socket:
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     client.settimeout(PATIENCE)
     client.connect(("127.0.0.1", port))
-    asked = f"GET {address('events')}?topics=services HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+    asked = f"GET {api_path('events')}?topics=services HTTP/1.1\r\nHost: 127.0.0.1\r\n"
     client.sendall(f"{asked}Authorization: Bearer {caller.secret}\r\nConnection: close\r\n\r\n".encode())
     assert client.recv(12) == b"HTTP/1.1 200"
     return client

@@ -16,10 +16,10 @@ from django.db import DataError, OperationalError
 
 from dashboard import asgi
 from integrations.api.asgi import ingest, routes
-from integrations.api.asgi.routes import Room
+from integrations.api.asgi.routes import Capacity
 from integrations.models import Draft, IdempotentAnswer, Message, Service
 from integrations.models.message import MessageQuerySet
-from integrations.registration.endpoints import save_endpoint
+from integrations.registration import endpoints
 from integrations.schemas.service import EndpointIn
 from tests.api.calling import ROOT, Api
 from tests.api.serving import Served, close_connections, held
@@ -254,9 +254,9 @@ def test_a_key_whose_first_request_was_refused_is_free_for_the_second(
 
 
 # ---- when it is too much --------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("room", [Room(2, 1_000_000), Room(100, 150)], ids=["requests", "bytes"])
+@pytest.mark.parametrize("room", [Capacity(2, 1_000_000), Capacity(100, 150)], ids=["requests", "bytes"])
 def test_more_than_there_is_room_for_is_told_to_come_back(
-    served: Served, operator: Api, billing: Service, monkeypatch: pytest.MonkeyPatch, room: Room
+    served: Served, operator: Api, billing: Service, monkeypatch: pytest.MonkeyPatch, room: Capacity
 ) -> None:
     monkeypatch.setattr(ingest._ingest, "room", room)
     with gathered(served, post(operator), post(operator)) as answers:
@@ -272,7 +272,7 @@ def test_a_slow_database_is_a_503_and_what_still_waited_is_not_stored(
     served: Served, operator: Api, billing: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as hasty, held(ingest._ingest._thread):
-        hasty.setattr(ingest, "PATIENCE", 0.3)
+        hasty.setattr(ingest, "DATABASE_TIMEOUT", 0.3)
         first, second = served.send(*(post(operator, Idempotency_Key=f"k{number}") for number in range(2)))
         (third,) = served.send(post(operator))
     assert "did not answer in time" in second.json()["detail"]
@@ -303,11 +303,11 @@ def test_a_database_that_fails_is_a_503_for_everybody(
 def test_a_revoked_token_is_let_in_for_a_second_at_most(
     served: Served, operator: Api, billing: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(routes, "recent", routes.Recent())
+    monkeypatch.setattr(routes, "recent_callers", routes.RecentCallers())
     assert served.send(post(operator))[0].status_code == 202
     operator.token.delete()
-    ((_, ends),) = routes.recent._callers.values()
-    assert ends - time.monotonic() <= routes.Recent.KEPT_FOR == 1.0
+    ((_, ends),) = routes.recent_callers._callers.values()
+    assert ends - time.monotonic() <= routes.RecentCallers.KEPT_FOR == 1.0
     until(lambda: served.send(post(operator))[0].status_code == 401)
     assert time.monotonic() >= ends, "it was asked for at once, and nothing was shown"
 
@@ -315,7 +315,7 @@ def test_a_revoked_token_is_let_in_for_a_second_at_most(
 def test_a_changed_endpoint_counts_at_once(served: Served, operator: Api, billing: Service, invoices: Any) -> None:
     to_endpoint = post(operator, {"service": "billing", "endpoint": "invoices"})
     assert served.send(to_endpoint)[0].json()["path"] == "/invoices"
-    save_endpoint(billing, EndpointIn(name="invoices", path="/bills"), actor="person test", endpoint=invoices)
+    endpoints.save(billing, EndpointIn(name="invoices", path="/bills"), actor="person test", endpoint=invoices)
     assert served.send(to_endpoint)[0].json()["path"] == "/bills"
 
 

@@ -374,7 +374,7 @@ def test_retries_stay_within_the_budget(operator: Api, service: Callable[..., Se
 def test_a_steered_breaker_holds_calls_too(operator: Api, service: Callable[..., Service], sink: Receiver) -> None:
     from integrations.schemas.actions import BreakerIn
 
-    traffic.steer_breaker(service(), BreakerIn(action="open", reason="we move"), actor="person test")
+    traffic.override_breaker(service(), BreakerIn(action="open", reason="we move"), actor="person test")
     assert ask(operator)["error"]["kind"] == "breaker_open"
     assert not sink.calls
 

@@ -20,7 +20,7 @@ from integrations.delivery import failure_groups
 from integrations.models import Account, Attempt, Draft, Endpoint, Failure, Message, SavedView, Service, Token, Trigger
 from integrations.models.operation import Kind
 from integrations.operators import bulk_operations
-from integrations.registration.endpoints import save_endpoint
+from integrations.registration import endpoints
 from integrations.schemas.service import EndpointIn
 from tests.dashboard.signed_in import a_service, browser
 from tests.dashboard.test_access import routes
@@ -62,7 +62,7 @@ class World:
 @pytest.fixture
 def world() -> World:
     service = a_service(description=SPITE, owner=SPITE[:100], tags=[SPITE[:80], "🦄"], headers={"X-Spite": "<x-spite>"})
-    endpoint = save_endpoint(
+    endpoint = endpoints.save(
         service, EndpointIn(name="invoices", path=IN_A_PATH, description=SPITE, body=SPITE), actor=SPITE[:100]
     )
     body = b'{"spite": "' + SPITE.replace('"', "'").encode() + b'"}'

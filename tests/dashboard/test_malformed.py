@@ -8,7 +8,7 @@ from django.test import Client
 
 from integrations.errors import Invalid
 from integrations.models import Service, Source
-from integrations.registration.endpoints import save_endpoint
+from integrations.registration import endpoints
 from integrations.registration.registry import register
 from integrations.schemas.service import EndpointIn, ServiceIn
 
@@ -39,9 +39,9 @@ def test_another_host_is_refused_with_a_page(db: None) -> None:
 
 
 def test_a_name_taken_at_the_same_moment_is_refused_in_words(billing: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    save_endpoint(billing, EndpointIn(name="a", path="/"), actor="person ada")
+    endpoints.save(billing, EndpointIn(name="a", path="/"), actor="person ada")
     monkeypatch.setattr(QuerySet, "exists", lambda _: False)  # the other one commits just after the look
     with pytest.raises(Invalid, match="there is a service named billing already"):
         register(ServiceIn(name="billing", base_url="https://a.example.com"), actor="person ada", source=Source.FORM)
     with pytest.raises(Invalid, match="has an endpoint named a already"):
-        save_endpoint(billing, EndpointIn(name="a", path="/"), actor="person ada")
+        endpoints.save(billing, EndpointIn(name="a", path="/"), actor="person ada")

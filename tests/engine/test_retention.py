@@ -397,7 +397,7 @@ def test_a_service_goes_with_its_history_in_small_steps(
     history(2, age=DAY, replay_of=Message.objects.earliest("pk"))
     Attempt.objects.bulk_create(_call(one, database_now(), trigger="process") for one in [service] * 5 + [other])
     with CaptureQueriesContext(connection) as captured:
-        deletion.delete_service(service, force=False, actor="person ada")
+        deletion.delete(service, force=False, actor="person ada")
     assert not Message.objects.exists()
     assert not MessageContent.objects.exists()
     assert Attempt.objects.get().service == other
@@ -411,7 +411,7 @@ def test_a_service_that_has_to_stay_keeps_its_history(history: History, service:
     history(1, status=Status.DELIVERING, finished_at=None)
     for force in (False, True):
         with pytest.raises(Conflict):
-            deletion.delete_service(service, force=force, actor="person ada")
+            deletion.delete(service, force=force, actor="person ada")
     assert Message.objects.count() == Attempt.objects.count() == 4
 
 

@@ -11,9 +11,8 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from integrations.models import AuditEntry, Draft, Endpoint, Event, Message, Service, Source
-from integrations.registration import registry, services_file
-from integrations.registration.endpoints import endpoint_readable, save_endpoint
-from integrations.registration.services_file import Broken, Change
+from integrations.registration import endpoints, registry, services_file
+from integrations.registration.services_file import InvalidFile, PlannedChange
 from integrations.schemas.service import EndpointIn, ServiceIn
 
 pytestmark = pytest.mark.django_db
@@ -33,16 +32,16 @@ services:
 """
 
 
-def apply(text: str, **options: Any) -> list[Change]:
+def apply(text: str, **options: Any) -> list[PlannedChange]:
     return services_file.apply(text, ENVIRONMENT, actor="command line", **options)
 
 
-def verbs(changes: list[Change]) -> dict[str, str]:
+def verbs(changes: list[PlannedChange]) -> dict[str, str]:
     return {change.name: change.verb for change in changes}
 
 
 def faults(text: str) -> list[str]:
-    with pytest.raises(Broken) as broken:
+    with pytest.raises(InvalidFile) as broken:
         apply(text)
     return list(broken.value.faults)
 
@@ -181,7 +180,7 @@ def every_kind(monkeypatch: pytest.MonkeyPatch) -> list[Service]:
         data = ServiceIn.model_validate({"name": f"s-{number}", **address, **fields})
         service = registry.register(data, actor="test", source=Source.FORM, may_allow_private=True)
         for endpoint in ENDPOINTS[: number % 4]:
-            save_endpoint(service, EndpointIn.model_validate(endpoint), actor="test")
+            endpoints.save(service, EndpointIn.model_validate(endpoint), actor="test")
         services.append(service)
     Service.objects.create(name="by-hand", base_url="https://b.example.com", retry={"max_attempts": 2})
     return services
@@ -218,7 +217,7 @@ def test_an_export_of_a_secret_that_was_lost_applies_as_no_change() -> None:
 def test_only_the_named_services_are_exported() -> None:
     apply(TWO)
     assert "billing" not in services_file.export(["crm"])
-    with pytest.raises(Broken, match="no service named nobody"):
+    with pytest.raises(InvalidFile, match="no service named nobody"):
         services_file.export(["crm", "nobody"])
 
 
@@ -372,7 +371,7 @@ def everything() -> list[Any]:
 
 def as_registered(service: Service) -> dict[str, Any]:
     """What was configured, without the times at which secrets were set, and the keys that each installation makes."""
-    readable = registry.readable(service)
+    readable = registry.configuration(service)
     auth = {name: value["set"] if isinstance(value, dict) else value for name, value in readable["auth"].items()}
-    endpoints = [endpoint_readable(endpoint) for endpoint in service.endpoints.all()]
-    return {**readable, "auth": auth, "signing": service.signing.get("enabled", False), "endpoints": endpoints}
+    of_service = [endpoints.configuration(endpoint) for endpoint in service.endpoints.all()]
+    return {**readable, "auth": auth, "signing": service.signing.get("enabled", False), "endpoints": of_service}

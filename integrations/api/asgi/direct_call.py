@@ -15,9 +15,9 @@ from asgiref.typing import ASGIReceiveCallable as Receive
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpResponse
 
-from integrations.api.asgi.routes import Room, answering, connected, read_body
+from integrations.api.asgi.routes import Capacity, read_body, route_for, with_connection_check
 from integrations.api.auth import BODY_LIMIT, caller, operator
-from integrations.api.json_io import read
+from integrations.api.json_io import body_as
 from integrations.api.process import document, new_client
 from integrations.delivery import direct_call
 from integrations.delivery.direct_call import Asked
@@ -36,7 +36,7 @@ class Process:
     """One client, whose connections are kept, and the threads. Lives on one event loop."""
 
     def __init__(self) -> None:
-        self.room = Room(ROOM, ROOM_SIZE)
+        self.room = Capacity(ROOM, ROOM_SIZE)
         self._threads = ThreadPoolExecutor(THREADS, "process")
 
     @cached_property
@@ -52,13 +52,13 @@ class Process:
 
     def _in_thread(self, step: Callable[P, T]) -> Callable[P, asyncio.Future[T]]:
         def begun(*args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
-            return asyncio.wrap_future(self._threads.submit(connected(step), *args, **kwargs))
+            return asyncio.wrap_future(self._threads.submit(with_connection_check(step), *args, **kwargs))
 
         return begun
 
 
 def _prepared(request: ASGIRequest) -> Asked:
-    return direct_call.prepare(read(request, ProcessIn), caller(request).actor)
+    return direct_call.prepare(body_as(request, ProcessIn), caller(request).actor)
 
 
-route = answering(operator, Process().answer)
+route = route_for(operator, Process().answer)

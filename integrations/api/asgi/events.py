@@ -23,7 +23,7 @@ from django.core.handlers.asgi import ASGIRequest
 from django.utils import timezone
 
 from integrations.api import api, events
-from integrations.api.asgi.routes import PATIENCE, Pool, Route, authenticate, busy, reply
+from integrations.api.asgi.routes import DATABASE_TIMEOUT, Pool, Route, authenticate, send_response, unavailable
 from integrations.api.auth import Caller, is_signed_in, viewer
 from integrations.api.json_io import keep_out_of_caches
 from integrations.api.problems import Problem
@@ -46,7 +46,7 @@ HEADERS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class StreamLimits:
     """Times in seconds, sizes in bytes."""
 
     look_every: float = 0.5
@@ -80,7 +80,7 @@ class Beginning:
 class Stream:
     """One client: what is to be written for it, and until when."""
 
-    def __init__(self, caller: Caller, topics: events.Topics, limits: Limits) -> None:
+    def __init__(self, caller: Caller, topics: events.Topics, limits: StreamLimits) -> None:
         self.caller, self.topics, self.limits = caller, topics, limits
         self.ended_by = ""
         self._queue: deque[bytes] = deque()
@@ -136,8 +136,8 @@ class Stream:
 class Broadcaster:
     """Reads the feed while somebody follows, and hands out what it says. Lives on one event loop."""
 
-    def __init__(self, limits: Limits | None = None) -> None:
-        self.limits = limits or Limits()
+    def __init__(self, limits: StreamLimits | None = None) -> None:
+        self.limits = limits or StreamLimits()
         self.pool = Pool(1, "events")
         self.streams: set[Stream] = set()
         self._is_closed = False
@@ -162,12 +162,12 @@ class Broadcaster:
     def place(self, caller: Caller, topics: events.Topics) -> Iterator[Stream]:
         """A stream that is counted, and is fed once it has tuned in. Raises Problem(429) or Problem(503)."""
         if self._is_closed:
-            raise busy("The server is stopping; try again.")
+            raise unavailable("The server is stopping; try again.")
         if len(self._of_caller.get(caller.owner, ())) >= self.limits.per_caller:
             words = f"You have {self.limits.per_caller} streams open, and there may not be more."
             raise Problem(429, words, headers={"Retry-After": "10"})
         if len(self.streams) >= self.limits.streams:
-            raise busy("Too many streams are open; try again.")
+            raise unavailable("Too many streams are open; try again.")
         stream = Stream(caller, topics, self.limits)
         self.streams.add(stream)
         self._of_caller.setdefault(caller.owner, set()).add(stream)
@@ -187,13 +187,13 @@ class Broadcaster:
         """Feeds the stream from now on. Raises Problem(503), or Http404 for a message that is not there."""
         resumes = int(last_id) if last_id.isdecimal() and last_id.isascii() and len(last_id) < 19 else None
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(DATABASE_TIMEOUT):
                 await self._look_from_now_on()
                 if resumes is not None and resumes > self._position:
                     await self._look()  # another process was ahead by a moment
                 found = await self._stand_of(stream.topics)
         except TimeoutError:
-            raise busy("The database did not answer in time; try again.") from None
+            raise unavailable("The database did not answer in time; try again.") from None
         # From here on nothing waits: what is told after this position goes to the stream.
         for pk in stream.topics.messages:
             self._states.setdefault(pk, found[pk])
@@ -202,8 +202,8 @@ class Broadcaster:
         can_resume = resumes is not None and self._floor <= resumes <= self._position
         begins = resumes if can_resume and resumes is not None else self._position
         states = [self._states[pk] for pk in stream.topics.messages]
-        hello = events.told_by_server("hello", begins, topics=sorted(stream.topics.names), messages=states)
-        reset = events.told_by_server("reset", begins) if last_id and not can_resume else b""
+        hello = events.server_frame("hello", begins, topics=sorted(stream.topics.names), messages=states)
+        reset = events.server_frame("reset", begins) if last_id and not can_resume else b""
         return Beginning(b"retry: %d\n%b%b" % (events.RETRY * 1000, hello, reset), begins, self._position)
 
     async def missed(self, topics: frozenset[str], after: int, until: int) -> tuple[bytes, int]:
@@ -217,7 +217,7 @@ class Broadcaster:
         for pk, nonce in topics.messages.items():
             identifier = identifiers.public_id("msg", pk, nonce)
             if pk not in found or found[pk]["id"] != identifier:
-                raise events.no_message(identifier)
+                raise events.message_not_found(identifier)
         return found
 
     async def _page(self, after: int) -> list[Told]:
@@ -266,7 +266,7 @@ class Broadcaster:
         for pk, state in news.states.items():
             if pk in self._states and self._states[pk] != state:
                 self._states[pk] = state
-                chunk = events.told_of_message(state)
+                chunk = events.message_frame(state)
                 for stream in self._of_message.get(pk, ()):
                     stream.put(chunk)
 
@@ -302,7 +302,7 @@ def _look_up(position: int, followed: Collection[int]) -> News:
 
 def _told_after(position: int) -> list[Told]:
     found = event_stream.entries(position, AT_ONCE)
-    return [(entry.position, events.topics_of(entry), events.told(entry)) for entry in found]
+    return [(entry.position, events.topics_of(entry), events.event_frame(entry)) for entry in found]
 
 
 def _without_access(callers: Collection[Caller]) -> set[Caller]:
@@ -325,7 +325,7 @@ def streaming(broadcaster: Broadcaster) -> Route:
             except Exception as error:
                 response = api.on_exception(request, error)
                 keep_out_of_caches(response)
-                await reply(request, response, send)
+                await send_response(request, response, send)
                 return
             watch = asyncio.create_task(_end_when_gone(stream, receive))
             try:
@@ -355,7 +355,7 @@ async def _write(stream: Stream, beginning: Beginning, broadcaster: Broadcaster,
     while chunk := await stream.next():
         await _send(send, chunk)
     if stream.ended_by != "gone":
-        await _send(send, events.told_by_server("bye", reason=stream.ended_by), has_more=False)
+        await _send(send, events.server_frame("bye", reason=stream.ended_by), has_more=False)
 
 
 async def _send(send: Send, chunk: bytes, has_more: bool = True) -> None:

@@ -24,10 +24,17 @@ from django.db import InterfaceError, OperationalError, close_old_connections
 from django.http import HttpRequest, HttpResponse
 
 from integrations.api import api
-from integrations.api.asgi.routes import PATIENCE, Room, answering, busy, connected, read_body
+from integrations.api.asgi.routes import (
+    DATABASE_TIMEOUT,
+    Capacity,
+    read_body,
+    route_for,
+    unavailable,
+    with_connection_check,
+)
 from integrations.api.auth import BODY_LIMIT, operator
 from integrations.api.idempotency import Answers
-from integrations.api.json_io import read
+from integrations.api.json_io import body_as
 from integrations.api.messages import queue
 from integrations.schemas.message import MessageIn
 
@@ -48,7 +55,7 @@ class Ingest:
     """The requests that wait to be stored, and the thread that stores them. Lives on one event loop."""
 
     def __init__(self) -> None:
-        self.room = Room(ROOM, ROOM_SIZE)
+        self.room = Capacity(ROOM, ROOM_SIZE)
         self._waiting: deque[_Waiting] = deque()
         self._thread = ThreadPoolExecutor(1, "ingest")
         self._work: asyncio.Task[None] | None = None
@@ -64,18 +71,18 @@ class Ingest:
     async def _stored(self, request: ASGIRequest) -> HttpResponse:
         if self._work is None or self._work.done():
             self._work = asyncio.create_task(self._store_groups())
-        elif self._group_began and time.monotonic() - self._group_began > PATIENCE:
-            raise busy("The database does not answer; try again.")
+        elif self._group_began and time.monotonic() - self._group_began > DATABASE_TIMEOUT:
+            raise unavailable("The database does not answer; try again.")
         waiting = _Waiting(request, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         if len(self._waiting) == self._expected:
             self._have_come.set()
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(DATABASE_TIMEOUT):
                 return await waiting.answer
         except TimeoutError:
             words = "The database did not answer in time. The message may have been accepted; an Idempotency-Key"
-            raise busy(f"{words} makes it safe to try again.") from None
+            raise unavailable(f"{words} makes it safe to try again.") from None
 
     async def _store_groups(self) -> None:
         loop = asyncio.get_running_loop()
@@ -113,7 +120,7 @@ class Ingest:
         return group
 
 
-@connected
+@with_connection_check
 def _store(requests: Sequence[HttpRequest]) -> list[HttpResponse]:
     """The answer to each request; what was accepted is on disk."""
     read_ones = [_read(request) for request in requests]
@@ -128,7 +135,7 @@ def _store(requests: Sequence[HttpRequest]) -> list[HttpResponse]:
 
 def _read(request: HttpRequest) -> MessageIn | Exception:
     try:
-        return read(request, MessageIn)
+        return body_as(request, MessageIn)
     except Exception as error:
         return error
 
@@ -145,4 +152,4 @@ def _queued(asked: Sequence[tuple[HttpRequest, MessageIn]]) -> Answers:
 
 
 _ingest = Ingest()
-route = answering(operator, _ingest.answer)
+route = route_for(operator, _ingest.answer)

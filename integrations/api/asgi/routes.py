@@ -26,7 +26,7 @@ from django.http import HttpResponse
 from django.utils.log import log_response
 
 from integrations.api import api
-from integrations.api.auth import Caller, Gate, announced, identify, too_large
+from integrations.api.auth import Bearer, Caller, announced, identify, too_large
 from integrations.api.json_io import keep_out_of_caches
 from integrations.api.problems import BUSY_RETRY, Problem
 
@@ -34,37 +34,37 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Route = Callable[[ASGIRequest, Receive, Send], Awaitable[None]]
 
-PATIENCE = 4.0  # seconds with the database; a server that stops gives its requests 5
+DATABASE_TIMEOUT = 4.0  # seconds with the database; a server that stops gives its requests 5
 CARE_EVERY = 1.0  # seconds
 LOOK_UPS = 2  # threads that ask who calls: a look-up takes a millisecond and is asked once a second for each token
 
 
-class Gone(Exception):
+class ClientDisconnected(Exception):
     """The client left before its request was whole: nobody waits for an answer."""
 
 
-def busy(words: str) -> Problem:
+def unavailable(words: str) -> Problem:
     return Problem(503, words, headers={"Retry-After": str(BUSY_RETRY)})
 
 
-def answering(gate: Gate, answer: Callable[[ASGIRequest, Receive], Awaitable[HttpResponse]]) -> Route:
+def route_for(gate: Bearer, answer: Callable[[ASGIRequest, Receive], Awaitable[HttpResponse]]) -> Route:
     """The route that lets in whom ``gate`` lets in and sends what ``answer`` gives, errors as the API's views do."""
 
     async def route(request: ASGIRequest, receive: Receive, send: Send) -> None:
         try:
             await authenticate(request, gate)
             response = await answer(request, receive)
-        except Gone:
+        except ClientDisconnected:
             return
         except Exception as error:
             response = api.on_exception(request, error)
         keep_out_of_caches(response)
-        await reply(request, response, send)
+        await send_response(request, response, send)
 
     return route
 
 
-async def reply(request: ASGIRequest, response: HttpResponse, send: Send) -> None:
+async def send_response(request: ASGIRequest, response: HttpResponse, send: Send) -> None:
     """Sends a whole answer, and logs it where Django would."""
     if response.status_code >= 400:
         log_response("%s: %s", response.reason_phrase, request.path, response=response, request=request)
@@ -87,18 +87,18 @@ class Pool:
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What the function returns or raises. Raises Problem(503) where the database takes too long."""
         if self._waiting >= self.ROOM:
-            raise busy("Too many requests wait for the database; try again.")
+            raise unavailable("Too many requests wait for the database; try again.")
         self._waiting += 1
         try:
-            async with asyncio.timeout(PATIENCE):
-                return await asyncio.wrap_future(self._threads.submit(connected(function), *args, **kwargs))
+            async with asyncio.timeout(DATABASE_TIMEOUT):
+                return await asyncio.wrap_future(self._threads.submit(with_connection_check(function), *args, **kwargs))
         except TimeoutError:
-            raise busy("The database did not answer in time; try again.") from None
+            raise unavailable("The database did not answer in time; try again.") from None
         finally:
             self._waiting -= 1
 
 
-def connected(function: Callable[P, T]) -> Callable[P, T]:
+def with_connection_check(function: Callable[P, T]) -> Callable[P, T]:
     """The function, with the care for this thread's connection that Django takes around a request.
 
     Once a second is enough: on PostgreSQL it asks whether the connection still lives.
@@ -122,10 +122,10 @@ _cared = threading.local()
 
 
 # ---- who calls ------------------------------------------------------------------------------------------------------
-async def authenticate(request: ASGIRequest, gate: Gate) -> Caller:
+async def authenticate(request: ASGIRequest, gate: Bearer) -> Caller:
     """Who calls, from now on ``request.auth``; looked up in a thread, or less than a second ago. Raises Problem."""
     authorization = request.META.get("HTTP_AUTHORIZATION", "")
-    who = recent.find(authorization) or await recent.look_up(authorization, request)
+    who = recent_callers.find(authorization) or await recent_callers.look_up(authorization, request)
     gate.admit(who)
     request.auth = who  # type: ignore[attr-defined]
     return who
@@ -146,7 +146,7 @@ _session, _user = SessionMiddleware(_no_view), AuthenticationMiddleware(_no_view
 _look_ups = Pool(LOOK_UPS, "look-up")
 
 
-class Recent:
+class RecentCallers:
     """Whose token was looked up within the last second: for so long at most one that was revoked is let in."""
 
     KEPT_FOR = 1.0  # seconds
@@ -184,11 +184,11 @@ def _digest(authorization: str) -> bytes:
     return hashlib.sha256(authorization.encode()).digest()
 
 
-recent = Recent()
+recent_callers = RecentCallers()
 
 
 # ---- the body -------------------------------------------------------------------------------------------------------
-class Room:
+class Capacity:
     """How much may be in the house at once, so that a slow database cannot fill the memory. Counted on the loop."""
 
     def __init__(self, requests: int, size: int) -> None:
@@ -196,11 +196,11 @@ class Room:
         self.requests, self.size = requests, size
 
     @contextmanager
-    def place(self) -> Iterator[Place]:
+    def place(self) -> Iterator[Reservation]:
         """A place for one request, given back at the end. Raises Problem(503) where there is none."""
-        place = Place(self)
+        place = Reservation(self)
         if self.requests < 1:
-            raise full()
+            raise at_capacity()
         self.requests -= 1
         try:
             yield place
@@ -209,30 +209,30 @@ class Room:
             self.size += place.size
 
 
-class Place:
-    def __init__(self, room: Room) -> None:
+class Reservation:
+    def __init__(self, room: Capacity) -> None:
         self._room, self.size = room, 0
 
     def hold(self, size: int) -> None:
         """Takes more bytes. Raises Problem(503) where there is no room for them."""
         if size > self._room.size:
-            raise full()
+            raise at_capacity()
         self._room.size -= size
         self.size += size
 
 
-def full() -> Problem:
-    return busy("Too much waits to be stored; try again.")
+def at_capacity() -> Problem:
+    return unavailable("Too much waits to be stored; try again.")
 
 
-async def read_body(request: ASGIRequest, receive: Receive, limit: int, place: Place) -> None:
-    """Reads at most ``limit`` bytes into ``request.body``. Raises Problem, or Gone."""
+async def read_body(request: ASGIRequest, receive: Receive, limit: int, place: Reservation) -> None:
+    """Reads at most ``limit`` bytes into ``request.body``. Raises Problem, or ClientDisconnected."""
     announced(request, limit)
     body, has_more = b"", True
     while has_more:
         event = await receive()
         if event["type"] != "http.request":
-            raise Gone
+            raise ClientDisconnected
         part = event["body"]
         place.hold(len(part))
         body += part

@@ -11,7 +11,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from integrations.registration import services_file
-from integrations.registration.services_file import Broken, Change
+from integrations.registration.services_file import InvalidFile, PlannedChange
 
 SIGNS = {"registered": "+", "changed": "~", "deleted": "-", "kept": "!"}
 
@@ -39,7 +39,7 @@ class Command(BaseCommand):
                 self._apply(options["file"], dry_run=options["dry_run"], prune=options["prune"])
             else:
                 self.stdout.write(services_file.export(options["names"]), ending="")
-        except Broken as broken:
+        except InvalidFile as broken:
             nothing = "Nothing was changed." if action == "apply" else ""
             raise CommandError("\n".join((*broken.faults, nothing)).strip()) from None
 
@@ -62,7 +62,7 @@ class Command(BaseCommand):
             raise CommandError(f"{file} is not UTF-8") from None
 
 
-def _summary(changes: list[Change]) -> str:
+def _summary(changes: list[PlannedChange]) -> str:
     counts = Counter(change.verb for change in changes)
     return (
         ", ".join(f"{count} {verb}" for verb, count in counts.items()).capitalize() + "." if counts else "No services."
