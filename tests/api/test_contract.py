@@ -20,7 +20,7 @@ from integrations.schemas.message import MessageIn
 from integrations.schemas.service import EndpointIn, ServiceIn
 from tests.backends import ROOT
 
-CONTRACT = (ROOT / "docs" / "contract.md").read_text()
+CONTRACT = (ROOT / "docs/contract.md").read_text()
 
 
 def missing(names: Iterable[str]) -> list[str]:
@@ -71,6 +71,6 @@ def test_the_contract_names_every_field(model: type[BaseModel]) -> None:
 
 
 def test_the_contract_names_every_call() -> None:
-    paths = json.loads((ROOT / "docs" / "openapi.json").read_text())["paths"]
+    paths = json.loads((ROOT / "docs/openapi.json").read_text())["paths"]
     segments = {part for path in paths for part in path.removeprefix("/api/v1/").split("/") if not part.startswith("{")}
     assert [segment for segment in sorted(segments) if f"/{segment}" not in CONTRACT] == []
