@@ -50,7 +50,8 @@ from integrations.models import (
     tally,
 )
 from integrations.models.runtime import as_recent
-from integrations.outbound.client import READ_CAP, Call, Client
+from integrations.outbound.client import Call, Client
+from integrations.outbound.connection import READ_CAP
 from integrations.outbound.outcome import Fault, Outcome
 from integrations.outbound.redaction import redacted_bytes, redacted_text
 from integrations.policies import breaker, freshness, limits

@@ -9,7 +9,6 @@ from typing import ClassVar
 from django.db import models
 from django.utils import timezone
 
-from integrations.outbound.addresses import parse_url
 from integrations.outbound.wire import Certificate as Shown
 from integrations.outbound.wire import place_of
 
@@ -19,7 +18,7 @@ FORGOTTEN_AFTER = timedelta(days=90)  # without being shown again
 
 def address_of(url: str) -> str:
     """Where a call to this URL is dialled, as ``host:port``. Raises ValueError where it cannot be called."""
-    return place_of(parse_url(url), ()).target.address
+    return place_of(url, ()).target.address
 
 
 class CertificateQuerySet(models.QuerySet["Certificate"]):

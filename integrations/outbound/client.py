@@ -22,25 +22,24 @@ from typing import cast
 import httpx
 
 from integrations.outbound.addresses import Network, Refused, parse_url
+from integrations.outbound.connection import READ_CAP
 from integrations.outbound.headers import TOKEN, header_refusal
 from integrations.outbound.outcome import Fault, Outcome
 from integrations.outbound.transport import PinnedTransport
 from integrations.outbound.wire import (
     Answer,
-    Body,
     Certificate,
     Facts,
-    Options,
     Place,
     RawHeaders,
     ResolveError,
     ResolveTimeout,
+    Timeouts,
     TLSError,
     TLSTimeout,
     place_of,
 )
 
-READ_CAP = 1024 * 1024  # bytes of an answer's body that are read, whatever is kept of them
 DETAIL_LIMIT = 300  # characters
 HEADERS_KEPT, HEADERS_KEPT_SIZE = 100, 16 * 1024  # of an answer: how many, and characters in all
 TIMEOUT_LIMIT = 3_600.0  # seconds
@@ -71,51 +70,35 @@ class Client:
     """
 
     def __init__(
-        self, transport: httpx.AsyncBaseTransport | None = None, own_ports: frozenset[int] = frozenset()
+        self,
+        transport: PinnedTransport | httpx.AsyncBaseTransport | None = None,
+        own_ports: frozenset[int] = frozenset(),
     ) -> None:
         self._transport = transport or PinnedTransport(own_ports=own_ports)
-        self._wire = self._transport if isinstance(self._transport, PinnedTransport) else None
 
     async def send(self, call: Call) -> Outcome:
         """What the call came to. Only asyncio.CancelledError passes through."""
-        facts = Facts()
+        facts, transport = Facts(), self._transport
         try:
             place, headers = _checked(call)
-            request = None if self._wire else _request(call, headers)
         except Exception as error:
             return Outcome(Fault.CONFIG, None, _build_words(error), facts.timings())
         try:
-            if self._wire:
-                options = Options(call.connect_timeout, call.total_timeout, READ_CAP, call.allowed)
-                answer = await self._wire.exchange(place, call.method.upper(), headers, call.body, options, facts)
+            if isinstance(transport, PinnedTransport):
+                timeouts = Timeouts(call.connect_timeout, call.total_timeout)
+                answer = await transport.exchange(place, call.method.upper(), headers, call.body, timeouts, facts)
             else:
-                answer = await self._send_by_another(cast(httpx.Request, request), call, facts)
+                answer = await _send_by_another(transport, call, headers, facts)
         except Exception as error:
             return failed_outcome(error, facts, call)
         return _answered(answer, facts, call)
 
     def take_certificates(self) -> list[Certificate]:
         """What servers have shown since it was last asked."""
-        return self._wire.take_certificates() if self._wire else []
+        return self._transport.take_certificates() if isinstance(self._transport, PinnedTransport) else []
 
     async def aclose(self) -> None:
         await self._transport.aclose()
-
-    async def _send_by_another(self, request: httpx.Request, call: Call, facts: Facts) -> Answer:
-        """The same promises (total timeout, read cap, undecoded bytes) for a transport that doesn't make them."""
-        chunks = []
-        async with asyncio.timeout(call.total_timeout):
-            response = await self._transport.handle_async_request(request)
-            try:
-                async for chunk in cast(httpx.AsyncByteStream, response.stream):
-                    facts.size += len(chunk)
-                    chunks.append(chunk)
-                    if facts.size > READ_CAP:
-                        facts.truncated, facts.size = True, READ_CAP
-                        break
-            finally:
-                await response.aclose()
-        return Answer(response.status_code, response.headers.raw, b"".join(chunks)[:READ_CAP])
 
 
 def _checked(call: Call) -> tuple[Place, RawHeaders]:
@@ -127,7 +110,7 @@ def _checked(call: Call) -> tuple[Place, RawHeaders]:
         raise ValueError("this is not a method that a call can have")
     if not isinstance(call.body, bytes):
         raise TypeError  # asyncio would only find out while it writes
-    place = _place(call.url, call.allowed)
+    place = place_of(call.url, call.allowed)
     given = set()
     headers = []
     for name, value in call.headers:
@@ -142,19 +125,29 @@ def _checked(call: Call) -> tuple[Place, RawHeaders]:
     return place, headers
 
 
-@lru_cache(maxsize=1024)  # a service's messages mostly go to the same few addresses
-def _place(url: str, allowed: tuple[Network, ...]) -> Place:
-    return place_of(parse_url(url), allowed)
-
-
-def _request(call: Call, headers: RawHeaders) -> httpx.Request:
-    """The same for another transport, with the framing that ours writes by itself."""
+async def _send_by_another(
+    transport: httpx.AsyncBaseTransport, call: Call, headers: RawHeaders, facts: Facts
+) -> Answer:
+    """The same promises (total timeout, read cap, undecoded bytes) for a transport that doesn't make them."""
     url = parse_url(call.url)
     framing = [(b"Host", url.netloc)]
     if call.body or call.method.upper() in ("POST", "PUT", "PATCH"):  # RFC 9110 section 8.6
         framing.append((b"Content-Length", b"%d" % len(call.body)))
     # With ``stream`` httpx adds no header of its own.
-    return httpx.Request(call.method, url, headers=framing + headers, stream=Body(call.body))
+    request = httpx.Request(call.method, url, headers=framing + headers, stream=httpx.ByteStream(call.body))
+    chunks = []
+    async with asyncio.timeout(call.total_timeout):
+        response = await transport.handle_async_request(request)
+        try:
+            async for chunk in cast(httpx.AsyncByteStream, response.stream):
+                facts.size += len(chunk)
+                chunks.append(chunk)
+                if facts.size > READ_CAP:
+                    facts.truncated, facts.size = True, READ_CAP
+                    break
+        finally:
+            await response.aclose()
+    return Answer(response.status_code, response.headers.raw, b"".join(chunks)[:READ_CAP])
 
 
 def _build_words(error: Exception) -> str:

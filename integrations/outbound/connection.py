@@ -14,8 +14,9 @@ import httptools
 import httpx
 
 from integrations.outbound.error_words import first_words, tls_words
-from integrations.outbound.wire import Excess, Facts, Options, Place, RawHeaders, Target, TLSError
+from integrations.outbound.wire import Excess, Facts, Place, RawHeaders, Target, Timeouts, TLSError
 
+READ_CAP = 1024 * 1024  # bytes of an answer's body, as they come
 HEAD_CAP = 64 * 1024  # bytes of header names and values, over all interim answers
 HEADER_COUNT_CAP = 200
 INTERIM_CAP = 100  # 1xx answers before the real one
@@ -148,10 +149,10 @@ class Connection(asyncio.Protocol):
         "_is_open",
         "_keeps_open",
         "_opened",
-        "_options",
         "_parser",
         "_poll",
         "_sent_at",
+        "_timeouts",
         "_transport",
         "_wire_size",
         "chunks",
@@ -180,7 +181,7 @@ class Connection(asyncio.Protocol):
         self._poll = select.poll() if hasattr(select, "poll") else None  # Windows has none
 
     # ---- for the transport ------------------------------------------------------------------------------------------
-    def exchange(self, sent: bytes, is_head_request: bool, options: Options, facts: Facts) -> asyncio.Future[None]:
+    def exchange(self, sent: bytes, is_head_request: bool, timeouts: Timeouts, facts: Facts) -> asyncio.Future[None]:
         """Writes a request. The future is done when the answer is in ``status``, ``headers`` and ``chunks``."""
         now = monotonic()
         self._answer = answer = self.loop.create_future()
@@ -188,11 +189,11 @@ class Connection(asyncio.Protocol):
             answer.set_exception(httpx.ReadError("the connection was closed before the request was sent"))
             return answer
         self.status, self.headers, self.chunks = 0, [], []
-        self._facts, self._sent_at, self._options = facts, now, options
+        self._facts, self._sent_at, self._timeouts = facts, now, timeouts
         self._head_size = self._wire_size = self._interim = 0
         self._is_head_complete = self._is_complete = self._began = False
         self._is_head_request, self._keeps_open = is_head_request, False
-        self._deadline = self.loop.call_later(max(0.0, facts.started + options.total_timeout - now), self._expire)
+        self._deadline = self.loop.call_later(max(0.0, facts.started + timeouts.total - now), self._expire)
         self._transport.write(sent)
         return answer
 
@@ -261,7 +262,7 @@ class Connection(asyncio.Protocol):
         elif not self._is_head_complete:
             if self._wire_size > 2 * HEAD_CAP:  # one header without an end is buffered by the parser, uncounted
                 self._fail_protocol(f"the answer's headers are larger than {HEAD_CAP // 1024} KiB")
-        elif self._facts.truncated or self._wire_size > self._options.read_cap + 2 * HEAD_CAP:
+        elif self._facts.truncated or self._wire_size > READ_CAP + 2 * HEAD_CAP:
             self._truncate()  # the second is for chunks of one byte, whose framing outweighs them
 
     def eof_received(self) -> None:
@@ -327,7 +328,7 @@ class Connection(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         if self._is_complete or self._facts.truncated:
             return
-        room = self._options.read_cap - self._facts.size
+        room = READ_CAP - self._facts.size
         if len(body) > room:
             body = body[:room]
             self._facts.truncated = True
@@ -377,10 +378,10 @@ class Connection(asyncio.Protocol):
         self.abort()
 
     def _expire(self) -> None:
-        words = f"no answer within {self._options.total_timeout:g} s"
+        words = f"no answer within {self._timeouts.total:g} s"
         if self._wire_size:
             arrived = f"{self._facts.size} bytes of its body arrived"
-            words = f"the answer was not complete within {self._options.total_timeout:g} s: {arrived}"
+            words = f"the answer was not complete within {self._timeouts.total:g} s: {arrived}"
         self._finish(httpx.ReadTimeout(words))
         self.abort()
 

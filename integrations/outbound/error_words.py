@@ -8,7 +8,7 @@ import ssl
 import httptools
 import httpx
 
-from integrations.outbound.wire import Excess, Options, ResolveTimeout, TLSTimeout
+from integrations.outbound.wire import Excess, ResolveTimeout, Timeouts, TLSTimeout
 
 CERTIFICATE_WORDS = {
     9: "the certificate is not valid yet",
@@ -51,8 +51,8 @@ def connect_words(error: OSError, peer: str) -> str:
             return f"{(error.strerror or 'connection failed').lower()}: {peer}"
 
 
-def slow_words(phase: type[httpx.ConnectTimeout], host: str, peer: str, options: Options) -> str:
-    limit = f"within {options.connect_timeout:g} s"
+def slow_words(phase: type[httpx.ConnectTimeout], host: str, peer: str, timeouts: Timeouts) -> str:
+    limit = f"within {timeouts.connect:g} s"
     if phase is ResolveTimeout:
         return f"{host} was not resolved {limit}"
     if phase is TLSTimeout:

@@ -33,36 +33,29 @@ from integrations.outbound.connection import Connection, IdleConnections, reques
 from integrations.outbound.error_words import connect_words, slow_words, tls_words
 from integrations.outbound.resolve import Lookups, Resolve, connected
 from integrations.outbound.wire import (
-    DEFAULT_OPTIONS,
-    FACTS_KEY,
-    KEY,
     Answer,
-    Body,
     Certificate,
     Facts,
-    Options,
     Place,
     RawHeaders,
     ResolveError,
     ResolveTimeout,
     Target,
+    Timeouts,
     TLSError,
     TLSTimeout,
-    place_of,
 )
 
 ADDRESSES_TRIED = 4
 CERTIFICATES_KEPT = 1024  # addresses, until somebody takes them
 
 
-class PinnedTransport(httpx.AsyncBaseTransport):
+class PinnedTransport:
     """Sends requests, each only to addresses that were vetted for its service.
 
-    Belongs to one event loop. ``resolve`` and ``ssl_context`` are there for tests. A request's ``Options`` stand in
-    ``request.extensions["switchboard"]``; the extensions of the response, and of the request after a failure, hold
-    its ``Facts`` as ``switchboard.facts``.
+    Belongs to one event loop. ``resolve`` and ``ssl_context`` are there for tests.
 
-    Raises network.Refused, ValueError (a request that can't be sent) and httpx's TransportErrors, of which
+    Raises addresses.Refused, ValueError (a request that can't be sent) and httpx's TransportErrors, of which
     ResolveError, ResolveTimeout, TLSError and TLSTimeout are told apart here.
     """
 
@@ -86,36 +79,21 @@ class PinnedTransport(httpx.AsyncBaseTransport):
         taken, self._certificates = self._certificates, {}
         return list(taken.values())
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        facts = Facts()
-        options: Options = request.extensions.get(KEY, DEFAULT_OPTIONS)
-        request.extensions[FACTS_KEY] = facts
-        body = request.stream.raw if isinstance(request.stream, Body) else await request.aread()
-        place = place_of(request.url, options.allowed)
-        answer = await self.exchange(place, request.method, request.headers.raw, body, options, facts)
-        return httpx.Response(
-            answer.status,
-            headers=answer.headers,
-            stream=Body(answer.body),
-            extensions={FACTS_KEY: facts},
-            request=request,
-        )
-
     async def exchange(
-        self, place: Place, method: str, headers: RawHeaders, body: bytes, options: Options, facts: Facts
+        self, place: Place, method: str, headers: RawHeaders, body: bytes, timeouts: Timeouts, facts: Facts
     ) -> Answer:
         """One request and its answer, without httpx's objects around them: those cost 40 µs a call."""
         head, keeps_open = request_head(place, method, headers, len(body))
         connection = self._idle.take(place.target)
         if connection is None:
-            connection = await self._open(place.target, options, facts)
+            connection = await self._open(place.target, timeouts, facts)
         else:
-            facts.peer, facts.is_reused = connection.peer, True
+            facts.peer = connection.peer
         self._busy.add(connection)
         try:
             if self._is_closed:
                 raise httpx.ReadError("the client was closed")
-            await connection.exchange(head + body, method == "HEAD", options, facts)
+            await connection.exchange(head + body, method == "HEAD", timeouts, facts)
         except BaseException:  # a cancelled call too: its answer could come later and be taken for another's
             connection.abort()
             raise
@@ -147,28 +125,28 @@ class PinnedTransport(httpx.AsyncBaseTransport):
             connection.close()
 
     # ---- a new connection -------------------------------------------------------------------------------------------
-    async def _open(self, target: Target, options: Options, facts: Facts) -> Connection:
+    async def _open(self, target: Target, timeouts: Timeouts, facts: Facts) -> Connection:
         """A connection to a vetted address of the target, within the connect timeout and the total one."""
         if self._is_closed:
             raise httpx.ConnectError("the client is closed")
         host, port = target.host, target.port
-        total_end = facts.started + options.total_timeout
-        end = min(monotonic() + options.connect_timeout, total_end)
+        total_end = facts.started + timeouts.total
+        end = min(monotonic() + timeouts.connect, total_end)
         phase: type[httpx.ConnectTimeout] = ResolveTimeout
         refuse_metadata(host)
         try:
             async with asyncio.timeout(end - monotonic()):
                 addresses = await self._addresses(host, port, facts)
                 phase = httpx.ConnectTimeout
-                addresses = vet(host, port, addresses, options.allowed, self._own_ports)
+                addresses = vet(host, port, addresses, target.allowed, self._own_ports)
                 sock = await self._dial(addresses[:ADDRESSES_TRIED], port, end, facts)
                 phase = TLSTimeout if target.scheme == "https" else httpx.ConnectTimeout
                 return await self._speak(sock, target, facts)
         except TimeoutError as error:
             if end == total_end:
-                words = f"not connected within {options.total_timeout:g} s, the time for the whole call"
+                words = f"not connected within {timeouts.total:g} s, the time for the whole call"
                 raise httpx.ReadTimeout(words) from error
-            raise phase(slow_words(phase, host, facts.peer, options)) from error
+            raise phase(slow_words(phase, host, facts.peer, timeouts)) from error
 
     async def _addresses(self, host: str, port: int, facts: Facts) -> list[str]:
         check_port(port)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from time import monotonic
 from typing import NamedTuple
 
@@ -14,22 +13,14 @@ from integrations.outbound import addresses
 from integrations.outbound.addresses import Network
 from integrations.outbound.outcome import Timings
 
-KEY = "switchboard"  # where a request's extensions hold its Options
-FACTS_KEY = "switchboard.facts"  # where the request's and the response's extensions hold the Facts
 RawHeaders = list[tuple[bytes, bytes]]
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What one call may take. Times in seconds; ``read_cap`` is bytes of the answer's body, as they come."""
+class Timeouts(NamedTuple):
+    """How long one call may take, in seconds: until its connection is ready, and in all."""
 
-    connect_timeout: float = 5.0
-    total_timeout: float = 30.0
-    read_cap: int = 1024 * 1024
-    allowed: tuple[Network, ...] = ()
-
-
-DEFAULT_OPTIONS = Options()
+    connect: float
+    total: float
 
 
 class Target:
@@ -39,10 +30,10 @@ class Target:
     second. The hash is made once, because hashing a network takes Python more than a microsecond.
     """
 
-    __slots__ = ("_hash", "_key", "host", "port", "scheme")
+    __slots__ = ("_hash", "_key", "allowed", "host", "port", "scheme")
 
     def __init__(self, scheme: str, host: str, port: int, allowed: tuple[Network, ...]) -> None:
-        self.scheme, self.host, self.port = scheme, host, port
+        self.scheme, self.host, self.port, self.allowed = scheme, host, port, allowed
         self._key = (scheme, host, port, allowed)
         self._hash = hash(self._key)
 
@@ -82,9 +73,9 @@ class Certificate(NamedTuple):
 
 
 class Facts:
-    """What was measured of one call. Stands in the request's extensions, also after a failure."""
+    """What was measured of one call, also of one that failed."""
 
-    __slots__ = ("connect", "dns", "first_byte", "is_reused", "peer", "size", "started", "tls", "truncated")
+    __slots__ = ("connect", "dns", "first_byte", "peer", "size", "started", "tls", "truncated")
 
     def __init__(self) -> None:
         self.started = monotonic()
@@ -93,7 +84,6 @@ class Facts:
         self.tls: float | None = None
         self.first_byte: float | None = None
         self.peer = ""
-        self.is_reused = False
         self.truncated = False
         self.size = 0
 
@@ -117,24 +107,12 @@ class TLSTimeout(httpx.ConnectTimeout):
     """The TLS handshake did not end within the connect timeout."""
 
 
-class Body(httpx.AsyncByteStream):
-    """A body that has been read whole, undecoded. ``httpx.Response(content=…)`` would unpack gzip without a limit."""
-
-    __slots__ = ("raw",)
-
-    def __init__(self, raw: bytes) -> None:
-        self.raw = raw
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        yield self.raw
-
-
-def place_of(url: httpx.URL, allowed: tuple[Network, ...]) -> Place:
-    """Raises httpx.UnsupportedProtocol."""
-    port = url.port  # even 0, which the port check refuses
-    if port is None and (port := addresses.DEFAULT_PORTS.get(url.scheme)) is None:
-        raise httpx.UnsupportedProtocol("an address begins with http:// or https://")
-    return Place(Target(url.scheme, url.raw_host.decode("ascii"), port, allowed), url.netloc, url.raw_path)
+@lru_cache(maxsize=1024)  # a service's messages mostly go to the same few addresses
+def place_of(url: str, allowed: tuple[Network, ...]) -> Place:
+    """Raises ValueError with words for an address that cannot be called."""
+    parsed = addresses.parse_url(url)
+    port = addresses.DEFAULT_PORTS[parsed.scheme] if parsed.port is None else parsed.port
+    return Place(Target(parsed.scheme, parsed.raw_host.decode("ascii"), port, allowed), parsed.netloc, parsed.raw_path)
 
 
 class Excess(Exception):

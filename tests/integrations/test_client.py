@@ -21,8 +21,8 @@ import pytest
 import trustme
 
 from integrations.outbound.addresses import parse_networks
-from integrations.outbound.client import READ_CAP, Call, Client
-from integrations.outbound.connection import IDLE_PER_TARGET
+from integrations.outbound.client import Call, Client
+from integrations.outbound.connection import IDLE_PER_TARGET, READ_CAP
 from integrations.outbound.headers import FORBIDDEN_HEADERS, header_refusal
 from integrations.outbound.outcome import Fault, Outcome
 from integrations.outbound.transport import PinnedTransport
@@ -653,14 +653,14 @@ def test_a_connection_with_bytes_that_nobody_asked_for_is_not_used_again(zoo: Zo
 
 
 def test_idle_connections_are_bounded_and_expire(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("integrations.outbound.connection.IDLE_FOR", 0.5)
+    monkeypatch.setattr("integrations.outbound.connection.IDLE_FOR", 2.0)
     upstream = zoo.serve("slow")
 
     async def act(client: Client, transport: PinnedTransport) -> None:
         outcomes = await asyncio.gather(*[client.send(post(upstream.url)) for _ in range(IDLE_PER_TARGET + 20)])
         assert all(outcome.succeeded for outcome in outcomes)
         assert transport.idle_count == IDLE_PER_TARGET
-        await eventually(lambda: transport.idle_count == 0 and upstream.open_now == 0)
+        await eventually(lambda: transport.idle_count == 0 and upstream.open_now == 0, within=6.0)
 
     with_client(act)
 

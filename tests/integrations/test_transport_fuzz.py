@@ -17,11 +17,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from integrations.outbound.client import READ_CAP, Call, Client
-from integrations.outbound.connection import Connection
+from integrations.outbound.client import Call, Client
+from integrations.outbound.connection import READ_CAP, Connection
 from integrations.outbound.outcome import Fault, Outcome, Timings
 from integrations.outbound.transport import PinnedTransport
-from integrations.outbound.wire import Facts, Options, Target
+from integrations.outbound.wire import Facts, Target, Timeouts
 from tests.upstreams import GOOD, status
 
 DEADLINE = 0.05  # seconds
@@ -87,7 +87,7 @@ class WireTransport(PinnedTransport):
         super().__init__()
         self.play = (pieces, ends, socket_)
 
-    async def _open(self, target: Target, options: Options, facts: Facts) -> Connection:
+    async def _open(self, target: Target, timeouts: Timeouts, facts: Facts) -> Connection:
         facts.peer = "memory:1"
         connection = Connection(asyncio.get_running_loop(), target, facts.peer, self._idle)
         Wire(*self.play).join(connection)
