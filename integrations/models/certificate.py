@@ -9,8 +9,8 @@ from typing import ClassVar
 from django.db import models
 from django.utils import timezone
 
-from integrations.outbound.wire import Certificate as Shown
-from integrations.outbound.wire import place_of
+from integrations.outbound.exchange import Certificate as Shown
+from integrations.outbound.exchange import place_of
 
 ENDS_SOON = timedelta(days=14)
 FORGOTTEN_AFTER = timedelta(days=90)  # without being shown again

@@ -23,10 +23,7 @@ import httpx
 
 from integrations.outbound.addresses import Network, Refused, parse_url
 from integrations.outbound.connection import READ_CAP
-from integrations.outbound.headers import TOKEN, header_refusal
-from integrations.outbound.outcome import Fault, Outcome
-from integrations.outbound.transport import PinnedTransport
-from integrations.outbound.wire import (
+from integrations.outbound.exchange import (
     Answer,
     Certificate,
     Facts,
@@ -39,6 +36,9 @@ from integrations.outbound.wire import (
     TLSTimeout,
     place_of,
 )
+from integrations.outbound.headers import TOKEN, header_refusal
+from integrations.outbound.outcome import Fault, Outcome
+from integrations.outbound.transport import PinnedTransport
 
 DETAIL_LIMIT = 300  # characters
 HEADERS_KEPT, HEADERS_KEPT_SIZE = 100, 16 * 1024  # of an answer: how many, and characters in all

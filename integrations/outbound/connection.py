@@ -13,8 +13,8 @@ from typing import cast
 import httptools
 import httpx
 
-from integrations.outbound.error_words import first_words, tls_words
-from integrations.outbound.wire import Excess, Facts, Place, RawHeaders, Target, Timeouts, TLSError
+from integrations.outbound.error_texts import first_words, tls_words
+from integrations.outbound.exchange import Excess, Facts, Place, RawHeaders, Target, Timeouts, TLSError
 
 READ_CAP = 1024 * 1024  # bytes of an answer's body, as they come
 HEAD_CAP = 64 * 1024  # bytes of header names and values, over all interim answers

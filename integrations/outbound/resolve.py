@@ -9,7 +9,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
 from integrations.outbound.addresses import check_port, literal
-from integrations.outbound.wire import ResolveError
+from integrations.outbound.exchange import ResolveError
 
 LOOKUPS_AT_ONCE = 16  # threads; a dead resolver holds one per name, see Lookups
 Resolve = Callable[[str, int], Awaitable[list[str]]]

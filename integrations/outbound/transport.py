@@ -30,9 +30,8 @@ import httpx
 
 from integrations.outbound.addresses import check_port, literal, refuse_metadata, vet
 from integrations.outbound.connection import Connection, IdleConnections, request_head
-from integrations.outbound.error_words import connect_words, slow_words, tls_words
-from integrations.outbound.resolve import Lookups, Resolve, connected
-from integrations.outbound.wire import (
+from integrations.outbound.error_texts import connect_words, slow_words, tls_words
+from integrations.outbound.exchange import (
     Answer,
     Certificate,
     Facts,
@@ -45,6 +44,7 @@ from integrations.outbound.wire import (
     TLSError,
     TLSTimeout,
 )
+from integrations.outbound.resolve import Lookups, Resolve, connected
 
 ADDRESSES_TRIED = 4
 CERTIFICATES_KEPT = 1024  # addresses, until somebody takes them

@@ -36,8 +36,8 @@ from integrations.models import (
 )
 from integrations.models import message as messages
 from integrations.operators import bulk_operations
+from integrations.outbound.exchange import Certificate as Shown
 from integrations.outbound.outcome import Fault
-from integrations.outbound.wire import Certificate as Shown
 from integrations.policies import breaker
 from integrations.policies.retry import DeadReason
 

@@ -22,7 +22,7 @@ from integrations.models import (
     TallyHour,
     Worker,
 )
-from integrations.outbound.wire import Certificate
+from integrations.outbound.exchange import Certificate
 from integrations.workers import housekeeping
 from tests.dashboard.signed_in import a_service, browser, messages_of, trip, words
 

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from integrations.outbound.client import Call, Client
 from integrations.outbound.connection import READ_CAP, Connection
+from integrations.outbound.exchange import Facts, Target, Timeouts
 from integrations.outbound.outcome import Fault, Outcome, Timings
 from integrations.outbound.transport import PinnedTransport
-from integrations.outbound.wire import Facts, Target, Timeouts
 from tests.upstreams import GOOD, status
 
 DEADLINE = 0.05  # seconds

@@ -8,7 +8,7 @@ import ssl
 import httptools
 import httpx
 
-from integrations.outbound.wire import Excess, ResolveTimeout, Timeouts, TLSTimeout
+from integrations.outbound.exchange import Excess, ResolveTimeout, Timeouts, TLSTimeout
 
 CERTIFICATE_WORDS = {
     9: "the certificate is not valid yet",
