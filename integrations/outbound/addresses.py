@@ -16,7 +16,6 @@ RFC 6052 (NAT64), RFC 3056 (6to4), RFC 4380 (Teredo).
 
 from __future__ import annotations
 
-import re
 import socket
 from collections.abc import Sequence
 from functools import lru_cache
@@ -30,13 +29,8 @@ from ipaddress import (
 )
 from urllib.parse import unquote
 
-import httpx
-
 Network = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
-URL_LIMIT = 8_192  # characters; what common servers take as a request line
-NAME_LIMIT, LABEL_LIMIT = 253, 63  # characters, RFC 1035
-DEFAULT_PORTS = {"http": 80, "https": 443}
 # Not for any allow list: who reaches these can ask for the machine's own credentials.
 METADATA_ADDRESSES: frozenset[Address] = frozenset(
     ip_address(text)
@@ -119,76 +113,16 @@ SIX_TO_FOUR = IPv6Network("2002::/16")
 MAPPED = IPv6Network("::ffff:0:0/96")
 COMPATIBLE = IPv6Network("::/96")
 EVERYTHING: tuple[Network, ...] = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))  # all that an allow list can give
-LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?")
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\\]")
 
 
 class Refused(Exception):
     """A call that may not be made. The message is one sentence for an operator."""
 
 
-def check_url(url: str) -> str | None:
-    """Why this can't be a service's address, in words, or ``None``. Looks nothing up."""
-    try:
-        host = parse_url(url).host
-    except ValueError as error:
-        return str(error)
-    return _metadata_refusal(host)
-
-
-def static_refusal(url: str, allowed: Sequence[Network]) -> str | None:
-    """Why a call to this address would be refused, as far as its text says. Names are judged at the call."""
-    if words := check_url(url):
-        return words
-    address = literal(parse_url(url).raw_host.decode("ascii"))
-    return refusal(address, allowed) if address else None
-
-
-@lru_cache(maxsize=1024)
-def parse_url(url: str) -> httpx.URL:
-    """The address as httpx will use it, so that the checker and the caller read the same text in the same way.
-
-    Raises ValueError with words.
-    """
-    if len(url) > URL_LIMIT:
-        raise ValueError(f"an address has at most {URL_LIMIT} characters")
-    if " " in url.partition("?")[0] or CONTROL.search(url):
-        raise ValueError("an address has no spaces, backslashes or control characters")
-    try:
-        parsed = httpx.URL(url)
-        host = parsed.host  # decodes an international name, which can fail as well
-    except (httpx.InvalidURL, ValueError):
-        raise ValueError("this is not a valid address") from None
-    if parsed.scheme not in DEFAULT_PORTS:
-        raise ValueError("an address begins with http:// or https://")
-    if not host:
-        raise ValueError("an address has a host after http:// or https://")
-    if parsed.userinfo:
-        raise ValueError("an address carries no user name or password: put them into the service's authentication")
-    if parsed.fragment or "#" in url:
-        raise ValueError("an address has no fragment (#…): it would never be sent")
-    check_port(DEFAULT_PORTS[parsed.scheme] if parsed.port is None else parsed.port)
-    _check_host(parsed.raw_host.decode("ascii"))
-    return parsed
-
-
 def check_port(port: int) -> None:
     """Raises ValueError. Asked before anything is looked up: getaddrinfo takes 65558 for 22."""
     if not 1 <= port <= 65_535:
         raise ValueError(f"port {port} is not between 1 and 65535")
-
-
-def _check_host(host: str) -> None:
-    if ":" in host:
-        if literal(host) is None:
-            raise ValueError("what stands in brackets is not an IPv6 address")
-        return
-    name = host.removesuffix(".")
-    if len(name) > NAME_LIMIT:
-        raise ValueError(f"a host name has at most {NAME_LIMIT} characters")
-    for label in name.split("."):
-        if len(label) > LABEL_LIMIT or not LABEL.fullmatch(label):
-            raise ValueError("the host is not a valid name")
 
 
 @lru_cache(maxsize=256)
@@ -283,11 +217,11 @@ def vet(
 
 def refuse_metadata(host: str) -> None:
     """Raises Refused for a metadata name or address; asked before a name is looked up."""
-    if words := _metadata_refusal(host):
+    if words := metadata_refusal(host):
         raise Refused(words)
 
 
-def _metadata_refusal(host: str) -> str | None:
+def metadata_refusal(host: str) -> str | None:
     if host.lower().rstrip(".") in METADATA_NAMES:
         return f"{host} is a cloud metadata name: never a target, whatever is allowed"
     address = literal(host)

@@ -21,7 +21,7 @@ from typing import cast
 
 import httpx
 
-from integrations.outbound.addresses import Network, Refused, parse_url
+from integrations.outbound.addresses import Network, Refused
 from integrations.outbound.connection import READ_CAP
 from integrations.outbound.exchange import (
     Answer,
@@ -39,6 +39,7 @@ from integrations.outbound.exchange import (
 from integrations.outbound.headers import TOKEN, header_refusal
 from integrations.outbound.outcome import Fault, Outcome
 from integrations.outbound.transport import PinnedTransport
+from integrations.outbound.urls import parse_url
 
 DETAIL_LIMIT = 300  # characters
 HEADERS_KEPT, HEADERS_KEPT_SIZE = 100, 16 * 1024  # of an answer: how many, and characters in all

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import httpx
 
-from integrations.outbound import addresses
+from integrations.outbound import urls
 from integrations.outbound.addresses import Network
 from integrations.outbound.outcome import Timings
 
@@ -110,8 +110,8 @@ class TLSTimeout(httpx.ConnectTimeout):
 @lru_cache(maxsize=1024)  # a service's messages mostly go to the same few addresses
 def place_of(url: str, allowed: tuple[Network, ...]) -> Place:
     """Raises ValueError with words for an address that cannot be called."""
-    parsed = addresses.parse_url(url)
-    port = addresses.DEFAULT_PORTS[parsed.scheme] if parsed.port is None else parsed.port
+    parsed = urls.parse_url(url)
+    port = urls.DEFAULT_PORTS[parsed.scheme] if parsed.port is None else parsed.port
     return Place(Target(parsed.scheme, parsed.raw_host.decode("ascii"), port, allowed), parsed.netloc, parsed.raw_path)
 
 

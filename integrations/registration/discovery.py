@@ -11,7 +11,8 @@ from django.utils import timezone
 from pydantic import ValidationError
 
 from integrations.models import AuditEntry, Event, Service, Source
-from integrations.outbound.addresses import check_url, parse_networks, static_refusal
+from integrations.outbound.addresses import parse_networks
+from integrations.outbound.urls import check_url, static_refusal
 from integrations.registration.registry import register
 from integrations.schemas.service import ServiceIn
 

@@ -14,8 +14,8 @@ from django.utils import timezone
 
 from integrations.errors import Conflict, Invalid
 from integrations.models import AUTH_SECRETS, AuditEntry, Event, Health, Message, Ordering, Service, Source
-from integrations.outbound.addresses import check_url, static_refusal
 from integrations.outbound.signing import MOST_KEYS, Keys, rotated
+from integrations.outbound.urls import check_url, static_refusal
 from integrations.schemas.service import ServiceIn
 
 PLAIN_FIELDS = (

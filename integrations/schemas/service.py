@@ -11,8 +11,9 @@ from pydantic import (
     model_validator,
 )
 
-from integrations.outbound.addresses import check_url, parse_networks
+from integrations.outbound.addresses import parse_networks
 from integrations.outbound.headers import header_refusal
+from integrations.outbound.urls import check_url
 from integrations.policies import health
 from integrations.policies.breaker import BreakerPolicy
 from integrations.policies.limits import Limits, Timeout

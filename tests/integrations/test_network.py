@@ -8,8 +8,9 @@ import socket
 import pytest
 
 from integrations.outbound import resolve as resolving
-from integrations.outbound.addresses import Refused, check_url, literal, parse_networks, refusal, static_refusal, vet
+from integrations.outbound.addresses import Refused, literal, parse_networks, refusal, vet
 from integrations.outbound.resolve import resolve
+from integrations.outbound.urls import check_url, static_refusal
 
 EVERYTHING = parse_networks("0.0.0.0/0, ::/0")
 

@@ -117,7 +117,7 @@ def test_what_somebody_changed_stays_while_the_address_follows_the_port():
 @pytest.mark.django_db
 def test_only_the_sandbox_may_reach_this_machine():
     from integrations.models import Service
-    from integrations.outbound.addresses import static_refusal
+    from integrations.outbound.urls import static_refusal
     from integrations.registration.sandbox import register_services
 
     register_services(8090)
