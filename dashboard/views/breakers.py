@@ -82,7 +82,7 @@ def steer(request: HttpRequest, name: str) -> HttpResponse:
     if form.is_valid():
         try:
             runtime = traffic.override_breaker(service, form.value, actor=actor(request))
-        except (Conflict, breaker_policy.Conflict) as conflict:
+        except Conflict as conflict:
             form.refuse([(("action",), str(conflict))])
         else:
             messages.success(request, f"The breaker of {service.name} is {_standing_words(runtime)}.")

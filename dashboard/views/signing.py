@@ -17,7 +17,7 @@ from dashboard.responses import form_page, posted, see_other
 from integrations import errors
 from integrations.errors import Conflict
 from integrations.models import Service
-from integrations.outbound.signing import Keys
+from integrations.outbound.signing import SigningKeys
 from integrations.registration import registry
 from integrations.schemas.service import ServiceIn, Signing
 
@@ -43,7 +43,7 @@ def rotate(request: HttpRequest, name: str) -> HttpResponse:
 def enable(request: HttpRequest, name: str) -> HttpResponse:
     """Turns signing on; where there is no secret yet, makes one and shows it."""
     service = get_object_or_404(Service, name=name)
-    keys: list[Keys] = []
+    keys: list[SigningKeys] = []
     try:
         with transaction.atomic():
             if not service.signing_keys:
@@ -76,6 +76,6 @@ def _turn(service: Service, *, on: bool, by: str) -> None:
     registry.change(service, wanted, {"signing"}, actor=by)
 
 
-def _made(request: HttpRequest, service: Service, keys: list[Keys]) -> HttpResponse:
+def _made(request: HttpRequest, service: Service, keys: list[SigningKeys]) -> HttpResponse:
     context = {"service": service, "newest": keys[0], "earlier": keys[1:]}
     return render(request, "services/signing_made.html", context)

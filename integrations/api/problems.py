@@ -16,7 +16,6 @@ from ninja.errors import ValidationError as NinjaValidationError
 from pydantic_core import ErrorDetails, to_json
 
 from integrations.errors import Conflict, Invalid, TooLarge
-from integrations.policies import breaker
 from integrations.schemas.fields import rule_text
 
 logger = logging.getLogger(__name__)
@@ -91,7 +90,7 @@ def problem_of(error: Exception, prefix: Location = ("body",)) -> Problem | None
             )
         case TooLarge():
             return Problem(413, str(error))
-        case Conflict() | breaker.Conflict():
+        case Conflict():
             return Problem(409, str(error))
         case OverflowError() | DataError():
             return validation_problem(
@@ -109,7 +108,7 @@ def add_problem_handlers(api: NinjaAPI) -> None:
 
         api.add_exception_handler(kind, handler)
 
-    for kind in (Problem, Invalid, pydantic.ValidationError, TooLarge, Conflict, breaker.Conflict, OverflowError):
+    for kind in (Problem, Invalid, pydantic.ValidationError, TooLarge, Conflict, OverflowError):
         answers(kind, problem_of)
     answers(DataError, problem_of)
     answers(NinjaValidationError, _of_parameters)

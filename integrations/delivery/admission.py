@@ -60,7 +60,7 @@ def with_load(runtimes: Iterable[Runtime], now: datetime) -> list[tuple[Runtime,
 def admit(runtime: Runtime, target: Target, now: datetime) -> Admission:
     """How many calls the service may have now."""
     before = runtime.breaker
-    state, changes = breaker.turn(before, target.breaker, now)
+    state, changes = breaker.tick(before, target.breaker, now)
     if state is not before:
         runtime.breaker = state
     if changes:

@@ -19,7 +19,7 @@ from django.db import transaction
 from integrations.logs import line
 from integrations.models import Event, Failure, FailureHour, FailureState, Result
 from integrations.models.failure import KEPT, Seen, add_hours
-from integrations.policies.fingerprint import Facts, Fingerprint, fingerprint, remainder
+from integrations.policies.fingerprint import FailureDetails, Fingerprint, fingerprint, remainder
 
 log = logging.getLogger("switchboard.failures")
 KINDS = 200  # groups of one service and endpoint that are not resolved; what is one too many is not kept apart
@@ -33,9 +33,9 @@ class Failed:
     formerly: int | None = None
 
     @property
-    def facts(self) -> Facts:
+    def facts(self) -> FailureDetails:
         attempt = self.attempt
-        return Facts(
+        return FailureDetails(
             service_id=attempt["service_id"],
             endpoint_id=attempt["endpoint_id"],
             fault=str(attempt["fault"]),
@@ -84,7 +84,7 @@ def _record(failed: Sequence[Failed], now: datetime) -> dict[int, int]:
 
 def _fingerprints(failed: Sequence[Failed]) -> list[Fingerprint]:
     """Of each call; a service that is down answers the same to all of them, which is looked at once."""
-    made: dict[Facts, Fingerprint] = {}
+    made: dict[FailureDetails, Fingerprint] = {}
     for facts in (asked := [one.facts for one in failed]):
         if facts not in made:
             made[facts] = fingerprint(facts)

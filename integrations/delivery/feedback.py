@@ -23,7 +23,7 @@ def fold(
     """Folds calls into a locked row, and into the service where they mean more; the caller saves the row."""
     before = runtime.breaker
     backlog = before.state == "half_open" and Message.objects.due(now).filter(service_id=runtime.pk).is_any()
-    state, changes = breaker.after(
+    state, changes = breaker.apply_results(
         before, target.breaker, samples, now, concurrency=target.limits.concurrency, backlog=backlog
     )
     runtime.breaker = state

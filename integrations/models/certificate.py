@@ -9,8 +9,8 @@ from typing import ClassVar
 from django.db import models
 from django.utils import timezone
 
-from integrations.outbound.exchange import Certificate as Shown
-from integrations.outbound.exchange import place_of
+from integrations.outbound.exchange import PeerCertificate as Shown
+from integrations.outbound.exchange import destination_of
 
 ENDS_SOON = timedelta(days=14)
 FORGOTTEN_AFTER = timedelta(days=90)  # without being shown again
@@ -18,7 +18,7 @@ FORGOTTEN_AFTER = timedelta(days=90)  # without being shown again
 
 def address_of(url: str) -> str:
     """Where a call to this URL is dialled, as ``host:port``. Raises ValueError where it cannot be called."""
-    return place_of(url, ()).target.address
+    return destination_of(url, ()).key.address
 
 
 class CertificateQuerySet(models.QuerySet["Certificate"]):

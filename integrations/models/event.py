@@ -11,13 +11,13 @@ from django.utils import timezone
 
 from integrations.models.message import Message
 from integrations.models.service import Service
-from integrations.policies.breaker import Change
+from integrations.policies.breaker import Transition
 
 HELD_CAP = 10_000  # counting ends here: it is done while the runtime row is locked
 
 
 class EventManager(models.Manager["Event"]):
-    def record_changes(self, service: Service, changes: Sequence[Change], now: datetime, *, by: str = "") -> None:
+    def record_changes(self, service: Service, changes: Sequence[Transition], now: datetime, *, by: str = "") -> None:
         """One event for each change of a breaker, with its cause, the attempts that tripped it and how many messages
         wait."""
         for change in changes:

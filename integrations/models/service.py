@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from integrations.models.fields import EncryptedJSONField
 from integrations.outbound.addresses import Network, parse_networks
-from integrations.outbound.signing import Keys, Signer
+from integrations.outbound.signing import Signer, SigningKeys
 from integrations.policies.breaker import BreakerPolicy
 from integrations.policies.limits import Limits, Timeout
 from integrations.policies.retry import RetryPolicy
@@ -173,11 +173,11 @@ class Service(models.Model):
         return Signer(self.signing_keys if self.signing.get("enabled") else ())
 
     @property
-    def signing_keys(self) -> list[Keys]:
+    def signing_keys(self) -> list[SigningKeys]:
         """The keys in force, then those that a rotation has left valid for a while: newest first."""
         entries = takewhile(bool, (self.secrets.get(f"signing.{number}") for number in count()))
         found = [
-            Keys(
+            SigningKeys(
                 secret=entry["value"],
                 private_key=entry["private_key"],
                 made_at=datetime.fromisoformat(entry["set_at"]),
@@ -189,7 +189,7 @@ class Service(models.Model):
         now = timezone.now()
         return [keys for keys in found if keys.is_valid(now)]
 
-    def keep_signing_keys(self, keys: Sequence[Keys]) -> None:
+    def keep_signing_keys(self, keys: Sequence[SigningKeys]) -> None:
         """Remembers these instead of those it had; the caller saves."""
         kept = {name: entry for name, entry in self.secrets.items() if not name.startswith("signing.")}
         for number, pair in enumerate(keys):

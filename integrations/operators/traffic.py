@@ -66,7 +66,7 @@ def _spread(service: Service, rate: float, now: datetime) -> None:
 
 
 def override_breaker(service: Service, data: BreakerIn, *, actor: str) -> Runtime:
-    """A manual change of the breaker. Raises policies.breaker.Conflict where the state does not allow it.
+    """A manual change of the breaker. Raises Conflict where the state does not allow it.
 
     Who closes it by hand wants calls again now, so that a Retry-After of the service is forgotten as well.
     """

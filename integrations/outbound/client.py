@@ -24,17 +24,17 @@ import httpx
 from integrations.outbound.addresses import Network, Refused
 from integrations.outbound.connection import READ_CAP
 from integrations.outbound.exchange import (
-    Answer,
-    Certificate,
-    Facts,
-    Place,
+    Destination,
+    Measurements,
+    PeerCertificate,
     RawHeaders,
+    RawResponse,
     ResolveError,
     ResolveTimeout,
     Timeouts,
     TLSError,
     TLSTimeout,
-    place_of,
+    destination_of,
 )
 from integrations.outbound.headers import TOKEN, header_refusal
 from integrations.outbound.outcome import Fault, Outcome
@@ -79,7 +79,7 @@ class Client:
 
     async def send(self, call: Call) -> Outcome:
         """What the call came to. Only asyncio.CancelledError passes through."""
-        facts, transport = Facts(), self._transport
+        facts, transport = Measurements(), self._transport
         try:
             place, headers = _checked(call)
         except Exception as error:
@@ -94,7 +94,7 @@ class Client:
             return failed_outcome(error, facts, call)
         return _answered(answer, facts, call)
 
-    def take_certificates(self) -> list[Certificate]:
+    def take_certificates(self) -> list[PeerCertificate]:
         """What servers have shown since it was last asked."""
         return self._transport.take_certificates() if isinstance(self._transport, PinnedTransport) else []
 
@@ -102,7 +102,7 @@ class Client:
         await self._transport.aclose()
 
 
-def _checked(call: Call) -> tuple[Place, RawHeaders]:
+def _checked(call: Call) -> tuple[Destination, RawHeaders]:
     """What a call describes, as it can be sent. Raises ValueError with words, and whatever else odd fields bring."""
     for timeout in (call.connect_timeout, call.total_timeout):
         if not 0 < timeout <= TIMEOUT_LIMIT:
@@ -111,7 +111,7 @@ def _checked(call: Call) -> tuple[Place, RawHeaders]:
         raise ValueError("this is not a method that a call can have")
     if not isinstance(call.body, bytes):
         raise TypeError  # asyncio would only find out while it writes
-    place = place_of(call.url, call.allowed)
+    place = destination_of(call.url, call.allowed)
     given = set()
     headers = []
     for name, value in call.headers:
@@ -127,8 +127,8 @@ def _checked(call: Call) -> tuple[Place, RawHeaders]:
 
 
 async def _send_by_another(
-    transport: httpx.AsyncBaseTransport, call: Call, headers: RawHeaders, facts: Facts
-) -> Answer:
+    transport: httpx.AsyncBaseTransport, call: Call, headers: RawHeaders, facts: Measurements
+) -> RawResponse:
     """The same promises (total timeout, read cap, undecoded bytes) for a transport that doesn't make them."""
     url = parse_url(call.url)
     framing = [(b"Host", url.netloc)]
@@ -148,7 +148,7 @@ async def _send_by_another(
                     break
         finally:
             await response.aclose()
-    return Answer(response.status_code, response.headers.raw, b"".join(chunks)[:READ_CAP])
+    return RawResponse(response.status_code, response.headers.raw, b"".join(chunks)[:READ_CAP])
 
 
 def _build_words(error: Exception) -> str:
@@ -176,7 +176,7 @@ FAULTS: tuple[tuple[tuple[type[Exception], ...], Fault, str], ...] = (
 )
 
 
-def failed_outcome(error: Exception, facts: Facts, call: Call) -> Outcome:
+def failed_outcome(error: Exception, facts: Measurements, call: Call) -> Outcome:
     fault, words = _fault(error)
     if isinstance(error, TimeoutError):
         words = f"no complete answer within {call.total_timeout:g} s"
@@ -200,7 +200,7 @@ def _fault(error: Exception) -> tuple[Fault, str]:
     return next((fault, words) for types, fault, words in FAULTS if isinstance(error, types))
 
 
-def _answered(answer: Answer, facts: Facts, call: Call) -> Outcome:
+def _answered(answer: RawResponse, facts: Measurements, call: Call) -> Outcome:
     status, body = answer.status, answer.body
     return Outcome(
         None if 200 <= status <= 299 else Fault.STATUS,

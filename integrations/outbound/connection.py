@@ -14,7 +14,15 @@ import httptools
 import httpx
 
 from integrations.outbound.error_texts import first_words, tls_words
-from integrations.outbound.exchange import Excess, Facts, Place, RawHeaders, Target, Timeouts, TLSError
+from integrations.outbound.exchange import (
+    ConnectionKey,
+    Destination,
+    Excess,
+    Measurements,
+    RawHeaders,
+    Timeouts,
+    TLSError,
+)
 
 READ_CAP = 1024 * 1024  # bytes of an answer's body, as they come
 HEAD_CAP = 64 * 1024  # bytes of header names and values, over all interim answers
@@ -31,7 +39,7 @@ SAFE_HEAD = re.compile(
 OWN_HEADERS = frozenset({b"content-length", b"transfer-encoding", b"connection", b"keep-alive", b"host"})
 
 
-def request_head(place: Place, method: str, headers: RawHeaders, length: int) -> tuple[bytes, bool]:
+def request_head(place: Destination, method: str, headers: RawHeaders, length: int) -> tuple[bytes, bool]:
     """The request's first bytes, and whether the connection may be used again. Raises httpx.LocalProtocolError.
 
     The framing is ours alone: always a Content-Length, never a Transfer-Encoding (RFC 9112 section 6).
@@ -71,14 +79,14 @@ class IdleConnections:
     __slots__ = ("_all", "_by_target", "_sweep")
 
     def __init__(self) -> None:
-        self._by_target: dict[Target, dict[Connection, None]] = {}
+        self._by_target: dict[ConnectionKey, dict[Connection, None]] = {}
         self._all: OrderedDict[Connection, None] = OrderedDict()  # oldest first
         self._sweep: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         return len(self._all)
 
-    def take(self, target: Target) -> Connection | None:
+    def take(self, target: ConnectionKey) -> Connection | None:
         while waiting := self._by_target.get(target):
             connection = next(reversed(waiting))
             self.discard(connection)
@@ -164,7 +172,9 @@ class Connection(asyncio.Protocol):
         "target",
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, target: Target, peer: str, idle: IdleConnections) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, target: ConnectionKey, peer: str, idle: IdleConnections
+    ) -> None:
         self.loop = loop
         self.target = target
         self.peer = peer
@@ -181,7 +191,9 @@ class Connection(asyncio.Protocol):
         self._poll = select.poll() if hasattr(select, "poll") else None  # Windows has none
 
     # ---- for the transport ------------------------------------------------------------------------------------------
-    def exchange(self, sent: bytes, is_head_request: bool, timeouts: Timeouts, facts: Facts) -> asyncio.Future[None]:
+    def exchange(
+        self, sent: bytes, is_head_request: bool, timeouts: Timeouts, facts: Measurements
+    ) -> asyncio.Future[None]:
         """Writes a request. The future is done when the answer is in ``status``, ``headers`` and ``chunks``."""
         now = monotonic()
         self._answer = answer = self.loop.create_future()

@@ -23,7 +23,7 @@ class Timeouts(NamedTuple):
     total: float
 
 
-class Target:
+class ConnectionKey:
     """What a connection may be shared by: calls to one scheme, host and port, of services that are allowed the same.
 
     Two services with different allow lists never share one: what was vetted for the first may be forbidden to the
@@ -45,18 +45,18 @@ class Target:
         return self._hash
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Target) and self._key == other._key
+        return isinstance(other, ConnectionKey) and self._key == other._key
 
 
-class Place(NamedTuple):
+class Destination(NamedTuple):
     """Where a request goes: the connection it may use, and what stands in its first two lines."""
 
-    target: Target
+    key: ConnectionKey
     host: bytes
     path: bytes  # with the query
 
 
-class Answer(NamedTuple):
+class RawResponse(NamedTuple):
     """An answer that has been read whole, undecoded."""
 
     status: int
@@ -64,7 +64,7 @@ class Answer(NamedTuple):
     body: bytes
 
 
-class Certificate(NamedTuple):
+class PeerCertificate(NamedTuple):
     """What the other side showed in a handshake that succeeded; ``address`` is ``host:port``."""
 
     address: str
@@ -72,7 +72,7 @@ class Certificate(NamedTuple):
     ends_at: datetime
 
 
-class Facts:
+class Measurements:
     """What was measured of one call, also of one that failed."""
 
     __slots__ = ("connect", "dns", "first_byte", "peer", "size", "started", "tls", "truncated")
@@ -108,11 +108,13 @@ class TLSTimeout(httpx.ConnectTimeout):
 
 
 @lru_cache(maxsize=1024)  # a service's messages mostly go to the same few addresses
-def place_of(url: str, allowed: tuple[Network, ...]) -> Place:
+def destination_of(url: str, allowed: tuple[Network, ...]) -> Destination:
     """Raises ValueError with words for an address that cannot be called."""
     parsed = urls.parse_url(url)
     port = urls.DEFAULT_PORTS[parsed.scheme] if parsed.port is None else parsed.port
-    return Place(Target(parsed.scheme, parsed.raw_host.decode("ascii"), port, allowed), parsed.netloc, parsed.raw_path)
+    return Destination(
+        ConnectionKey(parsed.scheme, parsed.raw_host.decode("ascii"), port, allowed), parsed.netloc, parsed.raw_path
+    )
 
 
 class Excess(Exception):

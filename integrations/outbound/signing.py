@@ -24,7 +24,7 @@ MOST_KEYS = 5  # pairs that sign at once: each adds 140 bytes to the header and 
 
 
 @dataclass(frozen=True, slots=True)
-class Keys:
+class SigningKeys:
     """What a service's calls are signed with."""
 
     secret: str = field(repr=False)  # whsec_…, shared with the receiver
@@ -33,7 +33,7 @@ class Keys:
     valid_until: datetime | None = None  # when an earlier pair stops to sign; None for the one in force
 
     @classmethod
-    def make(cls, now: datetime) -> Keys:
+    def make(cls, now: datetime) -> SigningKeys:
         private = Ed25519PrivateKey.generate()
         pair = private.private_bytes_raw() + private.public_key().public_bytes_raw()
         return cls(
@@ -51,18 +51,18 @@ class Keys:
         return self.valid_until is None or now < self.valid_until
 
 
-def rotated(present: Sequence[Keys], now: datetime, overlap: timedelta) -> list[Keys]:
+def rotated(present: Sequence[SigningKeys], now: datetime, overlap: timedelta) -> list[SigningKeys]:
     """New keys, and before them those that go on signing until ``overlap`` has passed, or until the earlier end that
     they had already. Newest first; nothing is kept with an overlap of 0."""
     end = now + overlap
     earlier = [replace(keys, valid_until=min(keys.valid_until or end, end)) for keys in present]
-    return [Keys.make(now), *(keys for keys in earlier if keys.is_valid(now))]
+    return [SigningKeys.make(now), *(keys for keys in earlier if keys.is_valid(now))]
 
 
 class Signer:
     """Signs calls with a service's keys, which are decoded once."""
 
-    def __init__(self, keys: Iterable[Keys] = ()) -> None:
+    def __init__(self, keys: Iterable[SigningKeys] = ()) -> None:
         self._keys = [
             (
                 one.valid_until,

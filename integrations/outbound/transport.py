@@ -32,14 +32,14 @@ from integrations.outbound.addresses import check_port, literal, refuse_metadata
 from integrations.outbound.connection import Connection, IdleConnections, request_head
 from integrations.outbound.error_texts import connect_words, slow_words, tls_words
 from integrations.outbound.exchange import (
-    Answer,
-    Certificate,
-    Facts,
-    Place,
+    ConnectionKey,
+    Destination,
+    Measurements,
+    PeerCertificate,
     RawHeaders,
+    RawResponse,
     ResolveError,
     ResolveTimeout,
-    Target,
     Timeouts,
     TLSError,
     TLSTimeout,
@@ -71,22 +71,22 @@ class PinnedTransport:
         self._ssl_context = ssl_context
         self._idle = IdleConnections()
         self._busy: set[Connection] = set()
-        self._certificates: dict[str, Certificate] = {}
+        self._certificates: dict[str, PeerCertificate] = {}
         self._is_closed = False
 
-    def take_certificates(self) -> list[Certificate]:
+    def take_certificates(self) -> list[PeerCertificate]:
         """Those of new connections since it was last asked; the newest of each address."""
         taken, self._certificates = self._certificates, {}
         return list(taken.values())
 
     async def exchange(
-        self, place: Place, method: str, headers: RawHeaders, body: bytes, timeouts: Timeouts, facts: Facts
-    ) -> Answer:
+        self, place: Destination, method: str, headers: RawHeaders, body: bytes, timeouts: Timeouts, facts: Measurements
+    ) -> RawResponse:
         """One request and its answer, without httpx's objects around them: those cost 40 µs a call."""
         head, keeps_open = request_head(place, method, headers, len(body))
-        connection = self._idle.take(place.target)
+        connection = self._idle.take(place.key)
         if connection is None:
-            connection = await self._open(place.target, timeouts, facts)
+            connection = await self._open(place.key, timeouts, facts)
         else:
             facts.peer = connection.peer
         self._busy.add(connection)
@@ -100,7 +100,7 @@ class PinnedTransport:
         finally:
             self._busy.discard(connection)
         chunks = connection.chunks
-        answer = Answer(connection.status, connection.headers, chunks[0] if len(chunks) == 1 else b"".join(chunks))
+        answer = RawResponse(connection.status, connection.headers, chunks[0] if len(chunks) == 1 else b"".join(chunks))
         self._give_back(connection, keeps_open)
         return answer
 
@@ -125,7 +125,7 @@ class PinnedTransport:
             connection.close()
 
     # ---- a new connection -------------------------------------------------------------------------------------------
-    async def _open(self, target: Target, timeouts: Timeouts, facts: Facts) -> Connection:
+    async def _open(self, target: ConnectionKey, timeouts: Timeouts, facts: Measurements) -> Connection:
         """A connection to a vetted address of the target, within the connect timeout and the total one."""
         if self._is_closed:
             raise httpx.ConnectError("the client is closed")
@@ -148,7 +148,7 @@ class PinnedTransport:
                 raise httpx.ReadTimeout(words) from error
             raise phase(slow_words(phase, host, facts.peer, timeouts)) from error
 
-    async def _addresses(self, host: str, port: int, facts: Facts) -> list[str]:
+    async def _addresses(self, host: str, port: int, facts: Measurements) -> list[str]:
         check_port(port)
         if address := literal(host):
             return [address]
@@ -163,7 +163,7 @@ class PinnedTransport:
             raise ResolveError(f"{host} has no address")
         return addresses
 
-    async def _dial(self, addresses: Sequence[str], port: int, end: float, facts: Facts) -> socket.socket:
+    async def _dial(self, addresses: Sequence[str], port: int, end: float, facts: Measurements) -> socket.socket:
         """A TCP connection to the first address that takes one; each gets a fair share of the time that is left."""
         started = monotonic()
         try:
@@ -181,7 +181,7 @@ class PinnedTransport:
         finally:
             facts.connect = monotonic() - started
 
-    async def _speak(self, sock: socket.socket, target: Target, facts: Facts) -> Connection:
+    async def _speak(self, sock: socket.socket, target: ConnectionKey, facts: Measurements) -> Connection:
         """The protocol on a connected socket, after the TLS handshake where there is one. Owns the socket."""
         loop = asyncio.get_running_loop()
         connection = Connection(loop, target, facts.peer, self._idle)
@@ -209,7 +209,7 @@ class PinnedTransport:
     def _note_certificate(self, address: str, shown: Any) -> None:
         if shown and len(self._certificates) < CERTIFICATES_KEPT:
             ends_at = datetime.fromtimestamp(ssl.cert_time_to_seconds(shown["notAfter"]), UTC)
-            self._certificates[address] = Certificate(address, issuer(shown), ends_at)
+            self._certificates[address] = PeerCertificate(address, issuer(shown), ends_at)
 
     def _tls(self) -> ssl.SSLContext:
         if self._ssl_context is None:

@@ -36,7 +36,7 @@ class RecordedCall(NamedTuple):
 
 
 @dataclass(slots=True)
-class Opening:
+class SimulatedOpening:
     """One time that the breaker would have opened, until it would have closed again."""
 
     opened_at: datetime
@@ -58,7 +58,7 @@ class Backtest:
 
     calls: int  # recorded
     failed: int  # those that count as failures under these settings
-    openings: list[Opening] = field(default_factory=list)
+    openings: list[SimulatedOpening] = field(default_factory=list)
     delayed: int = 0  # messages with a call that would have been spared
     given_up: int = 0  # messages that would have been dead before a call that was made in reality
     given_up_delivered: int = 0  # those among them that such a call delivered
@@ -79,7 +79,7 @@ def backtest(calls: Sequence[RecordedCall], policy: BreakerPolicy, retry: RetryP
     by_start = sorted(calls, key=lambda call: call.started_at)
     result = Backtest(len(calls), sum(verdict(call.fault, call.status_code).breaker == "failure" for call in calls))
     made = _made(by_start, retry, verdict, result)
-    _Replay(made, policy, verdict, result).run()
+    _Simulation(made, policy, verdict, result).run()
     return result
 
 
@@ -125,7 +125,7 @@ def _made(
 
 
 # ---- the breaker ----------------------------------------------------------------------------------------------------
-class _Replay:
+class _Simulation:
     """Closed, it folds results in by their ends; open, it spares calls by their starts; half-open, it does both."""
 
     def __init__(
@@ -146,7 +146,7 @@ class _Replay:
                 break
         self.result.delayed = len(self.delayed)
 
-    def _while_closed(self, since: datetime | None) -> Opening | None:
+    def _while_closed(self, since: datetime | None) -> SimulatedOpening | None:
         """Folds in the results of calls that began in this closed time, up to the one that trips a rule."""
         batch: list[Sample] = []
         size, trouble_until = FIRST_BATCH, None
@@ -169,7 +169,7 @@ class _Replay:
                 trouble_until = sample.at.replace(microsecond=0)
         return self._fold(batch)
 
-    def _fold(self, batch: list[Sample]) -> Opening | None:
+    def _fold(self, batch: list[Sample]) -> SimulatedOpening | None:
         if not batch:
             return None
         before = self.state
@@ -181,24 +181,24 @@ class _Replay:
         until = next(place for place, sample in enumerate(batch, 1) if sample.attempt == tripping)
         self.state, self.end = before, int(tripping) + 1
         self.state, changes = self._after(batch[:until])
-        return Opening(batch[until - 1].at, changes[0].cause)
+        return SimulatedOpening(batch[until - 1].at, changes[0].cause)
 
-    def _until_closed(self, opening: Opening) -> datetime | None:
+    def _until_closed(self, opening: SimulatedOpening) -> datetime | None:
         """Spares calls and sends probes until all of those succeed; None where the record ends before."""
         while self.state.retry_at is not None:
             self._skip_to(opening, self.state.retry_at)
-            self.state, _ = breaker.turn(self.state, self.policy, self.state.retry_at)
+            self.state, _ = breaker.tick(self.state, self.policy, self.state.retry_at)
             if closed_at := self._while_half_open(opening):
                 return closed_at
         return None
 
-    def _skip_to(self, opening: Opening, until: datetime) -> None:
+    def _skip_to(self, opening: SimulatedOpening, until: datetime) -> None:
         while self.start < len(self.by_start) and (call := self.by_start[self.start]).started_at < until:
             self.start += 1
             if call.started_at >= opening.opened_at:
                 self._spare(opening, call)
 
-    def _while_half_open(self, opening: Opening) -> datetime | None:
+    def _while_half_open(self, opening: SimulatedOpening) -> datetime | None:
         probes: list[tuple[datetime, int, Sample]] = []  # in flight
         while probes or self.start < len(self.by_start):
             upcoming = self.by_start[self.start].started_at if self.start < len(self.by_start) else None
@@ -219,7 +219,7 @@ class _Replay:
                 heappush(probes, (call.ended_at, self.start, self._sample(call, self.start)))
         return None
 
-    def _spare(self, opening: Opening, call: RecordedCall) -> None:
+    def _spare(self, opening: SimulatedOpening, call: RecordedCall) -> None:
         opening.spared += 1
         opening.spared_succeeded += not call.fault
         opening.first_spared_at = opening.first_spared_at or call.started_at
@@ -237,6 +237,6 @@ class _Replay:
             attempt=place,
         )
 
-    def _after(self, samples: list[Sample]) -> breaker.Turned:
+    def _after(self, samples: list[Sample]) -> breaker.Step:
         # Without a backlog: how fast one goes out after a closing changes nothing that is counted here.
-        return breaker.after(self.state, self.policy, samples, samples[-1].at, concurrency=1, backlog=False)
+        return breaker.apply_results(self.state, self.policy, samples, samples[-1].at, concurrency=1, backlog=False)

@@ -12,7 +12,8 @@
 The state lives in one row per service that every process locks while it decides, so nothing here may depend on who
 asks. Manual modes lie over it: forced_open refuses all, disabled measures nothing, observe measures and lets all pass.
 
-A caller does ``turn`` (what time alone changes), then ``allowance`` when claiming or ``after`` when results are in.
+A caller calls ``tick`` first (changes due to time alone), then ``allowance`` before claiming or ``apply_results`` with
+the results of calls.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
+from integrations.errors import Conflict
+
 State = Literal["closed", "open", "half_open"]
 Mode = Literal["auto", "forced_open", "disabled", "observe"]
 ChangeType = Literal["opened", "half_opened", "closed", "mode"]
@@ -38,10 +41,6 @@ Window = str | TimeWindow
 EVIDENCE_KEPT = 20  # attempts named in one change: enough to look into, small enough for the row
 REASON_KEPT = 500  # characters the row has room for; an operator's own reason is part of some causes
 WEEK = 7 * 86_400.0
-
-
-class Conflict(ValueError):
-    """An action that the breaker's present state doesn't allow; says why in words."""
 
 
 class WindowPolicy(BaseModel):
@@ -178,7 +177,7 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class Transition:
     """One change of state or mode, for one event: its cause in words and the attempts that brought it about."""
 
     type: ChangeType
@@ -187,14 +186,14 @@ class Change:
     observed: bool = False
 
 
-Turned = tuple[BreakerState, tuple[Change, ...]]
+Step = tuple[BreakerState, tuple[Transition, ...]]
 
 
 # --- Asking ---------------------------------------------------------------------------------------------------------
 
 
 def allowance(state: BreakerState, policy: BreakerPolicy, probes_in_flight: int, now: datetime) -> int | None:
-    """How many calls may be claimed now: None for any number, 0 for none. ``turn`` comes first."""
+    """How many calls may be claimed now: None for any number, 0 for none. ``tick`` comes first."""
     if state.mode == "forced_open":
         return 0  # an operator's stop holds even where the breaker is switched off
     if not policy.enabled or state.mode in ("disabled", "observe"):
@@ -253,7 +252,7 @@ def summary(state: BreakerState, policy: BreakerPolicy, now: datetime, probes_in
 # --- What time changes ----------------------------------------------------------------------------------------------
 
 
-def turn(state: BreakerState, policy: BreakerPolicy, now: datetime) -> Turned:
+def tick(state: BreakerState, policy: BreakerPolicy, now: datetime) -> Step:
     """What time alone, or a changed setting, does to a breaker. Gives back the same object when nothing changes."""
     if state.mode != "auto" and state.mode_until is not None and state.mode_until <= now:
         return _end_manual_mode(state, policy, now, f"{_MODE_WORDS[state.mode]} until this time")
@@ -280,14 +279,14 @@ def _bring_near(state: BreakerState, policy: BreakerPolicy, now: datetime) -> Br
     return replace(state, retry_at=latest) if state.retry_at > latest else state
 
 
-def _turn_observed(state: BreakerState, now: datetime) -> Turned:
+def _turn_observed(state: BreakerState, now: datetime) -> Step:
     if not state.observed_open or state.retry_at is None or state.retry_at > now:
         return state, ()
     state = replace(state, retry_at=None, probes_succeeded=0)
-    return state, (Change("half_opened", "the open time would be over", observed=True),)
+    return state, (Transition("half_opened", "the open time would be over", observed=True),)
 
 
-def _switch_off(state: BreakerState, policy: BreakerPolicy) -> Turned:
+def _switch_off(state: BreakerState, policy: BreakerPolicy) -> Step:
     """Nothing measured while it was on may speak when it is switched on again."""
     reason = "" if state.mode == "auto" else state.reason
     wanted = replace(_clean(state, policy), reason=reason, reopenings=0, ramp=None)
@@ -299,7 +298,7 @@ def _switch_off(state: BreakerState, policy: BreakerPolicy) -> Turned:
 # --- What results change --------------------------------------------------------------------------------------------
 
 
-def after(
+def apply_results(
     state: BreakerState,
     policy: BreakerPolicy,
     samples: Sequence[Sample],
@@ -307,7 +306,7 @@ def after(
     *,
     concurrency: int,
     backlog: bool,
-) -> Turned:
+) -> Step:
     """Fold results in, in their order. At most one change, save in observe mode, where calls go on regardless.
 
     ``concurrency`` is the service's own limit and ``backlog`` whether messages wait: together they decide whether
@@ -328,7 +327,7 @@ def after(
 
 def _after_calls(
     state: BreakerState, policy: BreakerPolicy, samples: Sequence[Sample], now: datetime, concurrency: int
-) -> Turned:
+) -> Step:
     record = _Record(state, policy, now)
     for sample in samples:
         record.add(sample)
@@ -339,7 +338,7 @@ def _after_calls(
 
 def _after_probes(
     state: BreakerState, policy: BreakerPolicy, samples: Sequence[Sample], now: datetime, backlog_over: int | None
-) -> Turned:
+) -> Step:
     """``backlog_over`` is the concurrency to climb back to, None without a backlog."""
     succeeded, evidence = state.probes_succeeded, state.evidence
     for sample in samples:
@@ -353,9 +352,9 @@ def _after_probes(
     return replace(state, probes_succeeded=succeeded, evidence=evidence), ()
 
 
-def _after_observed(state: BreakerState, policy: BreakerPolicy, samples: Sequence[Sample], now: datetime) -> Turned:
+def _after_observed(state: BreakerState, policy: BreakerPolicy, samples: Sequence[Sample], now: datetime) -> Step:
     """The same machine in the shadow: it says what it would do, and every call goes on being measured."""
-    record, changes = _Record(state, policy, now), list[Change]()
+    record, changes = _Record(state, policy, now), list[Transition]()
     for sample in samples:
         record.add(sample)
         if not state.observed_open:
@@ -366,14 +365,14 @@ def _after_observed(state: BreakerState, policy: BreakerPolicy, samples: Sequenc
             continue  # would have been refused
         elif sample.failed:
             state = _observed_opening(state, policy, now, state.reopenings + 1)
-            changes.append(Change("opened", "a probe failed", (sample.attempt,), observed=True))
+            changes.append(Transition("opened", "a probe failed", (sample.attempt,), observed=True))
         elif state.probes_succeeded + 1 < policy.half_open_calls:
             state = replace(state, probes_succeeded=state.probes_succeeded + 1)
         else:
             cause = _probes_cause(state.probes_succeeded + 1)
             state = replace(_clean(state, policy), observed_open=False, reopenings=0)
             record = _Record(state, policy, now)
-            changes.append(Change("closed", cause, (sample.attempt,), observed=True))
+            changes.append(Transition("closed", cause, (sample.attempt,), observed=True))
     return record.stored(state), tuple(changes)
 
 
@@ -410,7 +409,7 @@ def command(
     *,
     reason: str = "",
     until: datetime | None = None,
-) -> Turned:
+) -> Step:
     """An operator's action. ``until`` is for open, disable and observe; that it lies ahead is the caller's to check.
 
     Raises Conflict for half_open of a breaker that isn't open, and ValueError for a word that is no action. An action
@@ -450,7 +449,7 @@ _MODE_WORDS: dict[Mode, str] = {
 }
 
 
-def _force_open(state: BreakerState, now: datetime, reason: str, until: datetime | None, cause: str) -> Turned:
+def _force_open(state: BreakerState, now: datetime, reason: str, until: datetime | None, cause: str) -> Step:
     wanted = replace(
         state,
         state="open",
@@ -466,7 +465,7 @@ def _force_open(state: BreakerState, now: datetime, reason: str, until: datetime
     return _changed(state, wanted, cause)
 
 
-def _end_manual_mode(state: BreakerState, policy: BreakerPolicy, now: datetime, cause: str) -> Turned:
+def _end_manual_mode(state: BreakerState, policy: BreakerPolicy, now: datetime, cause: str) -> Step:
     """Back to auto. A forced opening says nothing about the service, so it probes first; the others start clean."""
     if state.mode == "forced_open" and policy.enabled:
         return _half_opened(state, cause)
@@ -484,7 +483,7 @@ def _opened(
     cause: str,
     attempts: tuple[AttemptId, ...],
     reopenings: int,
-) -> Turned:
+) -> Step:
     """Open for a full new period. The window stays as it was, to be looked at while it is open."""
     wanted = replace(
         state,
@@ -500,7 +499,7 @@ def _opened(
     return _changed(state, wanted, cause, attempts)
 
 
-def _half_opened(state: BreakerState, cause: str) -> Turned:
+def _half_opened(state: BreakerState, cause: str) -> Step:
     wanted = replace(
         state,
         state="half_open",
@@ -515,7 +514,7 @@ def _half_opened(state: BreakerState, cause: str) -> Turned:
     return _changed(state, wanted, cause)
 
 
-def _closed(state: BreakerState, policy: BreakerPolicy, cause: str, *, ramp: int | None) -> Turned:
+def _closed(state: BreakerState, policy: BreakerPolicy, cause: str, *, ramp: int | None) -> Step:
     wanted = replace(_clean(state, policy), reason="", reopenings=0, ramp=ramp)
     return _changed(state, wanted, cause, state.evidence)
 
@@ -538,12 +537,12 @@ def _clean(state: BreakerState, policy: BreakerPolicy) -> BreakerState:
 _CHANGE_TYPES: dict[State, ChangeType] = {"closed": "closed", "open": "opened", "half_open": "half_opened"}
 
 
-def _changed(before: BreakerState, wanted: BreakerState, cause: str, attempts: tuple[AttemptId, ...] = ()) -> Turned:
-    """``wanted`` with a new generation and one Change where the state or the mode differs; as it is where not."""
+def _changed(before: BreakerState, wanted: BreakerState, cause: str, attempts: tuple[AttemptId, ...] = ()) -> Step:
+    """``wanted`` with a new generation and one Transition where the state or the mode differs; as it is where not."""
     if wanted.state == before.state and wanted.mode == before.mode:
         return wanted, ()
     change_type = "mode" if wanted.state == before.state else _CHANGE_TYPES[wanted.state]
-    return replace(wanted, generation=before.generation + 1), (Change(change_type, cause, attempts),)
+    return replace(wanted, generation=before.generation + 1), (Transition(change_type, cause, attempts),)
 
 
 # --- The window -----------------------------------------------------------------------------------------------------
@@ -565,22 +564,22 @@ class _Record:
         if sample.failed or (sample.slow and self.slow_counts):
             self.evidence.append(sample.attempt)
 
-    def tripped_by(self, sample: Sample) -> Change | None:
+    def tripped_by(self, sample: Sample) -> Transition | None:
         """The opening that this call brings about, if it does. Only a failed or slow call trips a rule."""
         if not sample.failed and not (sample.slow and self.slow_counts):
             return None
         policy, tally = self.policy, self.tally
         if 0 < policy.consecutive_failures <= self.consecutive:
             words = "1 failure" if self.consecutive == 1 else f"{self.consecutive} failures in a row"
-            return Change("opened", words, self._last(self.consecutive))
+            return Transition("opened", words, self._last(self.consecutive))
         if tally.calls == 0 or tally.calls < policy.minimum_calls:
             return None
         if tally.failures / tally.calls >= policy.failure_rate:
             words = f"{tally.failures} of {tally.calls} calls failed ({_percent(tally.failures, tally.calls)})"
-            return Change("opened", words, self._last(tally.failures + tally.slow))
+            return Transition("opened", words, self._last(tally.failures + tally.slow))
         if policy.slow_call_rate is not None and tally.slow / tally.calls >= policy.slow_call_rate:
             words = f"{tally.slow} of {tally.calls} calls were slow ({_percent(tally.slow, tally.calls)})"
-            return Change("opened", words, self._last(tally.failures + tally.slow))
+            return Transition("opened", words, self._last(tally.failures + tally.slow))
         return None
 
     def _last(self, count: int) -> tuple[AttemptId, ...]:

@@ -32,7 +32,7 @@ INNER = ("error", "errors", "fault")  # where an error may lie one level deeper
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class FailureDetails:
     """What a failed call is told apart by. Text and body come without secrets."""
 
     service_id: int
@@ -54,7 +54,7 @@ class Fingerprint:
     because: dict[str, Any]
 
 
-def fingerprint(facts: Facts) -> Fingerprint:
+def fingerprint(facts: FailureDetails) -> Fingerprint:
     """Microseconds for words, up to a millisecond for 16 KB of JSON; raises nothing."""
     said = _said(facts.body) if facts.status_code is not None and facts.fault == Fault.STATUS else {}
     if not said and facts.fault != Fault.STATUS and (words := fold(facts.detail)):
@@ -62,19 +62,19 @@ def fingerprint(facts: Facts) -> Fingerprint:
     return _made(facts, said)
 
 
-def remainder(facts: Facts) -> Fingerprint:
+def remainder(facts: FailureDetails) -> Fingerprint:
     """For what is one kind too many: everything else with the same fault and status code."""
     return _made(facts, {"other": "more kinds of this failure than are kept apart"})
 
 
-def _made(facts: Facts, said: dict[str, Any]) -> Fingerprint:
+def _made(facts: FailureDetails, said: dict[str, Any]) -> Fingerprint:
     because = {"phase": _phase(facts), "fault": facts.fault, "status_code": facts.status_code, **said}
     identity = [VERSION, facts.service_id, facts.endpoint_id, because]
     key = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
     return Fingerprint(VERSION, key, _title(facts, said), because)
 
 
-def _title(facts: Facts, said: Mapping[str, Any]) -> str:
+def _title(facts: FailureDetails, said: Mapping[str, Any]) -> str:
     what = _status_words(facts.status_code) if facts.fault == Fault.STATUS else facts.fault.replace("_", " ")
     if "other" in said:
         return f"{what}: other answers"[:TITLE]
@@ -97,7 +97,7 @@ PHASES = {Fault.DNS: "name", Fault.CONNECT: "connection", Fault.TLS: "TLS handsh
 PHASES |= {Fault.CONFIG: "before the call", Fault.BLOCKED: "before the call"}
 
 
-def _phase(facts: Facts) -> str:
+def _phase(facts: FailureDetails) -> str:
     if facts.fault in PHASES:
         return PHASES[Fault(facts.fault)]
     return "answer" if facts.has_answered else "waiting for the answer"

@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-State = Literal["unknown", "up", "down"]
-Change = Literal["up", "down"]
+HealthState = Literal["unknown", "up", "down"]
 
 DOWN_AFTER = 2  # failed checks in a row: one alone may be a hiccup
 EXPECTED = re.compile(r"(?:[1-5]xx|[1-5][0-9]{2})(?: *, *(?:[1-5]xx|[1-5][0-9]{2}))*")
 
 
-def turn(state: State, failed_in_a_row: int, *, is_good: bool) -> tuple[State, int, Change | None]:
+def next_state(
+    state: HealthState, failed_in_a_row: int, *, is_good: bool
+) -> tuple[HealthState, int, Literal["up", "down"] | None]:
     """The state after a check, the failed checks in a row, and what is news.
 
     A service that is found up for the first time is no news; one that is found down is.

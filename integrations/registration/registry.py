@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from integrations.errors import Conflict, Invalid
 from integrations.models import AUTH_SECRETS, AuditEntry, Event, Health, Message, Ordering, Service, Source
-from integrations.outbound.signing import MOST_KEYS, Keys, rotated
+from integrations.outbound.signing import MOST_KEYS, SigningKeys, rotated
 from integrations.outbound.urls import check_url, static_refusal
 from integrations.schemas.service import ServiceIn
 
@@ -109,7 +109,7 @@ def _fill_policies(service: Service, data: ServiceIn, given: set[str], *, may_al
             raise Invalid((("network", "allow_private"), "only an admin may allow private networks"))
         setattr(service, name, value)
     if service.signing.get("enabled") and not service.signing_keys:
-        service.keep_signing_keys([Keys.make(timezone.now())])
+        service.keep_signing_keys([SigningKeys.make(timezone.now())])
 
 
 def _fill_address(service: Service, data: ServiceIn) -> None:
@@ -181,7 +181,7 @@ def configuration(service: Service) -> dict[str, Any]:
     }
 
 
-def rotate_signing(service: Service, overlap: timedelta, *, actor: str) -> list[Keys]:
+def rotate_signing(service: Service, overlap: timedelta, *, actor: str) -> list[SigningKeys]:
     """Gives a service new signing keys; those so far go on signing for ``overlap``. Answers all, newest first.
 
     Raises Conflict where too many would sign at once.

@@ -19,7 +19,7 @@ from integrations.delivery.request import build_call
 from integrations.models import Attempt, Event, Health, Result, Service, Trigger, database_now, tally
 from integrations.outbound.client import Call, Client
 from integrations.outbound.outcome import Fault, Outcome
-from integrations.policies.health import State, is_expected, turn
+from integrations.policies.health import HealthState, is_expected, next_state
 
 AT_ONCE = 20  # checks under way in one pump
 KEPT = 100  # checks of each service
@@ -108,8 +108,8 @@ def record(check: Check, call: Call | None, outcome: Outcome) -> None:
         )
         if health is None:  # it is not checked any more
             return
-        before = cast(State, health.state)
-        health.state, health.failed_in_a_row, news = turn(before, health.failed_in_a_row, is_good=is_good)
+        before = cast(HealthState, health.state)
+        health.state, health.failed_in_a_row, news = next_state(before, health.failed_in_a_row, is_good=is_good)
         if health.state != before:
             health.changed_at = now
         health.checked_at, health.attempt_id = now, check.attempt.pk

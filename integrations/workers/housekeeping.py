@@ -36,7 +36,7 @@ from integrations.models import (
 )
 from integrations.models import message as messages
 from integrations.operators import bulk_operations
-from integrations.outbound.exchange import Certificate as Shown
+from integrations.outbound.exchange import PeerCertificate as Shown
 from integrations.outbound.outcome import Fault
 from integrations.policies import breaker
 from integrations.policies.retry import DeadReason
@@ -69,7 +69,7 @@ def _turn_breakers(now: datetime) -> None:
             if (target := target_for(runtime)) is None:
                 continue
             before = runtime.breaker
-            state, changes = breaker.turn(before, target.breaker, now)
+            state, changes = breaker.tick(before, target.breaker, now)
             if state is not before:
                 runtime.breaker = state
                 runtime.save_decided()

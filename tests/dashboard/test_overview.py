@@ -22,7 +22,7 @@ from integrations.models import (
     TallyHour,
     Worker,
 )
-from integrations.outbound.exchange import Certificate
+from integrations.outbound.exchange import PeerCertificate
 from integrations.workers import housekeeping
 from tests.dashboard.signed_in import a_service, browser, messages_of, trip, words
 
@@ -90,7 +90,7 @@ def test_a_certificate_that_ends_soon_is_named_before_it_stops_deliveries() -> N
         "other.example:443": 1,
     }
     shown = [
-        Certificate(address, "An Authority", now + timedelta(days=days, hours=1)) for address, days in lives.items()
+        PeerCertificate(address, "An Authority", now + timedelta(days=days, hours=1)) for address, days in lives.items()
     ]
     housekeeping.tidy(shown)
     client = browser()

@@ -11,7 +11,7 @@ from django.utils import timezone
 from dashboard.presenters.sentences import breaker_rule_words, open_words, wait_words
 from integrations.history.recorded_calls import MOST, recorded_calls
 from integrations.models import Attempt, AuditEntry, Event, Role, Service, Status, Trigger
-from integrations.policies.breaker import BreakerPolicy, Change
+from integrations.policies.breaker import BreakerPolicy, Transition
 from integrations.policies.retry import RetryPolicy
 from tests.dashboard.signed_in import a_service, browser, messages_of, words
 
@@ -129,8 +129,8 @@ def record_calls(
 def test_other_settings_are_tried_on_the_last_day_beside_what_happened() -> None:
     service = a_service(breaker={"enabled": False})
     record_calls(service, [200] * 10 + [503] * 100 + [200] * 50)
-    Event.objects.record_changes(service, [Change("opened", "by hand")], timezone.now() - timedelta(hours=3))
-    Event.objects.record_changes(service, [Change("closed", "by hand")], timezone.now() - timedelta(hours=2))
+    Event.objects.record_changes(service, [Transition("opened", "by hand")], timezone.now() - timedelta(hours=3))
+    Event.objects.record_changes(service, [Transition("closed", "by hand")], timezone.now() - timedelta(hours=2))
     client = browser()
     form = {"breaker.enabled": "on", "breaker.consecutive_failures": "3", "retry.max_attempts": "5", "owner": "Eve"}
     page = words(client.post("/_p/services/billing/try/", form))

@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from dashboard.presenters.breaker_history import CHANGES_READ, latest_trips, together, trips_of
 from integrations.models import Attempt, Event, Role, Service, Status, Trigger
-from integrations.policies.breaker import Change
+from integrations.policies.breaker import Transition
 from integrations.policies.limits import record
 from tests.dashboard.signed_in import a_service, browser, messages_of, trip, words
 
@@ -39,7 +39,7 @@ def failed_calls(service: Service, count: int, status_code: int = 503) -> list[A
 def change(service: Service, type_: str, minutes_ago: float, cause: str = "", **given: Any) -> None:
     at = timezone.now() - timedelta(minutes=minutes_ago)
     by = given.pop("by", "")
-    Event.objects.record_changes(service, [Change(type_, cause, **given)], at, by=by)  # type: ignore[arg-type]
+    Event.objects.record_changes(service, [Transition(type_, cause, **given)], at, by=by)  # type: ignore[arg-type]
 
 
 def outage(service: Service) -> None:

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from integrations.models import Attempt, Event, Health, Runtime, Service, Tally
-from integrations.policies.health import DOWN_AFTER, State, is_expected, turn
+from integrations.policies.health import DOWN_AFTER, HealthState, is_expected, next_state
 from integrations.workers import health_checks
 from tests.receiver import Receiver
 
@@ -184,10 +184,10 @@ def test_a_service_deleted_meanwhile_leaves_nothing(service: Service) -> None:
 
 @given(st.lists(st.booleans(), max_size=40))
 def test_news_come_in_turn_and_only_after_enough_failures(checks: list[bool]) -> None:
-    state: State = "unknown"
+    state: HealthState = "unknown"
     failed, news = 0, []
     for place, is_good in enumerate(checks):
-        state, failed, change = turn(state, failed, is_good=is_good)
+        state, failed, change = next_state(state, failed, is_good=is_good)
         if change:
             news.append(change)
         if change == "down":

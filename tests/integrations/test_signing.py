@@ -21,7 +21,7 @@ from django.db import connection
 from integrations.delivery import lab_call
 from integrations.errors import Conflict
 from integrations.models import Attempt, Event, Message, Service, Source
-from integrations.outbound.signing import MOST_KEYS, Keys, Signer, rotated
+from integrations.outbound.signing import MOST_KEYS, Signer, SigningKeys, rotated
 from integrations.registration import registry
 from integrations.schemas.service import ServiceIn
 from tests.receiver import Call, Receiver
@@ -32,7 +32,7 @@ DAY = timedelta(days=1)
 # Made with the openssl command alone, from the seed 00…1f and the secret 64…83 (hex), over the content as the
 # specification has it: id, time and body with a dot between them.
 IDENTIFIER, BODY = "msg_1_0000002a", '{"order":42,"note":"grüße"}'.encode()
-VECTOR = Keys(
+VECTOR = SigningKeys(
     secret="whsec_ZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXp7fH1+f4CBgoM=",
     private_key="whsk_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8DoQe/884Qvh1w3RjnS8CZZ+TWMJulDV8d3IZkElUxuA==",
     made_at=NOW,
@@ -49,7 +49,7 @@ def test_a_call_is_signed_as_the_vector_says() -> None:
 
 
 def test_a_call_is_signed_as_the_specifications_example() -> None:
-    keys = Keys(
+    keys = SigningKeys(
         secret="whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
         private_key="whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbfVKIDij2HKpMKkioLlX0dRqSKJp4AJ6p9lMicMFs6Kvg==",
         made_at=NOW,
@@ -69,7 +69,7 @@ def test_without_keys_nothing_is_signed() -> None:
 
 
 def test_keys_are_of_the_specified_form_and_never_the_same() -> None:
-    first, second = Keys.make(NOW), Keys.make(NOW)
+    first, second = SigningKeys.make(NOW), SigningKeys.make(NOW)
     assert first.secret != second.secret
     assert first.private_key != second.private_key
     assert 24 <= len(base64.b64decode(first.secret.removeprefix("whsec_"))) <= 64
@@ -118,7 +118,7 @@ def test_receivers_verify_a_delivery_with_the_old_secret_and_the_new(
         assert standardwebhooks.Webhook(keys.secret).verify(sink.last.body, headers(sink.last)) == {"name": "grüße"}
         svix.Webhook(keys.secret).verify(sink.last.body, headers(sink.last))  # raises where it is not ours
         assert is_signed_with_public_key(keys.public_key, sink.last)
-    stranger = Keys.make(NOW)
+    stranger = SigningKeys.make(NOW)
     for library in (standardwebhooks.Webhook, svix.Webhook):
         with pytest.raises(standardwebhooks.WebhookVerificationError):
             library(stranger.secret).verify(sink.last.body, headers(sink.last))
@@ -200,7 +200,7 @@ def test_receivers_in_javascript_verify_a_delivery_with_the_old_secret_and_the_n
         "body": sink.last.body.decode(),
         "headers": headers(sink.last),
         "pairs": [[keys.secret, keys.public_key] for keys in (new, old)],
-        "stranger": [Keys.make(NOW).secret, Keys.make(NOW).public_key],
+        "stranger": [SigningKeys.make(NOW).secret, SigningKeys.make(NOW).public_key],
         "vector": {
             "content": f"{IDENTIFIER}.1767225600.{BODY.decode()}",
             "public": VECTOR.public_key,

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from integrations.outbound.client import Call, Client
 from integrations.outbound.connection import READ_CAP, Connection
-from integrations.outbound.exchange import Facts, Target, Timeouts
+from integrations.outbound.exchange import ConnectionKey, Measurements, Timeouts
 from integrations.outbound.outcome import Fault, Outcome, Timings
 from integrations.outbound.transport import PinnedTransport
 from tests.upstreams import GOOD, status
@@ -87,7 +87,7 @@ class WireTransport(PinnedTransport):
         super().__init__()
         self.play = (pieces, ends, socket_)
 
-    async def _open(self, target: Target, timeouts: Timeouts, facts: Facts) -> Connection:
+    async def _open(self, target: ConnectionKey, timeouts: Timeouts, facts: Measurements) -> Connection:
         facts.peer = "memory:1"
         connection = Connection(asyncio.get_running_loop(), target, facts.peer, self._idle)
         Wire(*self.play).join(connection)

@@ -149,7 +149,7 @@ def call_by_call(calls: list[RecordedCall], policy: BreakerPolicy) -> tuple[list
     for now, is_start, place in moments:
         one = calls[place]
         if is_start:
-            state, _ = breaker.turn(state, policy, now)
+            state, _ = breaker.tick(state, policy, now)
             probes = sum(generation == state.generation for generation in in_flight.values())
             if breaker.allowance(state, policy, probes, now) == 0:
                 spared += 1
@@ -159,9 +159,9 @@ def call_by_call(calls: list[RecordedCall], policy: BreakerPolicy) -> tuple[list
             failed, neutral = one.status_code in (500, 503), one.status_code == 404
             slow = breaker.is_slow(policy, (one.ended_at - one.started_at).total_seconds())
             sample = Sample(failed, slow, neutral, in_flight.pop(place), now, place)
-            state, _ = breaker.turn(state, policy, now)
+            state, _ = breaker.tick(state, policy, now)
             was = state.state
-            state, changes = breaker.after(state, policy, [sample], now, concurrency=1, backlog=False)
+            state, changes = breaker.apply_results(state, policy, [sample], now, concurrency=1, backlog=False)
             if changes and changes[0].type == "opened" and was == "closed":
                 opened.append(now)
     return opened, spared

@@ -9,20 +9,20 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from pydantic import ValidationError
 
+from integrations.errors import Conflict
 from integrations.policies.breaker import (
     BreakerPolicy,
     BreakerState,
-    Change,
-    Conflict,
     Sample,
-    after,
+    Transition,
     allowance,
+    apply_results,
     ceiling,
     command,
     is_slow,
     open_period,
     summary,
-    turn,
+    tick,
     window_as_json,
     window_from_json,
 )
@@ -55,7 +55,7 @@ def calls(letters: str, *, generation: int = 0, when: datetime = NOW, first: int
 def fold(state: BreakerState, policy: BreakerPolicy, letters: str, when: float = 0, **circumstances):
     circumstances = {"concurrency": 10, "backlog": False} | circumstances
     samples = calls(letters, generation=state.generation, when=at(when))
-    return after(state, policy, samples, at(when), **circumstances)
+    return apply_results(state, policy, samples, at(when), **circumstances)
 
 
 def opened(policy: BreakerPolicy = POLICY) -> BreakerState:
@@ -63,7 +63,7 @@ def opened(policy: BreakerPolicy = POLICY) -> BreakerState:
 
 
 def half_open(policy: BreakerPolicy = POLICY) -> BreakerState:
-    state, changes = turn(opened(policy), policy, at(policy.open_for))
+    state, changes = tick(opened(policy), policy, at(policy.open_for))
     assert [change.type for change in changes] == ["half_opened"]
     return state
 
@@ -101,7 +101,7 @@ def test_a_breaker_opens_when_a_rule_says_so(policy, letters, cause, attempts) -
     if cause is None:
         assert (state.state, changes) == ("closed", ())
     else:
-        assert (state.state, changes) == ("open", (Change("opened", cause, attempts),))
+        assert (state.state, changes) == ("open", (Transition("opened", cause, attempts),))
 
 
 def test_an_opening_says_when_it_ends_and_why_it_is() -> None:
@@ -114,9 +114,9 @@ def test_an_opening_says_when_it_ends_and_why_it_is() -> None:
 def test_failures_in_a_row_are_counted_over_batches_and_all_are_named() -> None:
     state = BreakerState()
     for number in range(4):
-        state, changes = after(state, POLICY, calls("f", first=number), NOW, concurrency=10, backlog=False)
+        state, changes = apply_results(state, POLICY, calls("f", first=number), NOW, concurrency=10, backlog=False)
         assert changes == ()
-    _, (change,) = after(state, POLICY, calls("f", first=4), NOW, concurrency=10, backlog=False)
+    _, (change,) = apply_results(state, POLICY, calls("f", first=4), NOW, concurrency=10, backlog=False)
     assert change.attempts == (0, 1, 2, 3, 4)
 
 
@@ -166,7 +166,7 @@ def test_an_outcome_exactly_as_old_as_the_window_is_out(age: float, counted: int
 
 
 def test_a_result_that_arrives_after_its_second_left_the_window_is_not_counted() -> None:
-    state, _ = after(BreakerState(), TIME, calls("f", when=at(-10)), NOW, concurrency=10, backlog=False)
+    state, _ = apply_results(BreakerState(), TIME, calls("f", when=at(-10)), NOW, concurrency=10, backlog=False)
     assert state.window == ()
 
 
@@ -200,7 +200,7 @@ def test_slow_is_longer_than_the_limit() -> None:
 
 @pytest.mark.parametrize(("seconds", "state"), [(59.999, "open"), (60, "half_open"), (1e6, "half_open")])
 def test_an_open_breaker_probes_when_its_time_is_over(seconds: float, state: str) -> None:
-    assert turn(opened(), POLICY, at(seconds))[0].state == state
+    assert tick(opened(), POLICY, at(seconds))[0].state == state
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_a_breaker_closes_clean_when_every_probe_succeeded() -> None:
     state, changes = fold(half_open(policy), policy, "..")
     assert (state.state, state.probes_succeeded, changes) == ("half_open", 2, ())
     state, (change,) = fold(state, policy, ".", 61)
-    assert change == Change("closed", "all 3 probes succeeded", (1, 2, 1))
+    assert change == Transition("closed", "all 3 probes succeeded", (1, 2, 1))
     assert state == BreakerState(generation=3)
 
 
@@ -235,14 +235,17 @@ def test_a_slow_probe_that_succeeded_has_succeeded() -> None:
 def test_one_failed_probe_opens_again_for_a_full_new_period() -> None:
     policy = BreakerPolicy(half_open_calls=3, open_factor=2)
     state, (change,) = fold(half_open(policy), policy, "..f", 70)
-    assert change == Change("opened", "a probe failed", (3,))
+    assert change == Transition("opened", "a probe failed", (3,))
     assert (state.reopenings, state.retry_at, state.probes_succeeded) == (1, at(70 + 120), 0)
 
 
 def test_a_late_answer_from_before_the_opening_changes_nothing() -> None:
     state = half_open()
     for letters in ("f", ".", "fffff"):
-        assert after(state, POLICY, calls(letters, generation=0), NOW, concurrency=10, backlog=False) == (state, ())
+        assert apply_results(state, POLICY, calls(letters, generation=0), NOW, concurrency=10, backlog=False) == (
+            state,
+            (),
+        )
 
 
 def test_nothing_counts_while_it_is_open() -> None:
@@ -253,7 +256,7 @@ def test_nothing_counts_while_it_is_open() -> None:
 def test_fewer_probes_than_have_succeeded_close_it_at_the_next_turn() -> None:
     state = replace(half_open(), probes_succeeded=2)
     policy = BreakerPolicy(half_open_calls=2)
-    assert turn(state, policy, NOW)[0].state == "closed"
+    assert tick(state, policy, NOW)[0].state == "closed"
 
 
 @pytest.mark.parametrize(
@@ -272,18 +275,18 @@ def test_each_reopening_lasts_longer_up_to_the_cap(settings: dict, reopenings: i
 
 
 def test_a_clock_that_moved_back_keeps_it_open_for_one_period_at_most() -> None:
-    state, changes = turn(opened(), POLICY, at(-86_400))
+    state, changes = tick(opened(), POLICY, at(-86_400))
     assert (state.state, state.retry_at, changes) == ("open", at(-86_400 + 60), ())
-    assert turn(state, POLICY, at(-86_400 + 60))[0].state == "half_open"
+    assert tick(state, POLICY, at(-86_400 + 60))[0].state == "half_open"
 
 
 def test_an_open_breaker_without_a_time_is_due() -> None:
-    assert turn(replace(opened(), retry_at=None), POLICY, NOW)[0].state == "half_open"
+    assert tick(replace(opened(), retry_at=None), POLICY, NOW)[0].state == "half_open"
 
 
 def test_a_turn_that_changes_nothing_gives_the_same_state_back() -> None:
     for state in (BreakerState(), opened(), half_open()):
-        assert turn(state, POLICY, at(1))[0] is state
+        assert tick(state, POLICY, at(1))[0] is state
 
 
 # --- Ramp -----------------------------------------------------------------------------------------------------------
@@ -395,17 +398,17 @@ def test_an_unknown_action_is_refused() -> None:
 
 def test_a_forced_opening_refuses_all_until_its_time_and_then_probes() -> None:
     state, (change,) = command(BreakerState(), POLICY, "open", NOW, reason="their release", until=at(600))
-    assert change == Change("opened", "forced open by an operator: their release")
+    assert change == Transition("opened", "forced open by an operator: their release")
     assert (state.reason, state.mode_until, state.retry_at) == ("their release", at(600), at(600))
-    assert turn(state, POLICY, at(599))[0] is state
+    assert tick(state, POLICY, at(599))[0] is state
     assert allowance(state, POLICY, 0, at(599)) == 0
-    ended, (change,) = turn(state, POLICY, at(600))
+    ended, (change,) = tick(state, POLICY, at(600))
     assert (ended.state, ended.mode, ended.mode_until, change.type) == ("half_open", "auto", None, "half_opened")
 
 
 def test_a_forced_opening_without_an_end_stays() -> None:
     state, _ = command(BreakerState(), POLICY, "open", NOW, reason="x")
-    assert turn(state, POLICY, at(1e8))[0] is state
+    assert tick(state, POLICY, at(1e8))[0] is state
 
 
 @pytest.mark.parametrize("action", ["disable", "observe"])
@@ -413,7 +416,7 @@ def test_other_modes_end_closed_and_clean(action) -> None:
     state, _ = command(opened(), POLICY, action, NOW, reason="x", until=at(60))
     assert allowance(state, POLICY, 0, NOW) is None
     state, _ = fold(state, POLICY, "fffffff")
-    ended, (change,) = turn(state, POLICY, at(60))
+    ended, (change,) = tick(state, POLICY, at(60))
     assert (ended, change.type) == (BreakerState(generation=state.generation + 1), "mode")
 
 
@@ -433,15 +436,15 @@ def test_a_long_reason_fits_into_the_row() -> None:
 def test_a_breaker_that_is_switched_off_closes_and_lets_all_pass() -> None:
     off = BreakerPolicy(enabled=False)
     for state in (opened(), half_open()):
-        closed, (change,) = turn(state, off, NOW)
+        closed, (change,) = tick(state, off, NOW)
         assert (closed.state, change.type) == ("closed", "closed")
-        assert turn(closed, off, NOW) == (closed, ())
+        assert tick(closed, off, NOW) == (closed, ())
         assert allowance(state, off, 0, NOW) is None
         assert fold(closed, off, "fffffff") == (closed, ())
 
 
 def test_what_was_measured_before_it_was_switched_off_is_forgotten() -> None:
-    state, changes = turn(fold(BreakerState(), POLICY, "ffff")[0], BreakerPolicy(enabled=False), NOW)
+    state, changes = tick(fold(BreakerState(), POLICY, "ffff")[0], BreakerPolicy(enabled=False), NOW)
     assert (state, changes) == (BreakerState(), ())
 
 
@@ -449,8 +452,8 @@ def test_an_operators_stop_holds_where_the_breaker_is_switched_off() -> None:
     off = BreakerPolicy(enabled=False)
     state, _ = command(BreakerState(), off, "open", NOW, reason="x", until=at(60))
     assert allowance(state, off, 0, NOW) == 0
-    assert turn(state, off, NOW)[0] is state
-    assert turn(state, off, at(60))[0].state == "closed"
+    assert tick(state, off, NOW)[0] is state
+    assert tick(state, off, at(60))[0].state == "closed"
 
 
 # --- Observing ------------------------------------------------------------------------------------------------------
@@ -461,7 +464,7 @@ def test_observing_says_what_it_would_do_and_lets_all_pass() -> None:
     generation = state.generation
 
     state, changes = fold(state, POLICY, "fffff")
-    assert changes == (Change("opened", "5 failures in a row", (1, 2, 3, 4, 5), observed=True),)
+    assert changes == (Transition("opened", "5 failures in a row", (1, 2, 3, 4, 5), observed=True),)
     assert (state.state, state.observed_open, state.retry_at) == ("closed", True, at(60))
     assert allowance(state, POLICY, 0, NOW) is None
 
@@ -469,22 +472,22 @@ def test_observing_says_what_it_would_do_and_lets_all_pass() -> None:
     assert changes == ()
     assert summary(state, POLICY, at(30))["window"]["calls"] == 9
 
-    state, changes = turn(state, POLICY, at(60))
+    state, changes = tick(state, POLICY, at(60))
     assert [(change.type, change.observed) for change in changes] == [("half_opened", True)]
     state, changes = fold(state, POLICY, "f", 61)
-    assert changes == (Change("opened", "a probe failed", (1,), observed=True),)
+    assert changes == (Transition("opened", "a probe failed", (1,), observed=True),)
     assert state.reopenings == 1
 
-    state, _ = turn(state, POLICY, at(121))
+    state, _ = tick(state, POLICY, at(121))
     state, changes = fold(state, POLICY, ".", 122)
-    assert changes == (Change("closed", "the probe succeeded", (1,), observed=True),)
+    assert changes == (Transition("closed", "the probe succeeded", (1,), observed=True),)
     assert state == BreakerState(mode="observe", reason="trying it out", generation=generation)
 
 
 def test_observing_asks_for_as_many_probes_as_the_settings_say() -> None:
     policy = BreakerPolicy(half_open_calls=3)
     state, _ = command(BreakerState(), policy, "observe", NOW)
-    state, _ = turn(fold(state, policy, "fffff")[0], policy, at(60))
+    state, _ = tick(fold(state, policy, "fffff")[0], policy, at(60))
     state, changes = fold(state, policy, "..", 60)
     assert (changes, state.observed_open) == ((), True)
     state, changes = fold(state, policy, ".ffff", 60)

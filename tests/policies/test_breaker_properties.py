@@ -10,18 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from integrations.errors import Conflict
 from integrations.policies.breaker import (
     BreakerPolicy,
     BreakerState,
-    Change,
-    Conflict,
     Sample,
-    after,
+    Transition,
     allowance,
+    apply_results,
     command,
     open_period,
     summary,
-    turn,
+    tick,
 )
 
 START = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
@@ -60,7 +60,7 @@ class SharedBreaker(RuleBasedStateMachine):
         self.most_places = policy.half_open_calls  # of any setting since this half-open period began
         self.probes_succeeded = 0  # in it, counted apart from the state
 
-    def take(self, result: tuple[BreakerState, tuple[Change, ...]]) -> None:
+    def take(self, result: tuple[BreakerState, tuple[Transition, ...]]) -> None:
         """Every change of state or mode is one Change and one generation; nothing else is."""
         state, changes = result
         real = [change for change in changes if not change.observed]
@@ -85,7 +85,7 @@ class SharedBreaker(RuleBasedStateMachine):
 
     @rule(wanted=st.integers(1, 6))
     def some_process_claims(self, wanted: int) -> None:
-        self.take(turn(self.state, self.policy, self.now))
+        self.take(tick(self.state, self.policy, self.now))
         allowed = allowance(self.state, self.policy, self.probes_in_flight(), self.now)
         claimed = wanted if allowed is None else min(wanted, allowed)
         if self.state.state == "open":
@@ -105,7 +105,7 @@ class SharedBreaker(RuleBasedStateMachine):
             ended = self.now - timedelta(seconds=choice.uniform(0, 20) if late else 0)
             samples.append(Sample(letter in "fb", letter in "sb", letter == "n", generation, ended, attempt))
         before = self.state
-        result = after(
+        result = apply_results(
             before, self.policy, samples, self.now, concurrency=self.concurrency, backlog=choice.random() < 0.5
         )
         counted = [sample for sample in samples if not sample.neutral and sample.generation == before.generation]
@@ -140,17 +140,17 @@ class SharedBreaker(RuleBasedStateMachine):
     def the_clock_moves_back(self, seconds: float) -> None:
         self.now -= timedelta(seconds=seconds)
         before = self.state
-        self.take(turn(before, self.policy, self.now))
+        self.take(tick(before, self.policy, self.now))
         if before.mode == "auto" and before.state == "closed":
             assert self.state.state == "closed"  # going back never opens
         if before.mode == "auto" and before.state == "open" and self.policy.enabled:
             assert self.state.state != "closed"  # nor closes
             longest = open_period(self.policy, before.reopenings)
             later = self.now + timedelta(seconds=longest)
-            assert turn(self.state, self.policy, later)[0].state == "half_open"  # nor pins
+            assert tick(self.state, self.policy, later)[0].state == "half_open"  # nor pins
         if self.state.observed_open and self.policy.enabled:
             later = self.now + timedelta(seconds=open_period(self.policy, before.reopenings))
-            shadow = turn(replace(self.state, mode_until=None), self.policy, later)[0]
+            shadow = tick(replace(self.state, mode_until=None), self.policy, later)[0]
             assert shadow.retry_at is None  # in the shadow it would be probing by then
 
     @rule(
@@ -197,7 +197,7 @@ class SharedBreaker(RuleBasedStateMachine):
 
     @invariant()
     def a_manual_mode_ends_with_its_time_and_not_before(self) -> None:
-        turned, _ = turn(self.state, self.policy, self.now)
+        turned, _ = tick(self.state, self.policy, self.now)
         is_over = self.state.mode_until is not None and self.state.mode_until <= self.now
         assert turned.mode == ("auto" if is_over else self.state.mode)
 
@@ -219,7 +219,7 @@ class SharedBreaker(RuleBasedStateMachine):
     @invariant()
     def half_open_is_never_stuck(self) -> None:
         """With nothing in flight there is a place for a probe, or the next turn ends it."""
-        turned, _ = turn(self.state, self.policy, self.now)
+        turned, _ = tick(self.state, self.policy, self.now)
         if turned.state == "half_open" and self.policy.enabled:
             assert (allowance(turned, self.policy, 0, self.now) or 0) > 0
 
@@ -243,9 +243,9 @@ class SharedBreaker(RuleBasedStateMachine):
 
     @invariant()
     def a_turn_is_done_once(self) -> None:
-        once, _ = turn(self.state, self.policy, self.now)
+        once, _ = tick(self.state, self.policy, self.now)
         if (once.state, once.mode) == (self.state.state, self.state.mode):
-            assert turn(once, self.policy, self.now) == (once, ())
+            assert tick(once, self.policy, self.now) == (once, ())
 
 
 SharedBreaker.TestCase.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
@@ -259,7 +259,7 @@ class ProbingProcesses(RuleBasedStateMachine):
     def set_up(self, places: int) -> None:
         self.policy = BreakerPolicy(half_open_calls=places)
         opened = BreakerState(state="open", retry_at=START, generation=1)
-        self.state, _ = turn(opened, self.policy, START)
+        self.state, _ = tick(opened, self.policy, START)
         self.in_flight: dict[int, set[int]] = {0: set(), 1: set(), 2: set()}
         self.sent = self.succeeded = 0
 
@@ -277,7 +277,7 @@ class ProbingProcesses(RuleBasedStateMachine):
             attempt = self.in_flight[process].pop()
             if kind != "lost":
                 sample = Sample(False, False, kind == "n", 2, START, attempt)
-                self.state, _ = after(self.state, self.policy, [sample], START, concurrency=10, backlog=True)
+                self.state, _ = apply_results(self.state, self.policy, [sample], START, concurrency=10, backlog=True)
             self.succeeded += kind == "."
 
     @rule(process=st.integers(0, 2))
@@ -305,7 +305,7 @@ def test_a_success_never_opens_it_whatever_came_before(policy, letters, window, 
     stored = window if policy.window.type == "count" else ((second, 10, 10, 10),)
     state = BreakerState(window=stored, consecutive=consecutive)
     samples = [Sample(False, False, letter == "n", 0, START, number) for number, letter in enumerate(letters)]
-    result, changes = after(state, policy, samples, START, concurrency=10, backlog=True)
+    result, changes = apply_results(state, policy, samples, START, concurrency=10, backlog=True)
     assert (result.state, changes) == ("closed", ())
 
 
@@ -314,11 +314,11 @@ def test_results_mean_the_same_in_one_batch_or_in_many(policy: BreakerPolicy, le
     samples = [
         Sample(letter in "fb", letter in "sb", letter == "n", 0, START, number) for number, letter in enumerate(letters)
     ]
-    whole, whole_changes = after(BreakerState(), policy, samples, START, concurrency=10, backlog=False)
+    whole, whole_changes = apply_results(BreakerState(), policy, samples, START, concurrency=10, backlog=False)
     state, changes = BreakerState(), ()
     edges = [0, *sorted(cuts), len(samples)]
     for start, end in pairwise(edges):
-        state, more = after(state, policy, samples[start:end], START, concurrency=10, backlog=False)
+        state, more = apply_results(state, policy, samples[start:end], START, concurrency=10, backlog=False)
         changes += more
     assert (state, changes) == (whole, whole_changes)
 
@@ -365,7 +365,7 @@ def test_a_closed_breaker_opens_exactly_where_the_rules_say(policy: BreakerPolic
     for number, (letter, seconds) in enumerate(steps):
         now += timedelta(seconds=seconds)
         sample = Sample(letter in "fb", letter in "sb", letter == "n", 0, now, number)
-        state, changes = after(state, policy, [sample], now, concurrency=10, backlog=False)
+        state, changes = apply_results(state, policy, [sample], now, concurrency=10, backlog=False)
         opens = naive.opens(sample)
         assert [change.type for change in changes] == ["opened"] * opens
         if opens:
@@ -385,7 +385,9 @@ def test_a_call_leaves_a_time_window_with_its_second(size: int, ended: float, ag
     """As old as the window or older it is always out; within its last second it leaves with the clock's second."""
     policy = BreakerPolicy(consecutive_failures=0, minimum_calls=1000, window={"type": "time", "size": size})
     at = START + timedelta(seconds=ended)
-    state, _ = after(BreakerState(), policy, [Sample(True, False, False, 0, at, 1)], at, concurrency=10, backlog=False)
+    state, _ = apply_results(
+        BreakerState(), policy, [Sample(True, False, False, 0, at, 1)], at, concurrency=10, backlog=False
+    )
     now = at + timedelta(seconds=age)
     counted = summary(state, policy, now)["window"]["calls"]
     if now - at >= timedelta(seconds=size):
@@ -404,9 +406,11 @@ def test_a_clock_that_moves_back_neither_hides_a_call_nor_pins_it(size: int, let
     state, now = BreakerState(), START
     for number, letter in enumerate(letters):
         sample = Sample(letter in "fb", letter in "sb", False, 0, now, number)
-        state, _ = after(state, policy, [sample], now, concurrency=10, backlog=False)
+        state, _ = apply_results(state, policy, [sample], now, concurrency=10, backlog=False)
     now -= timedelta(seconds=back)
-    state, _ = after(state, policy, [Sample(False, False, False, 0, now, 99)], now, concurrency=10, backlog=False)
+    state, _ = apply_results(
+        state, policy, [Sample(False, False, False, 0, now, 99)], now, concurrency=10, backlog=False
+    )
     shown = summary(state, policy, now)["window"]
     failures = letters.count("f") + letters.count("b")
     assert (shown["calls"], shown["failures"]) == (len(letters) + 1, failures)
@@ -425,17 +429,17 @@ def test_the_shadow_does_what_the_real_one_would(policy: BreakerPolicy, steps) -
     done: list[list[tuple[int, str, str]]] = [[], []]
     for number, (letter, seconds) in enumerate(steps):
         now += timedelta(seconds=seconds)
-        real, of_real = turn(real, policy, now)
-        shadow, of_shadow = turn(shadow, policy, now)
+        real, of_real = tick(real, policy, now)
+        shadow, of_shadow = tick(shadow, policy, now)
         done[0] += [(number, "turned", change.type) for change in of_real]
         done[1] += [(number, "turned", change.type) for change in of_shadow]
         marks = (letter in "fb", letter in "sb", letter == "n")
         if allowance(real, policy, 0, now) != 0:
             one = Sample(*marks, real.generation, now, number)
-            real, of_real = after(real, policy, [one], now, concurrency=10, backlog=False)
+            real, of_real = apply_results(real, policy, [one], now, concurrency=10, backlog=False)
             done[0] += [(number, change.cause, change.type) for change in of_real]
         one = Sample(*marks, shadow.generation, now, number)
-        shadow, of_shadow = after(shadow, policy, [one], now, concurrency=10, backlog=False)
+        shadow, of_shadow = apply_results(shadow, policy, [one], now, concurrency=10, backlog=False)
         done[1] += [(number, change.cause, change.type) for change in of_shadow]
         assert all(change.observed for change in of_shadow)
     assert done[0] == done[1]

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from integrations.outbound.outcome import Fault
-from integrations.policies.fingerprint import LOOKED_AT, TITLE, Facts, fingerprint, fold, remainder
+from integrations.policies.fingerprint import LOOKED_AT, TITLE, FailureDetails, fingerprint, fold, remainder
 
-ANSWER = Facts(service_id=1, endpoint_id=2, fault=Fault.STATUS, status_code=500, has_answered=True)
+ANSWER = FailureDetails(service_id=1, endpoint_id=2, fault=Fault.STATUS, status_code=500, has_answered=True)
 
 WORD = st.text("abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=12)
 QUOTABLE = st.text(st.characters(exclude_characters="\"'", exclude_categories=("Cs", "Cc")), max_size=20)
@@ -33,11 +33,11 @@ CHANGING = st.one_of(
 )
 
 
-def said(body: bytes | dict[str, Any], **changes: Any) -> Facts:
+def said(body: bytes | dict[str, Any], **changes: Any) -> FailureDetails:
     return replace(ANSWER, body=body if isinstance(body, bytes) else json.dumps(body).encode(), **changes)
 
 
-def same(one: Facts, other: Facts) -> bool:
+def same(one: FailureDetails, other: FailureDetails) -> bool:
     return fingerprint(one).key == fingerprint(other).key
 
 
@@ -108,7 +108,7 @@ def test_a_json_error_without_a_code_goes_by_its_words() -> None:
 
 
 def test_an_endpoint_a_fault_and_a_phase_tell_failures_apart() -> None:
-    late = Facts(1, 2, Fault.TIMEOUT, detail="no complete answer in 10 s")
+    late = FailureDetails(1, 2, Fault.TIMEOUT, detail="no complete answer in 10 s")
     others = [replace(late, endpoint_id=3), replace(late, service_id=3), replace(late, fault=Fault.RESET)]
     others.append(replace(late, has_answered=True))
     assert len({fingerprint(facts).key for facts in [late, *others]}) == 5
