@@ -20,7 +20,7 @@ from dashboard.forms.curl import Pasted
 from dashboard.presenters.bodies import SHOWN, compact_json, is_json, json_refusal, pretty_json
 from dashboard.presenters.diffs import Line, difference
 from integrations.delivery import accept
-from integrations.delivery.lab_call import Request
+from integrations.delivery.lab_call import LabRequest
 from integrations.errors import Invalid, TooLarge
 from integrations.models import Attempt, Draft, Endpoint, Message, MessageContent, Service
 from integrations.outbound.redaction import MASK, redacted_headers, redacted_text
@@ -167,7 +167,7 @@ class RequestForm(forms.Form):
     def draft(self, data: MessageIn) -> Draft | None:
         """The message as intake would take it, or None with its errors beside the fields."""
         try:
-            return accept.draft(data)
+            return accept.make_draft(data)
         except Invalid as error:
             for location, words in error.errors:
                 self.refuse(location, words)
@@ -270,7 +270,7 @@ class LabForm(RequestForm):
         self.fields["body"].help_text = "Numbers keep every digit. Empty: no body."
         self.fields["endpoint"].help_text = "Only a label in the history here; Load above fills in what it says."
 
-    def request(self) -> Request | None:
+    def request(self) -> LabRequest | None:
         """What was typed as a request that can be sent, or None with errors on the fields."""
         if not self.is_valid():
             return None
@@ -281,8 +281,8 @@ class LabForm(RequestForm):
         if draft is None:
             return None
         endpoint = draft.service.endpoints.filter(name=cleaned["endpoint"]).first() if cleaned["endpoint"] else None
-        return Request(
-            service=draft.service,
+        return LabRequest(
+            service=Service.objects.get(pk=draft.service.pk),  # a draft's has only some of its columns
             method=draft.method,
             path=draft.path,
             query=draft.query,

@@ -9,7 +9,7 @@ from django.views.decorators.http import require_GET
 from dashboard.access import viewer
 from dashboard.forms.message_filters import page
 from dashboard.presenters.bodies import curl
-from integrations.delivery.direct_call import under_way
+from integrations.delivery.direct_call import calls_in_flight
 from integrations.models import Attempt, Service, Trigger
 
 PAGE = 50
@@ -33,7 +33,7 @@ def listing(request: HttpRequest, name: str) -> HttpResponse:
         "page": page(only, request.GET.get("cursor", ""), PAGE),
         "trigger": trigger if trigger in TRIGGERS else "",
         "triggers": TRIGGERS,
-        "under_way": under_way(service),
+        "under_way": calls_in_flight(service),
     }
     return render(request, "services/calls.html", context)
 
@@ -49,7 +49,7 @@ def detail(request: HttpRequest, name: str, public_id: str) -> HttpResponse:
     context = {
         "service": call.service,
         "call": call,
-        "is_under_way": call.pk in under_way(call.service),
+        "is_under_way": call.pk in calls_in_flight(call.service),
         "request_body": body,
         "curl": curl(call.method, call.url, call.request_headers, body) if call.url else "",
     }

@@ -68,7 +68,7 @@ def _pasted(request: HttpRequest) -> HttpResponse:
     return _lab_page(request, form)
 
 
-def _run(request: HttpRequest, asked: tester.Request) -> HttpResponse:
+def _run(request: HttpRequest, asked: tester.LabRequest) -> HttpResponse:
     return see_other("lab-result", tester.run(asked, actor=actor(request)).public_id)
 
 
@@ -81,7 +81,7 @@ def _lab_page(
     request: HttpRequest,
     form: LabForm,
     *,
-    preview: tester.Preview | None = None,
+    preview: tester.RequestPreview | None = None,
     command: str = "",
     status: int = 200,
 ) -> HttpResponse:

@@ -68,16 +68,16 @@ def queue(asked: Sequence[tuple[HttpRequest, MessageIn]]) -> Answers:
 
     def prepare(wanted: Sequence[int]) -> Callable[[], Answers]:
         data = [asked[position][1] for position in wanted]
-        known = accept.Known.for_names({one.service for one in data}, {one.endpoint for one in data if one.endpoint})
+        known = accept.Lookup.for_names({one.service for one in data}, {one.endpoint for one in data if one.endpoint})
         drafts = [_drafted(one, known) for one in data]
         return lambda: _queued(drafts)
 
     return all_once([request for request, _ in asked], prepare)
 
 
-def _drafted(data: MessageIn, known: accept.Known) -> Draft | Exception:
+def _drafted(data: MessageIn, known: accept.Lookup) -> Draft | Exception:
     try:
-        return accept.draft(data, known)
+        return accept.make_draft(data, known)
     except (Invalid, TooLarge) as refusal:
         return refusal
 
@@ -125,10 +125,10 @@ def _drafts_of(data: BatchIn) -> tuple[list[tuple[int, Draft]], list[dict[str, A
     """What can be accepted, by index, and the problems of the others."""
     drafts: list[tuple[int, Draft]] = []
     rejected: list[dict[str, Any]] = []
-    known = accept.Known.for_names(_named(data, "service"), _named(data, "endpoint"))
+    known = accept.Lookup.for_names(_named(data, "service"), _named(data, "endpoint"))
     for index, entry in enumerate(data.messages):
         try:
-            drafts.append((index, accept.draft(MessageIn.model_validate(entry), known)))
+            drafts.append((index, accept.make_draft(MessageIn.model_validate(entry), known)))
         except Exception as error:
             if (problem := problem_of(error, ("body", "messages", index))) is None:
                 raise

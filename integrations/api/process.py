@@ -15,7 +15,7 @@ from integrations.api.json_io import json_response, parse
 from integrations.api.problems import Problem
 from integrations.api.responses import ProcessedOut, UnprocessedOut
 from integrations.delivery import direct_call
-from integrations.delivery.direct_call import Answer, Asked
+from integrations.delivery.direct_call import DirectRequest, DirectResult
 from integrations.outbound.client import Client
 from integrations.schemas.message import ProcessIn, json_bytes
 
@@ -32,10 +32,10 @@ def process_now(request: HttpRequest, data: ProcessIn) -> HttpResponse:
     return document(async_to_sync(_run)(direct_call.prepare(data, caller(request).actor)))
 
 
-async def _run(asked: Asked) -> Answer:
+async def _run(asked: DirectRequest) -> DirectResult:
     client = new_client()
     try:
-        return await direct_call.run(asked, client=client, database=sync_to_async)
+        return await direct_call.run(asked, client=client, in_thread=sync_to_async)
     finally:
         await client.aclose()
 
@@ -45,7 +45,7 @@ def new_client() -> Client:
 
 
 # ---- as JSON --------------------------------------------------------------------------------------------------------
-def document(answered: Answer) -> HttpResponse:
+def document(answered: DirectResult) -> HttpResponse:
     spent = {"attempts": answered.attempts, "duration": round(answered.duration, 6)}
     status = {} if answered.status_code is None else {"status_code": answered.status_code}
     if answered.kind:
@@ -54,7 +54,7 @@ def document(answered: Answer) -> HttpResponse:
     return json_response({"success": True, **_result(answered), **status, **spent, "cached": answered.cached})
 
 
-def _result(answered: Answer) -> dict[str, Any]:
+def _result(answered: DirectResult) -> dict[str, Any]:
     """The answer's body: JSON where it says so and is, as strictly as we take it ourselves; else text, else bytes."""
     raw = answered.body
     if not raw:

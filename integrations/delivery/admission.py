@@ -29,7 +29,7 @@ class Admission:
 
     runtime: Runtime
     target: Target
-    places: int
+    permits: int
     retries: int  # how many of them the retry budget leaves for retries
     is_probing: bool
     candidates: list[int] = field(default_factory=list)
@@ -38,7 +38,7 @@ class Admission:
 
     def wanted(self, priority: Priority, capacity: int) -> int:
         """How many more messages of this priority there is room for."""
-        room = min(self.places, capacity) - len(self.candidates)
+        room = min(self.permits, capacity) - len(self.candidates)
         if priority == Priority.RETRY and not self.is_probing:
             return min(room, self.retries - self.retries_chosen)
         return room
@@ -67,15 +67,15 @@ def admit(runtime: Runtime, target: Target, now: datetime) -> Admission:
         runtime.probes_in_flight = 0
         Event.objects.record_changes(target.service, changes, now)
     allowed = breaker.allowance(state, target.breaker, runtime.probes_in_flight, now)
-    places = max(0, breaker.ceiling(state, target.limits.concurrency) - runtime.in_flight)
+    permits = max(0, breaker.ceiling(state, target.limits.concurrency) - runtime.in_flight)
     if allowed is not None:
-        places = min(places, allowed)
+        permits = min(permits, allowed)
     if target.limits.rate:
-        places = len(send_slots(target, runtime, now, places)[0])
+        permits = len(send_slots(target, runtime, now, permits)[0])
     return Admission(
         runtime=runtime,
         target=target,
-        places=places,
+        permits=permits,
         retries=limits.budget_left(as_recent(runtime.recent), target.retry.budget, now),
         is_probing=state.state == "half_open" and allowed is not None,
         decided=state is not before,

@@ -68,10 +68,10 @@ def claim(worker_id: int, capacity: int, left: Mapping[int, int] | None = None) 
         runtimes = Runtime.objects.free(list(due), worker_id=worker_id, now=now)
         admissions = [admit(runtime, target, now) for runtime, target in with_load(runtimes, now)]
         for admission in admissions:
-            admission.places = min(admission.places, (left or {}).get(admission.runtime.pk, capacity))
+            admission.permits = min(admission.permits, (left or {}).get(admission.runtime.pk, capacity))
         _choose_candidates(admissions, due, capacity, now)
-        places = limits.share(capacity, [len(admission.candidates) for admission in admissions])
-        taken = _take([(a, a.candidates[:count]) for a, count in zip(admissions, places, strict=True)], worker_id, now)
+        counts = limits.share(capacity, [len(admission.candidates) for admission in admissions])
+        taken = _take([(a, a.candidates[:count]) for a, count in zip(admissions, counts, strict=True)], worker_id, now)
         Runtime.objects.save_decided([admission.runtime for admission in admissions if admission.decided])
     return _claims(taken, worker_id, now)
 
@@ -90,7 +90,7 @@ def claim_suspect(worker_id: int) -> list[Claim]:
             due = suspects.filter(service_id=runtime.pk)
             if since := _bury_late(admission, due, now):
                 due = due.first_due_since(since)
-            ids = list(due.order_by("due_at", "pk").values_list("pk", flat=True)[: min(1, admission.places)])
+            ids = list(due.order_by("due_at", "pk").values_list("pk", flat=True)[: min(1, admission.permits)])
             taken = _take([(admission, ids)], worker_id, now)
             if admission.decided:
                 runtime.save_decided()
@@ -105,7 +105,7 @@ def _choose_candidates(
     admissions: Sequence[Admission], due: dict[int, list[Priority]], capacity: int, now: datetime
 ) -> None:
     """Each service's next messages: first tries, then retries within their budget, then bulk replays."""
-    hungry = [admission for admission in admissions if admission.places]
+    hungry = [admission for admission in admissions if admission.permits]
     since = {admission.runtime.pk: _bury_late(admission, None, now) for admission in hungry}
     for _ in range(PARK_ROUNDS):
         wants = [
@@ -218,7 +218,7 @@ def _claim_of(admission: Admission, message: Outgoing, send_at: datetime, worker
         generation=admission.runtime.generation,
         send_at=send_at,
         claimed_at=now,
-        is_awaited=admission.is_probing or bool(message.ordering_key) or len(admission.candidates) >= admission.places,
+        is_awaited=admission.is_probing or bool(message.ordering_key) or len(admission.candidates) >= admission.permits,
     )
 
 

@@ -17,7 +17,7 @@ from integrations.policies import breaker
 from integrations.policies.verdict import Verdict
 
 
-def fold(
+def feed_back(
     runtime: Runtime, target: Target, samples: list[breaker.Sample], verdicts: Sequence[Verdict], now: datetime
 ) -> None:
     """Folds calls into a locked row, and into the service where they mean more; the caller saves the row."""

@@ -6,51 +6,57 @@ import hashlib
 import hmac
 from base64 import b64encode
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlencode
 
 from integrations.delivery.target import Target, target_of
-from integrations.models import (
-    Service,
-)
+from integrations.models import Service
 from integrations.outbound.client import Call
 
 
-def build_call(
-    service: Service,
-    *,
-    method: str,
-    path: str,
-    query: dict[str, Any],
-    headers: dict[str, str],
-    body: bytes,
-    content_type: str,
-    identifier: str,
-    now: datetime,
-    target: Target | None = None,
-) -> Call:
-    """The call as it goes out: the service's address, headers and authentication around what is to be sent.
+class RequestParts(Protocol):
+    """The parts of a request that do not come from the service: a claimed message, a draft or a lab request."""
 
-    ``identifier`` becomes ``webhook-id``. Raises ValueError where the request cannot be built.
+    @property
+    def method(self) -> str: ...
+    @property
+    def path(self) -> str: ...  # below the service's address
+    @property
+    def query(self) -> dict[str, Any]: ...
+    @property
+    def headers(self) -> dict[str, str]: ...
+    @property
+    def body(self) -> bytes: ...
+    @property
+    def content_type(self) -> str: ...
+
+
+def build_call(
+    service: Service, parts: RequestParts, *, identifier: str, now: datetime, target: Target | None = None
+) -> Call:
+    """Build the call exactly as it goes out, but for an OAuth token: see oauth.py.
+
+    ``identifier`` becomes ``webhook-id``. Raises ValueError if the request cannot be built.
     """
     target = target or target_of(service)
     if not service.base_url:
         raise ValueError("the service has no address")
+    body = bytes(parts.body)
     merged: dict[str, tuple[str, str]] = {}
-    for name, value in [*service.headers.items(), *headers.items()]:
+    for name, value in [*service.headers.items(), *parts.headers.items()]:
         merged[name.lower()] = (name, value)
-    if content_type and "content-type" not in merged:
-        merged["content-type"] = ("Content-Type", content_type)
+    if parts.content_type and "content-type" not in merged:
+        merged["content-type"] = ("Content-Type", parts.content_type)
     for name, value in [
-        *_proof(service, body),
+        *_credentials(service, body),
         ("webhook-id", identifier),
         ("webhook-timestamp", str(int(now.timestamp()))),
         *target.signer.headers(identifier, now, body),
     ]:
         merged[name.lower()] = (name, value)
     return Call(
-        method=method,
-        url=_address(service.base_url, path, query),
+        method=parts.method,
+        url=_url(service.base_url, parts.path, parts.query),
         headers=tuple(merged.values()),
         body=body,
         connect_timeout=target.timeouts.connect_within,
@@ -60,15 +66,8 @@ def build_call(
     )
 
 
-def _address(base: str, path: str, query: dict[str, Any]) -> str:
-    """The path below the service's address; parameters of the address come first."""
-    base, _, own_query = base.partition("?")
-    parameters = "&".join(part for part in (own_query, urlencode(query, doseq=True) if query else "") if part)
-    return base.rstrip("/") + path + (f"?{parameters}" if parameters else "")
-
-
-def _proof(service: Service, body: bytes) -> list[tuple[str, str]]:
-    """The headers that prove who is calling."""
+def _credentials(service: Service, body: bytes) -> list[tuple[str, str]]:
+    """The headers that authenticate us to the service."""
     auth = service.auth
     match auth.get("type"):
         case "basic":
@@ -81,4 +80,11 @@ def _proof(service: Service, body: bytes) -> list[tuple[str, str]]:
         case "hmac":
             key = (service.secret("auth.secret") or "").encode()
             return [(auth["header"], hmac.new(key, body, hashlib.sha256).hexdigest())]
-    return []  # OAuth 2 needs a call of its own: see oauth.py
+    return []  # an OAuth 2 token takes a call of its own: see oauth.py
+
+
+def _url(base: str, path: str, query: dict[str, Any]) -> str:
+    """The path below the service's address. Query parameters of the address come first."""
+    base, _, own_query = base.partition("?")
+    parameters = "&".join(part for part in (own_query, urlencode(query, doseq=True) if query else "") if part)
+    return base.rstrip("/") + path + (f"?{parameters}" if parameters else "")

@@ -1,9 +1,11 @@
-"""Make the call of one claim. Every failure is a value in the outcome."""
+"""Make a call: build its request, authenticate and send. Every failure is a value in the outcome."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from http import HTTPStatus
 
 from integrations.delivery import oauth
@@ -11,46 +13,48 @@ from integrations.delivery.claim import Claim
 from integrations.delivery.request import build_call
 from integrations.delivery.target import log
 from integrations.logs import line
+from integrations.models import Service
 from integrations.outbound.client import Call, Client
 from integrations.outbound.outcome import Fault, Outcome
 
 
 @dataclass(frozen=True, slots=True)
 class CallResult:
-    """What came of a claim."""
+    """The result of one claim: the call, its outcome and when it started."""
 
     claim: Claim
-    call: Call | None
+    call: Call | None  # None if the request could not be built
     outcome: Outcome
     started_at: datetime
 
 
 async def send(client: Client, claimed: Claim, now: datetime) -> CallResult:
-    """Makes the call. Whatever goes wrong is in the outcome."""
-    message = claimed.message
+    """Make the call of one claim."""
+    target, message = claimed.target, claimed.message
+    build = partial(build_call, target.service, message, identifier=message.wire_id, now=now, target=target)
+    call, outcome = await make_call(client, target.service, build)
+    return CallResult(claimed, call, outcome, now)
+
+
+async def make_call(
+    client: Client, service: Service, build: Callable[[], Call], *, bounded: Callable[[Call], Call] = lambda call: call
+) -> tuple[Call | None, Outcome]:
+    """Build, authenticate and send one call. Returns the call as it was sent, or None if it could not be built.
+
+    ``bounded`` shortens the call's timeouts. It is applied again after a token was fetched, which takes time too.
+    """
     try:
-        call = build_call(
-            claimed.target.service,
-            method=message.method,
-            path=message.path,
-            query=message.query,
-            headers=message.headers,
-            body=bytes(message.body),
-            content_type=message.content_type,
-            identifier=message.wire_id,
-            now=now,
-            target=claimed.target,
-        )
-    except Exception as error:  # whatever a registration holds, the pump goes on
+        call = bounded(build())
+    except Exception as error:  # whatever a registration holds, the caller gets an outcome
         if not isinstance(error, ValueError):
-            log.exception(line("unbuildable", message=message.public_id))
-        words = str(error) if isinstance(error, ValueError) else type(error).__name__
-        outcome = Outcome(fault=Fault.CONFIG, detail=f"the request cannot be built: {words}")
-        return CallResult(claimed, None, outcome, now)
-    ready = await oauth.authorized(client, claimed.target.service, call)
-    if isinstance(ready, Outcome):
-        return CallResult(claimed, call, ready, now)
-    outcome = await client.send(ready)
+            log.exception(line("unbuildable", service=service.name))
+        reason = str(error) if isinstance(error, ValueError) else type(error).__name__
+        return None, Outcome(fault=Fault.CONFIG, detail=f"the request cannot be built: {reason}")
+    authorized = await oauth.authorized(client, service, call)
+    if isinstance(authorized, Outcome):
+        return call, authorized
+    call = bounded(authorized)
+    outcome = await client.send(call)
     if outcome.status_code == HTTPStatus.UNAUTHORIZED:
-        oauth.forget(claimed.target.service)
-    return CallResult(claimed, ready, outcome, now)
+        oauth.forget(service)
+    return call, outcome

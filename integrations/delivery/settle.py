@@ -16,8 +16,8 @@ from typing import Any
 from django.db import transaction
 
 from integrations.delivery import failure_groups
-from integrations.delivery.attempt import call_facts
-from integrations.delivery.feedback import fold
+from integrations.delivery.attempt import attempt_columns
+from integrations.delivery.feedback import feed_back
 from integrations.delivery.send import CallResult
 from integrations.delivery.target import log
 from integrations.logs import line, write
@@ -150,7 +150,7 @@ def _attempt(decision: Decision, key: int) -> dict[str, Any]:
         "outcome": Result.SUCCEEDED if outcome.succeeded else Result.FAILED,
         "retry_at": decision.due_at,
         "request_body": None,  # it is in the message's content
-        **call_facts(result.call, outcome, claimed.target.secret_values),
+        **attempt_columns(result.call, outcome, claimed.target.secret_values),
     }
 
 
@@ -187,7 +187,7 @@ def _write_runtimes(decisions: Sequence[Decision], attempts: Sequence[dict[str, 
 def _write_runtime(runtime: Runtime, pairs: list[tuple[Decision, dict[str, Any]]], now: datetime) -> None:
     target = pairs[0][0].result.claim.target
     samples = [_sample(decision, attempt, target.breaker, now) for decision, attempt in pairs]
-    fold(runtime, target, samples, [decision.verdict for decision, _ in pairs], now)
+    feed_back(runtime, target, samples, [decision.verdict for decision, _ in pairs], now)
 
 
 def _sample(
@@ -218,7 +218,7 @@ def _counts(decisions: Sequence[Decision]) -> dict[int, tally.Counts]:
 
 def _fill_in(result: CallResult) -> None:
     """A late result completes the history of its lost call; the message goes its own way."""
-    facts = call_facts(result.call, result.outcome, result.claim.target.secret_values)
+    facts = attempt_columns(result.call, result.outcome, result.claim.target.secret_values)
     facts["detail"] = f"the answer came after the claim was lost: {facts['detail']}"[:500]
     Attempt.objects.filter(message_id=result.claim.message.pk, number=result.claim.number, outcome=Result.LOST).update(
         **facts

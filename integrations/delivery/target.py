@@ -8,10 +8,7 @@ from datetime import datetime
 from http import HTTPStatus
 
 from integrations.logs import line
-from integrations.models import (
-    Runtime,
-    Service,
-)
+from integrations.models import Runtime, Service
 from integrations.outbound.addresses import Network
 from integrations.outbound.signing import Signer
 from integrations.policies import breaker, limits
@@ -23,10 +20,10 @@ log = logging.getLogger("switchboard.delivery")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A service's configuration, parsed once for each change of it."""
+    """A service with its policies, networks and secrets parsed."""
 
     service: Service
-    revision: datetime  # its updated_at when it was parsed
+    revision: datetime  # the service's updated_at when it was parsed
     retry: RetryPolicy
     breaker: breaker.BreakerPolicy
     limits: limits.Limits
@@ -36,13 +33,32 @@ class Target:
     signer: Signer
 
 
-_targets: dict[int, Target] = {}
+_targets: dict[int, Target] = {}  # by service id
+
+
+def target_for(runtime: Runtime) -> Target | None:
+    """Return the target of a locked runtime row, or None if the registration cannot be read."""
+    cached = _targets.get(runtime.pk)
+    if cached is not None and cached.revision == runtime.configured_at:
+        return cached
+    return readable_target(runtime.pk)
+
+
+def readable_target(service_id: int) -> Target | None:
+    """Return None, and log why, if the registration cannot be read, such as after an encryption key was lost: only
+    this service's messages wait."""
+    try:
+        return target_of(Service.objects.get(pk=service_id))
+    except Exception:
+        log.exception(line("unusable", service=service_id))
+        return None
 
 
 def target_of(service: Service) -> Target:
-    kept = _targets.get(service.pk)
-    if kept is None or kept.revision != service.updated_at:
-        kept = _targets[service.pk] = Target(
+    """Return the parsed configuration of a service. Raises if the registration cannot be read."""
+    cached = _targets.get(service.pk)
+    if cached is None or cached.revision != service.updated_at:
+        cached = _targets[service.pk] = Target(
             service=service,
             revision=service.updated_at,
             retry=_retry_policy(service),
@@ -53,23 +69,11 @@ def target_of(service: Service) -> Target:
             secret_values=tuple(service.secret_values),
             signer=service.signer,
         )
-    return kept
-
-
-def target_for(runtime: Runtime) -> Target | None:
-    """None for a registration that cannot be read (a lost encryption key): it holds its own messages, nobody else's."""
-    kept = _targets.get(runtime.pk)
-    if kept is not None and kept.revision == runtime.configured_at:
-        return kept
-    try:
-        return target_of(Service.objects.get(pk=runtime.pk))
-    except Exception:
-        log.exception(line("unusable", service=runtime.pk))
-        return None
+    return cached
 
 
 def _retry_policy(service: Service) -> RetryPolicy:
-    """With OAuth 2 a 401 mostly means that the token has ended early: it is tried again, with a fresh one."""
+    """With OAuth 2 a 401 usually means that the token was revoked early, so it is retried with a new token."""
     policy = service.retry_policy
     if service.auth.get("type") != "oauth2":
         return policy

@@ -1,29 +1,29 @@
-"""Regular checks of services: one small GET, through the same client, gate and request building as delivery.
+"""Regular checks of services: one small GET, with the client, checks and request building that delivery uses.
 
-A check neither feeds nor obeys the breaker, the limits or the retry budget, and is counted beside the traffic. Each
-that is due is taken by one worker; if that one ends before the answer, the next check comes at its time.
+A check neither feeds nor obeys the breaker, the limits or the retry budget, and is counted apart from the traffic.
+One worker takes each due check. If that worker stops before the response, the next check is made at its own time.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from http import HTTPStatus
+from functools import partial
 from typing import cast
 
 from django.db import transaction
 
-from integrations.delivery import oauth
-from integrations.delivery.attempt import call_facts
+from integrations.delivery import unqueued_call
 from integrations.delivery.request import build_call
-from integrations.models import Attempt, Event, Health, Result, Service, Trigger, database_now, tally
+from integrations.delivery.send import make_call
+from integrations.delivery.target import Target, readable_target
+from integrations.models import Attempt, Draft, Event, Health, Result, Service, Trigger, database_now, tally
 from integrations.outbound.client import Call, Client
 from integrations.outbound.outcome import Fault, Outcome
 from integrations.policies.health import HealthState, is_expected, next_state
 
-AT_ONCE = 20  # checks under way in one pump
-KEPT = 100  # checks of each service
-UNFINISHED = "The check did not come to its end: the worker that made it stopped."
+CAPACITY = 20  # checks in flight in one pump
+HISTORY = 100  # checks stored for each service
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,103 +31,80 @@ class Check:
     """One check that this worker makes, and its row among the attempts."""
 
     service: Service
+    target: Target
+    request: Draft
     attempt: Attempt
 
-    @property
-    def path(self) -> str:
-        return str(self.service.health_check.get("path") or "/")
 
-
-def claim(room: int = AT_ONCE) -> list[Check]:
-    """The checks that are due, now this worker's; committed when it returns."""
+def claim(free: int = CAPACITY) -> list[Check]:
+    """Claim up to ``free`` due checks for this worker. Commits before it returns."""
     now = database_now()
-    due = list(Health.objects.due(now).select_related("service").order_by("next_at")[:room]) if room > 0 else []
+    due = list(Health.objects.due(now).select_related("service").order_by("next_at")[:free]) if free > 0 else []
     return [check for health in due if (check := _claim(health, now)) is not None]
 
 
 def _claim(health: Health, now: datetime) -> Check | None:
     service = health.service
     following = now + timedelta(seconds=service.health_check.get("interval") or 60)
+    request = Draft(service, "GET", str(service.health_check.get("path") or "/"), b"", "")
     with transaction.atomic():
         if not Health.objects.filter(pk=health.pk, next_at=health.next_at).update(next_at=following):
-            return None  # somebody else has it
-        attempt = Attempt.objects.create(
-            service=service,
-            trigger=Trigger.HEALTH,
-            started_at=now,
-            outcome=Result.LOST,
-            fault=Fault.WORKER_LOST,
-            detail=UNFINISHED,
-            method="GET",
-        )
-    return Check(service, attempt)
+            return None  # another worker has claimed it
+        if (target := readable_target(service.pk)) is None:
+            return None
+        attempt = unqueued_call.begin(target, request, trigger=Trigger.HEALTH, started_at=now)
+    return Check(service, target, request, attempt)
 
 
 async def send(client: Client, check: Check, now: datetime) -> tuple[Call | None, Outcome]:
-    """Makes the call. Whatever goes wrong is in the outcome."""
-    service = check.service
-    try:
-        call = build_call(
-            service,
-            method="GET",
-            path=check.path,
-            query={},
-            headers={},
-            body=b"",
-            content_type="",
-            identifier=check.attempt.public_id,
-            now=now,
-        )
-    except ValueError as error:
-        return None, Outcome(fault=Fault.CONFIG, detail=f"the request cannot be built: {error}")
-    within = min(call.total_timeout, float(service.health_check["interval"]))
-    call = replace(call, total_timeout=within, connect_timeout=min(call.connect_timeout, within))
-    ready = await oauth.authorized(client, service, call)
-    if isinstance(ready, Outcome):
-        return call, ready
-    outcome = await client.send(ready)
-    if outcome.status_code == HTTPStatus.UNAUTHORIZED:
-        oauth.forget(service)
-    return ready, outcome
+    """Make the call, within the interval of the checks. Every failure is a value in the outcome."""
+    interval = float(check.service.health_check["interval"])
+
+    def bounded(call: Call) -> Call:
+        total = min(call.total_timeout, interval)
+        return replace(call, total_timeout=total, connect_timeout=min(call.connect_timeout, total))
+
+    identifier = check.attempt.public_id
+    build = partial(build_call, check.service, check.request, identifier=identifier, now=now, target=check.target)
+    return await make_call(client, check.service, build, bounded=bounded)
 
 
 def record(check: Check, call: Call | None, outcome: Outcome) -> None:
-    """Keeps the check, and tells of a service that went down or came back."""
+    """Write the result of a check, and an event if the service went down or came back."""
     service = check.service
     is_good = is_expected(outcome.status_code, service.health_check.get("expect") or "2xx") and not _is_cut(outcome)
-    facts = call_facts(call, outcome, service.secret_values)
+    columns = unqueued_call.end_columns(check.target, call, outcome)
+    columns["outcome"] = Result.SUCCEEDED if is_good else Result.FAILED
     if is_good:
-        facts |= {"fault": "", "detail": ""}  # where another answer than a success is expected
-    elif not facts["fault"]:
-        facts |= {"fault": Fault.STATUS, "detail": f"answered {outcome.status_code}, which is not what is expected"}
+        columns |= {"fault": "", "detail": ""}  # an expected status may be an error status
+    elif not columns["fault"]:
+        columns |= {"fault": Fault.STATUS, "detail": f"answered {outcome.status_code}, which is not an expected status"}
     now = database_now()
     with transaction.atomic():
         health = Health.objects.select_for_update().filter(pk=service.pk).first()
-        Attempt.objects.filter(pk=check.attempt.pk).update(
-            **facts, outcome=Result.SUCCEEDED if is_good else Result.FAILED
-        )
-        if health is None:  # it is not checked any more
+        unqueued_call.end(check.attempt, columns)
+        if health is None:  # it is no longer checked
             return
         before = cast(HealthState, health.state)
-        health.state, health.failed_in_a_row, news = next_state(before, health.failed_in_a_row, is_good=is_good)
+        health.state, health.failed_in_a_row, change = next_state(before, health.failed_in_a_row, is_good=is_good)
         if health.state != before:
             health.changed_at = now
         health.checked_at, health.attempt_id = now, check.attempt.pk
-        health.detail = "" if is_good else facts["detail"]
+        health.detail = "" if is_good else columns["detail"]
         health.save(update_fields=["state", "failed_in_a_row", "changed_at", "checked_at", "attempt_id", "detail"])
-        if news:
+        if change:
             cause = {} if is_good else {"cause": health.detail, "attempts": [check.attempt.public_id]}
-            Event.objects.create(type=f"service.{news}", at=now, service=service, facts=cause)
+            Event.objects.create(type=f"service.{change}", at=now, service=service, facts=cause)
         tally.add({service.pk: tally.Counts(checks=1, failed_checks=int(not is_good))}, now)
         _prune(service)
 
 
 def _is_cut(outcome: Outcome) -> bool:
-    """Whether the answer began and did not come to its end."""
+    """Whether the response began and was not read to its end."""
     return outcome.fault not in (None, Fault.STATUS)
 
 
 def _prune(service: Service) -> None:
     # By the index of checks: any other would lead through the process calls made since.
     checks = Attempt.objects.filter(service=service, trigger=Trigger.HEALTH).order_by("-pk")
-    Attempt.objects.filter(pk__in=list(checks.values_list("pk", flat=True)[KEPT : 2 * KEPT])).delete()
+    Attempt.objects.filter(pk__in=list(checks.values_list("pk", flat=True)[HISTORY : 2 * HISTORY])).delete()

@@ -210,7 +210,7 @@ class Pump:
             self._next_tidying = now + TIDY_EVERY
             await self._in_thread(self._keeping, housekeeping.tidy, self.client.take_certificates())
         for check in await self._in_thread(
-            self._keeping, health_checks.claim, health_checks.AT_ONCE - len(self._checks)
+            self._keeping, health_checks.claim, health_checks.CAPACITY - len(self._checks)
         ):
             task = asyncio.create_task(self._check(check))
             self._checks.add(task)

@@ -306,7 +306,7 @@ def test_the_places_are_shared_and_one_that_a_crash_left_comes_back(
     runtime.save()
     answer = ask(operator)
     assert (answer["error"]["kind"], answer["attempts"]) == ("rate", 0)
-    assert "1 places" in answer["error"]["detail"]
+    assert "1 calls in flight" in answer["error"]["detail"]
     runtime.leases = [[1, None, time.time() - 0.001]]  # its call must have ended by now
     runtime.save()
     assert ask(operator)["success"]

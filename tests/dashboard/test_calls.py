@@ -8,7 +8,7 @@ from typing import Any
 from django.test import Client
 from django.utils import timezone
 
-from integrations.delivery.direct_call import UNFINISHED
+from integrations.delivery.unqueued_call import UNFINISHED
 from integrations.models import Attempt, Message, Result, Runtime, Service, Trigger
 from tests.dashboard.signed_in import a_service, words
 

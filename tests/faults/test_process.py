@@ -16,7 +16,8 @@ from typing import Any
 import httpx
 import pytest
 
-from integrations.delivery.direct_call import LEASE_MARGIN, UNFINISHED
+from integrations.delivery.direct_call import LEASE_MARGIN
+from integrations.delivery.unqueued_call import UNFINISHED
 from integrations.models import identifiers
 from tests.faults.traffic import rows, until
 from tests.installation import Installation

@@ -169,7 +169,7 @@ def test_a_paused_service_is_not_checked(service: Service) -> None:
 
 
 def test_only_the_newest_checks_are_kept(service: Service, deliver: Deliver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health_checks, "KEPT", 3)
+    monkeypatch.setattr(health_checks, "HISTORY", 3)
     check_again(deliver, 5)
     assert Attempt.objects.count() == 3
     assert Attempt.objects.filter(pk=Health.objects.get().attempt_id).exists()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import pytest
 
 from integrations.delivery import lab_call
 from integrations.models import Attempt, Message, Runtime, Service
-from tests.receiver import Receiver
+from tests.receiver import Answer, Call, Receiver
 
 Register = Callable[..., Service]
 
@@ -24,7 +25,7 @@ def test_a_call_is_the_one_that_delivery_would_make(
     send(service, path="/same", query={"a": "b"}, headers={"X-Own": "1"}, body=b'{"n":1}')
     deliver(until=lambda: bool(sink.calls))
     lab_call.run(
-        lab_call.Request(service, "POST", "/same", {"a": "b"}, {"X-Own": "1"}, b'{"n":1}', "application/json"),
+        lab_call.LabRequest(service, "POST", "/same", {"a": "b"}, {"X-Own": "1"}, b'{"n":1}', "application/json"),
         actor="a",
     )
     delivered, tried = sink.calls
@@ -36,7 +37,7 @@ def test_a_call_is_the_one_that_delivery_would_make(
 
 
 def test_the_attempt_carries_its_own_id_and_belongs_to_no_message(service: Service, sink: Receiver) -> None:
-    attempt = lab_call.run(lab_call.Request(service), actor="person ada")
+    attempt = lab_call.run(lab_call.LabRequest(service), actor="person ada")
     attempt.refresh_from_db()
     assert sink.last.header("webhook-id") == attempt.public_id
     assert (attempt.trigger, attempt.message, attempt.outcome) == ("lab", None, "succeeded")
@@ -47,7 +48,7 @@ def test_the_attempt_carries_its_own_id_and_belongs_to_no_message(service: Servi
 def test_an_answer_is_kept_up_to_a_mebibyte(service: Service, sink: Receiver) -> None:
     service.response_cap = 10
     sink.answer(200, body=b"x" * 300_000)
-    attempt = lab_call.run(lab_call.Request(service), actor="a")
+    attempt = lab_call.run(lab_call.LabRequest(service), actor="a")
     assert len(attempt.response_body) == 300_000
     assert not attempt.truncated
 
@@ -58,29 +59,63 @@ def test_a_failure_neither_feeds_nor_obeys_the_breaker(service: Service, sink: R
     before = Runtime.objects.values().get(service=service)
     sink.answer(503)
     for _ in range(10):
-        assert lab_call.run(lab_call.Request(service), actor="a").status_code == 503
+        assert lab_call.run(lab_call.LabRequest(service), actor="a").status_code == 503
     assert Runtime.objects.values().get(service=service) == before
     assert len(sink.calls) == 10
 
 
 def test_the_timeout_of_the_form_holds(service: Service, sink: Receiver) -> None:
     sink.answer(200, delay=5)
-    attempt = lab_call.run(lab_call.Request(service, timeout=0.2), actor="a")
+    attempt = lab_call.run(lab_call.LabRequest(service, timeout=0.2), actor="a")
     assert (attempt.fault, attempt.outcome) == ("timeout", "failed")
 
 
 def test_what_cannot_be_built_is_kept_as_a_result(service: Service) -> None:
     service.base_url = ""
-    attempt = lab_call.run(lab_call.Request(service, path="/x"), actor="a")
+    attempt = lab_call.run(lab_call.LabRequest(service, path="/x"), actor="a")
     assert (attempt.fault, attempt.url) == ("config", "/x")
     assert "no address" in attempt.detail
+
+
+def test_an_oauth_token_that_the_service_echoes_is_not_stored(register: Register, sink: Receiver) -> None:
+    def answer(call: Call) -> Answer:
+        if call.path == "/token":
+            return Answer(200, body={"access_token": "fetched-token-1", "expires_in": 3600})
+        return Answer(200, body={"you sent": call.header("Authorization")})
+
+    sink.decide(answer)
+    attempt = lab_call.run(lab_call.LabRequest(_with_oauth(register, sink)), actor="a")
+    assert json.loads(attempt.response_body) == {"you sent": "Bearer ••••"}
+    assert sink.last.header("Authorization") == "Bearer fetched-token-1"
+    assert b"fetched-token-1" not in bytes(Attempt.objects.get().response_body)
+
+
+def test_after_a_401_the_next_call_fetches_a_new_token(register: Register, sink: Receiver) -> None:
+    tokens = iter(["first", "second"])
+
+    def answer(call: Call) -> Answer:
+        if call.path == "/token":
+            return Answer(200, body={"access_token": next(tokens), "expires_in": 3600})
+        return Answer(200 if call.header("Authorization") == "Bearer second" else 401)
+
+    sink.decide(answer)
+    service = _with_oauth(register, sink)
+    assert [lab_call.run(lab_call.LabRequest(service), actor="a").status_code for _ in range(2)] == [401, 200]
+
+
+def _with_oauth(register: Register, sink: Receiver) -> Service:
+    auth = {"type": "oauth2", "token_url": f"{sink.url}/token", "client_id": "us"}
+    service = register(base_url=sink.url, auth=auth)
+    service.keep_secret("auth.client_secret", "hush")
+    service.save()
+    return service
 
 
 def test_a_call_that_never_ended_leaves_a_trace(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(lab_call, "_sent", stop)
+    monkeypatch.setattr(lab_call, "make_call", stop)
     with pytest.raises(KeyboardInterrupt):
-        lab_call.run(lab_call.Request(service), actor="a")
+        lab_call.run(lab_call.LabRequest(service), actor="a")
     assert Attempt.objects.get().outcome == "lost"

@@ -160,7 +160,7 @@ def test_a_body_of_any_bytes_is_signed_as_it_goes_out(
 
 
 def test_a_call_of_the_lab_is_signed_and_kept_without_its_signature(signed: Service, sink: Receiver) -> None:
-    attempt = lab_call.run(lab_call.Request(signed, "POST", body=b'{"n":1}'), actor="a")
+    attempt = lab_call.run(lab_call.LabRequest(signed, "POST", body=b'{"n":1}'), actor="a")
     assert standardwebhooks.Webhook(signed.signing_keys[0].secret).verify(sink.last.body, headers(sink.last))
     assert sink.last.header("webhook-id") == attempt.public_id
     assert "v1," not in str(Attempt.objects.get().request_headers)

@@ -167,7 +167,7 @@ def _neighbours(message: Message) -> tuple[Message | None, Message | None, Messa
 def _next_call_as_curl(message: Message) -> str:
     """The next call as a command, with its secrets masked; why there is none, as a comment."""
     content = message.content
-    request = lab_call.Request(
+    request = lab_call.LabRequest(
         service=message.service,
         method=message.method,
         path=message.path,
@@ -177,7 +177,7 @@ def _next_call_as_curl(message: Message) -> str:
         content_type=content.content_type,
     )
     try:
-        shown = lab_call.shown(request.call(message.wire_id, timezone.now()), message.service)
+        shown = lab_call.masked(request.call(message.wire_id, timezone.now()), message.service)
     except ValueError as error:
         return f"# The request cannot be built: {error}"
     return curl(shown.method, shown.url, shown.headers, shown.body)

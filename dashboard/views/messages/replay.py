@@ -58,7 +58,9 @@ def _edited_replay(request: HttpRequest, message: Message) -> HttpResponse:
         return _replay_form(request, message, form, status=200 if data else 422)
     try:
         if "confirmed" not in request.POST:
-            return _review(request, message, form, message.as_replay(**accept.edits(message, data, form.edited_body)))
+            return _review(
+                request, message, form, message.as_replay(**accept.replay_changes(message, data, form.edited_body))
+            )
         made, is_new = traffic.replay(message, data, actor=actor(request), body=form.edited_body)
         return _replayed(request, made, is_new)
     except Conflict as refusal:

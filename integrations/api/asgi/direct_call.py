@@ -20,7 +20,7 @@ from integrations.api.auth import BODY_LIMIT, caller, operator
 from integrations.api.json_io import body_as
 from integrations.api.process import document, new_client
 from integrations.delivery import direct_call
-from integrations.delivery.direct_call import Asked
+from integrations.delivery.direct_call import DirectRequest
 from integrations.outbound.client import Client
 from integrations.schemas.message import ProcessIn
 
@@ -47,7 +47,7 @@ class Process:
         with self.room.place() as place:
             await read_body(request, receive, BODY_LIMIT, place)
             asked = await self._in_thread(_prepared)(request)
-            answered = await direct_call.run(asked, client=self.client, database=self._in_thread)
+            answered = await direct_call.run(asked, client=self.client, in_thread=self._in_thread)
             return await self._in_thread(document)(answered)
 
     def _in_thread(self, step: Callable[P, T]) -> Callable[P, asyncio.Future[T]]:
@@ -57,7 +57,7 @@ class Process:
         return begun
 
 
-def _prepared(request: ASGIRequest) -> Asked:
+def _prepared(request: ASGIRequest) -> DirectRequest:
     return direct_call.prepare(body_as(request, ProcessIn), caller(request).actor)
 
 
