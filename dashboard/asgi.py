@@ -29,7 +29,7 @@ from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpResponse
 from django.middleware.security import SecurityMiddleware
 
-from dashboard.views.health import healthz
+from dashboard.views.monitoring import healthz
 from integrations.api.asgi import direct_call, events, ingest, routes
 from integrations.api.json_io import api_path
 

@@ -155,7 +155,7 @@ def _addresses() -> Iterator[tuple[str, bool]]:
 
     from django.urls import NoReverseMatch, URLPattern, get_resolver, reverse
 
-    from dashboard.forms.message_filters import cursor_of
+    from dashboard.presenters.pagination import cursor_of
     from integrations.models import Message
 
     for pattern in get_resolver().url_patterns:

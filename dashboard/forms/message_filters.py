@@ -1,28 +1,20 @@
-"""The address of a list: its filters, which are qualifiers of the search, and its pages by cursor."""
+"""The filters of the list of messages, from its address."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Any
 
 from django import forms
-from django.core.signing import BadSignature, Signer
-from django.db.models import QuerySet
 from django.http import QueryDict
 
-from dashboard.forms.message import LocalMoment
+from dashboard.forms.fields import LocalTimeField
 from integrations.models import Service, Status
 from integrations.outbound.outcome import Fault
 from integrations.policies.retry import DeadReason
 from integrations.search import grammar
 from integrations.search.grammar import Search
-from integrations.search.pages import Found, Listed
-
-PAGE = 50
 
 
-# ---- the filters --------------------------------------------------------------------------------------------------
 class FilterForm(forms.Form):
     """Every filter has a name in the address; what cannot be read is said and left out."""
 
@@ -36,8 +28,8 @@ class FilterForm(forms.Form):
     fault = forms.ChoiceField(required=False, choices=[("", "Any"), *((fault.value, fault.value) for fault in Fault)])
     status_code = forms.IntegerField(required=False, min_value=100, max_value=599)
     ordering_key = forms.CharField(required=False, max_length=200)
-    created_after = LocalMoment()
-    created_before = LocalMoment()
+    created_after = LocalTimeField()
+    created_before = LocalTimeField()
 
 
 TIMES = ("created_after", "created_before")
@@ -81,62 +73,3 @@ def plain_query(query: QueryDict, search: Search) -> QueryDict | None:
     if not plain["q"]:
         del plain["q"]
     return plain
-
-
-# ---- pages --------------------------------------------------------------------------------------------------------
-_signer = Signer(salt="switchboard.cursor")
-
-
-@dataclass(slots=True)
-class Page:
-    """One page, newest first, and the cursors of its neighbours. ``is_cut``: it ends where enough was looked through,
-    not where the list does."""
-
-    rows: list[Any]
-    newer: str = ""
-    older: str = ""
-    is_first: bool = True
-    is_cut: bool = False
-    refused: bool = False
-
-
-def page(source: QuerySet[Any] | Found, cursor: str, size: int = PAGE) -> Page:
-    """The page at a cursor made by this function; with another one, the first page and ``refused``."""
-    rows: Found | Listed[Any] = Listed(source) if isinstance(source, QuerySet) else source
-    direction, place, refused = _place(cursor)
-    if direction == "newer":
-        newer = rows.newer(place, size)
-        if not newer.ahead and len(newer.rows) < size:  # the beginning: a whole page reads better than its rest
-            return page(source, "", size)
-        shown: list[Any] = newer.rows[::-1]
-        return Page(
-            rows=shown,
-            newer=cursor_of("newer", newer.ahead),
-            older=cursor_of("older", shown[-1].pk if shown else place + 1),
-            is_first=not newer.ahead,
-        )
-    older = rows.older(place if direction else None, size)
-    shown = older.rows
-    return Page(
-        rows=shown,
-        newer=cursor_of("newer", (shown[0].pk if shown else place - 1) if direction else 0),
-        older=cursor_of("older", older.ahead),
-        is_first=not direction,
-        is_cut=older.is_cut,
-        refused=refused,
-    )
-
-
-def cursor_of(direction: str, place: int) -> str:
-    """The signed place; empty where there is nothing that way."""
-    return _signer.sign(f"{direction} {place}") if place > 0 else ""
-
-
-def _place(cursor: str) -> tuple[str, int, bool]:
-    if not cursor:
-        return "", 0, False
-    try:
-        direction, _, pk = _signer.unsign(cursor).partition(" ")
-        return direction, int(pk), False
-    except (BadSignature, ValueError):
-        return "", 0, True

@@ -1,8 +1,8 @@
-"""How a body is shown: JSON indented without touching a digit, text as it is, anything else as a hex dump.
+"""Bodies laid out for a page: JSON indented without touching a digit, text unchanged, anything else as a hex dump.
 
-Python's own JSON round trip would lose duplicate keys and rewrite numbers (``1.10``, ``1e400``), and an operator who
-compares what was sent with what a receiver complains about needs the exact characters. So JSON is only checked by
-the parser and then laid out token by token.
+A round trip through Python's JSON would lose duplicate keys and rewrite numbers (``1.10``, ``1e400``). An operator
+compares the body that was sent with the receiver's complaint and needs the exact characters. So the parser only
+checks JSON, which is then laid out token by token.
 """
 
 from __future__ import annotations
@@ -10,23 +10,23 @@ from __future__ import annotations
 import codecs
 import json
 import re
-import shlex
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 SHOWN = 64 * 1024  # bytes of a body on a page; more would freeze the browser, and the rest can be downloaded
 HEX_SHOWN = 4 * 1024  # 256 lines
 DEEPEST = 40  # levels that are indented; beyond, the indentation outgrows the content
 LAID_OUT_LIMIT = 512 * 1024  # characters of indented JSON
-CURL_BODY_LIMIT = 8 * 1024  # a longer body does not fit a command line well
-
 VIEWS = ("pretty", "raw", "hex")  # how a body can be asked for
-
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
 _CONTROLS = {code: 0x2400 + code for code in range(32) if code not in (9, 10, 13)} | {127: 0x2421}
 # Marks that turn the direction of the text: shown as they may stand in JSON, so that nothing reads as what it is not.
 _TURNING = (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
 _DIRECTIONS = {code: f"\\u{code:04x}" for code in _TURNING}
+
+
+def chosen_view(name: str | None) -> str:
+    """The view of this name; the first of VIEWS for any other name."""
+    return name if name in VIEWS else VIEWS[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def payload(body: bytes, limit: int = SHOWN, *, view: str = "pretty") -> Payload
     size = len(body)
     if not size:
         return Payload("empty", "", 0, 0)
-    text = _text(body[:limit]) if view != "hex" else None
+    text = text_of(body[:limit]) if view != "hex" else None
     if text is None:
         return Payload("hex", hex_dump(body[:HEX_SHOWN]), size, min(size, HEX_SHOWN))
     is_object = size <= limit and text.lstrip()[:1] in ("{", "[")
@@ -58,7 +58,7 @@ def payload(body: bytes, limit: int = SHOWN, *, view: str = "pretty") -> Payload
     return Payload("text", text.translate({**_CONTROLS, **_DIRECTIONS}), size, min(size, limit))
 
 
-def _text(body: bytes) -> str | None:
+def text_of(body: bytes) -> str | None:
     if b"\0" in body:
         return None
     try:
@@ -124,52 +124,3 @@ def hex_dump(body: bytes) -> str:
         + "".join(chr(byte) if 32 <= byte < 127 else "." for byte in body[start : start + 16])
         for start in range(0, len(body), 16)
     )
-
-
-def curl(method: str, url: str, headers: Iterable[Iterable[str]], body: bytes) -> str:
-    """A command that repeats a call; what was masked stays masked and has to be filled in."""
-    parts = [f"curl -X {shlex.quote(method)} {shlex.quote(url)}"]
-    parts += [f"-H {shlex.quote(f'{name}: {value}')}" for name, value in headers]
-    if body:
-        text = _text(body) if len(body) <= CURL_BODY_LIMIT else None
-        parts.append(f"--data-binary {shlex.quote(text)}" if text is not None else "--data-binary @body")
-    return " \\\n  ".join(parts)
-
-
-# ---- timing -------------------------------------------------------------------------------------------------------
-PHASES = (
-    ("dns", "Name look-up"),
-    ("connect", "Connect"),
-    ("tls", "TLS"),
-    ("first_byte", "Waiting for the answer"),
-)
-WIDTH = 1000.0
-
-
-@dataclass(frozen=True, slots=True)
-class Phase:
-    """A part of a call on its bar: position and width in thousandths."""
-
-    name: str
-    label: str
-    seconds: float
-    x: float
-    width: float
-
-
-def phases(timings: dict[str, float | None]) -> list[Phase]:
-    """The phases of a call one after the other, and what is left of the total as the reading of the answer."""
-    spent = [(name, label, max(0.0, timings.get(name) or 0.0)) for name, label in PHASES]
-    spent = [phase for phase in spent if timings.get(phase[0]) is not None]
-    known = sum(seconds for _, _, seconds in spent)
-    total = max(timings.get("total") or 0.0, known)
-    if not total:
-        return []
-    rest = total - known
-    spent.append(("rest", "Reading the answer" if timings.get("first_byte") is not None else "Until it failed", rest))
-    found, at = [], 0.0
-    for name, label, seconds in spent:
-        width = seconds / total * WIDTH
-        found.append(Phase(name, label, seconds, round(at, 1), round(width, 1)))
-        at += width
-    return found

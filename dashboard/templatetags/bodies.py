@@ -12,6 +12,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from dashboard.presenters import bodies as shown
+from dashboard.presenters import call_timing
 from dashboard.presenters.durations import span_of_time
 from dashboard.presenters.sentences import DEAD_REASONS, FAULTS
 from dashboard.templatetags.console import ago
@@ -61,7 +62,7 @@ def bytes_in_words(size: int | None) -> str:
 @register.inclusion_tag("messages/_timing.html")
 def timing(timings: dict[str, float | None], name: str) -> dict[str, Any]:
     """The phases of a call as one bar, with the numbers beside it."""
-    return {"phases": shown.phases(timings), "total": timings.get("total"), "name": name}
+    return {"phases": call_timing.phases(timings), "total": timings.get("total"), "name": name}
 
 
 @register.filter

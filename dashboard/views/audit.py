@@ -14,7 +14,7 @@ from django.shortcuts import render
 from django.views.decorators.http import require_GET
 
 from dashboard.access import admin
-from dashboard.forms.message_filters import page
+from dashboard.presenters.pagination import page
 from integrations.models import AuditEntry
 from integrations.search.pages import SEARCHED
 

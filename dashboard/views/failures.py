@@ -70,13 +70,6 @@ def listing_panel(request: HttpRequest) -> HttpResponse:
     return live.panel(request, "failures/_rows.html", _listing_context(request))
 
 
-@viewer
-@require_GET
-def failing_panel(request: HttpRequest) -> HttpResponse:
-    """The rail's count of groups that somebody should see to."""
-    return live.panel(request, "_partials/failing.html", {})
-
-
 def _listing_context(request: HttpRequest) -> dict[str, Any]:
     now = timezone.now()
     state = request.GET.get("state", "")

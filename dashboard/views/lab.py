@@ -11,13 +11,13 @@ from django.views.decorators.http import require_GET, require_http_methods
 
 from dashboard.access import actor, operator, viewer
 from dashboard.forms.curl import read
-from dashboard.forms.message import LabForm, endpoints_of, from_pasted
-from dashboard.forms.message_filters import Page, page
+from dashboard.forms.prefill import from_curl, starting_point
+from dashboard.forms.request import LabForm, endpoints_of
 from dashboard.once import fresh_key, once_unlocked
-from dashboard.presenters.bodies import curl
+from dashboard.presenters.bodies import chosen_view
+from dashboard.presenters.curl import as_curl
+from dashboard.presenters.pagination import CursorPage, page
 from dashboard.responses import see_other
-from dashboard.views.messages.detail import chosen_view
-from dashboard.views.messages.send import starting_point
 from integrations.delivery import lab_call as tester
 from integrations.models import Attempt, Certificate, Endpoint
 
@@ -32,7 +32,7 @@ def lab(request: HttpRequest) -> HttpResponse:
         return _pasted(request)
     if request.method == "POST":
         return _called(request)
-    start = {"method": "GET", **{name: value for name, value in starting_point(request).items() if value}}
+    start = {"method": "GET", **{name: value for name, value in starting_point(request.GET).items() if value}}
     if not any(request.GET.get(name) for name in ("message", "attempt", "endpoint", "method")):
         start["method"] = "GET"
     return _lab_page(request, LabForm(initial=start))
@@ -59,7 +59,7 @@ def _pasted(request: HttpRequest) -> HttpResponse:
     command = request.POST["curl"]
     try:
         pasted = read(command)
-        form = LabForm(initial=from_pasted(pasted))
+        form = LabForm(initial=from_curl(pasted))
     except ValueError as error:
         toasts.error(request, f"{error}.")
         return _lab_page(request, LabForm(initial={"method": "GET"}), command=command, status=422)
@@ -90,7 +90,7 @@ def _lab_page(
         "form_key": request.POST.get("form_key") or fresh_key(),
         "preview": preview,
         "command": command,
-        "preview_curl": curl(preview.method, preview.url, preview.headers, preview.body) if preview else "",
+        "preview_curl": as_curl(preview.method, preview.url, preview.headers, preview.body) if preview else "",
         "known_endpoints": _known_endpoints(),
         **_history(request),
     }
@@ -108,7 +108,7 @@ def _history(request: HttpRequest) -> dict[str, Any]:
         "nonce", "started_at", "duration", "outcome", "fault", "status_code", "actor", "method", "url",
         "service__name", "endpoint__name",
     )  # fmt: skip
-    shown: Page = page(only, request.GET.get("cursor", ""), HISTORY)
+    shown: CursorPage = page(only, request.GET.get("cursor", ""), HISTORY)
     return {"history": shown.rows, "page": shown}
 
 
@@ -123,9 +123,9 @@ def result(request: HttpRequest, public_id: str) -> HttpResponse:
         "attempt": attempt,
         "response_body": bytes(attempt.response_body),
         "request_body": body,
-        "view": chosen_view(request),
+        "view": chosen_view(request.GET.get("view")),
         "certificate": Certificate.objects.shown_by(attempt.service.base_url),
-        "curl": curl(attempt.method, attempt.url, attempt.request_headers, body),
+        "curl": as_curl(attempt.method, attempt.url, attempt.request_headers, body),
         **_history(request),
     }
     return render(request, "lab/result.html", context)

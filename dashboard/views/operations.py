@@ -15,7 +15,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from dashboard import live
 from dashboard.access import actor, operator, viewer
-from dashboard.forms.message_filters import page
+from dashboard.presenters.pagination import page
 from dashboard.responses import see_other
 from integrations.errors import Conflict, Invalid
 from integrations.models import Message, Operation, Service

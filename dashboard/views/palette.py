@@ -1,11 +1,10 @@
-"""What stands around every page: how many services are down, and what the command palette finds."""
+"""Search of the command palette: services, and actions on them."""
 
 from __future__ import annotations
 
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpRequest, JsonResponse
 from django.urls import reverse
 
-from dashboard import live
 from dashboard.access import person, viewer
 from integrations.models import Role, Service, ServiceStatus
 
@@ -17,12 +16,6 @@ ACTIONS = {  # verb: its page, and the status that a service must have for it
     "steer": ("breaker-steer", ""),
     "try": ("service-try", ""),
 }
-
-
-@viewer
-def trouble_panel(request: HttpRequest) -> HttpResponse:
-    """The rail's count of services that are down. It keeps title and icon current on pages without a panel, too."""
-    return live.panel(request, "_partials/trouble.html", {})
 
 
 @viewer

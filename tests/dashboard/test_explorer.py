@@ -15,7 +15,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from dashboard.presenters import exports
-from dashboard.views import explorer
+from dashboard.views.messages import saved_views
 from integrations.models import Draft, Endpoint, FieldValue, Message, SavedView, Service
 from integrations.search import grammar
 
@@ -146,7 +146,7 @@ def test_a_view_that_says_nothing_is_refused_in_words(viewer: Client, queue: Que
 
 
 def test_a_person_has_so_many_views(viewer: Client, queue: Queue, monkeypatch: Any) -> None:
-    monkeypatch.setattr(explorer, "VIEWS_LIMIT", 1)
+    monkeypatch.setattr(saved_views, "VIEWS_LIMIT", 1)
     queue()
     kept(viewer)
     assert "Not saved: you have 1 views" in kept(viewer, name="Another")

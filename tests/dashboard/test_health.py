@@ -11,7 +11,7 @@ from django.db import OperationalError, connection
 from django.test import Client, RequestFactory
 from django.utils import timezone
 
-from dashboard.views import errors, health
+from dashboard.views import errors, monitoring
 from integrations.models import Status
 from tests.dashboard.signed_in import a_service, browser, messages_of, words
 
@@ -33,15 +33,15 @@ def test_ready_says_how_the_work_stands() -> None:
 
 @pytest.mark.django_db
 def test_not_ready_while_migrations_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health, "_applied", False)
-    monkeypatch.setattr(health.MigrationExecutor, "migration_plan", lambda *_: ["one to go"])
+    monkeypatch.setattr(monitoring, "_applied", False)
+    monkeypatch.setattr(monitoring.MigrationExecutor, "migration_plan", lambda *_: ["one to go"])
     answer = Client().get("/readyz")
     assert (answer.status_code, answer.json()["migrations"]) == (503, False)
 
 
 @pytest.mark.django_db
 def test_not_ready_while_the_database_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health, "_applied", True)
+    monkeypatch.setattr(monitoring, "_applied", True)
     with mock.patch.object(connection, "ensure_connection", side_effect=OperationalError("secret host name")):
         answer = Client().get("/readyz")
     assert answer.status_code == 503

@@ -75,7 +75,7 @@ def test_what_the_service_went_through_at_other_times_is_left_out(
 def test_what_is_not_told_does_not_crowd_out_what_is(
     viewer: Client, queue: Queue, billing: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dashboard.views.messages.EVENTS_SEARCHED", 2)
+    monkeypatch.setattr("dashboard.views.messages.detail.EVENTS_SEARCHED", 2)
     message = queue()
     Event.objects.create(type="service.paused", service=billing, facts={"reason": "their maintenance"})
     Event.objects.bulk_create(Event(type="messages.changed", service=billing) for _ in range(3))

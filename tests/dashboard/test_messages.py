@@ -14,8 +14,9 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from dashboard.forms.message_filters import page as slice_of
-from dashboard.presenters.bodies import compact_json, json_refusal, payload, phases, pretty_json
+from dashboard.presenters.bodies import compact_json, json_refusal, payload, pretty_json
+from dashboard.presenters.call_timing import phases
+from dashboard.presenters.pagination import page as slice_of
 from integrations.models import Attempt, AuditEntry, Endpoint, Failure, IdempotentAnswer, Message, Service
 from integrations.search import pages
 

@@ -6,7 +6,8 @@ import pytest
 from django.test import Client
 
 from dashboard.forms.curl import Pasted, read
-from dashboard.forms.message import LabForm, from_pasted
+from dashboard.forms.prefill import from_curl
+from dashboard.forms.request import LabForm
 from integrations.models import Attempt, Service
 
 
@@ -82,10 +83,10 @@ def test_the_longest_address_that_fits_is_the_service() -> None:
         "https://a.example": ("host", "/", ""),
     }
     for url, place in places.items():
-        start = from_pasted(Pasted(method="GET", url=url))
+        start = from_curl(Pasted(method="GET", url=url))
         assert (start["service"], start["path"], start["query"]) == place, url
     with pytest.raises(ValueError, match="No service has the address"):
-        from_pasted(Pasted(method="GET", url="https://a.example.net/"))
+        from_curl(Pasted(method="GET", url="https://a.example.net/"))
 
 
 def test_it_fills_in_the_form_and_sends_nothing(operator: Client, viewer: Client, billing: Service) -> None:

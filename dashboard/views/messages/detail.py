@@ -15,10 +15,9 @@ from django.views.decorators.http import require_GET
 
 from dashboard import live
 from dashboard.access import viewer
-from dashboard.forms.message import (
-    as_lines,
-)
-from dashboard.presenters.bodies import VIEWS, curl
+from dashboard.presenters.bodies import chosen_view
+from dashboard.presenters.curl import as_curl
+from dashboard.presenters.lines import as_lines
 from dashboard.presenters.timeline import (
     ACTS,
     SERVICE_EVENTS,
@@ -74,12 +73,6 @@ def detail_panel(request: HttpRequest, public_id: str) -> HttpResponse:
     return response
 
 
-def chosen_view(request: HttpRequest) -> str:
-    """How bodies are to be shown, from the address."""
-    view = request.GET.get("view", "")
-    return view if view in VIEWS else VIEWS[0]
-
-
 def message_or_404(public_id: str) -> Message:
     message = Message.objects.select_related(
         "service", "service__runtime", "endpoint", "content", "replay_of"
@@ -91,7 +84,7 @@ def message_or_404(public_id: str) -> Message:
 
 def _detail_context(request: HttpRequest, message: Message) -> dict[str, Any]:
     now = timezone.now()
-    view, window = chosen_view(request), _window(message, request.GET.get("before", ""))
+    view, window = chosen_view(request.GET.get("view")), _window(message, request.GET.get("before", ""))
     ahead, behind, head = _neighbours(message)
     acts = AuditEntry.objects.filter(target=message.public_id, action__in=ACTS).order_by("-pk")[:ACTS_SHOWN]
     newest = window.attempts[0] if window.attempts and not window.has_later else None
@@ -180,4 +173,4 @@ def _next_call_as_curl(message: Message) -> str:
         shown = lab_call.masked(request.call(message.wire_id, timezone.now()), message.service)
     except ValueError as error:
         return f"# The request cannot be built: {error}"
-    return curl(shown.method, shown.url, shown.headers, shown.body)
+    return as_curl(shown.method, shown.url, shown.headers, shown.body)

@@ -13,7 +13,8 @@ from django.views.decorators.http import require_GET
 
 from dashboard import live
 from dashboard.access import person, viewer
-from dashboard.forms.message_filters import Page, filters_of, page, plain_query, read
+from dashboard.forms.message_filters import filters_of, plain_query, read
+from dashboard.presenters.pagination import CursorPage, page
 from integrations.models import (
     Attempt,
     Failure,
@@ -40,7 +41,7 @@ def listing(request: HttpRequest) -> HttpResponse:
     found = Found(search)
     _know_service(search, found)
     # What cannot be read would find too much, and there are buttons for all that is found.
-    shown = Page(rows=[]) if search.problems else page(found, request.GET.get("cursor", ""))
+    shown = CursorPage(rows=[]) if search.problems else page(found, request.GET.get("cursor", ""))
     _with_services(shown.rows, found)
     if shown.refused:
         search.problems.append("The place in the list is not known any more; this is its beginning")
@@ -70,7 +71,7 @@ def listing_panel(request: HttpRequest) -> HttpResponse:
     ]
     rows = list(listed(Message.objects.filter(pk__in=ids)).newest_first())
     _with_services(rows, found)
-    shown = Page(rows=rows, is_first="first" in request.GET)
+    shown = CursorPage(rows=rows, is_first="first" in request.GET)
     return live.panel(request, "messages/_rows.html", _listing_context(request, found, shown))
 
 
@@ -81,7 +82,7 @@ def _with_services(rows: list[Message], found: Found) -> None:
         row.service = by_number[row.service_id]
 
 
-def _listing_context(request: HttpRequest, found: Found, shown: Page) -> dict[str, Any]:
+def _listing_context(request: HttpRequest, found: Found, shown: CursorPage) -> dict[str, Any]:
     filters = filters_of(request.GET)
     counts = found.counts
     first = shown.rows[0].pk if shown.rows else 0

@@ -10,14 +10,11 @@ from django.shortcuts import render
 from django.views.decorators.http import require_http_methods
 
 from dashboard.access import actor, operator
-from dashboard.forms.message import (
-    ReplayForm,
-    as_lines,
-    editable_body,
-    edited_parts,
-    endpoints_of,
-)
+from dashboard.forms.replay import ReplayForm, editable_body
+from dashboard.forms.request import endpoints_of
 from dashboard.once import fresh_key, once
+from dashboard.presenters.lines import as_lines
+from dashboard.presenters.replay_changes import edited_parts
 from dashboard.responses import see_other
 from dashboard.views.messages.detail import message_or_404
 from integrations.delivery import accept

@@ -1,54 +1,22 @@
-"""Around the list of messages: what it finds as a file, views that are kept, and what the search offers."""
+"""Save and delete views: the filters of the list of messages under a name."""
 
 from __future__ import annotations
 
-from typing import cast
 from urllib.parse import urlencode
 
 from django.contrib import messages as toasts
 from django.core.exceptions import PermissionDenied
-from django.http import Http404, HttpRequest, HttpResponse, QueryDict, StreamingHttpResponse
-from django.shortcuts import render
+from django.http import Http404, HttpRequest, HttpResponse, QueryDict
 from django.urls import reverse
-from django.utils import timezone
-from django.views.decorators.http import require_GET, require_POST
+from django.views.decorators.http import require_POST
 
 from dashboard.access import person, viewer
-from dashboard.forms.message_filters import filters_of, read
-from dashboard.presenters.exports import as_csv, as_ndjson
+from dashboard.forms.message_filters import filters_of
 from dashboard.responses import see_other
 from integrations.models import Role, SavedView
 from integrations.models.saved_view import VIEWS_LIMIT
-from integrations.search.pages import Found
-from integrations.search.suggestions import offers
-
-FORMATS = {"csv": (as_csv, "text/csv; charset=utf-8"), "ndjson": (as_ndjson, "application/x-ndjson")}
 
 
-# ---- files --------------------------------------------------------------------------------------------------------
-@viewer
-@require_GET
-def export(request: HttpRequest, name: str) -> HttpResponse:
-    """All that the list's filters find, as a stream. A filter that cannot be read would find too much: 400."""
-    if name not in FORMATS:
-        raise Http404("An export is csv or ndjson.")
-    asked = read(request.GET)[1]
-    if asked.problems:
-        return HttpResponse(f"{'. '.join(asked.problems)}.", status=400, content_type="text/plain; charset=utf-8")
-    lines, kind = FORMATS[name]
-    stream = StreamingHttpResponse(
-        lines(Found(asked)),
-        content_type=kind,
-        headers={
-            "Content-Disposition": f'attachment; filename="messages-{timezone.now():%Y%m%d-%H%M%S}.{name}"',
-            "X-Content-Type-Options": "nosniff",
-            "Cache-Control": "no-store",
-        },
-    )
-    return cast(HttpResponse, stream)
-
-
-# ---- saved views --------------------------------------------------------------------------------------------------
 @viewer
 @require_POST
 def save_view(request: HttpRequest) -> HttpResponse:
@@ -85,14 +53,3 @@ def delete_view(request: HttpRequest, pk: int) -> HttpResponse:
     view.delete()
     toasts.success(request, f"“{view.name}” is deleted.")
     return see_other(f"{reverse('messages')}?{view.query}")
-
-
-# ---- what the search offers ---------------------------------------------------------------------------------------
-@viewer
-@require_GET
-def words(request: HttpRequest) -> HttpResponse:
-    """How what is typed into the search may go on, for its list of options."""
-    found = offers(request.GET.get("q", "")[-300:])
-    response = render(request, "messages/_words.html", {"offers": found})
-    response["Cache-Control"] = "no-store"
-    return response

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from django.contrib import messages as toasts
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
@@ -11,18 +9,12 @@ from django.shortcuts import render
 from django.views.decorators.http import require_http_methods
 
 from dashboard.access import actor, operator
-from dashboard.forms.message import (
-    SendForm,
-    from_attempt,
-    from_draft,
-    from_endpoint,
-)
+from dashboard.forms.prefill import starting_point
+from dashboard.forms.request import SendForm
 from dashboard.once import fresh_key, once
 from dashboard.responses import see_other
 from integrations.models import (
-    Attempt,
     AuditEntry,
-    Endpoint,
     Message,
 )
 
@@ -32,7 +24,7 @@ from integrations.models import (
 def new(request: HttpRequest) -> HttpResponse:
     if request.method == "POST":
         return once(request, lambda: _send(request))
-    return _send_form(request, SendForm(initial=starting_point(request)))
+    return _send_form(request, SendForm(initial=starting_point(request.GET)))
 
 
 def _send(request: HttpRequest) -> HttpResponse:
@@ -52,18 +44,3 @@ def _send(request: HttpRequest) -> HttpResponse:
 def _send_form(request: HttpRequest, form: SendForm, status: int = 200) -> HttpResponse:
     key = request.POST.get("form_key") or fresh_key()
     return render(request, "messages/new.html", {"form": form, "form_key": key}, status=status)
-
-
-def starting_point(request: HttpRequest) -> dict[str, Any]:
-    """What a form begins with: an endpoint, a message, a call from the lab, or only a service."""
-    query = request.GET
-    if message := Message.objects.select_related("service", "content").by_public_id(query.get("message", "")):
-        return from_draft(message)
-    if attempt := Attempt.objects.select_related("service", "endpoint").by_public_id(query.get("attempt", "")):
-        return from_attempt(attempt)
-    service, _, name = query.get("endpoint", "").rpartition("/")
-    service = service or query.get("service", "")
-    endpoint = Endpoint.objects.filter(service__name=service, name=name).select_related("service").first()
-    if endpoint:
-        return from_endpoint(endpoint)
-    return {"service": service, "path": query.get("path", ""), "method": query.get("method", "POST")}

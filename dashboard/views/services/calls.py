@@ -7,8 +7,8 @@ from django.shortcuts import get_object_or_404, render
 from django.views.decorators.http import require_GET
 
 from dashboard.access import viewer
-from dashboard.forms.message_filters import page
-from dashboard.presenters.bodies import curl
+from dashboard.presenters.curl import as_curl
+from dashboard.presenters.pagination import page
 from integrations.delivery.direct_call import calls_in_flight
 from integrations.models import Attempt, Service, Trigger
 
@@ -51,6 +51,6 @@ def detail(request: HttpRequest, name: str, public_id: str) -> HttpResponse:
         "call": call,
         "is_under_way": call.pk in calls_in_flight(call.service),
         "request_body": body,
-        "curl": curl(call.method, call.url, call.request_headers, body) if call.url else "",
+        "curl": as_curl(call.method, call.url, call.request_headers, body) if call.url else "",
     }
     return render(request, "services/call.html", context)

@@ -1,0 +1,42 @@
+"""The phases of a call on a bar."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PHASES = (
+    ("dns", "Name look-up"),
+    ("connect", "Connect"),
+    ("tls", "TLS"),
+    ("first_byte", "Waiting for the answer"),
+)
+WIDTH = 1000.0
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A part of a call on its bar: position and width in thousandths."""
+
+    name: str
+    label: str
+    seconds: float
+    x: float
+    width: float
+
+
+def phases(timings: dict[str, float | None]) -> list[Phase]:
+    """The phases of a call one after the other, and what is left of the total as the reading of the answer."""
+    spent = [(name, label, max(0.0, timings.get(name) or 0.0)) for name, label in PHASES]
+    spent = [phase for phase in spent if timings.get(phase[0]) is not None]
+    known = sum(seconds for _, _, seconds in spent)
+    total = max(timings.get("total") or 0.0, known)
+    if not total:
+        return []
+    rest = total - known
+    spent.append(("rest", "Reading the answer" if timings.get("first_byte") is not None else "Until it failed", rest))
+    found, at = [], 0.0
+    for name, label, seconds in spent:
+        width = seconds / total * WIDTH
+        found.append(Phase(name, label, seconds, round(at, 1), round(width, 1)))
+        at += width
+    return found

@@ -1,0 +1,69 @@
+"""Pages of a list by signed cursors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from django.core.signing import BadSignature, Signer
+from django.db.models import QuerySet
+
+from integrations.search.pages import Found, Listed
+
+PAGE = 50
+_signer = Signer(salt="switchboard.cursor")
+
+
+@dataclass(slots=True)
+class CursorPage:
+    """One page, newest first, and the cursors of its neighbours. ``is_cut``: it ends where enough was looked through,
+    not where the list does."""
+
+    rows: list[Any]
+    newer: str = ""
+    older: str = ""
+    is_first: bool = True
+    is_cut: bool = False
+    refused: bool = False
+
+
+def page(source: QuerySet[Any] | Found, cursor: str, size: int = PAGE) -> CursorPage:
+    """The page at a cursor made by this function; with another one, the first page and ``refused``."""
+    rows: Found | Listed[Any] = Listed(source) if isinstance(source, QuerySet) else source
+    direction, place, refused = _place(cursor)
+    if direction == "newer":
+        newer = rows.newer(place, size)
+        if not newer.ahead and len(newer.rows) < size:  # the beginning: a whole page reads better than its rest
+            return page(source, "", size)
+        shown: list[Any] = newer.rows[::-1]
+        return CursorPage(
+            rows=shown,
+            newer=cursor_of("newer", newer.ahead),
+            older=cursor_of("older", shown[-1].pk if shown else place + 1),
+            is_first=not newer.ahead,
+        )
+    older = rows.older(place if direction else None, size)
+    shown = older.rows
+    return CursorPage(
+        rows=shown,
+        newer=cursor_of("newer", (shown[0].pk if shown else place - 1) if direction else 0),
+        older=cursor_of("older", older.ahead),
+        is_first=not direction,
+        is_cut=older.is_cut,
+        refused=refused,
+    )
+
+
+def cursor_of(direction: str, place: int) -> str:
+    """The signed place; empty where there is nothing that way."""
+    return _signer.sign(f"{direction} {place}") if place > 0 else ""
+
+
+def _place(cursor: str) -> tuple[str, int, bool]:
+    if not cursor:
+        return "", 0, False
+    try:
+        direction, _, pk = _signer.unsign(cursor).partition(" ")
+        return direction, int(pk), False
+    except (BadSignature, ValueError):
+        return "", 0, True

@@ -1,0 +1,44 @@
+"""The changes that an edited replay makes to a message, part by part."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dashboard.presenters.bodies import SHOWN, pretty_json
+from dashboard.presenters.diffs import Line, difference
+from dashboard.presenters.lines import as_lines
+from integrations.models import Draft, Message, MessageContent
+from integrations.outbound.redaction import redacted_headers, redacted_text
+
+
+def edited_parts(message: Message, draft: Draft) -> list[tuple[str, list[Line]]]:
+    """The parts that a replay changes, each with its difference; secret headers are masked in it."""
+    content, secrets = message.content, message.service.secret_values
+
+    def masked(line: str) -> str:
+        name, mark, value = line.partition(": ")
+        return mark.join(redacted_headers([(name, value)], secrets)[0]) if mark else redacted_text(line, secrets)
+
+    before = _address(message.method, message.path, content.query)
+    parts = [
+        ("Address", difference(before, _address(draft.method, draft.path, draft.query))),
+        ("Headers", difference(_headers(content), _headers(draft), masked)),
+        ("Body", difference(_comparable(bytes(content.body)), _comparable(draft.body))),
+    ]
+    return [(name, lines) for name, lines in parts if lines]
+
+
+def _address(method: str, path: str, query: dict[str, Any]) -> str:
+    return "\n".join((f"{method} {path}", as_lines(query, "="))).strip()
+
+
+def _headers(of: Draft | MessageContent) -> str:
+    """In the order of their names: JSON keeps no other, and another order means no other request."""
+    kind = [f"Content-Type: {of.content_type}"] if of.content_type else []
+    return "\n".join([*kind, *sorted(as_lines(of.headers, ": ").splitlines())])
+
+
+def _comparable(body: bytes) -> str:
+    """As it is shown for an edit; what is no text is never edited."""
+    text = body.decode(errors="replace")
+    return (pretty_json(text) or text) if len(body) <= SHOWN else text

@@ -1,0 +1,20 @@
+"""Suggest completions for the search field of the list of messages."""
+
+from __future__ import annotations
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.views.decorators.http import require_GET
+
+from dashboard.access import viewer
+from integrations.search.suggestions import offers
+
+
+@viewer
+@require_GET
+def suggestions(request: HttpRequest) -> HttpResponse:
+    """How what is typed into the search may go on, for its list of options."""
+    found = offers(request.GET.get("q", "")[-300:])
+    response = render(request, "messages/_suggestions.html", {"offers": found})
+    response["Cache-Control"] = "no-store"
+    return response

@@ -1,0 +1,70 @@
+"""Pause, resume or delete a service."""
+
+from __future__ import annotations
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404
+
+from dashboard.access import actor, admin, operator
+from dashboard.forms.actions import DeleteForm, PauseForm, ResumeForm
+from dashboard.presenters.service_stats import count_unfinished
+from dashboard.responses import form_page, posted, see_other
+from integrations.errors import Conflict
+from integrations.models import (
+    Message,
+    Service,
+)
+from integrations.operators import traffic
+from integrations.registration import deletion
+
+
+@operator
+def pause(request: HttpRequest, name: str) -> HttpResponse:
+    service = get_object_or_404(Service, name=name)
+    form = PauseForm(posted(request))
+    if form.is_valid():
+        try:
+            traffic.pause(service, form.value, actor=actor(request))
+        except Conflict as conflict:
+            form.refuse([(("until",), str(conflict))])
+        else:
+            messages.success(request, f"{service.name} is paused. What comes for it is kept.")
+            return see_other("service", service.name)
+    return form_page(request, "services/pause.html", {"form": form, "service": service}, is_refused=form.is_bound)
+
+
+@operator
+def resume(request: HttpRequest, name: str) -> HttpResponse:
+    service = get_object_or_404(Service, name=name)
+    form = ResumeForm(posted(request))
+    if form.is_valid():
+        try:
+            held = traffic.resume(service, form.value, actor=actor(request))
+        except Conflict as conflict:
+            form.refuse([((), str(conflict))])
+        else:
+            messages.success(request, f"{service.name} goes on." + (f" {held:,} messages stay held." if held else ""))
+            return see_other("service", service.name)
+    return form_page(request, "services/resume.html", {"form": form, "service": service}, is_refused=form.is_bound)
+
+
+@admin
+def delete(request: HttpRequest, name: str) -> HttpResponse:
+    service = get_object_or_404(Service, name=name)
+    # Counting ends at the cap, like everywhere.
+    unfinished = count_unfinished(Message.objects.for_service(service))
+    form = DeleteForm(posted(request))
+    if form.is_bound and form.is_valid():
+        if unfinished and not form.cleaned_data["force"]:
+            form.add_error("force", "It has unfinished messages. Say that they may be cancelled, or let them finish.")
+        else:
+            try:
+                deletion.delete(service, force=form.cleaned_data["force"], actor=actor(request))
+            except Conflict as refusal:
+                form.add_error(None, str(refusal))
+            else:
+                messages.success(request, f"{name} is deleted with its history.")
+                return see_other("services")
+    context = {"form": form, "service": service, "unfinished": unfinished}
+    return form_page(request, "services/delete.html", context, is_refused=form.is_bound)

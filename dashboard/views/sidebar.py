@@ -1,0 +1,22 @@
+"""Live counts in the sidebar: services that are down, and failure groups that need attention."""
+
+from __future__ import annotations
+
+from django.http import HttpRequest, HttpResponse
+from django.views.decorators.http import require_GET
+
+from dashboard import live
+from dashboard.access import viewer
+
+
+@viewer
+def trouble_panel(request: HttpRequest) -> HttpResponse:
+    """The rail's count of services that are down. It keeps title and icon current on pages without a panel, too."""
+    return live.panel(request, "_partials/trouble.html", {})
+
+
+@viewer
+@require_GET
+def failing_panel(request: HttpRequest) -> HttpResponse:
+    """The rail's count of groups that somebody should see to."""
+    return live.panel(request, "_partials/failing.html", {})
