@@ -55,7 +55,7 @@ def listed(name: str, default: str = "") -> list[str]:
 
 
 @dataclass(frozen=True)
-class Keys:
+class InstallationKeys:
     """The signing key of sessions and links, and the keys that encrypt secrets at rest (newest first)."""
 
     secret_key: str
@@ -63,28 +63,30 @@ class Keys:
     given: bool  # False where neither the environment nor the data folder had them
 
 
-def installation_keys(data: Path, embedded: bool) -> Keys:
+def installation_keys(data: Path, embedded: bool) -> InstallationKeys:
     """The keys from the environment, else from the data folder, where they are made on first use (mode 0600).
 
     Only an installation on its embedded database makes keys by itself: machines that share one database must
     share the keys too, so there they have to be given (a system check says so).
     """
-    given = Keys(text("SECRET_KEY"), listed("ENCRYPTION_KEYS"), given=True)
+    given = InstallationKeys(text("SECRET_KEY"), listed("ENCRYPTION_KEYS"), given=True)
     if given.secret_key and given.encryption_keys:
         return given
     kept = _kept_keys(data / "keys.json") if embedded else _fresh_keys()
-    return Keys(given.secret_key or kept.secret_key, given.encryption_keys or kept.encryption_keys, given=kept.given)
+    return InstallationKeys(
+        given.secret_key or kept.secret_key, given.encryption_keys or kept.encryption_keys, given=kept.given
+    )
 
 
-def _kept_keys(path: Path) -> Keys:
+def _kept_keys(path: Path) -> InstallationKeys:
     if not path.exists():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _keep(path, _fresh_keys())
     kept = json.loads(path.read_text())
-    return Keys(kept["secret_key"], kept["encryption_keys"], given=True)
+    return InstallationKeys(kept["secret_key"], kept["encryption_keys"], given=True)
 
 
-def _keep(path: Path, keys: Keys) -> None:
+def _keep(path: Path, keys: InstallationKeys) -> None:
     # Written whole under another name and then linked, so that two first starts agree on one file.
     draft = path.with_name(f".keys-{os.getpid()}.json")
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
@@ -94,8 +96,10 @@ def _keep(path: Path, keys: Keys) -> None:
     draft.unlink()
 
 
-def _fresh_keys() -> Keys:
-    return Keys(secrets.token_urlsafe(60), [urlsafe_b64encode(secrets.token_bytes(32)).decode()], given=False)
+def _fresh_keys() -> InstallationKeys:
+    return InstallationKeys(
+        secrets.token_urlsafe(60), [urlsafe_b64encode(secrets.token_bytes(32)).decode()], given=False
+    )
 
 
 def use_safe_sqlite() -> None:

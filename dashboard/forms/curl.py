@@ -41,7 +41,7 @@ _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\", "'": "'", '"': '"'}
 
 
 @dataclass(slots=True)
-class Pasted:
+class CurlCommand:
     """What a command asks for. ``left_out`` names what of it the lab does not send."""
 
     method: str = ""
@@ -55,12 +55,12 @@ class Pasted:
         return next((value for name, value in self.headers.items() if name.lower() == "content-type"), "")
 
 
-def read(command: str) -> Pasted:
+def read_curl(command: str) -> CurlCommand:
     """Raises ValueError in words where it is no curl command, or one that cannot be repeated here."""
     words = _words(command)
     if not words or words[0].rpartition("/")[2] != "curl":
         raise ValueError("A curl command begins with curl")
-    found, is_get = Pasted(), False
+    found, is_get = CurlCommand(), False
     for name, kind, value in _options(words[1:]):
         if kind == "url":
             found.url = found.url or value
@@ -132,7 +132,7 @@ def _option(name: str, value: str, rest: Iterator[str]) -> tuple[str, str, str]:
     return name, _VALUES[name], value
 
 
-def _add_header(found: Pasted, line: str) -> None:
+def _add_header(found: CurlCommand, line: str) -> None:
     name, _, value = (part.strip() for part in line.partition(":"))
     if name.lower() in _OF_SERVICE | FORBIDDEN_HEADERS or not value:
         if name.lower() in ("authorization", "cookie"):
@@ -141,7 +141,7 @@ def _add_header(found: Pasted, line: str) -> None:
     found.headers[name] = value
 
 
-def _add_data(found: Pasted, kind: str, value: str) -> None:
+def _add_data(found: CurlCommand, kind: str, value: str) -> None:
     if kind != "raw" and value.startswith("@"):
         raise ValueError("The body is in a file, which is not here: put its content into the command")
     if kind == "json":

@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 
 from django.http import QueryDict
 
-from dashboard.forms.curl import Pasted
+from dashboard.forms.curl import CurlCommand
 from dashboard.presenters.bodies import is_json, pretty_json
 from dashboard.presenters.lines import as_lines
 from integrations.models import Attempt, Draft, Endpoint, Message, Service
@@ -76,23 +76,23 @@ def from_attempt(attempt: Attempt) -> dict[str, Any]:
     }
 
 
-def from_curl(pasted: Pasted) -> dict[str, Any]:
+def from_curl(command: CurlCommand) -> dict[str, Any]:
     """A form's initial text that does what a curl command does, through the service that has its address. Raises
     ValueError in words where there is none."""
     bases = ((name, url.partition("?")[0].rstrip("/")) for name, url in Service.objects.values_list("name", "base_url"))
-    fitting = [(base, name) for name, base in bases if base and re.match(rf"{re.escape(base)}(?=[/?]|$)", pasted.url)]
+    fitting = [(base, name) for name, base in bases if base and re.match(rf"{re.escape(base)}(?=[/?]|$)", command.url)]
     if not fitting:
-        raise ValueError(f"No service has the address {pasted.url[:200]}: register it, and the lab can call it")
+        raise ValueError(f"No service has the address {command.url[:200]}: register it, and the lab can call it")
     base, service = max(fitting, key=lambda pair: len(pair[0]))
-    path, _, query = pasted.url.removeprefix(base).partition("?")
-    headers = {name: value for name, value in pasted.headers.items() if name.lower() != "content-type"}
+    path, _, query = command.url.removeprefix(base).partition("?")
+    headers = {name: value for name, value in command.headers.items() if name.lower() != "content-type"}
     return {
         "service": service,
-        "method": pasted.method,
+        "method": command.method,
         "path": path.partition("#")[0] or "/",
         "query": _query_lines(query.partition("#")[0]),
         "headers": as_lines(headers, ": "),
-        **body_fields(pasted.body.encode(errors="replace"), pasted.content_type),
+        **body_fields(command.body.encode(errors="replace"), command.content_type),
     }
 
 

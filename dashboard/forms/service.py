@@ -39,7 +39,7 @@ class Group:
 
     key: str
     title: str
-    words: str  # the defaults, so that nobody has to open it to know them
+    summary: str  # the defaults, readable while the group is closed
     names: tuple[str, ...]
 
 
@@ -49,7 +49,7 @@ class ShownGroup:
 
     key: str
     title: str
-    words: str
+    summary: str
     fields: list[BoundField]
     was_sent: bool
     has_errors: bool
@@ -256,7 +256,7 @@ class ServiceForm(SchemaForm):
                 yield ShownGroup(
                     group.key,
                     group.title,
-                    self._changed_words(fields) or group.words,
+                    self._changed_summary(fields) or group.summary,
                     fields,
                     was_sent=any(self.was_sent(bound.name) for bound in fields),
                     has_errors=any(bound.errors for bound in fields),
@@ -265,7 +265,7 @@ class ServiceForm(SchemaForm):
     def group(self, key: str) -> ShownGroup | None:
         return next((group for group in self.groups if group.key == key), None)
 
-    def _changed_words(self, fields: list[BoundField]) -> str:
+    def _changed_summary(self, fields: list[BoundField]) -> str:
         changed = [str(bound.label).partition(",")[0].lower() for bound in fields if self.differs(bound.name)]
         more = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
         return f"changed: {', '.join(changed[:NAMED])}{more}" if changed else ""

@@ -1,4 +1,4 @@
-"""A breaker's history: its changes put together into trips, each with its cause, its length and what it held."""
+"""A breaker's history: its changes put together into periods, each with its cause, its length and what it held."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class FailedCall:
 
 
 @dataclass(slots=True)
-class Opening:
+class BreakerOpening:
     """One opening or reopening: its cause and the calls that brought it about."""
 
     at: datetime
@@ -38,7 +38,7 @@ class Opening:
     calls: list[FailedCall] = field(default_factory=list)
 
     @classmethod
-    def of(cls, event: Event) -> Opening:
+    def of(cls, event: Event) -> BreakerOpening:
         facts = event.facts
         why = cause(facts.get("cause", ""), facts.get("by", ""))
         return cls(event.at, why, facts.get("attempts", []))
@@ -50,12 +50,12 @@ class Opening:
 
 
 @dataclass(slots=True)
-class Trip:
+class OpenPeriod:
     """From an opening to the closing; the reopenings after failed probes belong to it."""
 
     service: Service
-    first: Opening
-    last: Opening
+    first: BreakerOpening
+    last: BreakerOpening
     observed: bool
     reopened: int = 0
     closed_at: datetime | None = None
@@ -77,29 +77,31 @@ def is_tripped(runtime: Runtime) -> bool:
     return runtime.state != "closed" or runtime.observed_open
 
 
-def trips_of(service: Service) -> list[Trip]:
-    """The latest trips of one service, newest first, with links to the calls that caused each."""
-    trips = _history(service)[:SHOWN]
-    _link([trip.first for trip in trips] + [trip.last for trip in trips[:1]])
-    return trips
+def open_periods_of(service: Service) -> list[OpenPeriod]:
+    """The latest periods of one service, newest first, with links to the calls that caused each."""
+    periods = _history(service)[:SHOWN]
+    _link([period.first for period in periods] + [period.last for period in periods[:1]])
+    return periods
 
 
-def trips_since(service: Service, since: datetime) -> list[Trip]:
+def open_periods_since(service: Service, since: datetime) -> list[OpenPeriod]:
     """The openings of one service that were not over by ``since``, newest first; without what was only observed."""
     return [
-        trip for trip in _history(service) if not trip.observed and (trip.closed_at is None or trip.closed_at > since)
+        period
+        for period in _history(service)
+        if not period.observed and (period.closed_at is None or period.closed_at > since)
     ]
 
 
-def hold(trips: Iterable[Trip], waiting: dict[int, int]) -> None:
-    """What waits now, by service, is held by the trips that are under way."""
-    for trip in trips:
-        if trip.is_under_way and not trip.observed:
-            trip.held = max(waiting.get(trip.service.pk, 0), trip.held or 0)
+def add_waiting(periods: Iterable[OpenPeriod], waiting: dict[int, int]) -> None:
+    """What waits now, by service, is held by the periods that are under way."""
+    for period in periods:
+        if period.is_under_way and not period.observed:
+            period.held = max(waiting.get(period.service.pk, 0), period.held or 0)
 
 
-def latest_trips() -> list[Trip]:
-    """The latest trips of all services, newest first."""
+def latest_open_periods() -> list[OpenPeriod]:
+    """The latest periods of all services, newest first."""
     services = Prefetch("service", Service.objects.select_related("runtime").defer("secrets"))
     changes: list[Event] = []
     oldest = 0
@@ -110,47 +112,49 @@ def latest_trips() -> list[Trip]:
         changes += newest
     changes = sorted((change for change in changes if change.pk >= oldest), key=lambda change: change.pk)
     prefetch_related_objects(changes, services)
-    return together(changes, is_whole=oldest == 0)[:SHOWN]
+    return paired(changes, is_whole=oldest == 0)[:SHOWN]
 
 
-def latest_openings(service_ids: Iterable[int]) -> dict[int, Opening]:
+def latest_openings_of(service_ids: Iterable[int]) -> dict[int, BreakerOpening]:
     """What opened each of these services' breakers last, with links to the calls that caused it."""
     newest = Event.objects.filter(service=OuterRef("pk"), type=OPENED).order_by("-pk").values("pk")[:1]
     pks = Service.objects.order_by().filter(pk__in=list(service_ids)).values_list(Subquery(newest))
-    openings = {event.service_id: Opening.of(event) for event in Event.objects.filter(pk__in=pks)}
+    openings = {event.service_id: BreakerOpening.of(event) for event in Event.objects.filter(pk__in=pks)}
     _link(openings.values())
     return {pk: opening for pk, opening in openings.items() if pk is not None}
 
 
-def together(changes: list[Event], is_whole: bool = True) -> list[Trip]:
+def paired(changes: list[Event], is_whole: bool = True) -> list[OpenPeriod]:
     """Trips, newest first, from openings and closings, oldest first; not ``is_whole``: there were earlier ones."""
-    trips: list[Trip] = []
-    latest: dict[tuple[int | None, bool], Trip | None] = {}  # what a service is observed to do is a history apart
+    periods: list[OpenPeriod] = []
+    latest: dict[tuple[int | None, bool], OpenPeriod | None] = {}  # what a service is observed to do is a history apart
     for event in changes:
         key = (event.service_id, bool(event.facts.get("observed")))
-        trip = latest.get(key)
+        period = latest.get(key)
         if event.type == CLOSED:
             latest[key] = None
-            if trip is not None:
-                trip.closed_at = event.at
-        elif trip is None and event.service is not None:
-            opening = Opening.of(event)
-            trip = Trip(event.service, opening, opening, key[1], began_earlier=not is_whole and key not in latest)
-            trips.append(trip)
-            latest[key] = trip
-        elif trip is not None:
-            trip.last, trip.reopened = Opening.of(event), trip.reopened + 1
-        if trip is not None and (held := event.facts.get("held")) is not None:
-            trip.held = max(held, trip.held or 0)
-    return trips[::-1]
+            if period is not None:
+                period.closed_at = event.at
+        elif period is None and event.service is not None:
+            opening = BreakerOpening.of(event)
+            period = OpenPeriod(
+                event.service, opening, opening, key[1], began_earlier=not is_whole and key not in latest
+            )
+            periods.append(period)
+            latest[key] = period
+        elif period is not None:
+            period.last, period.reopened = BreakerOpening.of(event), period.reopened + 1
+        if period is not None and (held := event.facts.get("held")) is not None:
+            period.held = max(held, period.held or 0)
+    return periods[::-1]
 
 
-def _history(service: Service) -> list[Trip]:
+def _history(service: Service) -> list[OpenPeriod]:
     newest = list(service.events.filter(type__in=(OPENED, CLOSED)).order_by("-pk")[:CHANGES_READ])
-    return together(newest[::-1], is_whole=len(newest) < CHANGES_READ)
+    return paired(newest[::-1], is_whole=len(newest) < CHANGES_READ)
 
 
-def _link(openings: Iterable[Opening]) -> None:
+def _link(openings: Iterable[BreakerOpening]) -> None:
     """Looks up the calls that openings name: one query for all."""
     openings = list(openings)
     wanted = {

@@ -17,12 +17,12 @@ COLUMNS = ("calls", "failures", "seconds", *DURATIONS)
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class TimeRange:
     """How far back a chart goes, and what each of its bars stands for."""
 
     name: str  # in addresses
-    words: str  # "in the last …"
-    each: str
+    label: str  # "in the last …"
+    unit: str
     counters: type[Counted]
     step: timedelta
     bars: int
@@ -34,20 +34,20 @@ class Span:
         return [newest - back * self.step for back in range(self.bars - 1, -1, -1)]
 
 
-SPANS = (
-    Span("hour", "hour", "minute", Tally, timedelta(minutes=1), 60, "H:i"),
-    Span("day", "day", "hour", TallyHour, timedelta(hours=1), 24, "H:i"),
-    Span("month", "30 days", "day", TallyDay, timedelta(days=1), 30, "j M"),
+TIME_RANGES = (
+    TimeRange("hour", "hour", "minute", Tally, timedelta(minutes=1), 60, "H:i"),
+    TimeRange("day", "day", "hour", TallyHour, timedelta(hours=1), 24, "H:i"),
+    TimeRange("month", "30 days", "day", TallyDay, timedelta(days=1), 30, "j M"),
 )
 
 
-def span_named(name: str | None) -> Span:
+def time_range_named(name: str | None) -> TimeRange:
     """The shortest one where there is none of this name."""
-    return next((span for span in SPANS if span.name == name), SPANS[0])
+    return next((time_range for time_range in TIME_RANGES if time_range.name == name), TIME_RANGES[0])
 
 
 @dataclass(frozen=True, slots=True)
-class Bar:
+class CallBar:
     """One minute, hour or day; lengths are in units of the viewBox."""
 
     start: datetime
@@ -70,17 +70,17 @@ class Bar:
 class Chart:
     """Calls with the failed ones at the foot of each bar, and their durations."""
 
-    span: Span
-    bars: list[Bar]
+    time_range: TimeRange
+    bars: list[CallBar]
     most: int  # calls in one bar
     longest: float | None  # the greatest p95, in seconds
     width: int = WIDTH
     height: int = HEIGHT
 
     @property
-    def spans(self) -> Sequence[Span]:
+    def ranges(self) -> Sequence[TimeRange]:
         """All that there are, to choose from."""
-        return SPANS
+        return TIME_RANGES
 
     @property
     def start(self) -> datetime:
@@ -95,15 +95,15 @@ class Chart:
         return sum(bar.failures for bar in self.bars)
 
     @property
-    def busy(self) -> list[Bar]:
+    def busy(self) -> list[CallBar]:
         """For the table: when something happened, newest first."""
         return [bar for bar in reversed(self.bars) if bar.calls]
 
 
-def chart(now: datetime, span: Span, service: Service | None = None) -> Chart:
-    """One query, whatever the span."""
-    starts = span.starts(now)
-    counted = span.counters._default_manager.filter(start__gte=starts[0])
+def chart(now: datetime, time_range: TimeRange, service: Service | None = None) -> Chart:
+    """Calls and durations over a time range, of one service or all. One query."""
+    starts = time_range.starts(now)
+    counted = time_range.counters._default_manager.filter(start__gte=starts[0])
     if service is not None:
         counted = counted.filter(service=service)
     sums: Any = counted.values_list("start").annotate(*(Sum(name) for name in COLUMNS)).order_by()
@@ -112,13 +112,15 @@ def chart(now: datetime, span: Span, service: Service | None = None) -> Chart:
     most = max(row[0] for row in rows)
     longest = max((p95 for row in rows if (p95 := quantile(0.95, row[3:])) is not None), default=None)
     bars = [
-        _bar(place, span, start, row, most, longest)
+        _bar(place, time_range, start, row, most, longest)
         for place, (start, row) in enumerate(zip(starts, rows, strict=True))
     ]
-    return Chart(span, bars, most, longest)
+    return Chart(time_range, bars, most, longest)
 
 
-def _bar(place: int, span: Span, start: datetime, row: list[float], most: int, longest: float | None) -> Bar:
+def _bar(
+    place: int, time_range: TimeRange, start: datetime, row: list[float], most: int, longest: float | None
+) -> CallBar:
     calls, failures, seconds, *durations = row
     average = seconds / calls if calls else None
     p95 = quantile(0.95, [int(count) for count in durations])
@@ -127,8 +129,8 @@ def _bar(place: int, span: Span, start: datetime, row: list[float], most: int, l
     whole = max(failed, max(1.0, calls * HEIGHT / most) if calls else 0.0)
     longer = max(1.0, p95 * HEIGHT / longest) if p95 and longest else 0.0
     usual = min(longer, average * HEIGHT / longest) if average and longest else 0.0
-    step = WIDTH / span.bars
-    return Bar(
+    step = WIDTH / time_range.bars
+    return CallBar(
         start=start,
         calls=int(calls),
         failures=int(failures),

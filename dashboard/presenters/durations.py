@@ -5,7 +5,7 @@ from __future__ import annotations
 UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 
-def span_of_time(seconds: float | None) -> str:
+def duration_text(seconds: float | None) -> str:
     """340 ms, 1.2 s, 45 s, 12 min 5 s, 3 h 5 min, 2 d 4 h: at most two units."""
     if seconds is None:
         return "–"

@@ -1,4 +1,4 @@
-"""What settings would do, before they are saved: retry times and rules in words, and the last day tried again."""
+"""Previews of settings before they are saved: retry times and rules in sentences, and a backtest on the last day."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 from django.utils import timezone
 
-from dashboard.presenters.breaker_history import Trip, trips_since
-from dashboard.presenters.sentences import breaker_rule_words, open_words, retry_words, wait_words
+from dashboard.presenters.breaker_history import OpenPeriod, open_periods_since
+from dashboard.presenters.sentences import breaker_rules, open_summary, retry_summary, wait_summary
 from integrations.history.recorded_calls import MOST, SPAN, recorded_calls
 from integrations.models import Service
 from integrations.policies.backtest import Backtest, RecordedCall, backtest
@@ -23,36 +23,36 @@ BARS_HIGH = 50.0
 
 
 @dataclass(frozen=True, slots=True)
-class Preview:
+class PolicyPreview:
     """One group of settings in words, or what is wrong with them: (name of the field, words)."""
 
     group: str
-    words: tuple[str, ...] = ()
+    sentences: tuple[str, ...] = ()
     errors: tuple[tuple[str, str], ...] = ()
 
 
-def retry_preview(policy: RetryPolicy) -> Preview:
-    return Preview("retries", tuple(_retries(policy)))
+def retry_preview(policy: RetryPolicy) -> PolicyPreview:
+    return PolicyPreview("retries", tuple(_retries(policy)))
 
 
-def breaker_preview(policy: BreakerPolicy) -> Preview:
-    return Preview("breaker", tuple(_breaker(policy)))
+def breaker_preview(policy: BreakerPolicy) -> PolicyPreview:
+    return PolicyPreview("breaker", tuple(_breaker(policy)))
 
 
 def _retries(policy: RetryPolicy) -> Iterator[str]:
-    yield retry_words(policy, timezone.now())
-    yield from wait_words(policy)
+    yield retry_summary(policy, timezone.now())
+    yield from wait_summary(policy)
 
 
 def _breaker(policy: BreakerPolicy) -> Iterator[str]:
-    yield breaker_rule_words(policy)
+    yield breaker_rules(policy)
     if policy.enabled:
-        yield open_words(policy)
+        yield open_summary(policy)
 
 
-# ---- the last day, tried again --------------------------------------------------------------------------------------
+# ---- backtest on the last day --------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
-class Span:
+class Interval:
     """A part of the timeline, in minutes from its start."""
 
     x: float
@@ -60,7 +60,7 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Bar:
+class BacktestBar:
     """A quarter of an hour of calls, on a foot at ``BARS_HIGH``."""
 
     x: float
@@ -79,54 +79,58 @@ class Bar:
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class BacktestReport:
     """What a page says of a backtest, beside what really happened."""
 
     since: datetime
     until: datetime
-    tried: Backtest
-    trips: list[Trip]  # recorded
-    bars: list[Bar]
-    open_then: list[Span]
-    open_tried: list[Span]
+    simulated: Backtest
+    recorded: list[OpenPeriod]  # recorded
+    bars: list[BacktestBar]
+    recorded_intervals: list[Interval]
+    simulated_intervals: list[Interval]
     longest_wait: float
     is_cut: bool  # there were more calls than are looked at
 
     @property
     def openings(self) -> list[Any]:
-        return self.tried.openings[:OPENINGS_SHOWN]
+        return self.simulated.openings[:OPENINGS_SHOWN]
 
 
-def trial(service: Service, breaker: BreakerPolicy, retry: RetryPolicy) -> Trial:
+def backtest_report(service: Service, breaker: BreakerPolicy, retry: RetryPolicy) -> BacktestReport:
     until = timezone.now()
     calls = recorded_calls(service, until)
     is_cut = len(calls) == MOST
     since = calls[-1].started_at if is_cut else until - SPAN
-    tried = backtest(calls, breaker, retry)
-    trips = trips_since(service, since)
-    return Trial(
+    simulated = backtest(calls, breaker, retry)
+    recorded = open_periods_since(service, since)
+    return BacktestReport(
         since=since,
         until=until,
-        tried=tried,
-        trips=trips,
+        simulated=simulated,
+        recorded=recorded,
         bars=_bars(calls, since),
-        open_then=_spans(((trip.first.at, trip.closed_at) for trip in trips), since, until),
-        open_tried=_spans(((opening.opened_at, opening.closed_at) for opening in tried.openings), since, until),
-        longest_wait=max((opening.longest_wait(until) for opening in tried.openings), default=0.0),
+        recorded_intervals=_intervals(((period.first.at, period.closed_at) for period in recorded), since, until),
+        simulated_intervals=_intervals(
+            ((opening.opened_at, opening.closed_at) for opening in simulated.openings), since, until
+        ),
+        longest_wait=max((opening.longest_wait(until) for opening in simulated.openings), default=0.0),
         is_cut=is_cut,
     )
 
 
-def _spans(times: Iterable[tuple[datetime, datetime | None]], since: datetime, until: datetime) -> list[Span]:
+def _intervals(times: Iterable[tuple[datetime, datetime | None]], since: datetime, until: datetime) -> list[Interval]:
     """Two minutes wide at least, so that they can be seen."""
-    spans = []
+    intervals = []
     for began, ended in times:
         x = max(0.0, (began - since) / timedelta(minutes=1))
-        spans.append(Span(round(x, 1), round(max(2.0, ((ended or until) - since) / timedelta(minutes=1) - x), 1)))
-    return spans
+        intervals.append(
+            Interval(round(x, 1), round(max(2.0, ((ended or until) - since) / timedelta(minutes=1) - x), 1))
+        )
+    return intervals
 
 
-def _bars(calls: list[RecordedCall], since: datetime) -> list[Bar]:
+def _bars(calls: list[RecordedCall], since: datetime) -> list[BacktestBar]:
     counted: dict[int, list[int]] = {}
     for call in calls:
         counts = counted.setdefault((call.started_at - since) // BUCKET, [0, 0])
@@ -136,5 +140,7 @@ def _bars(calls: list[RecordedCall], since: datetime) -> list[Bar]:
     bars = []
     for place, (count, failures) in sorted(counted.items()):
         failed = max(2.0, failures * scale) if failures else 0.0  # one among thousands must still be seen
-        bars.append(Bar(place * 15.0, count, failures, round(max(failed, 1.0, count * scale), 1), round(failed, 1)))
+        bars.append(
+            BacktestBar(place * 15.0, count, failures, round(max(failed, 1.0, count * scale), 1), round(failed, 1))
+        )
     return bars

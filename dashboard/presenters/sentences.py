@@ -7,7 +7,7 @@ from itertools import groupby, pairwise
 
 from django.utils import timezone
 
-from dashboard.presenters.durations import span_of_time
+from dashboard.presenters.durations import duration_text
 from integrations.models import Event, Service
 from integrations.policies.breaker import BreakerPolicy, open_period
 from integrations.policies.retry import RetryPolicy, preview
@@ -42,7 +42,7 @@ DEAD_REASONS = {
 }
 
 
-def event_words(event: Event) -> str:
+def event_summary(event: Event) -> str:
     """One change of a service, in one sentence."""
     facts = event.facts
     by = f" by {facts['by']}" if facts.get("by") else ""
@@ -89,7 +89,7 @@ def cause(words: str, by: str) -> str:
     return words.replace("by an operator", f"by {by}", 1) if by else words
 
 
-def retry_words(policy: RetryPolicy, now: datetime) -> str:
+def retry_summary(policy: RetryPolicy, now: datetime) -> str:
     """The times of a message that is due now and always fails at once: “tries at …; gives up tomorrow 05:40”."""
     times = preview(policy, now, limit=100)
     if len(times) == 1:
@@ -101,30 +101,30 @@ def retry_words(policy: RetryPolicy, now: datetime) -> str:
     return f"Tries at {first} … gives up {last}, at the earliest, after {len(times)} calls."
 
 
-def wait_words(policy: RetryPolicy) -> list[str]:
+def wait_summary(policy: RetryPolicy) -> list[str]:
     """How long the waits are, how much they spread, and what can make them longer; nothing where none is waited."""
     times = preview(policy, EPOCH, limit=1000)
     waits = [round((later - earlier).total_seconds(), 3) for earlier, later in pairwise(times)]
     if not waits:
         return []
-    groups = [(span_of_time(wait), len(list(same))) for wait, same in groupby(waits)]
+    groups = [(duration_text(wait), len(list(same))) for wait, same in groupby(waits)]
     words = [span if count == 1 else f"{span} ({count} times)" for span, count in groups[:WAITS_SHOWN]]
     more = f", … {groups[-1][0]} at last" if len(groups) > WAITS_SHOWN else ""
     spread = f", each up to {_share(policy.jitter)} shorter or longer" if policy.jitter else ""
     return [
-        f"Waits {', '.join(words)}{more}{spread}: {span_of_time(sum(waits))} in all.",
+        f"Waits {', '.join(words)}{more}{spread}: {duration_text(sum(waits))} in all.",
         "Later where a Retry-After, an open breaker, the retry budget, a limit or a pause comes in between.",
     ]
 
 
-def open_words(policy: BreakerPolicy) -> str:
+def open_summary(policy: BreakerPolicy) -> str:
     """How long it stays open, the first time and after failed probes."""
     periods = [open_period(policy, reopenings) for reopenings in range(OPEN_TIMES_SHOWN)]
     if periods[0] == periods[-1]:
-        return f"Each opening lasts {span_of_time(periods[0])}, until a first probe."
+        return f"Each opening lasts {duration_text(periods[0])}, until a first probe."
     longest = open_period(policy, MANY)
-    first = ", ".join(span_of_time(period) for period in periods)
-    return f"Each failed probe makes the next opening longer: {first} … {span_of_time(longest)} at most."
+    first = ", ".join(duration_text(period) for period in periods)
+    return f"Each failed probe makes the next opening longer: {first} … {duration_text(longest)} at most."
 
 
 def _clock(moment: datetime, now: datetime) -> str:
@@ -136,7 +136,7 @@ def _clock(moment: datetime, now: datetime) -> str:
     return local.strftime("%-d %b %H:%M")
 
 
-def breaker_rule_words(policy: BreakerPolicy) -> str:
+def breaker_rules(policy: BreakerPolicy) -> str:
     """When a breaker opens, and for how long."""
     if not policy.enabled:
         return "Switched off: every call is made, whatever comes back."
@@ -149,14 +149,14 @@ def breaker_rule_words(policy: BreakerPolicy) -> str:
     if policy.slow_call_rate is not None:
         rules.append(f"{_share(policy.slow_call_rate)} took longer than {policy.slow_call_duration:g} s")
     probes = "one probe" if policy.half_open_calls == 1 else f"{policy.half_open_calls} probes"
-    return f"Opens when {' or '.join(rules)}; after {span_of_time(policy.open_for)} it sends {probes}."
+    return f"Opens when {' or '.join(rules)}; after {duration_text(policy.open_for)} it sends {probes}."
 
 
 def _share(share: float) -> str:
     return f"{share * 100:g}\u202f%"
 
 
-def limit_words(service: Service) -> str:
+def limit_summary(service: Service) -> str:
     limits, timeout = service.limits_policy, service.timeouts
     rate = f"{limits.rate:g} calls every {limits.per:g} s, " if limits.rate else ""
     return f"{rate}{limits.concurrency} at the same time, {timeout.total:g} s each ({timeout.connect:g} s to connect)."

@@ -24,7 +24,7 @@ SUMMED = ("calls", "failures", "delivered", "dead", "seconds")
 
 
 @dataclass(slots=True)
-class Hour:
+class HourStats:
     """What the counters say about the last hour."""
 
     calls: int = 0
@@ -35,7 +35,7 @@ class Hour:
     durations: list[int] = field(default_factory=lambda: [0] * len(DURATIONS))
 
     @classmethod
-    def of(cls, row: Mapping[str, Any]) -> Hour:
+    def of(cls, row: Mapping[str, Any]) -> HourStats:
         """From the sums of the counters."""
         sums = {name: row[f"whole_{name}"] for name in SUMMED}
         return cls(**sums, durations=[row[f"whole_{name}"] for name in DURATIONS])
@@ -54,10 +54,10 @@ class Hour:
         """Seconds that 95 of 100 calls took at most."""
         return quantile(0.95, self.durations)
 
-    def __add__(self, other: Hour) -> Hour:
+    def __add__(self, other: HourStats) -> HourStats:
         sums = {name: getattr(self, name) + getattr(other, name) for name in SUMMED}
         durations = [ours + theirs for ours, theirs in zip(self.durations, other.durations, strict=True)]
-        return Hour(**sums, durations=durations)
+        return HourStats(**sums, durations=durations)
 
 
 @dataclass(slots=True)
@@ -71,7 +71,7 @@ class Standing:
     dead: int  # of the last day, without an answer; capped
     oldest_due: datetime | None
     now: datetime
-    hour: Hour = field(default_factory=Hour)
+    hour: HourStats = field(default_factory=HourStats)
     last_minute: int = 0  # calls of the last whole minute
     certificate: Certificate | None = None  # where it ends soon, and somebody has looked
 
@@ -166,7 +166,7 @@ def standings(services: QuerySet[Service], now: datetime, *, with_secrets: bool 
     ]
     hours = hours_by_service(now, [standing.service.pk for standing in found])
     for standing in found:
-        standing.hour, standing.last_minute = hours.get(standing.service.pk, (Hour(), 0))
+        standing.hour, standing.last_minute = hours.get(standing.service.pk, (HourStats(), 0))
     return found
 
 
@@ -215,7 +215,7 @@ def oldest_due(now: datetime) -> datetime | None:
     return min((moment for row in rows for moment in row if moment), default=None)
 
 
-def hours_by_service(now: datetime, service_ids: list[int]) -> dict[int, tuple[Hour, int]]:
+def hours_by_service(now: datetime, service_ids: list[int]) -> dict[int, tuple[HourStats, int]]:
     """The last hour of each service that had one, and the calls of its last whole minute."""
     last_minute = now.replace(second=0, microsecond=0) - timedelta(minutes=1)
     # For a page of services the index by service is quicker, for all of them the one by minute.
@@ -229,4 +229,4 @@ def hours_by_service(now: datetime, service_ids: list[int]) -> dict[int, tuple[H
             last=Sum("calls", filter=Q(start=last_minute), default=0),
         )
     )
-    return {row["service_id"]: (Hour.of(row), row["last"]) for row in rows}
+    return {row["service_id"]: (HourStats.of(row), row["last"]) for row in rows}

@@ -13,12 +13,12 @@ from integrations.policies.limits import budget_use
 
 
 @dataclass(slots=True)
-class Pace:
+class Slowdowns:
     """How fast a service may be called now. ``waiting`` is capped, and None where it was not counted."""
 
     retries: int  # of the last minute
     retries_allowed: int
-    places: int  # calls at once, now
+    concurrency_now: int  # calls at once, now
     concurrency: int  # and at most
     throttled_until: datetime | None
     waiting: int | None = None  # due messages that wait for the retry budget
@@ -29,22 +29,22 @@ class Pace:
 
     @property
     def is_ramping(self) -> bool:
-        return self.places < self.concurrency
+        return self.concurrency_now < self.concurrency
 
 
-def pace_of(standing: Standing, *, count_waiting: bool = False) -> Pace:
+def slowdowns_of(standing: Standing, *, count_waiting: bool = False) -> Slowdowns:
     """Reads nothing, but for the messages that wait for a budget that is spent, where they are to be counted."""
     service, runtime, now = standing.service, standing.runtime, standing.now
     retries, allowed = budget_use(as_recent(runtime.recent), service.retry_policy.budget, now)
     concurrency = service.limits_policy.concurrency
-    pace = Pace(
+    found = Slowdowns(
         retries=retries,
         retries_allowed=allowed,
-        places=breaker.ceiling(runtime.breaker, concurrency),
+        concurrency_now=breaker.ceiling(runtime.breaker, concurrency),
         concurrency=concurrency,
         throttled_until=runtime.throttled_until if runtime.is_throttled(now) else None,
     )
-    if count_waiting and pace.is_spent:
+    if count_waiting and found.is_spent:
         due = Message.objects.for_service(service).due(now).filter(priority=Priority.RETRY)
-        pace.waiting = due[:WAITING_CAP].count()
-    return pace
+        found.waiting = due[:WAITING_CAP].count()
+    return found

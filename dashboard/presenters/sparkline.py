@@ -15,7 +15,7 @@ HEIGHT = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Hour:
+class SparklineBar:
     """One bar, in units of the viewBox."""
 
     hour: datetime
@@ -27,7 +27,7 @@ class Hour:
 
 @dataclass(frozen=True, slots=True)
 class Sparkline:
-    hours: list[Hour]
+    hours: list[SparklineBar]
     width: int = HOURS * WIDTH
     height: int = HEIGHT
 
@@ -40,7 +40,7 @@ class Sparkline:
         return max(hour.count for hour in self.hours)
 
     @property
-    def busy(self) -> list[Hour]:
+    def busy(self) -> list[SparklineBar]:
         """For the table: the hours in which something failed, newest first."""
         return [hour for hour in reversed(self.hours) if hour.count]
 
@@ -61,7 +61,7 @@ def _sparkline(hours: list[datetime], counts: dict[datetime, int]) -> Sparkline:
     return Sparkline([_bar(place, hour, counts.get(hour, 0), most) for place, hour in enumerate(hours)])
 
 
-def _bar(place: int, hour: datetime, count: int, most: int) -> Hour:
+def _bar(place: int, hour: datetime, count: int, most: int) -> SparklineBar:
     # A single call among thousands must still be seen.
     height = max(6.0, HEIGHT * count / most) if count else 0.0
-    return Hour(hour, count, place * WIDTH + 1, round(HEIGHT - height, 1), round(height, 1))
+    return SparklineBar(hour, count, place * WIDTH + 1, round(HEIGHT - height, 1), round(height, 1))

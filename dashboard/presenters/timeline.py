@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from random import Random
 
-from dashboard.presenters.durations import span_of_time
-from dashboard.presenters.sentences import DEAD_REASONS, event_words
+from dashboard.presenters.durations import duration_text
+from dashboard.presenters.sentences import DEAD_REASONS, event_summary
 from integrations.models import Attempt, AuditEntry, Event, Message, Status
 from integrations.policies.retry import delay_after, parse_retry_after
 
@@ -31,13 +31,13 @@ SERVICE_EVENTS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TimelineEntry:
     """One line of the timeline. ``kind`` is ``moment``, ``call``, ``act`` or ``service``; ``width`` is a call's share
     of the longest one's time, in hundredths."""
 
     at: datetime
     kind: str
-    words: str = ""
+    text: str = ""
     attempt: Attempt | None = None
     width: float = 0.0
     replay: str = ""  # public id of what an act has made
@@ -57,37 +57,43 @@ class Window:
         return after and (not self.has_later or newest is None or at <= newest.started_at)
 
 
-def timeline(message: Message, window: Window, acts: Iterable[AuditEntry], events: Iterable[Event]) -> list[Entry]:
+def timeline(
+    message: Message, window: Window, acts: Iterable[AuditEntry], events: Iterable[Event]
+) -> list[TimelineEntry]:
     """What has happened, newest first; what comes next is ``planned``."""
     acts = list(acts)
     found = [*_moments(message), *_calls(window.attempts)]
     if message.status == Status.CANCELLED and not any(act.action == "message.cancelled" for act in acts):
-        found.append(Entry(message.finished_at or message.created_at, "moment", "Cancelled"))
+        found.append(TimelineEntry(message.finished_at or message.created_at, "moment", "Cancelled"))
     for act in acts:
         if words := ACTS.get(act.action):
             reason = f": {act.reason}" if act.reason else ""
             replay = str(act.after.get("replay", ""))
-            found.append(Entry(act.at, "act", f"{words} by {_name(act.actor)}{reason}", replay=replay))
-    found += [Entry(event.at, "service", f"{message.service.name}: {event_words(event)}") for event in events]
+            found.append(TimelineEntry(act.at, "act", f"{words} by {_name(act.actor)}{reason}", replay=replay))
+    found += [TimelineEntry(event.at, "service", f"{message.service.name}: {event_summary(event)}") for event in events]
     return sorted((entry for entry in found if window.holds(entry.at)), key=lambda entry: entry.at, reverse=True)
 
 
-def _moments(message: Message) -> list[Entry]:
-    found = [Entry(message.created_at, "moment", "Accepted as a replay" if message.replay_of_id else "Accepted")]
+def _moments(message: Message) -> list[TimelineEntry]:
+    found = [
+        TimelineEntry(message.created_at, "moment", "Accepted as a replay" if message.replay_of_id else "Accepted")
+    ]
     over = message.finished_at
     if message.deliver_at and message.deliver_at > message.created_at and not (over and over < message.deliver_at):
-        found.append(Entry(message.deliver_at, "moment", "From here on it may be delivered"))
+        found.append(TimelineEntry(message.deliver_at, "moment", "From here on it may be delivered"))
     if over and message.status == Status.DELIVERED:
-        found.append(Entry(over, "moment", "Delivered"))
+        found.append(TimelineEntry(over, "moment", "Delivered"))
     elif over and message.status == Status.DEAD:
-        found.append(Entry(over, "moment", f"Dead: {DEAD_REASONS.get(message.dead_reason, message.dead_reason)}"))
+        found.append(
+            TimelineEntry(over, "moment", f"Dead: {DEAD_REASONS.get(message.dead_reason, message.dead_reason)}")
+        )
     return found
 
 
-def _calls(attempts: Sequence[Attempt]) -> list[Entry]:
+def _calls(attempts: Sequence[Attempt]) -> list[TimelineEntry]:
     longest = max((attempt.duration or 0.0 for attempt in attempts), default=0.0) or 1.0
     return [
-        Entry(
+        TimelineEntry(
             attempt.started_at,
             "call",
             attempt=attempt,
@@ -117,9 +123,9 @@ def planned(message: Message, last: Attempt | None, now: datetime) -> str:
     answered = last.started_at + timedelta(seconds=last.duration or 0)
     asked = parse_retry_after(_header(last, "retry-after"), answered)
     if asked and asked > plain * (1 + policy.jitter):
-        return f"the service asked for {span_of_time(asked)} (Retry-After). {which}"
+        return f"the service asked for {duration_text(asked)} (Retry-After). {which}"
     spread = f", up to {policy.jitter * 100:g}\u202f% shorter or longer" if policy.jitter and plain else ""
-    return f"the wait after attempt {message.attempts} is {span_of_time(plain)}{spread}. {which}"
+    return f"the wait after attempt {message.attempts} is {duration_text(plain)}{spread}. {which}"
 
 
 def _header(attempt: Attempt, name: str) -> str | None:
@@ -149,7 +155,7 @@ def retry_impact(message: Message, now: datetime) -> str:
     if message.held:
         does = "takes it out of the hold"
     elif (due := message.next_attempt_at) and due > now:
-        does = f"skips the wait of {span_of_time((due - now).total_seconds())}"
+        does = f"skips the wait of {duration_text((due - now).total_seconds())}"
     else:
         return "It is due already: Retry now only puts it ahead of other retries."
     return f"Retry now {does}. A pause, the breaker, limits and the order of {service} still hold it back."

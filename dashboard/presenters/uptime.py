@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 
-from dashboard.presenters.charts import SPANS, Span
+from dashboard.presenters.charts import TIME_RANGES, TimeRange
 
-DAY, MONTH = SPANS[1], SPANS[2]
+DAY, MONTH = TIME_RANGES[1], TIME_RANGES[2]
 WIDTH = 10  # of one hour or day, in units of the viewBox
 GOOD = 0.999  # share of calls and checks from which on an hour is said to be good
 BAD = 0.5
@@ -24,7 +24,7 @@ class Run:
     start: datetime
     length: int
     x: int
-    asked: int
+    total: int
     failed: int
 
     @property
@@ -33,25 +33,25 @@ class Run:
 
     @property
     def share(self) -> float | None:
-        return 1 - self.failed / self.asked if self.asked else None
+        return 1 - self.failed / self.total if self.total else None
 
 
 @dataclass(frozen=True, slots=True)
 class Uptime:
-    """One service over one span."""
+    """One service over one time_range."""
 
-    span: Span
+    time_range: TimeRange
     runs: list[Run]
 
     @property
     def width(self) -> int:
-        return self.span.bars * WIDTH
+        return self.time_range.bars * WIDTH
 
     @property
     def share(self) -> float | None:
         """Of all calls and checks, those that were good; None without any."""
-        asked = sum(run.asked for run in self.runs)
-        return 1 - sum(run.failed for run in self.runs) / asked if asked else None
+        total = sum(run.total for run in self.runs)
+        return 1 - sum(run.failed for run in self.runs) / total if total else None
 
     @property
     def troubled(self) -> int:
@@ -59,15 +59,15 @@ class Uptime:
         return sum(run.length for run in self.runs if run.tone in ("mixed", "bad"))
 
 
-def uptimes(service_ids: Collection[int], span: Span, now: datetime) -> dict[int, Uptime]:
+def uptimes(service_ids: Collection[int], time_range: TimeRange, now: datetime) -> dict[int, Uptime]:
     """One for each service, in one query."""
-    starts = span.starts(now)
+    starts = time_range.starts(now)
     counted: dict[int, dict[datetime, tuple[int, int]]] = defaultdict(dict)
-    rows = span.counters._default_manager.filter(service__in=service_ids, start__gte=starts[0])
+    rows = time_range.counters._default_manager.filter(service__in=service_ids, start__gte=starts[0])
     columns = ("service_id", "start", "calls", "checks", "failures", "failed_checks")
     for pk, start, calls, checks, failures, failed in rows.values_list(*columns):
         counted[pk][start] = (calls + checks, failures + failed)
-    return {pk: Uptime(span, _runs(starts, counted[pk])) for pk in service_ids}
+    return {pk: Uptime(time_range, _runs(starts, counted[pk])) for pk in service_ids}
 
 
 def _runs(starts: list[datetime], counted: dict[datetime, tuple[int, int]]) -> list[Run]:
@@ -76,13 +76,13 @@ def _runs(starts: list[datetime], counted: dict[datetime, tuple[int, int]]) -> l
     for tone, grouped in groupby(parts, key=lambda part: _tone(part[2], part[3])):
         group = list(grouped)
         place, start, *_ = group[0]
-        asked, failed = sum(part[2] for part in group), sum(part[3] for part in group)
-        runs.append(Run(tone, start, len(group), place * WIDTH, asked, failed))
+        total, failed = sum(part[2] for part in group), sum(part[3] for part in group)
+        runs.append(Run(tone, start, len(group), place * WIDTH, total, failed))
     return runs
 
 
-def _tone(asked: int, failed: int) -> str:
-    if not asked:
+def _tone(total: int, failed: int) -> str:
+    if not total:
         return "none"
-    share = 1 - failed / asked
+    share = 1 - failed / total
     return "good" if share >= GOOD else "mixed" if share >= BAD else "bad"

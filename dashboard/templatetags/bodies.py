@@ -13,7 +13,7 @@ from django.utils.safestring import SafeString
 
 from dashboard.presenters import bodies as shown
 from dashboard.presenters import call_timing
-from dashboard.presenters.durations import span_of_time
+from dashboard.presenters.durations import duration_text
 from dashboard.presenters.sentences import DEAD_REASONS, FAULTS
 from dashboard.templatetags.console import ago
 from integrations.outbound.redaction import MASK
@@ -46,15 +46,15 @@ def payload(
         "name": name,
         "url": url,
         "label": label,
-        "words": bytes_in_words(kept),
-        "shown_words": bytes_in_words(laid_out.shown),
-        "whole_words": bytes_in_words(size) if size and size > kept else "",
+        "words": byte_size(kept),
+        "shown_words": byte_size(laid_out.shown),
+        "whole_words": byte_size(size) if size and size > kept else "",
         "truncated": truncated,
     }
 
 
 @register.filter
-def bytes_in_words(size: int | None) -> str:
+def byte_size(size: int | None) -> str:
     """0 bytes, 812 bytes, 64 KB."""
     return str(filesizeformat(size or 0)).replace("\xa0", " ").replace(".0 ", " ")
 
@@ -72,11 +72,11 @@ def is_masked(value: str) -> bool:
 
 
 @register.filter
-def phase_time(seconds: float | None) -> str:
+def phase_duration(seconds: float | None) -> str:
     """A part of a call: with a tenth under ten milliseconds, where a look-up or a connection mostly lies."""
     if seconds is None:
         return "–"
-    return f"{seconds * 1000:.1f} ms" if seconds < 0.0095 else span_of_time(seconds)
+    return f"{seconds * 1000:.1f} ms" if seconds < 0.0095 else duration_text(seconds)
 
 
 @register.filter
@@ -90,10 +90,10 @@ def due(moment: datetime | None) -> SafeString:
 
 
 @register.filter
-def fault_in_words(fault: str) -> str:
+def fault_label(fault: str) -> str:
     return FAULTS.get(fault, fault)
 
 
 @register.filter
-def dead_reason_in_words(reason: str) -> str:
+def dead_reason_label(reason: str) -> str:
     return DEAD_REASONS.get(reason, reason)

@@ -17,12 +17,12 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
 
 from dashboard import live
-from dashboard.presenters.durations import UNITS, span_of_time, two_units
+from dashboard.presenters.durations import UNITS, duration_text, two_units
 from dashboard.presenters.service_stats import count_waiting
 from integrations.models import Service
 
 register = template.Library()
-register.filter(span_of_time)
+register.filter("duration", duration_text)
 
 NOTHING: SafeString = mark_safe('<span class="muted">–</span>')
 WORDS = {"half_open": "half-open", "forced_open": "forced open", "unknown": "not known"}
@@ -159,7 +159,7 @@ def percent(share: float | None) -> str:
 
 
 @register.simple_tag
-def whom_it_meets(service: Service) -> SafeString:
+def affected_messages(service: Service) -> SafeString:
     """How many messages an act on a service concerns; counted once for a page, and no further than anybody reads."""
     if not hasattr(service, "_waiting_now"):
         service._waiting_now = count_waiting(service)  # type: ignore[attr-defined]

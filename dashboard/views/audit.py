@@ -54,7 +54,7 @@ def _found(filters: dict[str, str]) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class ChangedValue:
     """One value that was changed, set or removed; None stands for nothing."""
 
     name: str
@@ -62,11 +62,11 @@ class Change:
     after: str | None
 
 
-def changes(before: dict[str, Any], after: dict[str, Any]) -> list[Change]:
+def changes(before: dict[str, Any], after: dict[str, Any]) -> list[ChangedValue]:
     """What differs, by the full name of each value: ``retry.max_attempts`` from 10 to 5."""
     old, new = dict(_flat(before)), dict(_flat(after))
     return [
-        Change(name, was, became)
+        ChangedValue(name, was, became)
         for name in dict.fromkeys([*old, *new])
         if (was := _words(old.get(name))) != (became := _words(new.get(name)))
         or (was is not None and old.get(name) != new.get(name))  # alike only because the words were cut

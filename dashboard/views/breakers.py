@@ -14,10 +14,10 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from dashboard import live
 from dashboard.access import actor, operator, viewer
 from dashboard.forms.actions import BreakerForm
-from dashboard.presenters.breaker_history import hold, is_tripped, latest_openings, latest_trips
-from dashboard.presenters.sentences import breaker_rule_words
+from dashboard.presenters.breaker_history import add_waiting, is_tripped, latest_open_periods, latest_openings_of
+from dashboard.presenters.sentences import breaker_rules
 from dashboard.presenters.service_stats import Standing, standings
-from dashboard.presenters.slowdowns import pace_of
+from dashboard.presenters.slowdowns import slowdowns_of
 from dashboard.responses import form_page, posted, see_other
 from integrations.errors import Conflict
 from integrations.models import Runtime, Service
@@ -40,17 +40,17 @@ def listing_panel(request: HttpRequest) -> HttpResponse:
 def _context() -> dict[str, Any]:
     now = timezone.now()
     found = sorted(standings(Service.objects.all(), now), key=lambda standing: standing.rank)
-    openings = latest_openings(standing.service.pk for standing in found[:SHOWN] if is_tripped(standing.runtime))
-    trips = latest_trips()
-    hold(trips, {standing.service.pk: standing.waiting for standing in found})
+    openings = latest_openings_of(standing.service.pk for standing in found[:SHOWN] if is_tripped(standing.runtime))
+    open_periods = latest_open_periods()
+    add_waiting(open_periods, {standing.service.pk: standing.waiting for standing in found})
     tiles = [
         {
             "standing": standing,
             "service": standing.service,
             "breaker": breaker_policy.summary(standing.runtime.breaker, standing.service.breaker_policy, now),
             "policy": standing.service.breaker_policy,
-            "rules": breaker_rule_words(standing.service.breaker_policy),
-            "pace": pace_of(standing),
+            "rules": breaker_rules(standing.service.breaker_policy),
+            "slowdowns": slowdowns_of(standing),
             "opening": openings.get(standing.service.pk),
         }
         for standing in found[:SHOWN]
@@ -59,7 +59,7 @@ def _context() -> dict[str, Any]:
         "tiles": tiles,
         "total": len(found),
         "summary": _summary(found),
-        "trips": trips,
+        "open_periods": open_periods,
     }
 
 

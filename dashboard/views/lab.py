@@ -10,7 +10,7 @@ from django.shortcuts import render
 from django.views.decorators.http import require_GET, require_http_methods
 
 from dashboard.access import actor, operator, viewer
-from dashboard.forms.curl import read
+from dashboard.forms.curl import read_curl
 from dashboard.forms.prefill import from_curl, starting_point
 from dashboard.forms.request import LabForm, endpoints_of
 from dashboard.once import fresh_key, once_unlocked
@@ -58,7 +58,7 @@ def _pasted(request: HttpRequest) -> HttpResponse:
     """The form filled in from a curl command; nothing is sent."""
     command = request.POST["curl"]
     try:
-        pasted = read(command)
+        pasted = read_curl(command)
         form = LabForm(initial=from_curl(pasted))
     except ValueError as error:
         toasts.error(request, f"{error}.")

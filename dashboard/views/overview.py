@@ -12,8 +12,8 @@ from django.utils import timezone
 
 from dashboard import live
 from dashboard.access import viewer
-from dashboard.presenters.charts import chart, span_named
-from dashboard.presenters.service_stats import WAITING_CAP, Hour, Standing, see_certificates, standings
+from dashboard.presenters.charts import chart, time_range_named
+from dashboard.presenters.service_stats import WAITING_CAP, HourStats, Standing, see_certificates, standings
 from integrations.models import Operation, Service, Worker
 from integrations.operators import failures
 
@@ -34,7 +34,7 @@ def overview_panel(request: HttpRequest) -> HttpResponse:
 
 
 def _context(request: HttpRequest) -> dict[str, Any]:
-    now, span = timezone.now(), span_named(request.GET.get("span"))
+    now, time_range = timezone.now(), time_range_named(request.GET.get("span"))
     found = standings(Service.objects.all(), now)
     see_certificates(found, now)
     found.sort(key=lambda standing: standing.rank)
@@ -56,14 +56,14 @@ def _context(request: HttpRequest) -> dict[str, Any]:
         + len(stopped)
         + (0 if workers else 1),
         "workers": workers,
-        "total": sum((standing.hour for standing in found), Hour()),
+        "total": sum((standing.hour for standing in found), HourStats()),
         "waiting": waiting,
         "summary": _summary(found, workers, waiting),
         "in_flight": sum(standing.in_flight for standing in found),
         "oldest_due": min((standing.oldest_due for standing in found if standing.oldest_due), default=None),
         "oldest_due_age": max((standing.oldest_due_age for standing in found), default=0),
-        "chart": chart(now, span),
-        "panel_url": f"{reverse('_overview')}?span={span.name}",
+        "chart": chart(now, time_range),
+        "panel_url": f"{reverse('_overview')}?span={time_range.name}",
     }
 
 

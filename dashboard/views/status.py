@@ -34,7 +34,9 @@ def _context() -> dict[str, Any]:
     now = timezone.now()
     found = sorted(standings(Service.objects.all(), now), key=lambda standing: standing.rank)
     shown = found[:SHOWN]
-    days, months = (uptimes([standing.service.pk for standing in shown], span, now) for span in (DAY, MONTH))
+    days, months = (
+        uptimes([standing.service.pk for standing in shown], time_range, now) for time_range in (DAY, MONTH)
+    )
     down = sum(standing.state == "down" for standing in found)
     return {
         "rows": [(standing, days[standing.service.pk], months[standing.service.pk]) for standing in shown],

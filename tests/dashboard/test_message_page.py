@@ -54,7 +54,7 @@ def test_the_timeline_tells_everything_in_its_order(operator: Client, queue: Que
     operator.post(f"/messages/{message.public_id}/replay/")
     replay = message.replays.get()
     response = page_of(operator, message)
-    told = [entry.attempt.number if entry.attempt else entry.words for entry in response.context["timeline"]]
+    told = [entry.attempt.number if entry.attempt else entry.text for entry in response.context["timeline"]]
     assert told[0] == "Replayed by operator"
     assert told[1:4] == ["Cancelled by operator", 1, "billing: Paused: their maintenance"]
     # The new schedule and the act that made it are of the same moment.
@@ -93,7 +93,7 @@ def test_calls_are_shown_in_pages_and_only_the_newest_is_open(viewer: Client, qu
         shown = [entry.attempt.number for entry in response.context["timeline"] if entry.attempt]
         opened = [number for number in shown if f'id="attempt-{number}" open' in response.content.decode()]
         assert opened == ([45] if not seen else [])
-        assert ("Accepted" in [entry.words for entry in response.context["timeline"]]) is (shown[-1] == 1)
+        assert ("Accepted" in [entry.text for entry in response.context["timeline"]]) is (shown[-1] == 1)
         seen += shown
         query = f"?before={response.context['earlier']}"
     assert seen == list(range(45, 0, -1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from django.test import Client
 
-from dashboard.forms.curl import Pasted, read
+from dashboard.forms.curl import CurlCommand, read_curl
 from dashboard.forms.prefill import from_curl
 from dashboard.forms.request import LabForm
 from integrations.models import Attempt, Service
@@ -38,14 +38,14 @@ from integrations.models import Attempt, Service
     ],
 )  # fmt: skip
 def test_commands_are_read(command: str, method: str, url: str, headers: dict[str, str], body: str) -> None:
-    found = read(command)
+    found = read_curl(command)
     assert (found.method, found.url, found.headers, found.body) == (method, url, headers, body)
     assert found.left_out == []
 
 
 def test_what_the_service_or_the_connection_brings_is_left_out() -> None:
     headers = "-H 'Authorization: Bearer abc' -H 'Host: b' -H 'Accept-Encoding: gzip' -H 'Cookie: s=1' -H 'X-A;'"
-    found = read(f"curl https://a.example {headers} -u me:word -b c=2 -m 10 --compressed")
+    found = read_curl(f"curl https://a.example {headers} -u me:word -b c=2 -m 10 --compressed")
     assert found.headers == {}
     assert found.left_out == ["Authorization", "Cookie", "-u", "-b"]
 
@@ -66,7 +66,7 @@ def test_what_the_service_or_the_connection_brings_is_left_out() -> None:
 )
 def test_what_cannot_be_repeated_is_said(command: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        read(command)
+        read_curl(command)
 
 
 @pytest.mark.django_db
@@ -83,10 +83,10 @@ def test_the_longest_address_that_fits_is_the_service() -> None:
         "https://a.example": ("host", "/", ""),
     }
     for url, place in places.items():
-        start = from_curl(Pasted(method="GET", url=url))
+        start = from_curl(CurlCommand(method="GET", url=url))
         assert (start["service"], start["path"], start["query"]) == place, url
     with pytest.raises(ValueError, match="No service has the address"):
-        from_curl(Pasted(method="GET", url="https://a.example.net/"))
+        from_curl(CurlCommand(method="GET", url="https://a.example.net/"))
 
 
 def test_it_fills_in_the_form_and_sends_nothing(operator: Client, viewer: Client, billing: Service) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from dashboard.presenters.sentences import breaker_rule_words, open_words, wait_words
+from dashboard.presenters.sentences import breaker_rules, open_summary, wait_summary
 from integrations.history.recorded_calls import MOST, recorded_calls
 from integrations.models import Attempt, AuditEntry, Event, Role, Service, Status, Trigger
 from integrations.policies.breaker import BreakerPolicy, Transition
@@ -32,17 +32,17 @@ RETRIES, BREAKER = "/_p/policy/retries/", "/_p/policy/breaker/"
     ],
 )
 def test_the_waits_are_told(settings: dict[str, Any], said: str) -> None:
-    assert said in wait_words(RetryPolicy(**settings))[0]
+    assert said in wait_summary(RetryPolicy(**settings))[0]
 
 
 def test_one_call_waits_for_nothing() -> None:
-    assert wait_words(RetryPolicy(schedule=())) == []
+    assert wait_summary(RetryPolicy(schedule=())) == []
 
 
 def test_the_open_times_are_told() -> None:
-    assert open_words(BreakerPolicy()) == "Each opening lasts 1 min, until a first probe."
-    assert "1 min, 2 min, 4 min, 8 min … 1 h at most" in open_words(BreakerPolicy(open_factor=2))
-    assert "after 30 s it sends 3 probes" in breaker_rule_words(BreakerPolicy(open_for=30, half_open_calls=3))
+    assert open_summary(BreakerPolicy()) == "Each opening lasts 1 min, until a first probe."
+    assert "1 min, 2 min, 4 min, 8 min … 1 h at most" in open_summary(BreakerPolicy(open_factor=2))
+    assert "after 30 s it sends 3 probes" in breaker_rules(BreakerPolicy(open_for=30, half_open_calls=3))
 
 
 # ---- while somebody types -------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from dashboard.presenters.breaker_history import CHANGES_READ, latest_trips, together, trips_of
+from dashboard.presenters.breaker_history import CHANGES_READ, latest_open_periods, open_periods_of, paired
 from integrations.models import Attempt, Event, Role, Service, Status, Trigger
 from integrations.policies.breaker import Transition
 from integrations.policies.limits import record
@@ -56,7 +56,7 @@ def test_a_trip_lasts_from_its_opening_over_its_reopenings_to_its_closing() -> N
     service = a_service()
     messages_of(service, Status.PENDING, 4, due_at=timezone.now() - timedelta(minutes=55))
     outage(service)
-    (found,) = trips_of(service)
+    (found,) = open_periods_of(service)
     assert (found.first.cause, found.last.cause, found.reopened) == ("5 failures in a row", "a probe failed", 2)
     assert found.seconds == pytest.approx(600, abs=1)
     assert found.held == 4
@@ -68,7 +68,7 @@ def test_what_was_only_observed_is_a_history_apart() -> None:
     change(service, "opened", 9, "3 failures in a row", observed=True)
     change(service, "opened", 8, "forced open by an operator: x", by="person ada")
     change(service, "closed", 7, "the probe succeeded", observed=True)
-    newest, observed = trips_of(service)
+    newest, observed = open_periods_of(service)
     assert (newest.first.cause, newest.closed_at) == ("forced open by person ada: x", None)
     assert observed.observed
     assert observed.seconds == pytest.approx(120, abs=1)
@@ -88,12 +88,12 @@ def test_only_the_newest_changes_are_read_and_the_cut_is_said(django_assert_max_
         for minutes in range(CHANGES_READ + 50, 0, -1)
     )
     with django_assert_max_num_queries(3):
-        (found,) = trips_of(service)
+        (found,) = open_periods_of(service)
     assert found.began_earlier
     assert found.reopened == CHANGES_READ - 1
     with django_assert_max_num_queries(3):
-        assert len(latest_trips()) == 1
-    assert together([]) == []
+        assert len(latest_open_periods()) == 1
+    assert paired([]) == []
 
 
 # ---- what is shown --------------------------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ def test_a_time_says_its_absolute_form_in_the_viewers_zone() -> None:
     ],
 )
 def test_spans_have_at_most_two_units(seconds: float | None, words: str) -> None:
-    assert console.span_of_time(seconds) == words
+    assert console.duration_text(seconds) == words
 
 
 @pytest.mark.parametrize(

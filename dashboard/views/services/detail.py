@@ -11,11 +11,11 @@ from django.utils import timezone
 
 from dashboard import live
 from dashboard.access import viewer
-from dashboard.presenters.breaker_history import hold, trips_of
-from dashboard.presenters.charts import Span, chart, span_named
-from dashboard.presenters.sentences import breaker_rule_words, event_words, limit_words, retry_words
+from dashboard.presenters.breaker_history import add_waiting, open_periods_of
+from dashboard.presenters.charts import TimeRange, chart, time_range_named
+from dashboard.presenters.sentences import breaker_rules, event_summary, limit_summary, retry_summary
 from dashboard.presenters.service_stats import standings
-from dashboard.presenters.slowdowns import pace_of
+from dashboard.presenters.slowdowns import slowdowns_of
 from integrations.history.event_stream import CHANGED, ENDED
 from integrations.models import (
     AUTH_SECRETS,
@@ -30,15 +30,15 @@ EVENTS_SHOWN = 12
 
 @viewer
 def detail(request: HttpRequest, name: str) -> HttpResponse:
-    context = _panel_context(name, _span(request), with_secrets=True)
+    context = _panel_context(name, _time_range(request), with_secrets=True)
     service: Service = context["service"]
     context |= {
         "endpoints": service.endpoints.all()[:500],
         "secrets": _secrets(service),
         "certificate": Certificate.objects.shown_by(service.base_url),
-        "retry_words": retry_words(service.retry_policy, timezone.now()),
-        "breaker_words": breaker_rule_words(service.breaker_policy),
-        "limit_words": limit_words(service),
+        "retry_summary": retry_summary(service.retry_policy, timezone.now()),
+        "breaker_summary": breaker_rules(service.breaker_policy),
+        "limit_summary": limit_summary(service),
         "retry_on": ", ".join(map(str, service.retry_policy.retry_on)),
     }
     return render(request, "services/service.html", context)
@@ -46,32 +46,32 @@ def detail(request: HttpRequest, name: str) -> HttpResponse:
 
 @viewer
 def detail_panel(request: HttpRequest, name: str) -> HttpResponse:
-    return live.panel(request, "services/_service.html", _panel_context(name, _span(request)))
+    return live.panel(request, "services/_service.html", _panel_context(name, _time_range(request)))
 
 
-def _span(request: HttpRequest) -> Span:
-    return span_named(request.GET.get("span"))
+def _time_range(request: HttpRequest) -> TimeRange:
+    return time_range_named(request.GET.get("span"))
 
 
-def _panel_context(name: str, span: Span, *, with_secrets: bool = False) -> dict[str, Any]:
+def _panel_context(name: str, time_range: TimeRange, *, with_secrets: bool = False) -> dict[str, Any]:
     now = timezone.now()
     if not (found := standings(Service.objects.filter(name=name), now, with_secrets=with_secrets)):
         raise Http404
     standing, service = found[0], found[0].service
     events = service.events.exclude(type__in=(CHANGED, ENDED)).order_by("-pk")[:EVENTS_SHOWN]
-    trips = trips_of(service)
-    hold(trips, {service.pk: standing.waiting})
+    open_periods = open_periods_of(service)
+    add_waiting(open_periods, {service.pk: standing.waiting})
     return {
         "service": service,
         "standing": standing,
         "runtime": standing.runtime,
         "breaker": breaker_policy.summary(standing.runtime.breaker, service.breaker_policy, now),
-        "chart": chart(now, span, service),
-        "panel_url": f"{reverse('_service', args=[service.name])}?span={span.name}",
-        "pace": pace_of(standing, count_waiting=True),
-        "trips": trips,
-        "opening": trips[0].last if trips and trips[0].is_under_way else None,
-        "events": [(event.at, event_words(event), _place_of(event)) for event in events],
+        "chart": chart(now, time_range, service),
+        "panel_url": f"{reverse('_service', args=[service.name])}?span={time_range.name}",
+        "slowdowns": slowdowns_of(standing, count_waiting=True),
+        "open_periods": open_periods,
+        "opening": open_periods[0].last if open_periods and open_periods[0].is_under_way else None,
+        "events": [(event.at, event_summary(event), _place_of(event)) for event in events],
     }
 
 

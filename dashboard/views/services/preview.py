@@ -12,23 +12,23 @@ from django.views.decorators.http import require_POST
 
 from dashboard.access import operator
 from dashboard.forms.service import policy_form
-from dashboard.presenters.previews import Preview, breaker_preview, retry_preview, trial
+from dashboard.presenters.previews import PolicyPreview, backtest_report, breaker_preview, retry_preview
 from dashboard.responses import posted
 from integrations.models import (
     Service,
 )
 
 
-def previews(given: QueryDict | None, service: Service | None) -> dict[str, Callable[[], Preview]]:
+def previews(given: QueryDict | None, service: Service | None) -> dict[str, Callable[[], PolicyPreview]]:
     """By group, each made when a template comes to it: most forms show none."""
     return {group: partial(_preview, group, given, service) for group in ("retries", "breaker")}
 
 
-def _preview(group: str, given: Any, service: Service | None) -> Preview:
+def _preview(group: str, given: Any, service: Service | None) -> PolicyPreview:
     """``given`` is what a form sent, None for the settings in force (the defaults for a service that is not saved)."""
     form = policy_form(given, service, group)
     if errors := form.complaints:
-        return Preview(group, errors=errors)
+        return PolicyPreview(group, errors=errors)
     return retry_preview(form.retry) if group == "retries" else breaker_preview(form.breaker)
 
 
@@ -55,18 +55,18 @@ def try_out(request: HttpRequest, name: str) -> HttpResponse:
     given = posted(request)
     waits = given is None and "now" not in request.GET
     context = {"service": service, "previews": [one() for one in previews(given, service).values()], "waits": waits}
-    return render(request, "services/try.html", context if waits else context | _trial_context(service, given))
+    return render(request, "services/try.html", context if waits else context | _backtest_context(service, given))
 
 
 @operator
-def trial_panel(request: HttpRequest, name: str) -> HttpResponse:
+def backtest_panel(request: HttpRequest, name: str) -> HttpResponse:
     """The trial alone, for the form and for that page."""
     service = get_object_or_404(Service.objects.select_related("runtime"), name=name)
-    return render(request, "services/_trial.html", _trial_context(service, posted(request)))
+    return render(request, "services/_backtest.html", _backtest_context(service, posted(request)))
 
 
-def _trial_context(service: Service, given: QueryDict | None) -> dict[str, Any]:
+def _backtest_context(service: Service, given: QueryDict | None) -> dict[str, Any]:
     form = policy_form(given, service, "retries", "breaker")
     if form.complaints:
         return {"service": service, "errors": form.complaints}
-    return {"service": service, "trial": trial(service, form.breaker, form.retry)}
+    return {"service": service, "report": backtest_report(service, form.breaker, form.retry)}
