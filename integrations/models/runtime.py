@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 from django.db import connection, models
 
 from integrations.models import sql
-from integrations.models.service import Service, ServiceStatus
 from integrations.policies.breaker import BreakerState
 
 
@@ -34,7 +33,7 @@ class RuntimeQuerySet(models.QuerySet["Runtime"]):
     def serving(self, now: datetime) -> RuntimeQuerySet:
         """Of services that are not paused, not throttled and whose breaker is not open for longer."""
         return (
-            self.filter(service__status=ServiceStatus.ACTIVE)
+            self.filter(service__status="active")
             .exclude(state="open", retry_at__isnull=True)
             .exclude(state="open", retry_at__gt=now)
             .exclude(throttled_until__gt=now)
@@ -101,7 +100,7 @@ def _lock(
 @cache
 def _reader() -> sql.Reader:
     return sql.Reader(
-        ("r", Runtime, [field.attname for field in Runtime._meta.concrete_fields]), ("s", Service, ["updated_at"])
+        ("r", Runtime, [field.attname for field in Runtime._meta.concrete_fields]), ("s", Runtime.service.field.related_model, ["updated_at"])
     )
 
 
@@ -115,7 +114,7 @@ def _read(row: Sequence[Any]) -> Runtime:
 class Runtime(models.Model):
     """The state of a service's breaker and limits, as all processes see it."""
 
-    service = models.OneToOneField(Service, on_delete=models.CASCADE, primary_key=True, related_name="runtime")
+    service = models.OneToOneField("integrations.Service", on_delete=models.CASCADE, primary_key=True, related_name="runtime")
 
     state = models.CharField(max_length=9, default="closed")
     mode = models.CharField(max_length=11, default="auto")

@@ -13,6 +13,7 @@ from django.db import models, transaction
 from django.utils import timezone
 
 from integrations.models.fields import EncryptedJSONField
+from integrations.models.runtime import Runtime
 from integrations.outbound.addresses import Network, parse_networks
 from integrations.outbound.signing import Signer, SigningKeys
 from integrations.policies.breaker import BreakerPolicy
@@ -105,8 +106,6 @@ class Service(models.Model):
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         """Saves, and gives a new service its runtime row: every registered service can be claimed for."""
-        from integrations.models.runtime import Runtime
-
         with transaction.atomic():
             super().save(*args, **kwargs)
             Runtime.objects.get_or_create(service=self)
