@@ -21,7 +21,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 from django.db import connection, models, transaction
 from django.db.models import Case, Exists, F, Min, OuterRef, Q, QuerySet, Value, When
@@ -43,6 +43,7 @@ class Status(models.TextChoices):
     CANCELLED = "cancelled"
 
 
+MESSAGES_ENDED = "messages.ended"  # the event of cancelled messages; the stream counts it and never shows it
 UNFINISHED = (Status.PENDING, Status.DELIVERING)
 FINISHED = (Status.DELIVERED, Status.DEAD, Status.CANCELLED)
 
@@ -211,6 +212,15 @@ class MessageQuerySet(models.QuerySet["Message"]):
     def unfinished(self) -> MessageQuerySet:
         # Not by status: SQLite cannot match an IN with parameters to the indexes of what is unfinished.
         return self.filter(finished_at=None)
+
+    def unfinished_for(self, service_id: int) -> MessageQuerySet:
+        """The service's unfinished messages, found by the index of unfinished ones.
+
+        The ``+`` hides the service's column from SQLite's planner, which would otherwise take the index by service
+        and walk through all of its history.
+        """
+        found = self.unfinished().extra(where=["+integrations_message.service_id = %s"], params=[service_id])
+        return cast(MessageQuerySet, found)
 
     def due(self, now: datetime) -> MessageQuerySet:
         return self.filter(status=Status.PENDING, due_at__lte=now)
@@ -386,7 +396,7 @@ class MessageQuerySet(models.QuerySet["Message"]):
             for service_id, count in counted.items():
                 # The stream counts from the tallies, which have no such column: see history/event_stream.py.
                 facts = {status.value: count}
-                Service(pk=service_id).events.create(type="messages.ended", at=now, facts=facts)
+                Service(pk=service_id).events.create(type=MESSAGES_ENDED, at=now, facts=facts)
         return messages
 
     def expired(self, now: datetime) -> MessageQuerySet:

@@ -13,7 +13,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, ClassVar
 
-from django.db import models
+from django.core.exceptions import EmptyResultSet
+from django.db import connection, models
 from django.db.models import Q
 from django.utils import timezone
 
@@ -43,6 +44,10 @@ class ItemOutcome(models.TextChoices):
 
 ACTIVE = (State.PLANNING, State.RUNNING)
 OPEN = (*ACTIVE, State.PAUSED)
+
+
+ADD_ITEMS = """INSERT INTO integrations_item (operation_id, message_id, outcome, detail)
+SELECT %s, found.id, '', '' FROM ({found}) AS found"""
 
 
 class OperationQuerySet(models.QuerySet["Operation"]):
@@ -124,6 +129,18 @@ class Operation(models.Model):
     def may_start(self) -> bool:
         """Whether it is a dry run that has come to its end."""
         return self.dry_run and self.state == State.FINISHED
+
+    def add_items(self, messages: models.QuerySet[Any, Any]) -> int:
+        """Make items of the messages that this query finds; returns how many. One INSERT … SELECT, so that no id
+        leaves the database."""
+        try:
+            found, parameters = messages.order_by("id").values("id").query.sql_with_params()
+        except EmptyResultSet:
+            return 0
+        with connection.cursor() as cursor:
+            cursor.execute(ADD_ITEMS.format(found=found), [self.pk, *parameters])
+            count: int = cursor.rowcount
+        return count
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -100,7 +100,8 @@ def _lock(
 @cache
 def _reader() -> sql.Reader:
     return sql.Reader(
-        ("r", Runtime, [field.attname for field in Runtime._meta.concrete_fields]), ("s", Runtime.service.field.related_model, ["updated_at"])
+        ("r", Runtime, [field.attname for field in Runtime._meta.concrete_fields]),
+        ("s", Runtime.service.field.related_model, ["updated_at"]),
     )
 
 
@@ -114,7 +115,9 @@ def _read(row: Sequence[Any]) -> Runtime:
 class Runtime(models.Model):
     """The state of a service's breaker and limits, as all processes see it."""
 
-    service = models.OneToOneField("integrations.Service", on_delete=models.CASCADE, primary_key=True, related_name="runtime")
+    service = models.OneToOneField(
+        "integrations.Service", on_delete=models.CASCADE, primary_key=True, related_name="runtime"
+    )
 
     state = models.CharField(max_length=9, default="closed")
     mode = models.CharField(max_length=11, default="auto")

@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.core.exceptions import EmptyResultSet
-from django.db import InterfaceError, OperationalError, connection, transaction
+from django.db import InterfaceError, OperationalError, transaction
 from django.db.models import Count, F, Max, Min, Q
 
 from integrations.errors import Conflict, Invalid
@@ -191,7 +190,7 @@ def _freeze(operation: Operation, now: datetime) -> bool:
     """Makes items of what is found in the next window of messages."""
     after, until = operation.planned_to, min(operation.planned_to + WINDOW, operation.planned_until)
     operation.planned_to = until
-    if found := _add_items(operation, after, until):
+    if found := operation.add_items(_wanted(operation).filter(pk__gt=after, pk__lte=until)):
         operation.total += found
         operation.estimate = _estimated(operation, after, until)
     if operation.total > ITEM_LIMIT:
@@ -204,24 +203,6 @@ def _freeze(operation: Operation, now: datetime) -> bool:
         operation.state, operation.started_at = State.RUNNING, now
         _progressed(operation, now)
     return operation.state in ACTIVE
-
-
-INSERT_ITEMS = """INSERT INTO integrations_item (operation_id, message_id, outcome, detail)
-SELECT %s, found.id, '', '' FROM"""
-
-
-def _add_items(operation: Operation, after: int, until: int) -> int:
-    """By one INSERT … SELECT, so that no id comes here. Answers how many."""
-    wanted = _wanted(operation).filter(pk__gt=after, pk__lte=until).order_by("id").values("id")
-    try:
-        found, parameters = wanted.query.sql_with_params()
-    except EmptyResultSet:
-        return 0
-    statement = f"{INSERT_ITEMS} ({found}) AS found"
-    with connection.cursor() as cursor:
-        cursor.execute(statement, [operation.pk, *parameters])
-        count: int = cursor.rowcount
-    return count
 
 
 def _wanted(operation: Operation) -> MessageQuerySet:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import Any, Generic, NamedTuple, TypeVar, cast
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from django.db.models import Count, Max, Min, Model, Q, QuerySet, TextField
 from django.db.models.fields.json import KeyTransform
@@ -98,7 +98,8 @@ class Found:
     @property
     def unfinished(self) -> MessageQuerySet:
         """Those that are pending or delivering."""
-        return unfinished(self._conditioned, self.service_id)
+        found = self._conditioned
+        return found.unfinished() if self.service_id is None else found.unfinished_for(self.service_id)
 
     @cached_property
     def _conditioned(self) -> MessageQuerySet:
@@ -246,17 +247,6 @@ def listed(found: MessageQuerySet) -> MessageQuerySet:
     return found.select_related("endpoint").defer(
         "endpoint__body", "endpoint__description", "endpoint__headers", "endpoint__query"
     )
-
-
-def unfinished(found: MessageQuerySet, service_id: int | None) -> MessageQuerySet:
-    """The pending and delivering ones, by the index of the unfinished ones.
-
-    SQLite would rather walk through all of a service's history if the service were asked for by its column alone.
-    """
-    found = found.unfinished()
-    if service_id is None:
-        return found
-    return cast(MessageQuerySet, found.extra(where=["+integrations_message.service_id = %s"], params=[service_id]))
 
 
 def _labelled(found: MessageQuerySet, label: str, is_negated: bool, alias: str) -> MessageQuerySet:
