@@ -14,8 +14,8 @@ from pydantic_core import to_json
 
 from integrations.api.auth import viewer
 from integrations.api.problems import Problem, validation_problem
-from integrations.history.event_stream import CHANGED, Entry
-from integrations.models import identifiers
+from integrations.history.event_stream import StreamedEvent
+from integrations.models import MESSAGES_CHANGED, identifiers
 
 router = Router(tags=["Events"], auth=viewer)
 
@@ -82,14 +82,14 @@ def _refused(words: str) -> Problem:
 
 
 # ---- how it is told -------------------------------------------------------------------------------------------------
-def topics_of(entry: Entry) -> frozenset[str]:
+def topics_of(entry: StreamedEvent) -> frozenset[str]:
     """Under which topics an event is told."""
     kind = entry.type.partition(".")[0]
     found = {OF_TYPE[kind]} if kind in OF_TYPE else set()
     return frozenset(found | ({f"{kind}:{entry.subject}"} if kind in SINGLE and entry.subject else set()))
 
 
-def event_frame(entry: Entry) -> bytes:
+def event_frame(entry: StreamedEvent) -> bytes:
     data = {**entry.facts, "type": entry.type, "at": entry.at}
     data |= {"service": entry.service} if entry.service else {}
     data |= {"id": entry.subject} if entry.subject else {}
@@ -98,7 +98,7 @@ def event_frame(entry: Entry) -> bytes:
 
 def message_frame(state: dict[str, Any]) -> bytes:
     """Without an id: where a client resumes, it is told how the message stands."""
-    return frame(CHANGED, {"type": CHANGED, "at": timezone.now(), **state})
+    return frame(MESSAGES_CHANGED, {"type": MESSAGES_CHANGED, "at": timezone.now(), **state})
 
 
 def server_frame(type_: str, position: int | None = None, **facts: Any) -> bytes:

@@ -274,7 +274,7 @@ def _events(kept: Retention, now: datetime) -> bool:
     if (before := kept.messages_before(now)) is None:
         return False
     with _alone(kept):
-        return event_stream.forget_history(before, STEP) == STEP
+        return event_stream.prune_history(before, STEP) == STEP
 
 
 def _audit(kept: Retention, now: datetime) -> bool:

@@ -5,12 +5,21 @@ from integrations.models.account import Account, Role, SetupLink, Token
 from integrations.models.attempt import Attempt, Result, Trigger
 from integrations.models.certificate import Certificate
 from integrations.models.clock import database_now
-from integrations.models.event import AuditEntry, Event, Feed
+from integrations.models.event import MESSAGES_CHANGED, AuditEntry, Event, Feed
 from integrations.models.failure import Failure, FailureHour, FailureState
 from integrations.models.field_value import FieldValue
 from integrations.models.health import Health
 from integrations.models.idempotency import IdempotentAnswer
-from integrations.models.message import FINISHED, UNFINISHED, Draft, Message, MessageContent, Priority, Status
+from integrations.models.message import (
+    FINISHED,
+    MESSAGES_ENDED,
+    UNFINISHED,
+    Draft,
+    Message,
+    MessageContent,
+    Priority,
+    Status,
+)
 from integrations.models.operation import Item, Operation
 from integrations.models.retention import Retention
 from integrations.models.runtime import Runtime
@@ -22,6 +31,8 @@ from integrations.models.worker import Worker
 __all__ = [
     "AUTH_SECRETS",
     "FINISHED",
+    "MESSAGES_CHANGED",
+    "MESSAGES_ENDED",
     "UNFINISHED",
     "Account",
     "Attempt",

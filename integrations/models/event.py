@@ -1,32 +1,86 @@
-"""What happened, in commit order: the breaker's history and the source of live updates; and who did what."""
+"""Events and audit entries: what happened, in commit order, and the actor of each change.
+
+Events are the history of breakers and the source of live updates.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
-from django.db import models
+from django.db import connection, models
 from django.utils import timezone
 
-from integrations.models.message import Message
+from integrations.models import sql
+from integrations.models.message import MESSAGES_ENDED, Message
 from integrations.models.service import Service
 from integrations.policies.breaker import Transition
 
-HELD_CAP = 10_000  # counting ends here: it is done while the runtime row is locked
+MESSAGES_CHANGED = "messages.changed"  # the counts of changes, once a second
+HELD_CAP = 10_000  # counting stops here, because it runs while the runtime row is locked
+
+ACTIVITY = """SELECT (SELECT MAX(id) FROM integrations_message),
+    (SELECT SUM(calls + delivered + dead) FROM integrations_tally WHERE start >= %s),
+    EXISTS (SELECT 1 FROM integrations_event WHERE position IS NULL AND type = %s),
+    EXISTS (SELECT 1 FROM integrations_event WHERE position IS NULL AND type <> %s)"""
+
+NUMBER = """UPDATE integrations_event SET position = numbered.position FROM (
+    SELECT id, %s + ROW_NUMBER() OVER (ORDER BY id) AS position FROM integrations_event
+    WHERE position IS NULL AND type <> %s ORDER BY id LIMIT %s
+) AS numbered WHERE integrations_event.id = numbered.id"""
 
 
-class EventManager(models.Manager["Event"]):
+class Activity(NamedTuple):
+    """Signs of new events, read in one statement: twice a second while a subscriber follows, and mostly nothing has
+    happened."""
+
+    newest: int  # the highest message id
+    tallied: int  # the sum of all counters that can have changed
+    has_ended: bool  # an event of cancelled messages waits to be counted
+    is_unnumbered: bool  # another event waits for its position
+
+    def differs_from(self, readings: dict[str, Any]) -> bool:
+        """Whether counting would find a change. Counters only grow, so an equal sum means equal counters."""
+        known = sum(sum(counters) for counters in readings["tallies"].values())
+        is_equal = self.newest <= readings["message"] and self.tallied == known
+        return not is_equal or self.has_ended or bool(readings["skipped"])
+
+
+class EventQuerySet(models.QuerySet["Event"]):
+    def to_number(self) -> EventQuerySet:
+        """Committed events that have no position yet."""
+        return self.filter(position=None).exclude(type=MESSAGES_ENDED)
+
+    def to_count(self) -> EventQuerySet:
+        """Events of cancelled messages that are not counted yet."""
+        return self.filter(position=None, type=MESSAGES_ENDED)
+
+    def number_after(self, position: int, limit: int) -> int:
+        """Give positions to at most ``limit`` events without one; returns how many. The caller holds the ``Feed``
+        row's lock."""
+        with connection.cursor() as cursor:
+            cursor.execute(NUMBER, [position, MESSAGES_ENDED, limit])
+            count: int = cursor.rowcount
+        return count
+
+    def activity(self, tallied_from: datetime) -> Activity:
+        """Read the signs of new events, with the counters from this minute on."""
+        with connection.cursor() as cursor:
+            cursor.execute(ACTIVITY, [sql.moment(tallied_from), MESSAGES_ENDED, MESSAGES_ENDED])
+            newest, tallied, has_ended, is_unnumbered = cursor.fetchone()
+        return Activity(newest or 0, tallied or 0, bool(has_ended), bool(is_unnumbered))
+
     def record_changes(self, service: Service, changes: Sequence[Transition], now: datetime, *, by: str = "") -> None:
-        """One event for each change of a breaker, with its cause, the attempts that tripped it and how many messages
-        wait."""
+        """Record each change of a breaker as an event, with its cause, the attempts that tripped it and the number of
+        waiting messages."""
         for change in changes:
             facts: dict[str, Any] = {"cause": change.cause, "attempts": list(change.attempts)}
             facts |= {"by": by} if by else {}
             facts |= {"observed": True} if change.observed else {}
             if change.type != "mode" and not change.observed:
                 facts["held"] = Message.objects.for_service(service).due(now)[:HELD_CAP].count()
-            # A change of mode alone is a change of how the service is run; the stream has no word of its own for it.
+            # A change of mode alone changes how the service is run; the stream has no event type of its own for it.
             type_ = "service.changed" if change.type == "mode" else f"breaker.{change.type}"
             self.create(type=type_, at=now, service=service, facts=facts)
 
@@ -37,13 +91,12 @@ class Event(models.Model):
     type = models.CharField(max_length=40)
     at = models.DateTimeField(default=timezone.now)
     service = models.ForeignKey(Service, null=True, on_delete=models.CASCADE, db_index=False, related_name="events")
-    subject = models.CharField(max_length=60, blank=True)  # public id of the thing, where it is not the service
+    subject = models.CharField(max_length=60, blank=True)  # public id of the subject, unless it is the service
     facts = models.JSONField(default=dict)
-    position = models.BigIntegerField(
-        null=True
-    )  # in the stream; given after the commit, see integrations/history/event_stream.py
+    # In the stream; given after the commit, see integrations/history/event_stream.py.
+    position = models.BigIntegerField(null=True)
 
-    objects: ClassVar[EventManager] = EventManager()
+    objects: ClassVar[EventQuerySet] = EventQuerySet.as_manager()  # type: ignore[assignment]
 
     class Meta:
         indexes = (
@@ -58,12 +111,12 @@ class Event(models.Model):
 
 
 class Feed(models.Model):
-    """How far the event stream is numbered. One row: whoever numbers holds its lock until the commit."""
+    """How far the event stream is numbered. One row: the process that numbers events locks it until the commit."""
 
-    position = models.BigIntegerField(default=0)  # the last one given
-    floor = models.BigIntegerField(default=0)  # everything after it can still be read
+    position = models.BigIntegerField(default=0)  # the last position given to an event
+    floor = models.BigIntegerField(default=0)  # every event after it can still be read
     counted_at = models.DateTimeField(null=True)
-    readings = models.JSONField(default=dict)  # of the counters that ``messages.changed`` is told from
+    readings = models.JSONField(default=dict)  # of the counters behind ``messages.changed``
 
     def __str__(self) -> str:
         return f"at {self.position}"
@@ -80,14 +133,14 @@ class AuditManager(models.Manager["AuditEntry"]):
         before: dict[str, Any] | None = None,
         after: dict[str, Any] | None = None,
     ) -> AuditEntry:
-        """Call it in the transaction of the change. Give no secrets: only that one was set."""
+        """Record a change, in the change's own transaction. Pass no secrets, only that one was set."""
         return self.create(
             actor=actor, action=action, target=target, reason=reason, before=before or {}, after=after or {}
         )
 
 
 class AuditEntry(models.Model):
-    """Who changed what, from what to what, and why."""
+    """An actor's change of something, with the values before and after, and the reason."""
 
     at = models.DateTimeField(default=timezone.now)
     actor = models.CharField(max_length=200)  # "person NAME", "token NAME", "environment", "switchboard"

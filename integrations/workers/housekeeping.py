@@ -100,7 +100,7 @@ def tidy(certificates: Collection[Shown] = ()) -> None:
     failure_groups.prune(database_now())
     rollups.roll()
     rollups.prune(database_now())
-    event_stream.forget()
+    event_stream.prune()
 
 
 def heal_order() -> int:

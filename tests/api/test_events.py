@@ -22,6 +22,7 @@ from django.test import Client
 from django.utils import timezone
 
 from dashboard import asgi
+from integrations import models
 from integrations.api.asgi import routes
 from integrations.api.asgi.events import Broadcaster, StreamLimits, streaming
 from integrations.api.json_io import api_path
@@ -370,32 +371,32 @@ def test_after_an_hour_there_is_nothing_to_resume(serve: Callable[..., Served], 
 
 
 def test_counts_are_forgotten_after_an_hour(billing: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_stream, "FORGOTTEN", 2)  # so that it takes several steps
+    monkeypatch.setattr(event_stream, "PRUNED_AT_ONCE", 2)  # so that it takes several steps
     event_stream.advance()
     old = timezone.now() - timedelta(hours=2)
     for _ in range(5):
-        Event.objects.create(type=event_stream.CHANGED, service=billing, at=old, facts={"counts": {}, "calls": 1})
+        Event.objects.create(type=models.MESSAGES_CHANGED, service=billing, at=old, facts={"counts": {}, "calls": 1})
     Event.objects.create(type="service.changed", service=billing, at=old)
-    Event.objects.create(type=event_stream.CHANGED, service=billing, facts={"counts": {}, "calls": 1})
+    Event.objects.create(type=models.MESSAGES_CHANGED, service=billing, facts={"counts": {}, "calls": 1})
     position = event_stream.advance().position
     housekeeping.tidy()
-    kept = [entry.type for entry in event_stream.entries(0)]
-    assert kept == ["service.created", "service.changed", event_stream.CHANGED], "what else has happened is history"
+    kept = [entry.type for entry in event_stream.events_after(0)]
+    assert kept == ["service.created", "service.changed", models.MESSAGES_CHANGED], "what else has happened is history"
     assert event_stream.advance().floor == position - 2, "what comes after the last forgotten one can still be resumed"
 
 
 def test_what_waits_to_be_counted_does_not_pile_up_while_nobody_follows(
     queue: Callable[..., Message], billing: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(event_stream, "FORGOTTEN", 2)
+    monkeypatch.setattr(event_stream, "PRUNED_AT_ONCE", 2)
     for _ in range(5):
         queue().cancel()
-    Event.objects.filter(type=event_stream.ENDED).update(
+    Event.objects.filter(type=models.MESSAGES_ENDED).update(
         at=timezone.now() - event_stream.RETENTION - timedelta(seconds=1)
     )
     queue().cancel()
     housekeeping.tidy()
-    assert Event.objects.filter(type=event_stream.ENDED).count() == 1
+    assert Event.objects.filter(type=models.MESSAGES_ENDED).count() == 1
 
 
 def test_while_nothing_happens_it_is_one_glance(
@@ -562,7 +563,7 @@ def test_streams_share_one_reader_and_hold_no_thread(
     served = serve()
     asked = []
     monkeypatch.setattr(
-        event_stream, "entries", lambda *given, real=event_stream.entries: asked.append(given) or real(*given)
+        event_stream, "events_after", lambda *given, real=event_stream.events_after: asked.append(given) or real(*given)
     )
     with served.stream("services", **bearer(viewer)) as first:
         first.next()

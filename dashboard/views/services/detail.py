@@ -16,9 +16,10 @@ from dashboard.presenters.charts import TimeRange, chart, time_range_named
 from dashboard.presenters.sentences import breaker_rules, event_summary, limit_summary, retry_summary
 from dashboard.presenters.service_stats import standings
 from dashboard.presenters.slowdowns import slowdowns_of
-from integrations.history.event_stream import CHANGED, ENDED
 from integrations.models import (
     AUTH_SECRETS,
+    MESSAGES_CHANGED,
+    MESSAGES_ENDED,
     Certificate,
     Event,
     Service,
@@ -58,7 +59,7 @@ def _panel_context(name: str, time_range: TimeRange, *, with_secrets: bool = Fal
     if not (found := standings(Service.objects.filter(name=name), now, with_secrets=with_secrets)):
         raise Http404
     standing, service = found[0], found[0].service
-    events = service.events.exclude(type__in=(CHANGED, ENDED)).order_by("-pk")[:EVENTS_SHOWN]
+    events = service.events.exclude(type__in=(MESSAGES_CHANGED, MESSAGES_ENDED)).order_by("-pk")[:EVENTS_SHOWN]
     open_periods = open_periods_of(service)
     add_waiting(open_periods, {service.pk: standing.waiting})
     return {

@@ -213,7 +213,7 @@ class Broadcaster:
         return part, page[-1][0] if page else until
 
     async def _stand_of(self, topics: events.Topics) -> dict[int, State]:
-        found = await self.pool.run(event_stream.states, topics.messages) if topics.messages else {}
+        found = await self.pool.run(event_stream.message_states, topics.messages) if topics.messages else {}
         for pk, nonce in topics.messages.items():
             identifier = identifiers.public_id("msg", pk, nonce)
             if pk not in found or found[pk]["id"] != identifier:
@@ -297,11 +297,11 @@ def _stand() -> tuple[int, int]:
 def _look_up(position: int, followed: Collection[int]) -> News:
     stand = event_stream.advance()
     told = _told_after(position) if stand.position > position else []
-    return News(stand.floor, told, event_stream.states(followed) if followed else {})
+    return News(stand.floor, told, event_stream.message_states(followed) if followed else {})
 
 
 def _told_after(position: int) -> list[Told]:
-    found = event_stream.entries(position, AT_ONCE)
+    found = event_stream.events_after(position, AT_ONCE)
     return [(entry.position, events.topics_of(entry), events.event_frame(entry)) for entry in found]
 
 
