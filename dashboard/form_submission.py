@@ -1,4 +1,4 @@
-"""A form sent twice does one thing: double clicks, reloads and impatient proxies end at the same page."""
+"""A form that is sent twice does one thing: double clicks, reloads and impatient proxies end at the same page."""
 
 from __future__ import annotations
 
@@ -6,77 +6,71 @@ import secrets
 from collections.abc import Callable
 from hashlib import sha256
 
-from django.db import IntegrityError, transaction
 from django.http import HttpRequest, HttpResponse
 
 from dashboard.access import person
 from dashboard.responses import SeeOther
-from integrations.models import IdempotentAnswer
+from integrations.idempotency import run_once, run_once_unlocked
+from integrations.models.idempotency import KeyedRequest
 
 FIELD = "form_key"
+Action = Callable[[], HttpResponse]
 
 
 def fresh_key() -> str:
-    """The hidden value that tells one rendering of a form from the next."""
+    """A hidden value that identifies one rendering of a form."""
     return secrets.token_urlsafe(16)
 
 
-def once(request: HttpRequest, action: Callable[[], HttpResponse]) -> HttpResponse:
-    """Runs ``action`` in a transaction and remembers where it redirected to; the same form again goes there too.
+class NotDone(Exception):
+    """A response that is no redirect, such as a form with errors: it undoes everything and is not stored."""
 
-    Sameness is the form's key *and* its content: who goes back, changes a field and sends again means another thing.
-    An answer that is no redirect (a form with errors) undoes everything and is not remembered.
+    def __init__(self, response: HttpResponse) -> None:
+        self.response = response
+
+
+def submit_once(request: HttpRequest, action: Action) -> HttpResponse:
+    """Run ``action`` in a transaction and store where it redirects to; the same form sent again goes there too.
+
+    The same key with different content is a new submission: a person went back, changed a field and sent it again.
     """
-    if not (key := request.POST.get(FIELD, "")[:100]):
+    if (keyed := _keyed(request)) is None:
         return action()
-    owner, key = f"person {person(request).pk}", f"{key}:{_digest(request)}"
-    if answered := _answered(owner, key):
-        return answered
     try:
-        with transaction.atomic():
-            # The row is the lock: another request with this key waits here until the first one has committed.
-            row = IdempotentAnswer.objects.create(owner=owner, key=key, path=request.path[:500], body_digest="")
-            response = action()
-            if response.status_code // 100 != 3:
-                transaction.set_rollback(True)
-                return response
-            row.status, row.location = response.status_code, response["Location"][:500]
-            row.save(update_fields=["status", "location"])
-            return response
-    except IntegrityError:
-        if answered := _answered(owner, key):
-            return answered
-        raise
+        (answer,) = run_once([keyed], lambda _: lambda: [_redirect_of(action)])
+    except NotDone as not_done:
+        return not_done.response
+    assert not isinstance(answer, Exception)  # noqa: S101 - the action raises, and never returns one
+    return answer if isinstance(answer, HttpResponse) else SeeOther(answer.location)
 
 
-def once_unlocked(
-    request: HttpRequest, action: Callable[[], HttpResponse], under_way: Callable[[], HttpResponse]
-) -> HttpResponse:
-    """The same for an action that may take minutes and must hold no transaction: a call that somebody waits for.
+def submit_once_unlocked(request: HttpRequest, action: Action, under_way: Action) -> HttpResponse:
+    """The same for an action that may take minutes and must hold no transaction: a call that the person waits for.
 
-    While the first one runs, the same form again gets ``under_way`` and starts nothing.
+    While the first one runs, the same form sent again gets ``under_way`` and starts nothing.
     """
-    if not (key := request.POST.get(FIELD, "")[:100]):
+    if (keyed := _keyed(request)) is None:
         return action()
-    owner, key = f"person {person(request).pk}", f"{key}:{_digest(request)}"
-    row, is_first = IdempotentAnswer.objects.get_or_create(owner=owner, key=key, defaults={"path": request.path[:500]})
-    if not is_first:
-        return SeeOther(row.location) if row.status else under_way()
-    response = None
     try:
-        response = action()
-    finally:
-        if response is None or response.status_code // 100 != 3:
-            row.delete()
-        else:
-            row.status, row.location = response.status_code, response["Location"][:500]
-            row.save(update_fields=["status", "location"])
+        answer = run_once_unlocked(keyed, lambda: _redirect_of(action))
+    except NotDone as not_done:
+        return not_done.response
+    if isinstance(answer, HttpResponse):
+        return answer
+    return under_way() if answer.status is None else SeeOther(answer.location)
+
+
+def _redirect_of(action: Action) -> HttpResponse:
+    response = action()
+    if response.status_code // 100 != 3:
+        raise NotDone(response)
     return response
 
 
-def _answered(owner: str, key: str) -> HttpResponse | None:
-    row = IdempotentAnswer.objects.filter(owner=owner, key=key).first()
-    return SeeOther(row.location) if row and row.status else None
+def _keyed(request: HttpRequest) -> KeyedRequest | None:
+    if not (key := request.POST.get(FIELD, "")[:100]):
+        return None
+    return KeyedRequest(f"person {person(request).pk}", f"{key}:{_digest(request)}", request.path[:500], "")
 
 
 def _digest(request: HttpRequest) -> str:

@@ -10,10 +10,10 @@ from django.shortcuts import render
 from django.views.decorators.http import require_GET, require_http_methods
 
 from dashboard.access import actor, operator, viewer
+from dashboard.form_submission import fresh_key, submit_once_unlocked
 from dashboard.forms.curl import read_curl
 from dashboard.forms.prefill import from_curl, starting_point
 from dashboard.forms.request import LabForm, endpoints_of
-from dashboard.once import fresh_key, once_unlocked
 from dashboard.presenters.bodies import chosen_view
 from dashboard.presenters.curl import as_curl
 from dashboard.presenters.pagination import CursorPage, page
@@ -50,7 +50,7 @@ def _called(request: HttpRequest) -> HttpResponse:
         except ValueError as error:
             form.add_error(None, f"The request cannot be built: {error}.")
             return _lab_page(request, form, status=422)
-    return once_unlocked(request, lambda: _run(request, asked), lambda: _under_way(request))
+    return submit_once_unlocked(request, lambda: _run(request, asked), lambda: _under_way(request))
 
 
 @operator

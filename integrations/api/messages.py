@@ -14,7 +14,7 @@ from django.utils import timezone
 from ninja import Query, Router
 
 from integrations.api.auth import caller, operator, operator_batch, viewer
-from integrations.api.idempotency import PARAMETER, Answers, all_once, once
+from integrations.api.idempotency import PARAMETER, all_once, once
 from integrations.api.json_io import api_path, json_response
 from integrations.api.pagination import LIMIT, Cursor, Limit, cursor_to, list_json, page, position_of
 from integrations.api.problems import problem_of, validation_problem
@@ -29,6 +29,7 @@ from integrations.delivery import accept
 from integrations.delivery.waiting import Load, Waiting, waiting_for
 from integrations.errors import Invalid, TooLarge
 from integrations.history import retention
+from integrations.idempotency import Answers
 from integrations.models import (
     UNFINISHED,
     Attempt,

@@ -9,8 +9,8 @@ from django.db import connection
 from django.http import HttpResponse
 from django.utils import timezone
 
-from integrations.api import idempotency
 from integrations.models import IdempotentAnswer, Message, Role, Service, Source, Status, Token
+from integrations.models.idempotency import IdempotentAnswerQuerySet
 from integrations.registration.registry import register
 from integrations.schemas.service import ServiceIn
 from tests.api.calling import Api, is_problem
@@ -84,7 +84,7 @@ def test_a_fault_while_storing_leaves_no_message(
         raise RuntimeError
 
     with monkeypatch.context() as patched:
-        patched.setattr(idempotency, "_store", broken)
+        patched.setattr(IdempotentAnswerQuerySet, "store", broken)
         is_problem(operator.post("/messages", SENT, Idempotency_Key="k1"), 500)
     assert not Message.objects.exists()
     assert operator.post("/messages", SENT, Idempotency_Key="k1").status_code == 202

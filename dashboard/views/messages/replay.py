@@ -10,9 +10,9 @@ from django.shortcuts import render
 from django.views.decorators.http import require_http_methods
 
 from dashboard.access import actor, operator
+from dashboard.form_submission import fresh_key, submit_once
 from dashboard.forms.replay import ReplayForm, editable_body
 from dashboard.forms.request import endpoints_of
-from dashboard.once import fresh_key, once
 from dashboard.presenters.lines import as_lines
 from dashboard.presenters.replay_changes import edited_parts
 from dashboard.responses import see_other
@@ -34,7 +34,7 @@ def replay(request: HttpRequest, public_id: str) -> HttpResponse:
     message = message_or_404(public_id)
     if request.method == "GET":
         return _replay_form(request, message, ReplayForm(initial=_as_it_was(message)))
-    return once(request, lambda: _replay(request, message))
+    return submit_once(request, lambda: _replay(request, message))
 
 
 def _replay(request: HttpRequest, message: Message) -> HttpResponse:

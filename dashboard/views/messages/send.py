@@ -9,9 +9,9 @@ from django.shortcuts import render
 from django.views.decorators.http import require_http_methods
 
 from dashboard.access import actor, operator
+from dashboard.form_submission import fresh_key, submit_once
 from dashboard.forms.prefill import starting_point
 from dashboard.forms.request import SendForm
-from dashboard.once import fresh_key, once
 from dashboard.responses import see_other
 from integrations.models import (
     AuditEntry,
@@ -23,7 +23,7 @@ from integrations.models import (
 @require_http_methods(["GET", "POST"])
 def new(request: HttpRequest) -> HttpResponse:
     if request.method == "POST":
-        return once(request, lambda: _send(request))
+        return submit_once(request, lambda: _send(request))
     return _send_form(request, SendForm(initial=starting_point(request.GET)))
 
 

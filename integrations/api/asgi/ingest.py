@@ -33,9 +33,9 @@ from integrations.api.asgi.routes import (
     with_connection_check,
 )
 from integrations.api.auth import BODY_LIMIT, operator
-from integrations.api.idempotency import Answers
 from integrations.api.json_io import body_as
 from integrations.api.messages import queue
+from integrations.idempotency import Answers
 from integrations.schemas.message import MessageIn
 
 GROUP = 250  # requests in a transaction: some 30 ms on SQLite, where nobody else writes meanwhile
