@@ -1,6 +1,6 @@
 """Decide how many calls a service may have now: breaker, concurrency, rate and retry budget.
 
-Every decision is made under the lock of the service's runtime row, so all processes agree on it.
+Each decision is made under the lock of the service's runtime row, so all processes agree on it.
 """
 
 from __future__ import annotations
@@ -10,34 +10,29 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from integrations.delivery.target import Target, target_for
-from integrations.models import (
-    Event,
-    Priority,
-    Runtime,
-    queue,
-)
+from integrations.models import Event, Priority, Runtime, queue
 from integrations.models.runtime import as_recent
 from integrations.policies import breaker, limits
 
 SLOT_HORIZON = timedelta(milliseconds=250)  # how far ahead send slots of a rate are claimed
-SLOT_LEAD = timedelta(milliseconds=20)  # from the claim to its first slot: what a claim takes until it can be sent
+SLOT_LEAD = timedelta(milliseconds=20)  # from the claim to its first slot: a claim takes this long until it is sent
 
 
 @dataclass(slots=True)
 class Admission:
-    """What one service gets in this claim."""
+    """The calls that one service may have in this claim, and the messages chosen for them."""
 
     runtime: Runtime
     target: Target
-    permits: int
-    retries: int  # how many of them the retry budget leaves for retries
+    permits: int  # calls that may start now
+    retries: int  # of them, calls that the retry budget allows for retries
     is_probing: bool
     candidates: list[int] = field(default_factory=list)
-    decided: bool = False  # whether the runtime row has something new to write
+    decided: bool = False  # whether the runtime row has changed and must be saved
     retries_chosen: int = 0
 
     def wanted(self, priority: Priority, capacity: int) -> int:
-        """How many more messages of this priority there is room for."""
+        """How many more messages of this priority may be chosen."""
         room = min(self.permits, capacity) - len(self.candidates)
         if priority == Priority.RETRY and not self.is_probing:
             return min(room, self.retries - self.retries_chosen)
@@ -45,8 +40,10 @@ class Admission:
 
 
 def with_load(runtimes: Iterable[Runtime], now: datetime) -> list[tuple[Runtime, Target]]:
-    """The locked rows, each with its calls and probes in flight: counted from claims, and from process calls' leases,
-    so that a crash leaks no permit."""
+    """Count the calls and probes in flight of locked rows, and leave out the rows whose registration is unreadable.
+
+    Both are counted from claims and from the leases of direct calls, so that a crash leaks no permit.
+    """
     found = [(runtime, target_for(runtime)) for runtime in runtimes]
     usable = [(runtime, target) for runtime, target in found if target is not None]
     load = queue.load([runtime.pk for runtime, _ in usable]) if usable else {}
@@ -58,7 +55,7 @@ def with_load(runtimes: Iterable[Runtime], now: datetime) -> list[tuple[Runtime,
 
 
 def admit(runtime: Runtime, target: Target, now: datetime) -> Admission:
-    """How many calls the service may have now."""
+    """Decide how many calls a service may have now, and turn its breaker if its time has come."""
     before = runtime.breaker
     state, changes = breaker.tick(before, target.breaker, now)
     if state is not before:
@@ -85,6 +82,10 @@ def admit(runtime: Runtime, target: Target, now: datetime) -> Admission:
 def send_slots(
     target: Target, runtime: Runtime, now: datetime, wanted: int
 ) -> tuple[tuple[datetime, ...], datetime | None]:
-    """Send slots. The first ones of a quick rate would have passed before the claim is written, and go in a clump."""
+    """Return up to ``wanted`` send times under the service's rate, and the next free one.
+
+    With an interval below SLOT_LEAD the first slots would pass before the claim is committed, and their calls would
+    go out in a burst, so those start later.
+    """
     lead = SLOT_LEAD if target.limits.rate and target.limits.interval < SLOT_LEAD else timedelta(0)
     return limits.slots(target.limits, runtime.next_slot, now + lead, wanted, SLOT_HORIZON)

@@ -1,7 +1,6 @@
-"""Group failed calls by their cause, while results are settled.
+"""Group failed calls by their cause while results are settled.
 
-``record`` is called for failed calls only: a success pays nothing. A group that cannot be written never costs a
-delivery its result.
+A success costs nothing here, and an error while grouping never costs a delivery its result.
 """
 
 from __future__ import annotations
@@ -22,18 +21,18 @@ from integrations.models.failure import KEPT, Seen, add_hours
 from integrations.policies.fingerprint import FailureDetails, Fingerprint, fingerprint, remainder
 
 log = logging.getLogger("switchboard.failures")
-KINDS = 200  # groups of one service and endpoint that are not resolved; what is one too many is not kept apart
+MAX_GROUPS = 200  # unresolved groups of one service and endpoint; further causes share one remainder group
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
-    """One failed call. ``formerly`` is the group that its message belonged to before."""
+class FailedCall:
+    """One failed call, and the group that its message belonged to before."""
 
     attempt: Mapping[str, Any]  # the columns of its attempt, without secrets
-    formerly: int | None = None
+    previous_group: int | None = None
 
     @property
-    def facts(self) -> FailureDetails:
+    def details(self) -> FailureDetails:
         attempt = self.attempt
         return FailureDetails(
             service_id=attempt["service_id"],
@@ -46,89 +45,97 @@ class Failed:
         )
 
 
-def record(attempts: Sequence[Mapping[str, Any]], formerly: Sequence[int | None], now: datetime) -> dict[int, int]:
-    """Adds failed calls to their groups; answers the groups by the calls' ids. ``formerly`` are the groups of the
-    attempts' messages so far. Call it in the transaction that writes the attempts."""
+def record(
+    attempts: Sequence[Mapping[str, Any]], previous_groups: Sequence[int | None], now: datetime
+) -> dict[int, int]:
+    """Add the failed calls among ``attempts`` to their groups, and return the group of each by attempt id.
+
+    ``previous_groups`` has for each attempt the group of its message so far. Call it in the transaction that writes
+    the attempts.
+    """
     failed = [
-        Failed(attempt, group)
-        for attempt, group in zip(attempts, formerly, strict=True)
+        FailedCall(attempt, group)
+        for attempt, group in zip(attempts, previous_groups, strict=True)
         if attempt["outcome"] == Result.FAILED
     ]
     if not failed:
         return {}
     try:
-        with transaction.atomic():  # a savepoint: what goes wrong in here undoes nothing of the results
+        with transaction.atomic():  # a savepoint: an error in here rolls back none of the results
             return _record(failed, now)
     except Exception:
         log.exception(line("ungrouped", calls=len(failed)))
         return {}
 
 
-def _record(failed: Sequence[Failed], now: datetime) -> dict[int, int]:
-    groups: dict[str, tuple[Fingerprint, list[Failed]]] = {}
-    prints = _fingerprints(failed)
-    known = Failure.objects.ids_by_key(sorted({made.key for made in prints}))
-    for made, one in zip(_bounded(prints, failed, known), failed, strict=True):
-        groups.setdefault(made.key, (made, []))[1].append(one)
-    # A group that is not known has no messages yet: whoever makes it meanwhile holds claims of other messages.
+def _record(failed: Sequence[FailedCall], now: datetime) -> dict[int, int]:
+    groups: dict[str, tuple[Fingerprint, list[FailedCall]]] = {}
+    causes = _fingerprints(failed)
+    known = Failure.objects.ids_by_key(sorted({cause.key for cause in causes}))
+    for cause, call in zip(_bounded(causes, failed, known), failed, strict=True):
+        groups.setdefault(cause.key, (cause, []))[1].append(call)
+    # An unknown group has no messages yet: if another lane creates it now, it does so for other messages.
     known |= Failure.objects.ids_by_key(sorted(groups.keys() - known.keys())) if groups.keys() - known.keys() else {}
-    written = Failure.objects.add([_seen(made, those, known.get(key)) for key, (made, those) in groups.items()], now)
+    written = Failure.objects.add([_seen(cause, calls, known.get(key)) for key, (cause, calls) in groups.items()], now)
     add_hours({group.pk: len(groups[group.key][1]) for group in written}, now)
     for group in written:
         if group.is_news:
             type_ = "failure.regressed" if group.state == FailureState.REGRESSED else "failure.opened"
             facts = {"title": group.title}
             Event.objects.create(type=type_, at=now, service_id=group.service_id, subject=group.public_id, facts=facts)
-    return {one.attempt["id"]: group.pk for group in written for one in groups[group.key][1]}
+    return {call.attempt["id"]: group.pk for group in written for call in groups[group.key][1]}
 
 
-def _fingerprints(failed: Sequence[Failed]) -> list[Fingerprint]:
-    """Of each call; a service that is down answers the same to all of them, which is looked at once."""
-    made: dict[FailureDetails, Fingerprint] = {}
-    for facts in (asked := [one.facts for one in failed]):
-        if facts not in made:
-            made[facts] = fingerprint(facts)
-    return [made[facts] for facts in asked]
+def _fingerprints(failed: Sequence[FailedCall]) -> list[Fingerprint]:
+    """Compute the fingerprint of each call, once for equal ones: a service that is down fails all calls alike."""
+    causes: dict[FailureDetails, Fingerprint] = {}
+    for details in (of_calls := [call.details for call in failed]):
+        if details not in causes:
+            causes[details] = fingerprint(details)
+    return [causes[details] for details in of_calls]
 
 
 def _bounded(
-    prints: Sequence[Fingerprint], failed: Sequence[Failed], known: Mapping[str, int]
+    causes: Sequence[Fingerprint], failed: Sequence[FailedCall], known: Mapping[str, int]
 ) -> Iterator[Fingerprint]:
-    """The fingerprints, but for kinds that are too many for their service and endpoint: an upstream that answers
-    random text must not fill the list of groups."""
-    new = {made.key for made in prints} - known.keys()
-    places = [(one.attempt["service_id"], one.attempt["endpoint_id"]) for one in failed]
-    taken: Counter[tuple[int, int | None]] = Counter()
+    """Replace the fingerprints of new groups beyond MAX_GROUPS of a service and endpoint by their remainder group.
+
+    A receiver that responds with random text must not fill the list of groups.
+    """
+    new = {cause.key for cause in causes} - known.keys()
+    sources = [(call.attempt["service_id"], call.attempt["endpoint_id"]) for call in failed]
+    groups: Counter[tuple[int, int | None]] = Counter()
     if new:
-        services = {place[0] for place, made in zip(places, prints, strict=True) if made.key in new}
-        taken.update(Failure.objects.kinds(services))
+        services = {source[0] for source, cause in zip(sources, causes, strict=True) if cause.key in new}
+        groups.update(Failure.objects.kinds(services))
     admitted: set[str] = set()
-    for made, one, place in zip(prints, failed, places, strict=True):
-        if made.key in new and made.key not in admitted:
-            if taken[place] >= KINDS:
-                yield remainder(one.facts)
+    for cause, call, source in zip(causes, failed, sources, strict=True):
+        if cause.key in new and cause.key not in admitted:
+            if groups[source] >= MAX_GROUPS:
+                yield remainder(call.details)
                 continue
-            taken[place] += 1
-            admitted.add(made.key)
-        yield made
+            groups[source] += 1
+            admitted.add(cause.key)
+        yield cause
 
 
-def _seen(made: Fingerprint, failed: Sequence[Failed], group: int | None) -> Seen:
-    attempts = [one.attempt for one in failed]
+def _seen(cause: Fingerprint, failed: Sequence[FailedCall], group: int | None) -> Seen:
+    attempts = [call.attempt for call in failed]
     starts = [attempt["started_at"] for attempt in attempts]
     messages = [attempt["message_id"] for attempt in attempts if attempt["message_id"] is not None]
     return Seen(
-        key=made.key,
+        key=cause.key,
         service_id=attempts[0]["service_id"],
         endpoint_id=attempts[0]["endpoint_id"],
-        version=made.version,
+        version=cause.version,
         fault=str(attempts[0]["fault"]),
         status_code=attempts[0]["status_code"],
-        title=made.title,
-        because=json.dumps(made.because),
+        title=cause.title,
+        because=json.dumps(cause.because),
         count=len(attempts),
         messages=sum(
-            one.attempt["message_id"] is not None and (group is None or one.formerly != group) for one in failed
+            call.attempt["message_id"] is not None and (group is None or call.previous_group != group)
+            for call in failed
         ),
         first_seen=min(starts),
         last_seen=max(starts),
@@ -138,5 +145,5 @@ def _seen(made: Fingerprint, failed: Sequence[Failed], group: int | None) -> See
 
 
 def prune(now: datetime) -> int:
-    """Takes away the counts by hour that nobody shows any more; answers how many."""
+    """Delete hourly counts that no page shows any more. Returns how many."""
     return FailureHour.objects.filter(hour__lt=now - KEPT).delete()[0]

@@ -6,13 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from integrations.delivery.target import Target
-from integrations.models import (
-    AuditEntry,
-    Event,
-    Message,
-    Runtime,
-    Service,
-)
+from integrations.models import AuditEntry, Event, Message, Runtime, Service
 from integrations.policies import breaker
 from integrations.policies.verdict import Verdict
 
@@ -20,7 +14,10 @@ from integrations.policies.verdict import Verdict
 def feed_back(
     runtime: Runtime, target: Target, samples: list[breaker.Sample], verdicts: Sequence[Verdict], now: datetime
 ) -> None:
-    """Folds calls into a locked row, and into the service where they mean more; the caller saves the row."""
+    """Apply the results of calls to a locked runtime row, and pause the service after a 410 if it is set to pause.
+
+    The caller saves the row.
+    """
     before = runtime.breaker
     backlog = before.state == "half_open" and Message.objects.due(now).filter(service_id=runtime.pk).is_any()
     state, changes = breaker.apply_results(
@@ -33,8 +30,8 @@ def feed_back(
     if waits:
         until = now + timedelta(seconds=max(waits))
         runtime.throttled_until = max(until, runtime.throttled_until or until)
-    gone = any(verdict.action == "pause" for verdict in verdicts)
-    # An operator's own pause stands, with its reason and its end.
-    if gone and not (service := Service.objects.get(pk=runtime.pk)).is_paused and service.pause("answered 410 Gone"):
+    is_gone = any(verdict.action == "pause" for verdict in verdicts)
+    # A pause by an operator stays, with its reason and its end.
+    if is_gone and not (service := Service.objects.get(pk=runtime.pk)).is_paused and service.pause("answered 410 Gone"):
         Event.objects.create(type="service.paused", at=now, service=service, facts={"reason": "answered 410 Gone"})
         AuditEntry.objects.record("switchboard", "service.paused", service.name, reason="answered 410 Gone")

@@ -1,4 +1,4 @@
-"""OAuth 2 client credentials (RFC 6749 §4.4): a bearer token, fetched through the same client and gate as any call."""
+"""OAuth 2 client credentials (RFC 6749 §4.4): fetch bearer tokens with the client and checks that every call uses."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from integrations.models import Service
 from integrations.outbound.client import Call, Client
 from integrations.outbound.outcome import Fault, Outcome
 
-REFRESH_BEFORE = 30.0  # seconds before its end that a token is not used any more
-LIFETIME = 300.0  # seconds for a token that does not say how long it lives
-ANSWER_CAP = 64 * 1024
+REFRESH_BEFORE = 30.0  # seconds before a token expires that a new one is fetched
+LIFETIME = 300.0  # seconds that a token without expires_in is used
+RESPONSE_CAP = 64 * 1024  # bytes read from the token URL
+LONGEST_USE = 86_400.0  # seconds that any token is used
 
 
 @dataclass(frozen=True, slots=True)
 class _Token:
-    made_for: tuple[str, ...]  # the settings it was fetched with: a changed secret asks for a new one
+    settings: tuple[str, ...]  # it was fetched with these; a changed secret needs a new token
     value: str
     usable_until: float  # time.monotonic()
 
 
-# Kept in the process alone: a token is cheap to fetch again and dear to leave lying about.
+# In memory only: a token is cheap to fetch again, and a stored one could leak.
 _tokens: dict[int, _Token] = {}
 
 
 async def authorized(client: Client, service: Service, call: Call) -> Call | Outcome:
-    """The call with its bearer token where the service uses OAuth 2; an Outcome where no token could be had."""
+    """Add the bearer token if the service uses OAuth 2. Returns the failed outcome if no token could be fetched."""
     if service.auth.get("type") != "oauth2":
         return call
-    token = _kept(service)
+    token = _usable_token(service)
     if token is None:
         fetched = await _fetch(client, service, call)
         if isinstance(fetched, Outcome):
@@ -43,14 +44,14 @@ async def authorized(client: Client, service: Service, call: Call) -> Call | Out
 
 
 def forget(service: Service) -> None:
-    """After a 401 the token is worth nothing; the next call fetches another."""
+    """Drop the token, after a 401: the next call fetches a new one."""
     _tokens.pop(service.pk, None)
 
 
-def _kept(service: Service) -> _Token | None:
+def _usable_token(service: Service) -> _Token | None:
     token = _tokens.get(service.pk)
-    stands = token and token.made_for == _settings(service) and token.usable_until > time.monotonic()
-    return token if stands else None
+    is_usable = token and token.settings == _settings(service) and token.usable_until > time.monotonic()
+    return token if is_usable else None
 
 
 def _settings(service: Service) -> tuple[str, ...]:
@@ -74,19 +75,19 @@ async def _fetch(client: Client, service: Service, call: Call) -> _Token | Outco
             body=urlencode(form).encode(),
             connect_timeout=call.connect_timeout,
             total_timeout=call.total_timeout,
-            keep=ANSWER_CAP,
+            keep=RESPONSE_CAP,
             allowed=call.allowed,
         )
     )
     if not outcome.succeeded:
         return replace(outcome, body=b"", headers=(), detail=f"no token from the token URL: {outcome.detail}")
-    return _read(service, outcome)
+    return _read_token(service, outcome)
 
 
-def _read(service: Service, outcome: Outcome) -> _Token | Outcome:
+def _read_token(service: Service, outcome: Outcome) -> _Token | Outcome:
     try:
-        answer = json.loads(outcome.body)
-        value, lifetime = answer["access_token"], float(answer.get("expires_in") or LIFETIME)
+        response = json.loads(outcome.body)
+        value, lifetime = response["access_token"], float(response.get("expires_in") or LIFETIME)
         if not isinstance(value, str) or not value.isascii() or not value.isprintable() or not lifetime > 0:
             raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
@@ -95,5 +96,5 @@ def _read(service: Service, outcome: Outcome) -> _Token | Outcome:
             detail="no token from the token URL: its answer holds no access_token",
             timings=outcome.timings,
         )
-    usable = min(max(lifetime - REFRESH_BEFORE, lifetime / 2), 86_400.0)
-    return _Token(_settings(service), value, time.monotonic() + usable)
+    usable_for = min(max(lifetime - REFRESH_BEFORE, lifetime / 2), LONGEST_USE)
+    return _Token(_settings(service), value, time.monotonic() + usable_for)

@@ -1,7 +1,4 @@
-"""Write the results of calls in one transaction: attempts, messages, breaker and counters.
-
-Lock order: messages that are being delivered, then runtime rows by service id, then messages that are pending.
-"""
+"""Write the results of calls in one transaction: attempts, messages, breaker and counters."""
 
 from __future__ import annotations
 
@@ -41,11 +38,11 @@ from integrations.policies.retry import DeadReason, next_attempt
 from integrations.policies.verdict import Verdict, judge
 
 random = Random()  # noqa: S311 - jitter is no secret
-os.register_at_fork(after_in_child=random.seed)  # so that forked lanes do not draw the same
+os.register_at_fork(after_in_child=random.seed)  # forked lanes must not draw the same jitter
 
 
 def settle(results: Sequence[CallResult]) -> None:
-    """Writes what came of the calls in one transaction. A result whose claim was lost becomes history, no more."""
+    """Write a batch of results in one transaction. A late result, whose claim was lost, only completes the history."""
     with transaction.atomic():
         now, fences = queue.fence([result.claim.message.pk for result in results])
         current, late = _fenced(results, fences)
@@ -59,25 +56,25 @@ def settle(results: Sequence[CallResult]) -> None:
                 for decision, attempt in zip(decisions, attempts, strict=True)
             ]
         )
-        # Locked late and so held briefly: other lanes claim for these services meanwhile.
+        # Locked late, so held briefly: other lanes need these rows to claim.
         _write_runtimes(decisions, attempts, now)
         Message.objects.promote(
             (decision.message.service_id, decision.message.ordering_key) for decision in decisions if decision.ends
         )
         for result in late:
-            _fill_in(result)
+            _complete_lost(result)
         tally.add(_counts(decisions), now)
-    write(log, [_line(decision) for decision in decisions])
+    write(log, [_log_line(decision) for decision in decisions])
 
 
 def settle_bare(result: CallResult) -> None:
-    """Settles a result that the database would not take, without what the other side put into it."""
+    """Settle a result that the database rejected, without the headers, body and detail of the response."""
     outcome = replace(result.outcome, headers=(), body=b"", truncated=True, detail="the answer could not be recorded")
     settle([replace(result, outcome=outcome)])
 
 
 def _fenced(results: Sequence[CallResult], fences: dict[int, queue.Fence]) -> tuple[list[CallResult], list[CallResult]]:
-    """The results whose claim still stands, and the late ones."""
+    """Split results into those whose claim is still current and late ones."""
     current: list[CallResult] = []
     late: list[CallResult] = []
     for result in results:
@@ -90,7 +87,7 @@ def _fenced(results: Sequence[CallResult], fences: dict[int, queue.Fence]) -> tu
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What is to become of a message after its call."""
+    """The next state of a message after its call."""
 
     result: CallResult
     verdict: Verdict
@@ -118,7 +115,7 @@ def _decide(result: CallResult, now: datetime) -> Decision:
         if message.attempts + 1 >= retry.attempts_allowed:
             return Decision(result, verdict, Status.DEAD, dead_reason=DeadReason.GONE)
         return Decision(result, verdict, Status.PENDING, due_at=now)
-    following = next_attempt(
+    next_due = next_attempt(
         retry,
         attempts=message.attempts + 1,
         first_due=message.first_due,
@@ -127,13 +124,13 @@ def _decide(result: CallResult, now: datetime) -> Decision:
         retry_after=verdict.retry_after,
         random=random,
     )
-    if isinstance(following, DeadReason):
-        return Decision(result, verdict, Status.DEAD, dead_reason=following)
-    return Decision(result, verdict, Status.PENDING, due_at=following)
+    if isinstance(next_due, DeadReason):
+        return Decision(result, verdict, Status.DEAD, dead_reason=next_due)
+    return Decision(result, verdict, Status.PENDING, due_at=next_due)
 
 
 def _attempt(decision: Decision, key: int) -> dict[str, Any]:
-    """The attempt's row."""
+    """The columns of the attempt."""
     result = decision.result
     claimed, outcome = result.claim, result.outcome
     return {
@@ -155,7 +152,7 @@ def _attempt(decision: Decision, key: int) -> dict[str, Any]:
 
 
 def _settled(decision: Decision, now: datetime, failure_id: int | None) -> Settled:
-    """What becomes of the message's row."""
+    """The new values of the message's row."""
     message, outcome = decision.message, decision.result.outcome
     is_pending = decision.status == Status.PENDING
     again = Priority.BULK if message.priority == Priority.BULK else Priority.RETRY
@@ -174,7 +171,7 @@ def _settled(decision: Decision, now: datetime, failure_id: int | None) -> Settl
 
 
 def _write_runtimes(decisions: Sequence[Decision], attempts: Sequence[dict[str, Any]], now: datetime) -> None:
-    """Folds the results into each service's breaker and pace."""
+    """Feed the results back into each service's breaker and throttle."""
     by_service: dict[int, list[tuple[Decision, dict[str, Any]]]] = defaultdict(list)
     for decision, attempt in zip(decisions, attempts, strict=True):
         by_service[decision.message.service_id].append((decision, attempt))
@@ -206,27 +203,27 @@ def _sample(
 def _counts(decisions: Sequence[Decision]) -> dict[int, tally.Counts]:
     counts: dict[int, tally.Counts] = defaultdict(tally.Counts)
     for decision in decisions:
-        counted = counts[decision.message.service_id]
-        counted.calls += 1
-        counted.failures += not decision.result.outcome.succeeded
-        counted.retries += decision.result.claim.trigger == Trigger.RETRY
-        counted.delivered += decision.status == Status.DELIVERED
-        counted.dead += decision.status == Status.DEAD
-        counted.took(decision.result.outcome.duration)
+        totals = counts[decision.message.service_id]
+        totals.calls += 1
+        totals.failures += not decision.result.outcome.succeeded
+        totals.retries += decision.result.claim.trigger == Trigger.RETRY
+        totals.delivered += decision.status == Status.DELIVERED
+        totals.dead += decision.status == Status.DEAD
+        totals.took(decision.result.outcome.duration)
     return counts
 
 
-def _fill_in(result: CallResult) -> None:
-    """A late result completes the history of its lost call; the message goes its own way."""
-    facts = attempt_columns(result.call, result.outcome, result.claim.target.secret_values)
-    facts["detail"] = f"the answer came after the claim was lost: {facts['detail']}"[:500]
+def _complete_lost(result: CallResult) -> None:
+    """Complete the lost attempt of a late result. The message is not touched: another claim may hold it."""
+    columns = attempt_columns(result.call, result.outcome, result.claim.target.secret_values)
+    columns["detail"] = f"the answer came after the claim was lost: {columns['detail']}"[:500]
     Attempt.objects.filter(message_id=result.claim.message.pk, number=result.claim.number, outcome=Result.LOST).update(
-        **facts
+        **columns
     )
     log.warning(line("late", message=result.claim.message.public_id, attempt=result.claim.number))
 
 
-def _line(decision: Decision) -> str:
+def _log_line(decision: Decision) -> str:
     claimed, outcome = decision.result.claim, decision.result.outcome
     return line(
         "attempt",

@@ -1,4 +1,4 @@
-"""Why a message is not moving, in one sentence, evaluated when somebody looks."""
+"""Explain in one sentence what a message waits for. Computed on request, stored nowhere."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from integrations.policies.limits import budget_left
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """``kind`` is one of the public words; ``why`` one sentence; ``until`` the earliest time it can change."""
+    """The reason why a message waits."""
 
-    kind: str
-    why: str
-    until: datetime | None = None
+    kind: str  # one of the words in docs/contract.md
+    why: str  # one sentence
+    until: datetime | None = None  # the earliest time at which it can change
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is counted for all messages of a service alike, so that a list counts once for each service."""
+    """Counts that all messages of a service share, so that a list counts once for each service."""
 
-    in_flight: int = 0  # messages being sent; the runtime row knows of process calls
-    probes: int = 0  # of them, for the breaker's present generation
+    in_flight: int = 0  # messages being sent; direct calls are in the runtime row
+    probes: int = 0  # of them, probes for the breaker's current generation
     has_workers: bool = True
 
     @classmethod
@@ -39,7 +39,10 @@ class Load:
 
 
 def waiting_for(message: Message, now: datetime, load: Load | None = None) -> Waiting | None:
-    """What holds this message back; None when it is finished. Reads the service's runtime and, not given, its load."""
+    """Return the reason why a message waits, or None if it is finished.
+
+    Reads the service's runtime row, and its load unless ``load`` is given.
+    """
     if message.is_finished:
         return None
     service = message.service
@@ -53,7 +56,7 @@ def waiting_for(message: Message, now: datetime, load: Load | None = None) -> Wa
 
 def _own_reason(message: Message, now: datetime) -> Waiting | None:
     if message.held:
-        return Waiting("held", "It was left back when the service was resumed; retry it now or cancel it.")
+        return Waiting("held", "It was held when the service was resumed. Retry it now or cancel it.")
     if message.service.status == ServiceStatus.PAUSED:
         reason = f": {message.service.paused_reason}" if message.service.paused_reason else ""
         return Waiting("paused", f"{message.service.name} is paused{reason}.", message.service.paused_until)
@@ -61,8 +64,8 @@ def _own_reason(message: Message, now: datetime) -> Waiting | None:
         return Waiting("ordering", f"An earlier message with the key “{message.ordering_key}” is not finished.")
     if message.due_at and message.due_at > now:
         if message.retry_at:
-            return Waiting("retry", "The last call failed; it is tried again then.", message.due_at)
-        return Waiting("schedule", "It is to be delivered at that time.", message.due_at)
+            return Waiting("retry", "The last call failed. It is retried at that time.", message.due_at)
+        return Waiting("schedule", "It is scheduled for that time.", message.due_at)
     return None
 
 
@@ -76,19 +79,19 @@ def _service_reason(message: Message, service: Service, runtime: Runtime, load: 
             return Waiting("breaker", f"The breaker of {service.name} is half-open and waits for its probe.")
         return Waiting("breaker", f"The breaker of {service.name} is open{why}.", state.retry_at or state.mode_until)
     if runtime.is_throttled(now):
-        why = f"{service.name} asked us to wait; who closes its breaker by hand has it called at once."
+        why = f"{service.name} asked us to wait. Closing the breaker manually resumes calls now."
         return Waiting("rate", why, runtime.throttled_until)
     if service.limits_policy.rate and runtime.next_slot and runtime.next_slot > now:
         return Waiting("rate", f"The rate limit of {service.name} is used up for the moment.", runtime.next_slot)
     if in_flight >= service.limits_policy.concurrency:
-        return Waiting("concurrency", f"All {in_flight} places of {service.name} are taken by calls under way.")
+        return Waiting("concurrency", f"{service.name} has {in_flight} calls in flight, its maximum.")
     left = budget_left(as_recent(runtime.recent), service.retry_policy.budget, now)
     if message.priority == Priority.RETRY and left <= 0:
-        return Waiting("budget", f"The retries of {service.name} have used their share of this minute's calls.")
+        return Waiting("budget", f"The retry budget of {service.name} is used up for this minute.")
     return None
 
 
 def _no_worker(load: Load) -> Waiting:
     if load.has_workers:
         return Waiting("worker", "It is due and waits for a free worker.")
-    return Waiting("worker", "No worker is running; start one with manage.py up.")
+    return Waiting("worker", "No worker is running. Start one with manage.py up.")

@@ -15,7 +15,7 @@ from django.db import transaction
 from django.db.models import F
 
 from integrations.delivery import failure_groups
-from integrations.delivery.claim import trigger_of
+from integrations.delivery.claim import trigger_for
 from integrations.delivery.target import target_for
 from integrations.history import event_stream, retention, rollups
 from integrations.logs import line
@@ -155,7 +155,7 @@ def _lost_attempt(message: Message, worker: Worker, now: datetime, detail: str) 
         service_id=message.service_id,
         endpoint_id=message.endpoint_id,
         number=message.calls + 1,
-        trigger=trigger_of(message.attempts, message.probe_generation is not None),
+        trigger=trigger_for(message.attempts, message.probe_generation is not None),
         worker_id=worker.pk,
         started_at=message.claimed_at or now,
         outcome=Result.LOST,

@@ -22,7 +22,7 @@ from typing import TypeVar
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, OperationalError, connection
 
-from integrations.delivery.claim import SLOT_LATENESS, Claim, claim, claim_suspect, give_back, give_back_unknown
+from integrations.delivery.claim import Claim, claim, claim_suspect, give_back, give_back_unknown
 from integrations.delivery.send import CallResult, send
 from integrations.delivery.settle import settle, settle_bare
 from integrations.logs import line
@@ -37,6 +37,7 @@ log = logging.getLogger("switchboard.pump")
 T = TypeVar("T")
 
 CAPACITY = 512  # calls in flight in one pump; each is a small task and a connection
+SLOT_LATENESS = 0.015  # seconds that a call may start after its send slot; later, the slot is given back
 MOST_OF_ONE = 7 / 8  # of the capacity for one service: one that hangs, or has a backlog, leaves room for the others
 CLAIM_AT_ONCE = 256  # so that one half is on its way while the other is settled
 GATHER = 0.002  # seconds that results gather before they are written together
@@ -277,7 +278,7 @@ class Pump:
         """Whether they are few and nothing waits for them: neither a place of their service nor their key."""
         if len(results) >= FEW:
             return False
-        awaited = {claimed.message.service_id for claimed, _ in self.in_flight.values() if claimed.is_awaited}
+        awaited = {claimed.message.service_id for claimed, _ in self.in_flight.values() if claimed.blocks_others}
         return all(result.outcome.succeeded and result.claim.message.service_id not in awaited for result in results)
 
     async def _give_back(self) -> None:
@@ -322,7 +323,7 @@ class Pump:
             task = asyncio.create_task(self._deliver(claimed))
             self.in_flight[claimed.message.pk] = (claimed, task)
         # A full answer may have more behind it; a part of one means that what is left has to wait for something.
-        awaited = any(claimed.is_awaited for claimed in claims)
+        awaited = any(claimed.blocks_others for claimed in claims)
         self._next_look = now if len(claims) == wanted else now + (LOOK_AGAIN if awaited else LOOK_EVERY)
         return bool(claims)
 

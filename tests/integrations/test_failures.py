@@ -134,7 +134,7 @@ def test_an_ignored_group_is_quiet_until_its_time(service: Service, send: Send, 
 
 
 def test_random_answers_do_not_fill_the_list(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(failure_groups, "KINDS", 3)
+    monkeypatch.setattr(failure_groups, "MAX_GROUPS", 3)
     words = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta"]
     for batch in (words[:4], words[4:], words[:1]):
         failure_groups.record(
