@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: help run demo setup test check format faults bench lock clean
+.PHONY: help run demo setup test check format faults bench lock vendor clean
 .DEFAULT_GOAL := help
 
 help:  ## List these targets
@@ -42,6 +42,7 @@ check: $(VENV)/.test  ## Check format, lint, types, imports, migrations, OpenAPI
 	$(VENV)/bin/lint-imports
 	$(PY) scripts/check_migrations.py
 	$(PY) scripts/check_documents.py
+	$(PY) scripts/vendor.py check
 	$(PY) manage.py makemigrations --check --dry-run
 	$(PY) manage.py openapi | diff docs/openapi.json - || { echo "Bring it up to date with: manage.py openapi > docs/openapi.json"; exit 1; }
 	SWITCHBOARD_DATA=$$(mktemp -d) SWITCHBOARD_SECRET_KEY=$$($(PY) -c 'import secrets; print(secrets.token_urlsafe(60))') \
@@ -63,6 +64,9 @@ bench: $(VENV)/.test  ## Measure against the queues that can be installed, then 
 lock:  ## Write requirements.txt and requirements-test.txt from pyproject.toml
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml -o requirements.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --extra test pyproject.toml -o requirements-test.txt
+
+vendor: $(VENV)/bin/python  ## Take the browser libraries in static/vendor again from npm
+	$(PY) scripts/vendor.py fetch
 
 clean:  ## Remove the virtual environment and the caches
 	rm -rf $(VENV) bench/.venv bench/node_modules .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
