@@ -1,98 +1,80 @@
-// Puts a panel's next version in place node by node, so that focus, selection, what is unfolded and what is typed stay.
+// Swaps in the next version of a panel with Idiomorph, which matches elements by id, and adds what Idiomorph does not
+// do: a list keeps its order while the operator uses it, and the state that the operator set in the page stays.
 import { $ } from "./dom.js";
 
-const OWN = new Set(["open", "data-sent", "aria-disabled"]); // attributes that the person here has set, not the server
-const ROWS = "tbody, ul.attention, [data-rows]"; // lists that must not move under somebody's pointer or focus
-const held = new Map(); // list → its next version, until nobody points into it
+const OWN = new Set(["open", "data-sent", "aria-disabled"]); // attributes that the browser sets, not the server
+const TYPED = new Set(["value", "checked"]);
+const LISTS = "tbody, ul.attention, ul.lines, [data-rows]"; // their rows have ids
+const held = new Map(); // list → its next version, until the operator leaves the list
 const notice = $("#held");
 
 htmx.defineExtension("morph", {
   isInlineSwap: (style) => style === "morph",
   handleSwap: (style, target, fragment) => {
     if (style !== "morph" || !fragment.firstElementChild) return false;
-    morph(target, fragment.firstElementChild);
+    Idiomorph.morph(target, fragment.firstElementChild, { callbacks });
     showHeld();
     return [target];
   },
 });
 
-const morph = (from, to) => {
-  if (from.isEqualNode(to)) return;
-  takeAttributes(from, to);
-  if (from.matches("dialog[open], textarea, select")) return; // it is being filled in
-  if (!from.matches(ROWS)) return morphChildren(from, to);
-  const [before, after] = [keysOf(from), keysOf(to)];
-  held.delete(from);
-  if (!isInUse(from) || before.every((key, place) => key === after[place])) return morphChildren(from, to);
-  held.set(from, to);
-  const next = new Map([...to.children].map((row) => [keyOf(row), row]));
-  for (const row of from.children) if (next.has(keyOf(row))) morph(row, next.get(keyOf(row)).cloneNode(true));
+const callbacks = {
+  beforeNodeMorphed: (node, next) => {
+    if (node.nodeType !== Node.ELEMENT_NODE) return true;
+    if (node.matches("dialog[open], textarea, select")) return false; // the operator may be filling it in
+    return !node.matches(LISTS) || mayMove(node, next);
+  },
+  beforeAttributeUpdated: (name, element) => {
+    const isField = element.matches("input:not([type=hidden])");
+    return !OWN.has(name) && !(isField && TYPED.has(name));
+  },
 };
-
-const morphChildren = (from, to) => {
-  const wanted = new Set(keysOf(to));
-  for (const child of [...from.children]) if (keyOf(child) && !wanted.has(keyOf(child))) child.remove();
-  const byKey = new Map([...from.children].filter(keyOf).map((child) => [keyOf(child), child]));
-  let at = from.firstChild;
-  const drop = () => { const gone = at; at = at.nextSibling; gone.remove(); };
-  for (const next of [...to.childNodes]) {
-    const key = keyOf(next);
-    if (byKey.has(key)) while (at && !keyOf(at)) drop(); // so that what stays is not moved: moving takes the focus away
-    const match = key ? byKey.get(key) : at && !keyOf(at) && at;
-    if (!match || match.nodeName !== next.nodeName) {
-      from.insertBefore(next, at);
-      continue;
-    }
-    if (match === at) at = at.nextSibling;
-    else from.insertBefore(match, at);
-    if (match.nodeType === Node.ELEMENT_NODE) morph(match, next);
-    else if (match.nodeValue !== next.nodeValue) match.nodeValue = next.nodeValue;
-  }
-  while (at) drop();
-};
-
-const takeAttributes = (from, to) => {
-  const isField = from.matches("input:not([type=hidden])");
-  const isOwn = (name) => OWN.has(name) || (isField && (name === "value" || name === "checked"));
-  for (const { name, value } of to.attributes) {
-    if (!isOwn(name) && from.getAttribute(name) !== value) from.setAttribute(name, value);
-  }
-  for (const { name } of [...from.attributes]) if (!isOwn(name) && !to.hasAttribute(name)) from.removeAttribute(name);
-};
-
-/** What tells a node from its siblings across versions: its id, or in a list the first address that it links to.
- *  Not `node.id`: of a form that is its field of that name. */
-const keyOf = (node) =>
-  node.getAttribute?.("id") || (/^(TR|LI)$/.test(node.nodeName) && $("a[href]", node)?.getAttribute("href")) || "";
-const keysOf = (list) => [...list.children].map(keyOf);
 
 // ---- lists that wait --------------------------------------------------------------------------------------------
+/** Whether a list may take its next version now. If not, hold that version and update only the rows that stay. */
+const mayMove = (list, next) => {
+  held.delete(list);
+  const [before, after] = [idsOf(list), idsOf(next)];
+  if (!isInUse(list) || before.every((id, place) => id === after[place])) return true; // rows at the end move nothing
+  held.set(list, next.cloneNode(true));
+  const rows = new Map([...next.children].map((row) => [row.getAttribute("id"), row]));
+  for (const row of list.children) {
+    const nextRow = rows.get(row.getAttribute("id"));
+    if (nextRow) Idiomorph.morph(row, nextRow, { callbacks });
+  }
+  return false;
+};
+
+/** Not `row.id`: in a form that is the field named "id". */
+const idsOf = (list) => [...list.children].map((row) => row.getAttribute("id"));
 const isInUse = (list) => list.matches(":hover") || list.contains(document.activeElement) || $("input:checked", list);
 
 const showHeld = () => {
-  const count = [...held].reduce((sum, [list, to]) => {
-    const before = new Set(keysOf(list));
-    return sum + keysOf(to).filter((key) => !before.has(key)).length;
-  }, 0);
+  let count = 0;
+  for (const [list, next] of held) {
+    const before = new Set(idsOf(list));
+    count += idsOf(next).filter((id) => !before.has(id)).length;
+  }
   const words = held.size === 0 ? "" : count ? `${count} new` : "Changed";
   if (notice.textContent !== words) notice.textContent = words;
   notice.hidden = held.size === 0;
 };
 
-/** Lets the lists move that nobody points into any more; all of them when somebody asks for it. */
+/** Move the held lists that the operator has left; all of them when the operator asks for it. */
 export const release = (all = false) => {
-  for (const [list, to] of held) {
+  for (const [list, next] of held) {
     if (!all && list.isConnected && isInUse(list)) continue;
     held.delete(list);
     const focused = list.contains(document.activeElement) && document.activeElement;
-    morphChildren(list, to);
+    Idiomorph.morph(list, [...next.childNodes], { callbacks, morphStyle: "innerHTML" });
     htmx.process(list);
     if (focused) (focused.isConnected ? focused : $("a[href]", list))?.focus({ preventScroll: true });
   }
   showHeld();
 };
 notice?.addEventListener("click", () => release(true));
-/** Whether somebody has text of this panel selected, which a new version would undo. */
+
+/** Whether the operator has selected text in this panel: a new version would undo the selection. */
 export const isSelected = (panel) => {
   const selection = document.getSelection();
   return Boolean(selection && !selection.isCollapsed && panel.contains(selection.anchorNode));

@@ -32,6 +32,7 @@ class FailedCall:
 class BreakerOpening:
     """One opening or reopening: its cause and the calls that brought it about."""
 
+    event: int  # primary key of the event: the row's id on a page
     at: datetime
     cause: str
     attempts: list[str]  # public ids
@@ -41,7 +42,7 @@ class BreakerOpening:
     def of(cls, event: Event) -> BreakerOpening:
         facts = event.facts
         why = cause(facts.get("cause", ""), facts.get("by", ""))
-        return cls(event.at, why, facts.get("attempts", []))
+        return cls(event.pk, event.at, why, facts.get("attempts", []))
 
     @property
     def more(self) -> int:

@@ -38,6 +38,7 @@ class TimelineEntry:
     at: datetime
     kind: str
     text: str = ""
+    key: str = ""  # unique within its kind, for the line's id on the page; a call has its number
     attempt: Attempt | None = None
     width: float = 0.0
     replay: str = ""  # public id of what an act has made
@@ -64,29 +65,31 @@ def timeline(
     acts = list(acts)
     found = [*_moments(message), *_calls(window.attempts)]
     if message.status == Status.CANCELLED and not any(act.action == "message.cancelled" for act in acts):
-        found.append(TimelineEntry(message.finished_at or message.created_at, "moment", "Cancelled"))
+        found.append(TimelineEntry(message.finished_at or message.created_at, "moment", "Cancelled", key="finished"))
     for act in acts:
         if words := ACTS.get(act.action):
             reason = f": {act.reason}" if act.reason else ""
             replay = str(act.after.get("replay", ""))
-            found.append(TimelineEntry(act.at, "act", f"{words} by {_name(act.actor)}{reason}", replay=replay))
-    found += [TimelineEntry(event.at, "service", f"{message.service.name}: {event_summary(event)}") for event in events]
+            found.append(
+                TimelineEntry(act.at, "act", f"{words} by {_name(act.actor)}{reason}", key=str(act.pk), replay=replay)
+            )
+    for event in events:
+        text = f"{message.service.name}: {event_summary(event)}"
+        found.append(TimelineEntry(event.at, "service", text, key=str(event.pk)))
     return sorted((entry for entry in found if window.holds(entry.at)), key=lambda entry: entry.at, reverse=True)
 
 
 def _moments(message: Message) -> list[TimelineEntry]:
-    found = [
-        TimelineEntry(message.created_at, "moment", "Accepted as a replay" if message.replay_of_id else "Accepted")
-    ]
+    accepted = "Accepted as a replay" if message.replay_of_id else "Accepted"
+    found = [TimelineEntry(message.created_at, "moment", accepted, key="accepted")]
     over = message.finished_at
     if message.deliver_at and message.deliver_at > message.created_at and not (over and over < message.deliver_at):
-        found.append(TimelineEntry(message.deliver_at, "moment", "From here on it may be delivered"))
+        found.append(TimelineEntry(message.deliver_at, "moment", "From here on it may be delivered", key="due"))
     if over and message.status == Status.DELIVERED:
-        found.append(TimelineEntry(over, "moment", "Delivered"))
+        found.append(TimelineEntry(over, "moment", "Delivered", key="finished"))
     elif over and message.status == Status.DEAD:
-        found.append(
-            TimelineEntry(over, "moment", f"Dead: {DEAD_REASONS.get(message.dead_reason, message.dead_reason)}")
-        )
+        reason = DEAD_REASONS.get(message.dead_reason, message.dead_reason)
+        found.append(TimelineEntry(over, "moment", f"Dead: {reason}", key="finished"))
     return found
 
 

@@ -60,7 +60,9 @@ class Complaints:
         page.on("crash", lambda _: self.heard.append("the page crashed"))
 
     def _hear(self, message: ConsoleMessage) -> None:
-        if message.type == "error" or "Content Security Policy" in message.text:
+        if message.type == "error" or any(
+            words in message.text for words in ("Content Security Policy", "duplicate ids")
+        ):
             self.heard.append(f"{message.type}: {message.text} ({message.location.get('url', '')})")
 
 

@@ -72,7 +72,7 @@ def _panel_context(name: str, time_range: TimeRange, *, with_secrets: bool = Fal
         "slowdowns": slowdowns_of(standing, count_waiting=True),
         "open_periods": open_periods,
         "opening": open_periods[0].last if open_periods and open_periods[0].is_under_way else None,
-        "events": [(event.at, event_summary(event), _place_of(event)) for event in events],
+        "events": [(event, event_summary(event), _place_of(event)) for event in events],
     }
 
 
