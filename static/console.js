@@ -1,15 +1,15 @@
-// What the console does beyond plain pages. Everything here is a convenience: without it, pages and forms still work.
+// What JavaScript adds to the console. Every page and form works without it.
 import { $, $$ } from "./dom.js";
 import "./live.js";
 import "./keys.js";
 
 document.documentElement.classList.add("js");
 
-// ---- the viewer's zone: the server renders absolute times in it -------------------------------------------------
+// ---- the viewer's time zone, in which the server renders absolute times -------------------------------------------
 const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
 if (zone) document.cookie = `switchboard_zone=${zone}; path=/; max-age=31536000; SameSite=Lax`;
 
-// ---- relative times tick (the same words as the `ago` filter) ---------------------------------------------------
+// ---- relative times (the same words as the `ago` filter) --------------------------------------------------------
 const units = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
 const words = (seconds) => {
   const distance = Math.abs(seconds);
@@ -39,7 +39,7 @@ const tick = () => {
 };
 setInterval(tick, 1000);
 
-// ---- forms: ask first, send once --------------------------------------------------------------------------------
+// ---- forms: confirm, and submit once ----------------------------------------------------------------------------
 const ask = $("#confirm");
 let asking = null;
 document.addEventListener("submit", (event) => {
@@ -51,12 +51,12 @@ document.addEventListener("submit", (event) => {
     event.stopImmediatePropagation();
     asking = { form, submitter };
     $("#confirm-text").textContent = question;
-    $("#confirm-yes").textContent = form.dataset.confirmLabel || submitter?.textContent.trim() || "Go on";
+    $("#confirm-yes").textContent = form.dataset.confirmLabel || submitter?.textContent.trim() || "Continue";
     ask.returnValue = "";
     ask.showModal();
     return;
   }
-  if (form.getAttribute("method")?.toLowerCase() !== "post" || event.defaultPrevented) return; // form.method may be a field
+  if (form.getAttribute("method")?.toLowerCase() !== "post" || event.defaultPrevented) return; // form.method may be a field named "method"
   if (form.dataset.sent === "yes") {
     event.preventDefault();
     return;
@@ -65,7 +65,7 @@ document.addEventListener("submit", (event) => {
   setTimeout(() => {
     for (const button of $$("button:not([type=button])", form)) button.setAttribute("aria-disabled", "true");
   });
-  setTimeout(() => release(form), 10000); // a download answers without leaving the page
+  setTimeout(() => release(form), 10000); // a download does not leave the page
 }, true);
 ask?.addEventListener("close", () => {
   const { form, submitter } = asking || {};
@@ -88,7 +88,7 @@ document.addEventListener("htmx:afterRequest", (event) => {
   if (event.detail.elt.matches?.("form[data-sent]")) release(event.detail.elt);
 });
 
-// ---- fields that only some choices need: data-shown-for="field=value other" -------------------------------------
+// ---- fields shown for some values of another field: data-shown-for="field=value other" ---------------------------
 const showFields = () => {
   for (const part of $$("[data-shown-for]")) {
     const [name, values] = part.dataset.shownFor.split("=");
@@ -107,7 +107,7 @@ document.addEventListener("htmx:afterSwap", () => {
   tick();
 });
 
-// ---- how many rows are ticked -----------------------------------------------------------------------------------
+// ---- the number of selected rows --------------------------------------------------------------------------------
 const showTicked = () => {
   for (const words of $$("[data-ticked]")) {
     const count = $$("tbody input:checked", words.closest("form")).length;
@@ -117,24 +117,24 @@ const showTicked = () => {
 showFields();
 showTicked();
 
-// ---- a link to something folded away unfolds it -------------------------------------------------------------------
-const unfold = () => {
+// ---- a link to a closed <details> opens it ----------------------------------------------------------------------
+const openTarget = () => {
   const target = location.hash.length > 1 && document.getElementById(location.hash.slice(1));
   if (!target || target.tagName !== "DETAILS" || target.open) return;
   target.open = true;
   target.scrollIntoView();
 };
-addEventListener("hashchange", unfold);
-unfold();
+addEventListener("hashchange", openTarget);
+openTarget();
 
-// ---- a link to the page of a form shows the form in a dialog ------------------------------------------------------
+// ---- a link with data-dialog shows the form of the linked page in a dialog --------------------------------------
 const sheet = $("#sheet");
 const showForm = async (address) => {
   try {
     const answer = await fetch(address);
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     const form = $("main form.stack", page);
-    if (!form || answer.redirected) throw new Error("there is no such form");
+    if (!form || answer.redirected) throw new Error("the page has no form");
     $("#sheet-title").textContent = $("h1", page).textContent;
     $("#sheet-form").replaceChildren(document.adoptNode(form));
     showFields();
@@ -170,7 +170,7 @@ document.addEventListener("click", async (event) => {
       target.textContent = "Copied";
     } catch {
       getSelection().selectAllChildren(source);
-      target.textContent = "Selected: press Ctrl C";
+      target.textContent = "Selected, press Ctrl+C";
     }
     setTimeout(() => { target.textContent = label; }, 2000);
   }

@@ -1,8 +1,8 @@
-// What every module of the console needs.
+// Helpers for every module of the console.
 export const $ = (selector, within = document) => within.querySelector(selector);
 export const $$ = (selector, within = document) => [...within.querySelectorAll(selector)];
-/** Reads what this browser keeps under a key, or keeps a value; nothing where storage is refused. */
-export const kept = (key, value) => {
+/** Read a value from local storage, or write one. Returns null where the browser refuses storage. */
+export const stored = (key, value) => {
   try {
     return value === undefined ? localStorage.getItem(key) : localStorage.setItem(key, value);
   } catch {

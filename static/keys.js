@@ -1,19 +1,19 @@
-// The keyboard: all of it can be switched off in the help, and none of it works while somebody types.
-import { $, $$, kept } from "./dom.js";
+// Keyboard shortcuts. The help dialog switches them off, and they do nothing while the operator types.
+import { $, $$, stored } from "./dom.js";
 
-const GO_WITHIN = 1500; // milliseconds between `g` and the letter of a page
+const GO_WITHIN = 1500; // ms between `g` and the letter of a page
 const help = $("#help");
 const box = $("#keys-on");
-const areOn = () => kept("switchboard-keys") !== "0";
+const areOn = () => stored("switchboard-keys") !== "0";
 let isGoing = false;
 
 if (box) {
   box.checked = areOn();
-  box.addEventListener("change", () => kept("switchboard-keys", box.checked ? "1" : "0"));
+  box.addEventListener("change", () => stored("switchboard-keys", box.checked ? "1" : "0"));
 }
 $("#help-button")?.addEventListener("click", () => help.showModal());
 
-/** The palette is fetched when it is first wanted; what is typed meanwhile stands in it already. */
+/** Open the palette before its script has loaded, so that no keystroke is lost; the script loads on first use. */
 const openPalette = async () => {
   const palette = $("#palette");
   $("input", palette).value = "";
@@ -34,10 +34,10 @@ const moveBy = (step) => {
 };
 const focusedRow = () => document.activeElement?.closest?.("table.rows tbody tr");
 
-/** Of what is ticked, of the row with the focus, or of the page's one message: never of a row that nobody chose. */
+/** The replay button of the selected rows, of the focused row, or of the page's only message; never of another row. */
 const replayButton = () => {
-  const [row, ofTicked] = [focusedRow(), $("form:has(tbody input:checked) [value=replay]")];
-  return ofTicked || (row ? $("[data-key=r]", row) : $$("[data-key=r]").find((button) => !button.closest("tr")));
+  const [row, ofSelected] = [focusedRow(), $("form:has(tbody input:checked) [value=replay]")];
+  return ofSelected || (row ? $("[data-key=r]", row) : $$("[data-key=r]").find((button) => !button.closest("tr")));
 };
 
 const actions = {

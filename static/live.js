@@ -1,34 +1,35 @@
-// Panels that keep themselves current: the event stream says what changed, and each panel fetches itself.
+// Live panels: the event stream says what changed, and each panel fetches its next version.
 //
-// One stream for each browser, because HTTP/1.1 gives it six connections: the visible tab that holds the lock reads it
-// and hands its signals to the others by BroadcastChannel. A slow poll heals what a signal did not reach. Where there
-// is no stream, or no lock (plain HTTP on a name other than localhost), panels poll at their own pace.
-import { $, $$, kept } from "./dom.js";
+// A browser opens one stream, because HTTP/1.1 allows it six connections to a host. The visible tab that holds the lock
+// reads the stream and passes its signals to the other tabs by BroadcastChannel. A slow poll makes up for a signal that
+// did not arrive. Without a stream, or without locks (plain HTTP on a name other than localhost), each panel polls at
+// its own interval.
+import { $, $$, stored } from "./dom.js";
 import { isSelected, release } from "./morph.js";
 
 // Milliseconds.
-const HEALS_EVERY = 30_000;
-const AT_MOST_EVERY = 1_000;
-const TOGETHER = 300; // signals that come within this are one
-const SILENT_FOR = 30_000; // a stream that says nothing for so long is dead: the server's beat is 12 s
-const BACK_WITHIN = 30_000;
-const CONNECTS_WITHIN = 4_000; // before the button says that there is no stream
+const SLOW_POLL = 30_000; // while the stream is up
+const MIN_GAP = 1_000; // between two requests of one panel
+const SPREAD = 300; // a panel waits up to this long, so that one request covers several signals
+const SILENCE = 30_000; // a stream without a byte for this long is dead: the server sends a heartbeat every 12 s
+const MAX_BACKOFF = 30_000; // between two attempts to connect
+const CONNECT_TIME = 4_000; // before the button says that there is no stream
 
 const button = $("#live");
 const pill = $("#disconnected");
 const favicon = $("#favicon");
 const began = performance.now();
 const timings = new Map(); // panel id → { due, asked, took, isAsking }
-let isPaused = kept("switchboard-paused") === "1";
+let isPaused = stored("switchboard-paused") === "1";
 let isStreaming = false;
 let isAnswered = true;
 
-const later = (delay) => performance.now() + delay * (0.85 + 0.3 * Math.random());
-const pace = (panel) => (isStreaming ? HEALS_EVERY : Number(panel.dataset.every) * 1000);
+const after = (delay) => performance.now() + delay * (0.85 + 0.3 * Math.random());
+const interval = (panel) => (isStreaming ? SLOW_POLL : Number(panel.dataset.every) * 1000);
 
-// ---- who asks when ----------------------------------------------------------------------------------------------
+// ---- when a panel asks ------------------------------------------------------------------------------------------
 const timing = (panel) => {
-  if (!timings.has(panel.id)) timings.set(panel.id, { due: later(pace(panel)), asked: began, took: 0, isAsking: false });
+  if (!timings.has(panel.id)) timings.set(panel.id, { due: after(interval(panel)), asked: began, took: 0, isAsking: false });
   return timings.get(panel.id);
 };
 
@@ -38,11 +39,11 @@ const turn = () => {
   release();
   for (const panel of $$("[data-live]")) {
     const at = timing(panel);
-    at.due = Math.min(at.due, performance.now() + pace(panel) * 1.2);
+    at.due = Math.min(at.due, performance.now() + interval(panel) * 1.2);
     if (at.isAsking || performance.now() < at.due || isSelected(panel)) continue;
     at.isAsking = true;
     at.asked = performance.now();
-    at.due = later(pace(panel));
+    at.due = after(interval(panel));
     htmx.trigger(panel, "refresh");
   }
 };
@@ -51,10 +52,10 @@ const hasChanged = (concerns, isCount = false) => {
   for (const panel of $$("[data-live]")) {
     if (!concerns(panel)) continue;
     const at = timing(panel);
-    // Counts come every second while anything is delivered: for them alone a panel keeps its own pace. And a slow
-    // answer is asked for less often, so that many tabs cannot wear a server out.
-    const gap = Math.max(isCount ? 1000 * panel.dataset.every : AT_MOST_EVERY, 10 * at.took);
-    at.due = Math.min(at.due, Math.max(performance.now() + TOGETHER * Math.random(), at.asked + gap));
+    // Counts change every second during deliveries, so for counts alone a panel keeps its own interval. After a slow
+    // response it waits longer, so that many tabs cannot overload the server.
+    const gap = Math.max(isCount ? 1000 * panel.dataset.every : MIN_GAP, 10 * at.took);
+    at.due = Math.min(at.due, Math.max(performance.now() + SPREAD * Math.random(), at.asked + gap));
   }
 };
 const everythingHasChanged = () => hasChanged(() => true);
@@ -62,7 +63,7 @@ const everythingHasChanged = () => hasChanged(() => true);
 document.addEventListener("htmx:beforeSwap", ({ detail }) => {
   const { pathname } = new URL(detail.xhr.responseURL || location.href, location.href);
   if (!pathname.startsWith("/login/")) return;
-  detail.shouldSwap = false; // signed out meanwhile: the login page is no fragment
+  detail.shouldSwap = false; // the session has ended: the login page is not a panel
   location.reload();
 });
 
@@ -81,14 +82,14 @@ document.addEventListener("htmx:afterRequest", ({ detail: { elt, xhr } }) => {
 
 // ---- the stream -------------------------------------------------------------------------------------------------
 const channel = "BroadcastChannel" in window ? new BroadcastChannel("switchboard-live") : null;
-let leading = null; // aborts when this tab reads the stream no longer
+let leading = null; // aborts when this tab stops reading the stream
 
-const tell = (message) => {
+const broadcast = (message) => {
   channel.postMessage(message);
-  hear(message);
+  receive(message);
 };
 
-const hear = (message) => {
+const receive = (message) => {
   if (message.isUp !== undefined) {
     isStreaming = message.isUp;
     document.documentElement.dataset.stream = isStreaming ? "up" : "down";
@@ -102,24 +103,24 @@ const hear = (message) => {
   }
 };
 
-const lead = async (signal) => {
-  for (let wait = 1000; !signal.aborted; wait = Math.min(2 * wait, BACK_WITHIN)) {
+const keepStream = async (signal) => {
+  for (let wait = 1000; !signal.aborted; wait = Math.min(2 * wait, MAX_BACKOFF)) {
     try {
-      await follow(signal, () => { wait = 1000; });
+      await readStream(signal, () => { wait = 1000; });
     } catch {
-      // refused, cut off or silent: panels poll until it is back
+      // refused, cut off or silent: panels poll until the stream is back
     }
     if (signal.aborted) return;
-    tell({ isUp: false });
+    broadcast({ isUp: false });
     await new Promise((resolve) => setTimeout(resolve, wait * (0.5 + Math.random())));
   }
 };
 
-/** Reads one stream to its end. Not an EventSource, which hears only types that it knows and is never told of beats. */
-const follow = async (leaving, onHello) => {
+/** Read one stream to its end. Not an EventSource: that needs a listener per event type and hides the heartbeats. */
+const readStream = async (leaving, onHello) => {
   const silence = new AbortController();
   const stop = () => silence.abort();
-  let timer = setTimeout(stop, SILENT_FOR);
+  let timer = setTimeout(stop, SILENCE);
   leaving.addEventListener("abort", stop);
   try {
     const answer = await fetch("/api/v1/events", { cache: "no-store", signal: silence.signal });
@@ -129,14 +130,14 @@ const follow = async (leaving, onHello) => {
       const { value, done } = await reader.read();
       if (done) return;
       clearTimeout(timer);
-      timer = setTimeout(stop, SILENT_FOR);
+      timer = setTimeout(stop, SILENCE);
       const frames = (rest + value).split("\n\n");
       rest = frames.pop();
       const changes = frames.map(changeIn).filter(Boolean);
       if (changes.some(([topic]) => topic === "hellos")) {
         onHello();
-        tell({ isUp: true, isNew: true }); // what happened before is not told
-      } else if (changes.length) tell({ changes });
+        broadcast({ isUp: true, isNew: true }); // the stream does not repeat earlier events
+      } else if (changes.length) broadcast({ changes });
     }
   } finally {
     clearTimeout(timer);
@@ -144,7 +145,7 @@ const follow = async (leaving, onHello) => {
   }
 };
 
-/** The topic of an event and its service: `event: breaker.opened` is of "breakers". */
+/** The topic of an event and its service: `event: breaker.opened` belongs to "breakers". */
 const changeIn = (frame) => {
   const type = /^event: ([a-z]+)/m.exec(frame)?.[1];
   const data = /^data: (.*)$/m.exec(frame)?.[1];
@@ -155,7 +156,7 @@ const compete = () => {
   if (leading || document.hidden || !channel || !navigator.locks || !window.TextDecoderStream) return;
   leading = new AbortController();
   const { signal } = leading;
-  navigator.locks.request("switchboard-live", { signal }, () => lead(signal)).catch(() => {});
+  navigator.locks.request("switchboard-live", { signal }, () => keepStream(signal)).catch(() => {});
 };
 const retire = () => {
   leading?.abort();
@@ -165,24 +166,24 @@ const retire = () => {
 channel?.addEventListener("message", ({ data }) => {
   if (data.asks) {
     if (leading && isStreaming) channel.postMessage({ isUp: true });
-  } else hear(data);
+  } else receive(data);
 });
 
-const goOn = () => {
+const resume = () => {
   if (document.hidden) return retire();
   compete();
   channel?.postMessage({ asks: true });
   everythingHasChanged();
 };
-document.addEventListener("visibilitychange", goOn);
+document.addEventListener("visibilitychange", resume);
 addEventListener("pagehide", retire);
-addEventListener("pageshow", (event) => event.persisted && goOn());
+addEventListener("pageshow", (event) => event.persisted && resume());
 
-// ---- what it says -----------------------------------------------------------------------------------------------
+// ---- what the page says about it --------------------------------------------------------------------------------
 const state = () => {
   if (isPaused) return "paused";
   if (!isAnswered) return "disconnected";
-  return isStreaming || performance.now() - began < CONNECTS_WITHIN ? "live" : "polling";
+  return isStreaming || performance.now() - began < CONNECT_TIME ? "live" : "polling";
 };
 const WORDS = { live: "Live", polling: "Polling", paused: "Paused", disconnected: "Disconnected" };
 
@@ -191,12 +192,12 @@ const showState = () => {
   if (!button || button.dataset.state === now) return;
   button.dataset.state = now;
   $(".word", button).textContent = WORDS[now];
-  $(".visually-hidden", button).textContent = isPaused ? ": go on with updates" : ": pause updates";
+  $(".visually-hidden", button).textContent = isPaused ? ": resume updates" : ": pause updates";
   pill.hidden = now !== "disconnected";
   showTrouble();
 };
 
-/** Title and icon carry the state: how many services are down, or that what is seen here may be old. */
+/** Title and icon show how many services are down, or that this page may be out of date. */
 let down = Number(favicon?.dataset.down || 0);
 const showTrouble = (count = down) => {
   down = count;
@@ -208,7 +209,7 @@ const showTrouble = (count = down) => {
 
 button?.addEventListener("click", () => {
   isPaused = !isPaused;
-  kept("switchboard-paused", isPaused ? "1" : "0");
+  stored("switchboard-paused", isPaused ? "1" : "0");
   everythingHasChanged();
   showState();
 });

@@ -1,7 +1,7 @@
-// The command palette: pages, what can be done on this page, services by name and what is done to them.
+// The command palette: pages, the actions of this page, services by name, and the actions on a service.
 import { $, $$ } from "./dom.js";
 
-const TYPED_FOR = 150; // milliseconds
+const SEARCH_AFTER = 150; // ms after the last keystroke
 const dialog = $("#palette");
 const input = $("input", dialog);
 const list = $("[role=listbox]", dialog);
@@ -17,7 +17,7 @@ export const fill = () => {
 
 const words = (element) => (element.getAttribute("aria-label") || element.textContent).replace(/\s+/g, " ").trim();
 
-/** What is on the page already; a choice is made by clicking the thing itself. */
+/** The choices that are on the page already; to choose one is to click its element. */
 const known = () => [
   ...$$("main .page-head .actions :is(a, button)").map((element) => ({ kind: "On this page", words: words(element), choose: () => element.click() })),
   ...$$(".rail [data-go]").map((element) => ({ kind: "Go to", words: $(".word", element).textContent, keys: `g ${element.dataset.go}`, choose: () => element.click() })),
@@ -27,7 +27,7 @@ const goTo = (address) => () => location.assign(address);
 const show = () => {
   const text = input.value.trim();
   const parts = text.toLowerCase().split(/\s+/);
-  const fits = (words) => parts.every((part) => words.toLowerCase().includes(part)); // what came for less may not
+  const fits = (words) => parts.every((part) => words.toLowerCase().includes(part)); // the server matched a shorter text
   choices = [
     ...known().filter((choice) => fits(choice.words)),
     ...services.filter(({ name }) => fits(name)).map(({ name, kind, url }) => ({ kind, words: name, choose: goTo(url) })),
@@ -63,7 +63,7 @@ const choose = (place) => {
   choice.choose();
 };
 
-/** Services are many, so the server finds them. */
+/** Ask the server for services: an installation can have thousands. */
 const find = async () => {
   const own = ++asked;
   try {
@@ -71,7 +71,7 @@ const find = async () => {
     if (!answer.ok || own !== asked) return;
     services = (await answer.json()).services;
   } catch {
-    services = []; // pages can still be gone to
+    services = []; // the palette still lists pages
   }
   const before = at;
   show();
@@ -83,7 +83,7 @@ let timer = 0;
 input.addEventListener("input", () => {
   show();
   clearTimeout(timer);
-  timer = setTimeout(find, TYPED_FOR);
+  timer = setTimeout(find, SEARCH_AFTER);
 });
 input.addEventListener("keydown", (event) => {
   const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
