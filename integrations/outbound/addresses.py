@@ -1,11 +1,9 @@
-"""Where a call may go: deny by default, decided on the address that will be dialled.
+"""Decide which addresses a call may go to: deny by default, on the address that will be dialled.
 
 ::
 
-    check_url      a form's check of what somebody typed           (words or None, no network)
-    resolve        a host and a port -> every address it stands for
-    vet            every one of those addresses, or Refused
-    refusal        one address against the allow list              (words or None)
+    vet        all addresses of a host, or Refused
+    refusal    one address against the allow list: the reason, or None
 
 Every spelling of a host (decimal, octal, hex, short, mapped, bracketed, with a trailing dot, international) ends up as
 an address in ``refusal``. The lists are written out because the flags of ``ipaddress`` are wrong for this purpose:
@@ -31,7 +29,74 @@ from urllib.parse import unquote
 
 Network = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
-# Not for any allow list: who reaches these can ask for the machine's own credentials.
+
+
+class Refused(Exception):
+    """A call that must not be made. The message is one sentence for an operator."""
+
+
+def vet(
+    host: str, port: int, answers: Sequence[str], allowed: Sequence[Network], own_ports: frozenset[int] = frozenset()
+) -> list[str]:
+    """Return the resolver's answers, in their order, if a call may go to every one of them.
+
+    One forbidden answer refuses the name: its owner must not be able to choose which of them is dialled. Raises
+    Refused.
+    """
+    refuse_metadata(host)
+    for address in answers:
+        if reason := refusal(address, allowed):
+            raise Refused(reason)
+        if port in own_ports and _is_this_machine(address):
+            raise Refused("Switchboard never calls its own port")
+    return list(answers)
+
+
+def refuse_metadata(host: str) -> None:
+    """Raise Refused for a metadata name or address. Call this before the name is looked up."""
+    if reason := metadata_refusal(host):
+        raise Refused(reason)
+
+
+def metadata_refusal(host: str) -> str | None:
+    """Return the reason against a cloud metadata name or address, or None for other hosts. Needs no network."""
+    if host.lower().rstrip(".") in METADATA_NAMES:
+        return f"{host} is a cloud metadata name, which Switchboard never calls"
+    address = literal(host)
+    return refusal(address, EVERYTHING) if address else None
+
+
+def refusal(address: str, allowed: Sequence[Network]) -> str | None:
+    """Return the reason against a call to this address as one sentence, or None if it is allowed."""
+    try:
+        found = ip_address(address.partition("%")[0])
+    except ValueError:
+        return f"“{address[:64]}” is not an address"
+    judged = _unmapped(found)
+    carried = _carried(judged)
+    if any(each in METADATA_ADDRESSES for each in (judged, *carried)):
+        return f"{found} is a cloud metadata address, which Switchboard never calls"
+    if reason := _kind_refusal(judged, allowed):
+        return reason
+    if judged in NAT64 or judged in SIX_TO_FOUR:
+        return _kind_refusal(carried[0], allowed)
+    return None
+
+
+def _kind_refusal(address: Address, allowed: Sequence[Network]) -> str | None:
+    if any(address in network for network in allowed if network.version == address.version):
+        return None
+    if address in NAT64:
+        return None  # as public as the address it carries, which is judged on its own
+    denied: Sequence[tuple[Network, str]] = DENIED_V4 if address.version == 4 else DENIED_V6
+    for network, kind in denied:
+        if address in network:
+            return f"{address} is {kind}; an admin can allow its network for this service"
+    return None
+
+
+EVERYTHING: tuple[Network, ...] = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))  # the widest allow list
+# No allow list can permit these: a call to one of them could return the machine's own credentials.
 METADATA_ADDRESSES: frozenset[Address] = frozenset(
     ip_address(text)
     for text in (
@@ -42,7 +107,7 @@ METADATA_ADDRESSES: frozenset[Address] = frozenset(
         "169.254.42.42",  # Scaleway
         "100.100.100.200",  # Alibaba
         "192.0.0.192",  # Oracle classic
-        "168.63.129.16",  # Azure's wire server: a public address that only answers inside
+        "168.63.129.16",  # Azure's wire server: a public address that only responds inside
         "fd00:ec2::254",  # AWS
         "fd00:ec2::23",  # AWS EKS
         "fd20:ce::254",  # Google
@@ -83,8 +148,8 @@ DENIED_V4: tuple[tuple[IPv4Network, str], ...] = tuple(
         ("240.0.0.0/4", "a reserved address"),
     )
 )
-# The first that holds names the kind, so narrow ones stand before wide ones. What is left is 2000::/3 without its
-# special blocks, the only space from which public unicast addresses are given out.
+# The first match names the kind, so narrow networks come before wide ones. The rest is 2000::/3 without its special
+# blocks, the only space from which public unicast addresses are assigned.
 DENIED_V6: tuple[tuple[IPv6Network, str], ...] = tuple(
     (IPv6Network(text), kind)
     for text, kind in (
@@ -106,84 +171,17 @@ DENIED_V6: tuple[tuple[IPv6Network, str], ...] = tuple(
         ("8000::/1", "a reserved address"),
     )
 )
-NAT64 = IPv6Network("64:ff9b::/96")
-LOCAL_NAT64 = IPv6Network("64:ff9b:1::/48")
-TEREDO = IPv6Network("2001::/32")
-SIX_TO_FOUR = IPv6Network("2002::/16")
-MAPPED = IPv6Network("::ffff:0:0/96")
-COMPATIBLE = IPv6Network("::/96")
-EVERYTHING: tuple[Network, ...] = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))  # all that an allow list can give
-
-
-class Refused(Exception):
-    """A call that may not be made. The message is one sentence for an operator."""
-
-
-def check_port(port: int) -> None:
-    """Raises ValueError. Asked before anything is looked up: getaddrinfo takes 65558 for 22."""
-    if not 1 <= port <= 65_535:
-        raise ValueError(f"port {port} is not between 1 and 65535")
-
-
-@lru_cache(maxsize=256)
-def parse_networks(text: str) -> tuple[Network, ...]:
-    """The networks of a comma-separated list of CIDRs; an empty text is an empty list. Raises ValueError with words."""
-    return tuple(_parse_network(part.strip()) for part in text.split(",") if part.strip())
-
-
-def _parse_network(text: str) -> Network:
-    try:
-        network = ip_network(text)
-    except ValueError:
-        try:
-            meant = ip_network(text, strict=False)
-        except ValueError:
-            raise ValueError(f"“{text}” is not a network such as 10.0.0.0/8 or fd00::/8") from None
-        raise ValueError(f"“{text}” names an address inside a network: write {meant}") from None
-    if isinstance(network, IPv6Network) and network.subnet_of(MAPPED):
-        # A mapped address is judged as the IPv4 address that is dialled, so its network must be one too.
-        return IPv4Network((int(network.network_address) & 0xFFFFFFFF, network.prefixlen - 96))
-    return network
-
-
-def refusal(address: str, allowed: Sequence[Network]) -> str | None:
-    """``None`` where a call to this address may be made, otherwise one sentence that says why not."""
-    try:
-        found = ip_address(address.partition("%")[0])
-    except ValueError:
-        return f"“{address[:64]}” is not an address"
-    judged = _unmapped(found)
-    carried = _carried(judged)
-    if any(one in METADATA_ADDRESSES for one in (judged, *carried)):
-        return f"{found} is a cloud metadata address: never a target, whatever is allowed"
-    if words := _kind_refusal(judged, allowed):
-        return words
-    if judged in NAT64 or judged in SIX_TO_FOUR:
-        return _kind_refusal(carried[0], allowed)
-    return None
-
-
-def _kind_refusal(address: Address, allowed: Sequence[Network]) -> str | None:
-    if any(address in network for network in allowed if network.version == address.version):
-        return None
-    if address in NAT64:
-        return None  # as public as the address it carries, which is judged by itself
-    denied: Sequence[tuple[Network, str]] = DENIED_V4 if address.version == 4 else DENIED_V6
-    for network, kind in denied:
-        if address in network:
-            return f"{address} is {kind}; an admin can allow its network for this service"
-    return None
 
 
 def _unmapped(address: Address) -> Address:
-    """A mapped address is the IPv4 address itself as far as the kernel that dials it is concerned."""
+    """Return the IPv4 address of a mapped address: the kernel dials that."""
     if isinstance(address, IPv6Address) and address.ipv4_mapped:
         return address.ipv4_mapped
     return address
 
 
 def _carried(address: Address) -> list[IPv4Address]:
-    """The IPv4 addresses that a translator or a tunnel may take out of an IPv6 address."""
+    """Return the IPv4 addresses that a translator or a tunnel may extract from an IPv6 address."""
     if isinstance(address, IPv4Address):
         return []
     value, packed = int(address), address.packed
@@ -198,38 +196,16 @@ def _carried(address: Address) -> list[IPv4Address]:
     return []
 
 
-def vet(
-    host: str, port: int, answers: Sequence[str], allowed: Sequence[Network], own_ports: frozenset[int] = frozenset()
-) -> list[str]:
-    """The answers, in their order, when a call may go to every one of them.
-
-    One forbidden answer refuses the name: which of them is dialled must not be the name's owner's choice.
-    Raises Refused.
-    """
-    refuse_metadata(host)
-    for address in answers:
-        if words := refusal(address, allowed):
-            raise Refused(words)
-        if port in own_ports and _is_this_machine(address):
-            raise Refused("The console's own port is never a target")
-    return list(answers)
-
-
-def refuse_metadata(host: str) -> None:
-    """Raises Refused for a metadata name or address; asked before a name is looked up."""
-    if words := metadata_refusal(host):
-        raise Refused(words)
-
-
-def metadata_refusal(host: str) -> str | None:
-    if host.lower().rstrip(".") in METADATA_NAMES:
-        return f"{host} is a cloud metadata name: never a target, whatever is allowed"
-    address = literal(host)
-    return refusal(address, EVERYTHING) if address else None
+NAT64 = IPv6Network("64:ff9b::/96")
+LOCAL_NAT64 = IPv6Network("64:ff9b:1::/48")
+TEREDO = IPv6Network("2001::/32")
+SIX_TO_FOUR = IPv6Network("2002::/16")
+MAPPED = IPv6Network("::ffff:0:0/96")
+COMPATIBLE = IPv6Network("::/96")
 
 
 def _is_this_machine(address: str) -> bool:
-    """Whether an address belongs to this machine: only such an address can be bound."""
+    """Whether an address belongs to this machine: no other address can be bound."""
     found = _unmapped(ip_address(address.partition("%")[0]))
     if found.is_loopback or found.is_unspecified:
         return True
@@ -242,9 +218,9 @@ def _is_this_machine(address: str) -> bool:
 
 
 def literal(host: str) -> str | None:
-    """The address that a host's text is a spelling of, or ``None`` for a name.
+    """Return the address that a host is a spelling of, or None for a name.
 
-    Asks the C library, which will also read it at the dial: it takes decimal, octal, hex and short forms.
+    Asks the C library, which also reads the text at the dial: it takes decimal, octal, hex and short forms.
     """
     text = unquote(host).strip("[]").removesuffix(".")
     try:
@@ -252,3 +228,30 @@ def literal(host: str) -> str | None:
     except (OSError, UnicodeError, ValueError):
         return None
     return str(answers[0][4][0])
+
+
+def check_port(port: int) -> None:
+    """Raise ValueError for a port out of range. Call this before any lookup: getaddrinfo takes 65558 for 22."""
+    if not 1 <= port <= 65_535:
+        raise ValueError(f"port {port} is out of range: use 1 to 65535")
+
+
+@lru_cache(maxsize=256)
+def parse_networks(text: str) -> tuple[Network, ...]:
+    """Return the networks of a comma-separated list of CIDRs. Raises ValueError with a reason."""
+    return tuple(_parse_network(part.strip()) for part in text.split(",") if part.strip())
+
+
+def _parse_network(text: str) -> Network:
+    try:
+        network = ip_network(text)
+    except ValueError:
+        try:
+            meant = ip_network(text, strict=False)
+        except ValueError:
+            raise ValueError(f"“{text}” is not a network: write one such as 10.0.0.0/8 or fd00::/8") from None
+        raise ValueError(f"“{text}” is an address inside a network: write {meant}") from None
+    if isinstance(network, IPv6Network) and network.subnet_of(MAPPED):
+        # A mapped address is judged as the IPv4 address that is dialled, so its network must be IPv4 too.
+        return IPv4Network((int(network.network_address) & 0xFFFFFFFF, network.prefixlen - 96))
+    return network

@@ -1,11 +1,7 @@
-"""One call to an upstream, as a value in and a value out.
+"""Make one call to an upstream: a ``Call`` in, an ``Outcome`` out.
 
-::
-
-    Call  ->  Client.send  ->  Outcome
-
-``send`` raises nothing that the network, the upstream or the call's own fields can cause: ``FAULTS`` is the one table
-from exceptions to fault words. Where a call may go, and how it goes over the wire, is in ``network`` and ``transport``.
+``Client.send`` raises nothing that the network, the upstream or the call's own fields can cause. ``FAULTS`` is the one
+table from exceptions to fault words. ``addresses`` decides where a call may go, ``transport`` sends it.
 """
 
 from __future__ import annotations
@@ -41,17 +37,15 @@ from integrations.outbound.outcome import Fault, Outcome
 from integrations.outbound.transport import PinnedTransport
 from integrations.outbound.urls import parse_url
 
-DETAIL_LIMIT = 300  # characters
-HEADERS_KEPT, HEADERS_KEPT_SIZE = 100, 16 * 1024  # of an answer: how many, and characters in all
 TIMEOUT_LIMIT = 3_600.0  # seconds
-VISIBLE = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)}
-VISIBLE_HEADER = {code: text for code, text in VISIBLE.items() if code != 0x09}
+DETAIL_LIMIT = 300  # characters
+HEADERS_KEPT, HEADERS_KEPT_SIZE = 100, 16 * 1024  # of a response: their number, and their characters in all
 log = logging.getLogger("switchboard.client")
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request. Times in seconds: the first until the request can be written, the second for everything."""
+    """One request. Timeouts in seconds: until the request can be written, and for everything."""
 
     method: str
     url: str
@@ -59,15 +53,14 @@ class Call:
     body: bytes = b""
     connect_timeout: float = 5.0
     total_timeout: float = 30.0
-    keep: int = 65_536  # bytes of the answer that are kept
+    keep: int = 65_536  # bytes of the response's body in the outcome
     allowed: tuple[Network, ...] = ()
 
 
 class Client:
-    """Makes calls, many at once, over connections that are kept open between them. Belongs to one event loop.
+    """Make calls, many at once, over connections that stay open between them. Belongs to one event loop.
 
-    Another ``transport`` (httpx.MockTransport in a test) is given requests as they are: only the default one checks
-    where they go.
+    A test may pass another ``transport``, such as httpx.MockTransport. Only the default one checks where requests go.
     """
 
     def __init__(
@@ -78,24 +71,25 @@ class Client:
         self._transport = transport or PinnedTransport(own_ports=own_ports)
 
     async def send(self, call: Call) -> Outcome:
-        """What the call came to. Only asyncio.CancelledError passes through."""
-        facts, transport = Measurements(), self._transport
+        """Make one call. Raises nothing but asyncio.CancelledError."""
+        measured, transport = Measurements(), self._transport
         try:
-            place, headers = _checked(call)
+            destination, headers = _checked(call)
         except Exception as error:
-            return Outcome(Fault.CONFIG, None, _build_words(error), facts.timings())
+            return Outcome(Fault.CONFIG, None, _build_error_text(error), measured.timings())
         try:
             if isinstance(transport, PinnedTransport):
                 timeouts = Timeouts(call.connect_timeout, call.total_timeout)
-                answer = await transport.exchange(place, call.method.upper(), headers, call.body, timeouts, facts)
+                method = call.method.upper()
+                response = await transport.exchange(destination, method, headers, call.body, timeouts, measured)
             else:
-                answer = await _send_by_another(transport, call, headers, facts)
+                response = await _send_through(transport, call, headers, measured)
         except Exception as error:
-            return failed_outcome(error, facts, call)
-        return _answered(answer, facts, call)
+            return _failed(error, measured, call)
+        return _responded(response, measured, call)
 
     def take_certificates(self) -> list[PeerCertificate]:
-        """What servers have shown since it was last asked."""
+        """Return the certificates that servers have shown since the last call."""
         return self._transport.take_certificates() if isinstance(self._transport, PinnedTransport) else []
 
     async def aclose(self) -> None:
@@ -103,33 +97,40 @@ class Client:
 
 
 def _checked(call: Call) -> tuple[Destination, RawHeaders]:
-    """What a call describes, as it can be sent. Raises ValueError with words, and whatever else odd fields bring."""
+    """Raises ValueError with a reason for the operator, and other errors for fields of a wrong type."""
     for timeout in (call.connect_timeout, call.total_timeout):
         if not 0 < timeout <= TIMEOUT_LIMIT:
-            raise ValueError(f"a timeout is between 0 and {TIMEOUT_LIMIT:g} s")
+            raise ValueError(f"a timeout must be above 0 s and at most {TIMEOUT_LIMIT:g} s")
     if not TOKEN.fullmatch(call.method) or call.method.upper() == "CONNECT":
         raise ValueError("this is not a method that a call can have")
     if not isinstance(call.body, bytes):
-        raise TypeError  # asyncio would only find out while it writes
-    place = destination_of(call.url, call.allowed)
-    given = set()
+        raise TypeError  # asyncio would only notice while it writes
+    destination = destination_of(call.url, call.allowed)
+    names = set()
     headers = []
     for name, value in call.headers:
-        if words := header_refusal(name, value, own=True):
-            raise ValueError(words)
-        given.add(name.lower())
+        if reason := header_refusal(name, value, own=True):
+            raise ValueError(reason)
+        names.add(name.lower())
         headers.append((name.encode("ascii"), value.encode("latin-1")))
-    if "accept-encoding" not in given:
+    if "accept-encoding" not in names:
         headers.append((b"Accept-Encoding", b"identity"))  # 218 bytes of gzip can be 30 MB
-    if "user-agent" not in given:
+    if "user-agent" not in names:
         headers.append((b"User-Agent", b"Switchboard"))
-    return place, headers
+    return destination, headers
 
 
-async def _send_by_another(
-    transport: httpx.AsyncBaseTransport, call: Call, headers: RawHeaders, facts: Measurements
+def _build_error_text(error: Exception) -> str:
+    """Use only our own texts: those of other errors could repeat a secret in a header."""
+    if type(error) is ValueError:
+        return _line(str(error))
+    return f"the request cannot be built ({type(error).__name__})"
+
+
+async def _send_through(
+    transport: httpx.AsyncBaseTransport, call: Call, headers: RawHeaders, measured: Measurements
 ) -> RawResponse:
-    """The same promises (total timeout, read cap, undecoded bytes) for a transport that doesn't make them."""
+    """Hold a transport of httpx to the promises of ours: total timeout, read cap, bytes not decoded, same framing."""
     url = parse_url(call.url)
     framing = [(b"Host", url.netloc)]
     if call.body or call.method.upper() in ("POST", "PUT", "PATCH"):  # RFC 9110 section 8.6
@@ -141,30 +142,47 @@ async def _send_by_another(
         response = await transport.handle_async_request(request)
         try:
             async for chunk in cast(httpx.AsyncByteStream, response.stream):
-                facts.size += len(chunk)
+                measured.size += len(chunk)
                 chunks.append(chunk)
-                if facts.size > READ_CAP:
-                    facts.truncated, facts.size = True, READ_CAP
+                if measured.size > READ_CAP:
+                    measured.truncated, measured.size = True, READ_CAP
                     break
         finally:
             await response.aclose()
     return RawResponse(response.status_code, response.headers.raw, b"".join(chunks)[:READ_CAP])
 
 
-def _build_words(error: Exception) -> str:
-    """Our own words where the error has them; others' could repeat a header's secret."""
-    if type(error) is ValueError:
-        return _line(str(error))
-    return f"the request cannot be built ({type(error).__name__})"
+def _failed(error: Exception, measured: Measurements, call: Call) -> Outcome:
+    fault, text = _fault(error)
+    if isinstance(error, TimeoutError):
+        text = f"no complete response within {call.total_timeout:g} s"
+    elif isinstance(error, (httpx.HTTPError, Refused)) or type(error) is ValueError:
+        text = str(error) or text
+    elif fault is Fault.PROTOCOL:
+        log.exception("a call failed with an error that has no fault word", exc_info=error)
+        text = f"the call failed ({type(error).__name__})"
+    return Outcome(fault, None, _line(text), measured.timings(), size=measured.size, peer=measured.peer)
 
 
-# The first line that matches decides, so a subclass stands before its base.
+def _fault(error: Exception) -> tuple[Fault, str]:
+    """Look the error up in FAULTS. httpx's transports wrap a cause in a ConnectError, so its causes come first."""
+    chain: list[BaseException] = [error]
+    if isinstance(error, httpx.ConnectError):
+        while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
+            chain.append(cause)
+        for cause in chain:
+            if isinstance(cause, (ssl.SSLError, socket.gaierror)):
+                return next((fault, text) for types, fault, text in FAULTS if isinstance(cause, types))
+    return next((fault, text) for types, fault, text in FAULTS if isinstance(error, types))
+
+
+# The first match decides, so a subclass comes before its base.
 FAULTS: tuple[tuple[tuple[type[Exception], ...], Fault, str], ...] = (
     ((Refused,), Fault.BLOCKED, "the address is not allowed"),
-    ((ResolveError, ResolveTimeout, socket.gaierror), Fault.DNS, "the name has no address"),
+    ((ResolveError, ResolveTimeout, socket.gaierror), Fault.DNS, "the host name has no address"),
     ((TLSError, TLSTimeout, ssl.SSLError), Fault.TLS, "the TLS handshake failed"),
-    ((httpx.ConnectError, httpx.ConnectTimeout), Fault.CONNECT, "no connection could be made"),
-    ((httpx.TimeoutException, TimeoutError), Fault.TIMEOUT, "no complete answer in time"),
+    ((httpx.ConnectError, httpx.ConnectTimeout), Fault.CONNECT, "the connection could not be made"),
+    ((httpx.TimeoutException, TimeoutError), Fault.TIMEOUT, "no complete response in time"),
     ((httpx.NetworkError, ConnectionError), Fault.RESET, "the connection was reset"),
     (
         (httpx.LocalProtocolError, httpx.UnsupportedProtocol, httpx.InvalidURL, ValueError, TypeError),
@@ -172,69 +190,49 @@ FAULTS: tuple[tuple[tuple[type[Exception], ...], Fault, str], ...] = (
         "the request cannot be sent",
     ),
     ((OSError,), Fault.CONNECT, "the connection failed"),
-    ((Exception,), Fault.PROTOCOL, "the answer is not valid HTTP"),
+    ((Exception,), Fault.PROTOCOL, "the response is not valid HTTP"),
 )
 
 
-def failed_outcome(error: Exception, facts: Measurements, call: Call) -> Outcome:
-    fault, words = _fault(error)
-    if isinstance(error, TimeoutError):
-        words = f"no complete answer within {call.total_timeout:g} s"
-    elif isinstance(error, (httpx.HTTPError, Refused)) or type(error) is ValueError:
-        words = str(error) or words
-    elif fault is Fault.PROTOCOL:
-        log.exception("a call failed in a way that has no fault word", exc_info=error)
-        words = f"the call failed ({type(error).__name__})"
-    return Outcome(fault, None, _line(words), facts.timings(), size=facts.size, peer=facts.peer)
-
-
-def _fault(error: Exception) -> tuple[Fault, str]:
-    """The table's word. Other transports wrap what happened in a ConnectError, so its causes are asked first."""
-    chain: list[BaseException] = [error]
-    if isinstance(error, httpx.ConnectError):
-        while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
-            chain.append(cause)
-        for cause in chain:
-            if isinstance(cause, (ssl.SSLError, socket.gaierror)):
-                return next((fault, words) for types, fault, words in FAULTS if isinstance(cause, types))
-    return next((fault, words) for types, fault, words in FAULTS if isinstance(error, types))
-
-
-def _answered(answer: RawResponse, facts: Measurements, call: Call) -> Outcome:
-    status, body = answer.status, answer.body
+def _responded(response: RawResponse, measured: Measurements, call: Call) -> Outcome:
+    status, body = response.status, response.body
     return Outcome(
         None if 200 <= status <= 299 else Fault.STATUS,
         status,
-        _answer_words(status),
-        facts.timings(),
-        _headers(answer.headers),
+        _status_text(status),
+        measured.timings(),
+        _shown_headers(response.headers),
         body[: call.keep],
-        facts.truncated or len(body) > call.keep,
-        facts.size,
-        facts.peer,
+        measured.truncated or len(body) > call.keep,
+        measured.size,
+        measured.peer,
     )
 
 
 @lru_cache(maxsize=1000)
-def _answer_words(status: int) -> str:
-    """The phrase is the registry's: the upstream's own could say anything."""
+def _status_text(status: int) -> str:
+    """Use the phrase of the registry: the upstream's own could be any text."""
     try:
         return f"answered {status} {HTTPStatus(status).phrase}"
     except ValueError:
         return f"answered {status}"
 
 
-def _headers(raw: list[tuple[bytes, bytes]]) -> tuple[tuple[str, str], ...]:
-    """An answer's headers as text that can be shown, and no more of them than a row should hold."""
-    kept, size = [], 0
+def _shown_headers(raw: RawHeaders) -> tuple[tuple[str, str], ...]:
+    """Return a response's headers as printable text, and no more of them than a row should hold."""
+    shown, size = [], 0
     for name, value in raw[:HEADERS_KEPT]:
         size += len(name) + len(value)
         if size > HEADERS_KEPT_SIZE:
             break
         text = value.decode("latin-1")
-        kept.append((name.decode("latin-1"), text if text.isprintable() else text.translate(VISIBLE_HEADER)))
-    return tuple(kept)
+        shown.append((name.decode("latin-1"), text if text.isprintable() else text.translate(VISIBLE_HEADER)))
+    return tuple(shown)
 
 
-def _line(words: str) -> str:
-    return words[:DETAIL_LIMIT].translate(VISIBLE)
+def _line(text: str) -> str:
+    return text[:DETAIL_LIMIT].translate(VISIBLE)
+
+
+VISIBLE = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)}
+VISIBLE_HEADER = {code: text for code, text in VISIBLE.items() if code != 0x09}

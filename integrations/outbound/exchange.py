@@ -1,4 +1,5 @@
-"""The values that a call carries through the transport, and the errors that it may raise."""
+"""One request and its response: the values that the transport takes and returns, and the errors that it adds to
+httpx's."""
 
 from __future__ import annotations
 
@@ -9,25 +10,42 @@ from typing import NamedTuple
 
 import httpx
 
-from integrations.outbound import urls
 from integrations.outbound.addresses import Network
 from integrations.outbound.outcome import Timings
+from integrations.outbound.urls import DEFAULT_PORTS, parse_url
 
 RawHeaders = list[tuple[bytes, bytes]]
 
 
 class Timeouts(NamedTuple):
-    """How long one call may take, in seconds: until its connection is ready, and in all."""
+    """Time limits of one call in seconds: until the connection is ready, and for everything."""
 
     connect: float
     total: float
 
 
-class ConnectionKey:
-    """What a connection may be shared by: calls to one scheme, host and port, of services that are allowed the same.
+class Destination(NamedTuple):
+    """Where a request goes: the connections that it may use, its Host header and its request target."""
 
-    Two services with different allow lists never share one: what was vetted for the first may be forbidden to the
-    second. The hash is made once, because hashing a network takes Python more than a microsecond.
+    key: ConnectionKey
+    host: bytes
+    path: bytes  # with the query
+
+
+@lru_cache(maxsize=1024)  # a service's messages mostly go to the same few URLs
+def destination_of(url: str, allowed: tuple[Network, ...]) -> Destination:
+    """Return the destination of a URL. Raises ValueError with a reason for a URL that cannot be called."""
+    parsed = parse_url(url)
+    port = DEFAULT_PORTS[parsed.scheme] if parsed.port is None else parsed.port
+    key = ConnectionKey(parsed.scheme, parsed.raw_host.decode("ascii"), port, allowed)
+    return Destination(key, parsed.netloc, parsed.raw_path)
+
+
+class ConnectionKey:
+    """Calls with equal keys may share a connection: same scheme, host and port, and the same allow list.
+
+    Services with different allow lists never share a connection: an address that was vetted for the first may be
+    forbidden to the second. The hash is computed once, because Python takes more than 1 µs to hash a network.
     """
 
     __slots__ = ("_hash", "_key", "allowed", "host", "port", "scheme")
@@ -48,16 +66,8 @@ class ConnectionKey:
         return isinstance(other, ConnectionKey) and self._key == other._key
 
 
-class Destination(NamedTuple):
-    """Where a request goes: the connection it may use, and what stands in its first two lines."""
-
-    key: ConnectionKey
-    host: bytes
-    path: bytes  # with the query
-
-
 class RawResponse(NamedTuple):
-    """An answer that has been read whole, undecoded."""
+    """A response whose body was read up to the cap and not decoded."""
 
     status: int
     headers: RawHeaders
@@ -65,7 +75,7 @@ class RawResponse(NamedTuple):
 
 
 class PeerCertificate(NamedTuple):
-    """What the other side showed in a handshake that succeeded; ``address`` is ``host:port``."""
+    """The certificate that a server showed in a successful TLS handshake; ``address`` is ``host:port``."""
 
     address: str
     issuer: str
@@ -73,7 +83,7 @@ class PeerCertificate(NamedTuple):
 
 
 class Measurements:
-    """What was measured of one call, also of one that failed."""
+    """Timings and sizes of one call. They stay available when the call fails."""
 
     __slots__ = ("connect", "dns", "first_byte", "peer", "size", "started", "tls", "truncated")
 
@@ -92,30 +102,16 @@ class Measurements:
 
 
 class ResolveError(httpx.ConnectError):
-    """The name has no address."""
+    """The host name has no address."""
 
 
 class ResolveTimeout(httpx.ConnectTimeout):
-    """The name was not answered for within the connect timeout."""
+    """The resolver returned no address within the connect timeout."""
 
 
 class TLSError(httpx.ConnectError):
-    """The other side could not prove who it is, or does not speak TLS."""
+    """The server could not prove its identity, or does not speak TLS."""
 
 
 class TLSTimeout(httpx.ConnectTimeout):
-    """The TLS handshake did not end within the connect timeout."""
-
-
-@lru_cache(maxsize=1024)  # a service's messages mostly go to the same few addresses
-def destination_of(url: str, allowed: tuple[Network, ...]) -> Destination:
-    """Raises ValueError with words for an address that cannot be called."""
-    parsed = urls.parse_url(url)
-    port = urls.DEFAULT_PORTS[parsed.scheme] if parsed.port is None else parsed.port
-    return Destination(
-        ConnectionKey(parsed.scheme, parsed.raw_host.decode("ascii"), port, allowed), parsed.netloc, parsed.raw_path
-    )
-
-
-class Excess(Exception):
-    """Raised inside the parser's callbacks to stop it."""
+    """The TLS handshake did not finish within the connect timeout."""

@@ -1,7 +1,6 @@
-"""What one call came to, in a closed list of words.
+"""The result of one call as a value: a response, or a fault from a closed list of words.
 
-Trouble on the wire is expected, so it is a value and not an exception: the client answers every call with an
-``Outcome``, whatever the other side did.
+Network failures are expected, so they are values and not exceptions: the client returns an ``Outcome`` for every call.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from enum import StrEnum
 
 
 class Fault(StrEnum):
-    """Why a call did not succeed. The words are fixed: docs/contract.md."""
+    """The reason why a call did not succeed. docs/contract.md fixes the words."""
 
     DNS = "dns"
     CONNECT = "connect"
@@ -28,7 +27,7 @@ class Fault(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Seconds spent in each phase; ``None`` where the phase did not happen (a reused connection has no dns)."""
+    """Seconds spent in each phase, None for a phase that did not happen: a reused connection has no dns."""
 
     dns: float | None = None
     connect: float | None = None
@@ -47,8 +46,8 @@ class Timings:
 class Outcome:
     """The result of one call.
 
-    ``body`` holds what was kept (at most the caller's cap), ``size`` what was read off the wire in bytes, and
-    ``truncated`` says that the body went on. ``detail`` is one line in words for an operator, never a secret.
+    ``body`` is the response's body up to the caller's cap, ``size`` the bytes that were read from the network, and
+    ``truncated`` says that the body was longer. ``detail`` is one line of text for an operator, without secrets.
     """
 
     fault: Fault | None = None
@@ -71,6 +70,6 @@ class Outcome:
         return self.timings.total
 
     def header(self, name: str) -> str | None:
-        """The first value of a response header, by name in any case."""
+        """Return the first value of a response header; the name in any case."""
         wanted = name.lower()
         return next((value for key, value in self.headers if key.lower() == wanted), None)

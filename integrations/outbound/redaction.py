@@ -1,8 +1,8 @@
-"""What may be kept and shown of a call: everything but the secrets.
+"""Mask the secrets of a call before it is stored or shown.
 
-Two nets, because either alone has holes. Header and parameter *names* tell where credentials travel, also those that
-a user wrote into a plain header. The service's own secret *values* are masked wherever they turn up: in an address,
-in an answer that echoes the request, percent-encoded, JSON-escaped or inside base64 (``Basic`` is base64 of
+Two methods, because each alone has gaps. Header and parameter *names* tell where credentials are, also those that a
+user wrote into a plain header. The service's own secret *values* are masked wherever they appear: in a URL, in a
+response that echoes the request, percent-encoded, JSON-escaped or inside base64 (``Basic`` is base64 of
 ``user:password``).
 """
 
@@ -16,11 +16,11 @@ from functools import lru_cache
 from urllib.parse import quote, quote_plus, unquote
 
 MASK = "••••"
-SHORTEST_SECRET = 4  # shorter ones are masked only where they are a whole value: they would blot out everything
+SHORTEST_SECRET = 4  # characters; a shorter one is masked only as a whole value, or it would mask half of any text
 
 SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key"})
 SECRET_HEADER = re.compile(r"(^|[-_])(token|secret|key|apikey|password|credentials?)$|signature", re.IGNORECASE)
-PLAIN_HEADERS = frozenset({"idempotency-key"})  # a name of a request, and what people search for
+PLAIN_HEADERS = frozenset({"idempotency-key"})  # it names a request, and operators search for it
 SECRET_PARAMETER = re.compile(
     r"token|secret|passw|pwd|signature|credential|api_?-?key|access_?-?key|(^|[-_.])(key|sig|auth)$", re.IGNORECASE
 )
@@ -31,7 +31,7 @@ BASE64 = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456
 
 
 def redacted_headers(headers: Iterable[tuple[str, str]], secrets: Iterable[str]) -> list[list[str]]:
-    """The headers as ``[[name, value]]`` with credentials masked; the scheme stays as a hint (``Bearer ••••``)."""
+    """Return the headers as ``[[name, value]]`` with credentials masked. The scheme stays (``Bearer ••••``)."""
     secrets = tuple(secrets)
     return [[redacted_text(name, secrets), _header_value(name, value, secrets)] for name, value in headers]
 
@@ -43,17 +43,17 @@ def _header_value(name: str, value: str, secrets: tuple[str, ...]) -> str:
     return value
 
 
-@lru_cache(maxsize=4096)  # the same few names come with every call
+@lru_cache(maxsize=4096)  # every call has the same few names
 def _names_a_secret(lower: str) -> bool:
     return lower in SECRET_HEADERS or (lower not in PLAIN_HEADERS and bool(SECRET_HEADER.search(lower)))
 
 
 def redacted_url(url: str, secrets: Iterable[str] = ()) -> str:
-    """The address without user and password, without parameters that look like credentials, without the secrets."""
+    """Return the URL with user and password, parameters that look like credentials, and the secrets masked."""
     return redacted_text(_without_credentials(url), secrets)
 
 
-@lru_cache(maxsize=1024)  # a service's messages mostly go to the same few addresses
+@lru_cache(maxsize=1024)  # a service's messages mostly go to the same few URLs
 def _without_credentials(url: str) -> str:
     base, hash_mark, fragment = url.partition("#")
     base, question_mark, query = base.partition("?")
@@ -71,14 +71,14 @@ def _parameter(part: str) -> str:
 
 
 def redacted_text(text: str, secrets: Iterable[str]) -> str:
-    """The text with every secret masked, in whatever common encoding it appears."""
+    """Return the text with every secret masked, in each common encoding."""
     if not (secrets := tuple(secrets)):
         return text
     return redacted_bytes(text.encode("utf-8", "surrogatepass"), secrets).decode("utf-8", "surrogatepass")
 
 
 def redacted_bytes(content: bytes, secrets: Iterable[str]) -> bytes:
-    """The same for a body. Give what was read before it is cut, so that no half of a secret is left at the end."""
+    """Return a body with every secret masked. Cut it afterwards, or half of a secret could be left at the end."""
     mask = MASK.encode()
     for spellings, cores in _needles(tuple(secrets)):
         for spelling in spellings:
@@ -88,10 +88,10 @@ def redacted_bytes(content: bytes, secrets: Iterable[str]) -> bytes:
     return content
 
 
-@lru_cache(maxsize=256)  # a service's secrets are looked for in every header of every call
+@lru_cache(maxsize=256)  # every header of every call is searched for a service's secrets
 def _needles(secrets: tuple[str, ...]) -> tuple[tuple[tuple[bytes, ...], tuple[bytes, ...]], ...]:
-    """For each secret what to look for: its spellings, and what it always leaves inside base64."""
-    # The longest first: a secret may contain another one.
+    """Return for each secret its spellings, and the part that it always leaves inside base64."""
+    # Longest first: a secret may contain another.
     longest_first = sorted({secret for secret in secrets if len(secret) >= SHORTEST_SECRET}, key=len, reverse=True)
     return tuple((tuple(_spellings(secret)), tuple(_base64_cores(secret.encode()))) for secret in longest_first)
 
@@ -111,9 +111,9 @@ def _spellings(secret: str) -> list[bytes]:
 
 
 def _base64_cores(secret: bytes) -> Iterator[bytes]:
-    """The part of its base64 that does not depend on what stands before and after, for each of three alignments."""
+    """Yield for each of three alignments the part of its base64 that does not depend on the bytes around it."""
     for before, drop in ((0, 0), (1, 2), (2, 3)):
-        whole = (before + len(secret)) * 8 // 6  # characters that are made of known bits alone
+        whole = (before + len(secret)) * 8 // 6  # characters made of known bits only
         core = b64encode(b"\0" * before + secret)[drop:whole]
         if len(core) >= SHORTEST_SECRET:
             yield core
@@ -122,7 +122,7 @@ def _base64_cores(secret: bytes) -> Iterator[bytes]:
 
 
 def _without_runs(content: bytes, core: bytes, mask: bytes) -> bytes:
-    """Masks every base64 run that contains ``core``; finds first and widens then, so a long body stays linear."""
+    """Mask every base64 run that contains ``core``. Finds first and widens then, so the time is linear in the body."""
     kept: list[bytes] = []
     done = 0
     while (found := content.find(core, done)) >= 0:

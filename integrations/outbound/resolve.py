@@ -1,4 +1,4 @@
-"""Look names up in threads, and dial the addresses."""
+"""Resolve host names, in threads of their own."""
 
 from __future__ import annotations
 
@@ -11,28 +11,17 @@ from pathlib import Path
 from integrations.outbound.addresses import check_port, literal
 from integrations.outbound.exchange import ResolveError
 
-LOOKUPS_AT_ONCE = 16  # threads; a dead resolver holds one per name, see Lookups
+LOOKUPS_AT_ONCE = 16  # threads; a dead resolver holds one for each name, see Lookups
+HOSTS_FILE = Path("/etc/hosts")
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 
 
-async def connected(address: str, port: int) -> socket.socket:
-    """A TCP connection to exactly this address."""
-    sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        await asyncio.get_running_loop().sock_connect(sock, (address, port))
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
 class Lookups:
-    """Names to addresses, off the loop and in threads of its own.
+    """Resolve names off the event loop, in threads of their own.
 
-    The loop's shared threads would be starved by one dead resolver, and with them the database. For the same reason
-    callers of one name share one lookup: a name that never answers holds one thread, not one for each message.
+    In the loop's shared threads one dead resolver would starve everything else there, the database included. For the
+    same reason all callers of a name share one lookup: a name that never resolves holds one thread, not one for each
+    message.
     """
 
     def __init__(self, resolve: Resolve | None) -> None:
@@ -41,30 +30,19 @@ class Lookups:
         self._is_closed = False
         self._running: dict[tuple[str, int], asyncio.Task[list[str]]] = {}
 
-    async def of(self, host: str, port: int) -> list[str]:
+    async def addresses_of(self, host: str, port: int) -> list[str]:
+        """Raises socket.gaierror, UnicodeError, and ResolveError once the client is closed."""
         key = (host, port)
         running = self._running.get(key)
         if running is None:
             running = self._running[key] = asyncio.get_running_loop().create_task(self._look_up(host, port))
-            running.add_done_callback(lambda done: self._ended(key, done))
+            running.add_done_callback(lambda done: self._forget(key, done))
         try:
-            return await asyncio.shield(running)  # one caller's deadline is not the others'
+            return await asyncio.shield(running)  # one caller's deadline must not end the lookup of the others
         except asyncio.CancelledError:
             if self._is_closed:
                 raise ResolveError("the client was closed") from None
             raise
-
-    async def _look_up(self, host: str, port: int) -> list[str]:
-        if self._resolve is not None:
-            return await self._resolve(host, port)
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(LOOKUPS_AT_ONCE, thread_name_prefix="dns")
-        return await resolve(host, port, self._threads)
-
-    def _ended(self, key: tuple[str, int], done: asyncio.Task[list[str]]) -> None:
-        del self._running[key]
-        if not done.cancelled():
-            done.exception()  # looked at, so that asyncio doesn't complain when every caller has gone
 
     def close(self) -> None:
         self._is_closed = True
@@ -74,15 +52,25 @@ class Lookups:
             self._threads.shutdown(wait=False, cancel_futures=True)
             self._threads = None
 
+    async def _look_up(self, host: str, port: int) -> list[str]:
+        if self._resolve is not None:
+            return await self._resolve(host, port)
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(LOOKUPS_AT_ONCE, thread_name_prefix="dns")
+        return await resolve(host, port, self._threads)
 
-HOSTS_FILE = Path("/etc/hosts")
+    def _forget(self, key: tuple[str, int], done: asyncio.Task[list[str]]) -> None:
+        del self._running[key]
+        if not done.cancelled():
+            done.exception()  # read it: asyncio logs an error that no caller has waited for
 
 
 async def resolve(host: str, port: int, executor: Executor | None = None) -> list[str]:
-    """Every address a host stands for, in the system's order of preference and without repeats.
+    """Return every address of a host, in the system's order of preference and without repeats.
 
-    A literal in any spelling is read without a lookup; a name is looked up in a thread. Raises ValueError for a port
-    out of range and socket.gaierror (UnicodeError for a name no resolver takes) where there is no answer.
+    An address in any spelling needs no lookup; a name is looked up in a thread of ``executor``. Raises ValueError for
+    a port out of range, socket.gaierror for a name without an address, and UnicodeError for a name that no resolver
+    takes.
     """
     check_port(port)
     if address := literal(host):
@@ -96,10 +84,10 @@ def _look_up(host: str, port: int) -> list[tuple[int, int, int, str, tuple[str, 
 
 
 def _absolute(host: str) -> str:
-    """The name with a trailing dot, so that the resolver's search domains can't send it elsewhere.
+    """Add a trailing dot to a name, so that the resolver's search domains cannot send it elsewhere.
 
-    A single label (``localhost``, a container's name) has no absolute form that would be found, and the C library
-    finds an entry of the hosts file only as it is written there.
+    Two kinds stay as they are: a single label (``localhost``, a container's name) has no absolute form that the
+    resolver would find, and the C library finds an entry of the hosts file only as it is written there.
     """
     name = host.removesuffix(".")
     if "." not in name or _is_in_hosts_file(name):

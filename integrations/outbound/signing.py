@@ -1,8 +1,8 @@
 """Signatures by Standard Webhooks 1.0: a receiver can tell that a call is ours, unchanged and recent.
 
-Signed is ``{webhook-id}.{webhook-timestamp}.{body}``, twice: ``v1`` is HMAC-SHA256 with a secret that the receiver
-shares, ``v1a`` is ed25519, which the receiver checks with a public key and cannot forge. During a rotation's overlap
-the earlier keys sign too, and a receiver takes whichever signature it can check.
+The signed content is ``{webhook-id}.{webhook-timestamp}.{body}``. It is signed twice: ``v1`` is HMAC-SHA256 with a
+secret that the receiver shares, ``v1a`` is ed25519, which the receiver checks with a public key and cannot forge.
+During the overlap of a rotation the earlier keys sign too, and a receiver accepts any signature that it can check.
 https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 """
 
@@ -18,19 +18,19 @@ from datetime import datetime, timedelta
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-SECRET_SIZE = 32  # random bytes; the specification asks for 24 to 64
-SEED_SIZE = 32  # a private key is its seed followed by its public key, as libsodium and the specification's libraries
-MOST_KEYS = 5  # pairs that sign at once: each adds 140 bytes to the header and 35 µs to the call
+SECRET_SIZE = 32  # random bytes; the specification requires 24 to 64
+SEED_SIZE = 32  # bytes; a private key is its seed and then its public key, as in libsodium and the reference code
+MAX_KEYS = 5  # pairs that sign at once: each adds 140 bytes to the header and 35 µs to the call
 
 
 @dataclass(frozen=True, slots=True)
 class SigningKeys:
-    """What a service's calls are signed with."""
+    """A pair of keys that sign the calls of a service."""
 
     secret: str = field(repr=False)  # whsec_…, shared with the receiver
     private_key: str = field(repr=False)  # whsk_…, never shown
     made_at: datetime
-    valid_until: datetime | None = None  # when an earlier pair stops to sign; None for the one in force
+    valid_until: datetime | None = None  # when an earlier pair stops signing; None for the current one
 
     @classmethod
     def make(cls, now: datetime) -> SigningKeys:
@@ -44,36 +44,39 @@ class SigningKeys:
 
     @property
     def public_key(self) -> str:
-        """``whpk_…``: what a receiver checks ``v1a`` with."""
+        """``whpk_…``: a receiver checks ``v1a`` with it."""
         return f"whpk_{b64encode(_bytes(self.private_key)[SEED_SIZE:]).decode()}"
 
     def is_valid(self, now: datetime) -> bool:
         return self.valid_until is None or now < self.valid_until
 
 
-def rotated(present: Sequence[SigningKeys], now: datetime, overlap: timedelta) -> list[SigningKeys]:
-    """New keys, and before them those that go on signing until ``overlap`` has passed, or until the earlier end that
-    they had already. Newest first; nothing is kept with an overlap of 0."""
+def rotated(current: Sequence[SigningKeys], now: datetime, overlap: timedelta) -> list[SigningKeys]:
+    """Return new keys, followed by the current ones that go on signing. Newest first.
+
+    Current keys end when ``overlap`` has passed, or at their own end if that is earlier. With an overlap of 0 only the
+    new keys remain.
+    """
     end = now + overlap
-    earlier = [replace(keys, valid_until=min(keys.valid_until or end, end)) for keys in present]
+    earlier = [replace(keys, valid_until=min(keys.valid_until or end, end)) for keys in current]
     return [SigningKeys.make(now), *(keys for keys in earlier if keys.is_valid(now))]
 
 
 class Signer:
-    """Signs calls with a service's keys, which are decoded once."""
+    """Sign calls with the keys of a service, which are decoded once."""
 
     def __init__(self, keys: Iterable[SigningKeys] = ()) -> None:
         self._keys = [
             (
-                one.valid_until,
-                hmac.new(_bytes(one.secret), digestmod=hashlib.sha256),
-                Ed25519PrivateKey.from_private_bytes(_bytes(one.private_key)[:SEED_SIZE]),
+                pair.valid_until,
+                hmac.new(_bytes(pair.secret), digestmod=hashlib.sha256),
+                Ed25519PrivateKey.from_private_bytes(_bytes(pair.private_key)[:SEED_SIZE]),
             )
-            for one in keys
+            for pair in keys
         ]
 
     def headers(self, identifier: str, now: datetime, body: bytes) -> list[tuple[str, str]]:
-        """``webhook-signature`` for a call with this ``webhook-id`` and the time ``now``; nothing without keys."""
+        """Return ``webhook-signature`` for a call with this ``webhook-id`` at ``now``, or no header without keys."""
         if not self._keys:
             return []
         content = b"%b.%d.%b" % (identifier.encode(), int(now.timestamp()), body)
@@ -91,5 +94,5 @@ def _signature(version: str, signed: bytes) -> str:
 
 
 def _bytes(serialized: str) -> bytes:
-    """Of a key with its prefix."""
+    """Decode a key with its prefix."""
     return b64decode(serialized.partition("_")[2])

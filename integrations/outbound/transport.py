@@ -1,19 +1,20 @@
-"""The wire: HTTP/1.1 over asyncio, dialling exactly the address that was checked.
+"""HTTP/1.1 over asyncio: send a request to exactly the address that was vetted.
 
 ::
 
     exchange
-        reuse a waiting connection of the same target, or
-        look up -> vet -> dial -> TLS            within the connect timeout
-        write the request, read the answer       within the total timeout
+        reuse an idle connection with the same key, or
+        resolve -> vet -> dial -> TLS handshake   within the connect timeout
+        write the request, read the response      within the total timeout
         keep the connection, or close it
 
-httpx stays the interface (Request in, Response out, its exceptions) and httptools reads the bytes. httpx's own
-transport costs 3.6 ms of CPU per POST with 50 in flight, its timeouts are per read, and it can't be told which address
-to dial.
+Reasons for a transport of our own (docs/decisions/0001-transport.md): CPU, as httpx's own takes 3.6 ms per POST with 50
+in flight; one deadline for the whole call, where httpx's timeouts are per read; caps on headers and body while they
+arrive; and nothing is sent twice. A connection that fails after the request was written is reported, because only the
+caller can count the attempt.
 
-The framing is RFC 9112. Nothing is sent twice: a connection that fails after the request was written is reported,
-because only the caller can count the attempt. Redirects and the environment's proxies don't exist here.
+httptools parses the bytes, httpx provides URLs and exceptions, RFC 9112 the framing. The transport follows no redirect
+and reads no proxy from the environment.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ import httpx
 
 from integrations.outbound.addresses import check_port, literal, refuse_metadata, vet
 from integrations.outbound.connection import Connection, IdleConnections, request_head
-from integrations.outbound.error_texts import connect_words, slow_words, tls_words
+from integrations.outbound.error_texts import connect_error_text, connect_timeout_text, tls_error_text
 from integrations.outbound.exchange import (
     ConnectionKey,
     Destination,
@@ -44,19 +45,16 @@ from integrations.outbound.exchange import (
     TLSError,
     TLSTimeout,
 )
-from integrations.outbound.resolve import Lookups, Resolve, connected
+from integrations.outbound.resolve import Lookups, Resolve
 
 ADDRESSES_TRIED = 4
-CERTIFICATES_KEPT = 1024  # addresses, until somebody takes them
+CERTIFICATES_KEPT = 1024  # addresses, until the next take_certificates
 
 
 class PinnedTransport:
-    """Sends requests, each only to addresses that were vetted for its service.
+    """Send requests, each only to addresses that were vetted for its service.
 
-    Belongs to one event loop. ``resolve`` and ``ssl_context`` are there for tests.
-
-    Raises addresses.Refused, ValueError (a request that can't be sent) and httpx's TransportErrors, of which
-    ResolveError, ResolveTimeout, TLSError and TLSTimeout are told apart here.
+    Belongs to one event loop. ``resolve`` and ``ssl_context`` are for tests.
     """
 
     def __init__(
@@ -74,45 +72,56 @@ class PinnedTransport:
         self._certificates: dict[str, PeerCertificate] = {}
         self._is_closed = False
 
-    def take_certificates(self) -> list[PeerCertificate]:
-        """Those of new connections since it was last asked; the newest of each address."""
-        taken, self._certificates = self._certificates, {}
-        return list(taken.values())
-
     async def exchange(
-        self, place: Destination, method: str, headers: RawHeaders, body: bytes, timeouts: Timeouts, facts: Measurements
+        self,
+        destination: Destination,
+        method: str,
+        headers: RawHeaders,
+        body: bytes,
+        timeouts: Timeouts,
+        measured: Measurements,
     ) -> RawResponse:
-        """One request and its answer, without httpx's objects around them: those cost 40 µs a call."""
-        head, keeps_open = request_head(place, method, headers, len(body))
-        connection = self._idle.take(place.key)
+        """Send one request and return its response, without httpx's objects around them: those cost 40 µs per call.
+
+        Raises addresses.Refused, ValueError for a request that cannot be sent, and httpx's TransportErrors, among them
+        ResolveError, ResolveTimeout, TLSError and TLSTimeout.
+        """
+        head, keeps_open = request_head(destination, method, headers, len(body))
+        connection = self._idle.take(destination.key)
         if connection is None:
-            connection = await self._open(place.key, timeouts, facts)
+            connection = await self._open(destination.key, timeouts, measured)
         else:
-            facts.peer = connection.peer
+            measured.peer = connection.peer
         self._busy.add(connection)
         try:
             if self._is_closed:
                 raise httpx.ReadError("the client was closed")
-            await connection.exchange(head + body, method == "HEAD", timeouts, facts)
-        except BaseException:  # a cancelled call too: its answer could come later and be taken for another's
+            await connection.exchange(head + body, method == "HEAD", timeouts, measured)
+        except BaseException:  # also a cancelled call: its late response could be taken for that of another request
             connection.abort()
             raise
         finally:
             self._busy.discard(connection)
         chunks = connection.chunks
-        answer = RawResponse(connection.status, connection.headers, chunks[0] if len(chunks) == 1 else b"".join(chunks))
+        content = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        response = RawResponse(connection.status, connection.headers, content)
         self._give_back(connection, keeps_open)
-        return answer
+        return response
+
+    def take_certificates(self) -> list[PeerCertificate]:
+        """Return the certificates of connections opened since the last call, the newest for each address."""
+        taken, self._certificates = self._certificates, {}
+        return list(taken.values())
 
     async def aclose(self) -> None:
-        """Closes every connection; calls in flight end with an error."""
+        """Close every connection. Calls in flight end with an error."""
         self._is_closed = True
         self._idle.close()
         for connection in list(self._busy):
             connection.fail(httpx.ReadError("the client was closed"))
             connection.abort()
         self._lookups.close()
-        await asyncio.sleep(0)  # connections tell of their end one turn of the loop later
+        await asyncio.sleep(0)  # asyncio reports the end of a connection in the next turn of the loop
 
     @property
     def idle_count(self) -> int:
@@ -125,67 +134,48 @@ class PinnedTransport:
             connection.close()
 
     # ---- a new connection -------------------------------------------------------------------------------------------
-    async def _open(self, target: ConnectionKey, timeouts: Timeouts, facts: Measurements) -> Connection:
-        """A connection to a vetted address of the target, within the connect timeout and the total one."""
+    async def _open(self, key: ConnectionKey, timeouts: Timeouts, measured: Measurements) -> Connection:
+        """Connect to a vetted address of the host, within the connect timeout and the total timeout."""
         if self._is_closed:
             raise httpx.ConnectError("the client is closed")
-        host, port = target.host, target.port
-        total_end = facts.started + timeouts.total
+        total_end = measured.started + timeouts.total
         end = min(monotonic() + timeouts.connect, total_end)
         phase: type[httpx.ConnectTimeout] = ResolveTimeout
-        refuse_metadata(host)
+        refuse_metadata(key.host)
         try:
             async with asyncio.timeout(end - monotonic()):
-                addresses = await self._addresses(host, port, facts)
+                addresses = await self._resolved(key.host, key.port, measured)
                 phase = httpx.ConnectTimeout
-                addresses = vet(host, port, addresses, target.allowed, self._own_ports)
-                sock = await self._dial(addresses[:ADDRESSES_TRIED], port, end, facts)
-                phase = TLSTimeout if target.scheme == "https" else httpx.ConnectTimeout
-                return await self._speak(sock, target, facts)
+                addresses = vet(key.host, key.port, addresses, key.allowed, self._own_ports)
+                sock = await _dial(addresses[:ADDRESSES_TRIED], key.port, end, measured)
+                phase = TLSTimeout if key.scheme == "https" else httpx.ConnectTimeout
+                return await self._start(sock, key, measured)
         except TimeoutError as error:
             if end == total_end:
-                words = f"not connected within {timeouts.total:g} s, the time for the whole call"
-                raise httpx.ReadTimeout(words) from error
-            raise phase(slow_words(phase, host, facts.peer, timeouts)) from error
+                reason = f"no connection within {timeouts.total:g} s, the timeout of the whole call"
+                raise httpx.ReadTimeout(reason) from error
+            raise phase(connect_timeout_text(phase, key.host, measured.peer, timeouts)) from error
 
-    async def _addresses(self, host: str, port: int, facts: Measurements) -> list[str]:
+    async def _resolved(self, host: str, port: int, measured: Measurements) -> list[str]:
         check_port(port)
         if address := literal(host):
             return [address]
         started = monotonic()
         try:
-            addresses = await self._lookups.of(host, port)
+            addresses = await self._lookups.addresses_of(host, port)
         except OSError as error:
             raise ResolveError(f"{host} has no address ({(error.strerror or 'lookup failed').lower()})") from error
         finally:
-            facts.dns = monotonic() - started
+            measured.dns = monotonic() - started
         if not addresses:
             raise ResolveError(f"{host} has no address")
         return addresses
 
-    async def _dial(self, addresses: Sequence[str], port: int, end: float, facts: Measurements) -> socket.socket:
-        """A TCP connection to the first address that takes one; each gets a fair share of the time that is left."""
-        started = monotonic()
-        try:
-            for left, address in zip(range(len(addresses), 0, -1), addresses, strict=True):
-                facts.peer = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-                try:
-                    async with asyncio.timeout((end - monotonic()) / left):
-                        return await connected(address, port)
-                except (OSError, TimeoutError) as error:  # TimeoutError is ours or the kernel's
-                    if left == 1:
-                        if isinstance(error, TimeoutError):
-                            raise
-                        raise httpx.ConnectError(connect_words(error, facts.peer)) from error
-            raise AssertionError("no address to dial")  # vet never returns an empty list
-        finally:
-            facts.connect = monotonic() - started
-
-    async def _speak(self, sock: socket.socket, target: ConnectionKey, facts: Measurements) -> Connection:
-        """The protocol on a connected socket, after the TLS handshake where there is one. Owns the socket."""
+    async def _start(self, sock: socket.socket, key: ConnectionKey, measured: Measurements) -> Connection:
+        """Start the protocol on a connected socket, for https after a TLS handshake. Takes over the socket."""
         loop = asyncio.get_running_loop()
-        connection = Connection(loop, target, facts.peer, self._idle)
-        if target.scheme != "https":
+        connection = Connection(loop, key, measured.peer, self._idle)
+        if key.scheme != "https":
             await loop.create_connection(lambda: connection, sock=sock)
             return connection
         started = monotonic()
@@ -194,31 +184,62 @@ class PinnedTransport:
                 lambda: connection,
                 sock=sock,
                 ssl=self._tls(),
-                server_hostname=target.host.removesuffix("."),  # certificates and SNI know no trailing dot
-                ssl_shutdown_timeout=1.0,  # a peer that never says goodbye must not hold the descriptor for 30 s
+                server_hostname=key.host.removesuffix("."),  # certificates and SNI have no trailing dot
+                ssl_shutdown_timeout=1.0,  # a server that never sends its close must not hold the descriptor for 30 s
             )
         except TimeoutError:
             raise
         except (OSError, ValueError) as error:  # ssl.SSLError and CertificateError are OSErrors
-            raise TLSError(tls_words(error)) from error
+            raise TLSError(tls_error_text(error)) from error
         finally:
-            facts.tls = monotonic() - started
-        self._note_certificate(target.address, secured.get_extra_info("peercert"))
+            measured.tls = monotonic() - started
+        self._note_certificate(key.address, secured.get_extra_info("peercert"))
         return connection
+
+    def _tls(self) -> ssl.SSLContext:
+        if self._ssl_context is None:
+            # Once for each transport: reading the system's authorities takes 20 ms.
+            self._ssl_context = ssl.create_default_context()
+        return self._ssl_context
 
     def _note_certificate(self, address: str, shown: Any) -> None:
         if shown and len(self._certificates) < CERTIFICATES_KEPT:
             ends_at = datetime.fromtimestamp(ssl.cert_time_to_seconds(shown["notAfter"]), UTC)
-            self._certificates[address] = PeerCertificate(address, issuer(shown), ends_at)
-
-    def _tls(self) -> ssl.SSLContext:
-        if self._ssl_context is None:
-            # Made once: reading the system's authorities takes 20 ms.
-            self._ssl_context = ssl.create_default_context()
-        return self._ssl_context
+            self._certificates[address] = PeerCertificate(address, _issuer(shown), ends_at)
 
 
-# OpenSSL's verification results (X509_V_ERR_…), in an operator's words.
-def issuer(shown: Any) -> str:
+async def _dial(addresses: Sequence[str], port: int, end: float, measured: Measurements) -> socket.socket:
+    """Connect to the first address that accepts; each gets an equal share of the time that is left until ``end``."""
+    started = monotonic()
+    try:
+        for left, address in zip(range(len(addresses), 0, -1), addresses, strict=True):
+            measured.peer = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+            try:
+                async with asyncio.timeout((end - monotonic()) / left):
+                    return await _connect(address, port)
+            except (OSError, TimeoutError) as error:  # TimeoutError is ours or the kernel's
+                if left == 1:
+                    if isinstance(error, TimeoutError):
+                        raise
+                    raise httpx.ConnectError(connect_error_text(error, measured.peer)) from error
+        raise AssertionError("no address to dial")  # vet never returns an empty list
+    finally:
+        measured.connect = monotonic() - started
+
+
+async def _connect(address: str, port: int) -> socket.socket:
+    """Open a TCP connection to exactly this address."""
+    sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await asyncio.get_running_loop().sock_connect(sock, (address, port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _issuer(shown: Any) -> str:
     names = {name: value for part in shown.get("issuer", ()) for name, value in part}
     return str(names.get("organizationName") or names.get("commonName") or "")

@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from integrations.errors import Conflict, Invalid
 from integrations.models import AUTH_SECRETS, AuditEntry, Event, Health, Message, Ordering, Service, Source
-from integrations.outbound.signing import MOST_KEYS, SigningKeys, rotated
+from integrations.outbound.signing import MAX_KEYS, SigningKeys, rotated
 from integrations.outbound.urls import check_url, static_refusal
 from integrations.schemas.service import ServiceIn
 
@@ -191,9 +191,9 @@ def rotate_signing(service: Service, overlap: timedelta, *, actor: str) -> list[
         service.refresh_from_db(fields=["secrets"], from_queryset=Service.objects.select_for_update(no_key=True))
         before = service.signing_keys
         keys = rotated(before, now, overlap)
-        if len(keys) > MOST_KEYS:
+        if len(keys) > MAX_KEYS:
             raise Conflict(
-                f"{MOST_KEYS} secrets sign already; the next one ends at {keys[-1].valid_until:%Y-%m-%dT%H:%M:%SZ}. "
+                f"{MAX_KEYS} secrets sign already; the next one ends at {keys[-1].valid_until:%Y-%m-%dT%H:%M:%SZ}. "
                 "An overlap of 0 ends all of them at once."
             )
         service.keep_signing_keys(keys)

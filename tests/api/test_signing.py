@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from integrations.api.responses import RotatedOut, ServiceOut
 from integrations.models import AuditEntry, Service
-from integrations.outbound.signing import MOST_KEYS
+from integrations.outbound.signing import MAX_KEYS
 from tests.api.calling import Api, is_problem
 
 
@@ -58,7 +58,7 @@ def test_an_overlap_is_a_number_of_seconds_up_to_thirty_days(operator: Api, bill
 
 
 def test_too_many_secrets_at_once_are_a_conflict(operator: Api, billing: Service) -> None:
-    for _ in range(MOST_KEYS):
+    for _ in range(MAX_KEYS):
         assert operator.post("/services/billing/signing/rotate").status_code == 200
     assert "overlap of 0" in is_problem(operator.post("/services/billing/signing/rotate"), 409)["detail"]
     is_problem(operator.post("/services/nobody/signing/rotate"), 404)

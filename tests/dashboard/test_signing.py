@@ -10,7 +10,7 @@ from django.test import Client
 from django.utils import timezone
 
 from integrations.models import AuditEntry, Service
-from integrations.outbound.signing import MOST_KEYS
+from integrations.outbound.signing import MAX_KEYS
 from integrations.registration import registry
 from tests.dashboard.signed_in import words
 
@@ -66,7 +66,7 @@ def test_a_bad_overlap_is_refused_on_the_form(operator: Client, billing: Service
 
 
 def test_too_many_secrets_are_refused_on_the_form(operator: Client, billing: Service) -> None:
-    for _ in range(MOST_KEYS):
+    for _ in range(MAX_KEYS):
         registry.rotate_signing(billing, timedelta(days=1), actor="test")
     refused = operator.post("/services/billing/signing/rotate/", {"overlap": "3600"})
     assert refused.status_code == 422

@@ -22,7 +22,7 @@ import trustme
 
 from integrations.outbound.addresses import parse_networks
 from integrations.outbound.client import Call, Client
-from integrations.outbound.connection import IDLE_PER_TARGET, READ_CAP
+from integrations.outbound.connection import IDLE_PER_KEY, READ_CAP
 from integrations.outbound.headers import FORBIDDEN_HEADERS, header_refusal
 from integrations.outbound.outcome import Fault, Outcome
 from integrations.outbound.transport import PinnedTransport
@@ -119,16 +119,16 @@ def test_an_answer_that_is_whole_is_delivered(zoo: Zoo, animal: str, body: bytes
 
 
 FAULTS = [
-    ("silent", Fault.TIMEOUT, "no answer within 0.4 s"),
-    ("mute", Fault.TIMEOUT, "no answer within 0.4 s"),
+    ("silent", Fault.TIMEOUT, "no response within 0.4 s"),
+    ("mute", Fault.TIMEOUT, "no response within 0.4 s"),
     ("dripping", Fault.TIMEOUT, "not complete within 0.4 s"),
     ("stops_within_body", Fault.TIMEOUT, "4 bytes of its body arrived"),
-    ("closes_at_once", Fault.RESET, "before an answer"),
-    ("closes_before_answer", Fault.RESET, "was closed by 127.0.0.1"),
-    ("resets_before_answer", Fault.RESET, "was reset by 127.0.0.1"),
-    ("resets_within_body", Fault.RESET, "while it answered"),
-    ("closes_within_head", Fault.PROTOCOL, "within its head"),
-    ("closes_after_interim", Fault.PROTOCOL, "within its head"),
+    ("closes_at_once", Fault.RESET, "before it responded"),
+    ("closes_before_answer", Fault.RESET, "closed the connection before it responded"),
+    ("resets_before_answer", Fault.RESET, "reset the connection before it responded"),
+    ("resets_within_body", Fault.RESET, "while it sent the response"),
+    ("closes_within_head", Fault.PROTOCOL, "within the headers"),
+    ("closes_after_interim", Fault.PROTOCOL, "within the headers"),
     ("closes_within_body", Fault.PROTOCOL, "incomplete: 4 bytes"),
     ("closes_within_chunk", Fault.PROTOCOL, "incomplete: 4 bytes"),
     ("garbage", Fault.PROTOCOL, "not valid HTTP"),
@@ -144,7 +144,7 @@ FAULTS = [
     ("huge_header", Fault.PROTOCOL, "larger than 64 KiB"),
     ("endless_header", Fault.PROTOCOL, "larger than 64 KiB"),
     ("many_headers", Fault.PROTOCOL, "more than 200 headers"),
-    ("many_interim", Fault.PROTOCOL, "more than 100 interim answers"),
+    ("many_interim", Fault.PROTOCOL, "more than 100 interim responses"),
     ("switches", Fault.PROTOCOL, "another protocol"),
     ("redirect", Fault.STATUS, "answered 302 Found"),
     ("failing", Fault.STATUS, "answered 503 Service Unavailable"),
@@ -323,7 +323,7 @@ def test_a_swallowed_connection_ends_at_the_connect_timeout(full_backlog: int) -
 def test_a_total_timeout_that_is_shorter_than_the_connect_timeout_holds(full_backlog: int) -> None:
     [outcome] = sent(post(f"http://127.0.0.1:{full_backlog}/", connect_timeout=5, total_timeout=0.3))
     assert outcome.fault is Fault.TIMEOUT
-    assert "not connected within 0.3 s" in outcome.detail
+    assert "no connection within 0.3 s" in outcome.detail
     assert outcome.timings.total < 0.7
 
 
@@ -413,7 +413,7 @@ def asks_for_a_certificate(context: ssl.SSLContext) -> ssl.SSLContext:
 
 BAD_TLS: list[tuple[str, Callable[[Certificates], ssl.SSLContext | None], str]] = [
     ("wrong host", lambda c: c.server("other.example"), "another host name"),
-    ("unknown authority", lambda c: c.server("secure.example", authority=c.unknown), "not known here"),
+    ("unknown authority", lambda c: c.server("secure.example", authority=c.unknown), "does not trust"),
     (
         "expired",
         lambda c: c.server("secure.example", not_before=days(-9), not_after=days(-2)),
@@ -466,7 +466,7 @@ def blocking_server(context: ssl.SSLContext) -> Iterator[int]:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize(
     ("demand", "words"),
-    [(old_tls, "another version of TLS"), (asks_for_a_certificate, "asks for a client certificate")],
+    [(old_tls, "another version of TLS"), (asks_for_a_certificate, "requires a client certificate")],
 )
 def test_a_server_that_demands_what_we_do_not_have_is_a_tls_fault(
     certificates: Certificates, demand: Callable[[ssl.SSLContext], ssl.SSLContext], words: str
@@ -590,7 +590,7 @@ def test_a_connection_of_one_service_is_not_used_by_another_that_is_allowed_less
 def test_the_consoles_own_port_is_never_a_target(healthy: Upstream) -> None:
     [outcome] = sent(post(healthy.url), client=lambda: Client(own_ports=frozenset({healthy.port})))
     assert outcome.fault is Fault.BLOCKED
-    assert outcome.detail == "The console's own port is never a target"
+    assert outcome.detail == "Switchboard never calls its own port"
 
 
 def test_redirects_are_not_followed(zoo: Zoo) -> None:
@@ -657,9 +657,9 @@ def test_idle_connections_are_bounded_and_expire(zoo: Zoo, monkeypatch: pytest.M
     upstream = zoo.serve("slow")
 
     async def act(client: Client, transport: PinnedTransport) -> None:
-        outcomes = await asyncio.gather(*[client.send(post(upstream.url)) for _ in range(IDLE_PER_TARGET + 20)])
+        outcomes = await asyncio.gather(*[client.send(post(upstream.url)) for _ in range(IDLE_PER_KEY + 20)])
         assert all(outcome.succeeded for outcome in outcomes)
-        assert transport.idle_count == IDLE_PER_TARGET
+        assert transport.idle_count == IDLE_PER_KEY
         await eventually(lambda: transport.idle_count == 0 and upstream.open_now == 0, within=6.0)
 
     with_client(act)

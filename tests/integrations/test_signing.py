@@ -21,7 +21,7 @@ from django.db import connection
 from integrations.delivery import lab_call
 from integrations.errors import Conflict
 from integrations.models import Attempt, Event, Message, Service, Source
-from integrations.outbound.signing import MOST_KEYS, Signer, SigningKeys, rotated
+from integrations.outbound.signing import MAX_KEYS, Signer, SigningKeys, rotated
 from integrations.registration import registry
 from integrations.schemas.service import ServiceIn
 from tests.receiver import Call, Receiver
@@ -294,11 +294,11 @@ def test_secrets_are_encrypted_in_the_database() -> None:
 @pytest.mark.django_db
 def test_only_so_many_secrets_sign_at_once() -> None:
     service = registry.register(wanted(signing={"enabled": True}), actor="test", source=Source.FORM)
-    for _ in range(MOST_KEYS - 1):
+    for _ in range(MAX_KEYS - 1):
         registry.rotate_signing(service, DAY, actor="test")
     with pytest.raises(Conflict, match="An overlap of 0"):
         registry.rotate_signing(service, DAY, actor="test")
-    assert len(Service.objects.get().signing_keys) == MOST_KEYS
+    assert len(Service.objects.get().signing_keys) == MAX_KEYS
     assert len(registry.rotate_signing(service, timedelta(0), actor="test")) == 1
 
 

@@ -87,9 +87,9 @@ class WireTransport(PinnedTransport):
         super().__init__()
         self.play = (pieces, ends, socket_)
 
-    async def _open(self, target: ConnectionKey, timeouts: Timeouts, facts: Measurements) -> Connection:
-        facts.peer = "memory:1"
-        connection = Connection(asyncio.get_running_loop(), target, facts.peer, self._idle)
+    async def _open(self, key: ConnectionKey, timeouts: Timeouts, measured: Measurements) -> Connection:
+        measured.peer = "memory:1"
+        connection = Connection(asyncio.get_running_loop(), key, measured.peer, self._idle)
         Wire(*self.play).join(connection)
         return connection
 
