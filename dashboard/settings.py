@@ -134,7 +134,7 @@ else:
 
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
-# ---- Workers: django-q2 is the process pool, the clock and the doorbell ------------------------------------------
+# ---- Workers: django-q2 is the process pool, the clock and the wake-up --------------------------------------------
 Q_CLUSTER: dict[str, Any] = {
     "name": "switchboard",  # salts the signature, so the same everywhere
     "cluster_name": CLUSTER,  # the queue: one for each `manage.py up`

@@ -1,4 +1,4 @@
-"""Wrong settings are reported by `manage.py check`, one line each: which variable, and what to put there."""
+"""Report wrong settings in `manage.py check`, one line each: the variable, and the value to set."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from integrations.outbound.addresses import parse_networks
 
 
 @register(Tags.security)
-def keys_are_given(**_: Any) -> Sequence[CheckMessage]:
+def keys_are_set(**_: Any) -> Sequence[CheckMessage]:
     errors: list[CheckMessage] = []
     if not settings.KEYS.given:
         errors.append(
@@ -32,23 +32,23 @@ def keys_are_given(**_: Any) -> Sequence[CheckMessage]:
             errors.append(
                 Error(
                     f"Key {position} of SWITCHBOARD_ENCRYPTION_KEYS is not 32 bytes in URL-safe base64.",
-                    hint="Separate several keys by commas, the newest first.",
+                    hint="Separate keys by commas, the newest first.",
                     id="switchboard.E002",
                 )
             )
     if len(settings.SECRET_KEY) < 32:
         errors.append(
-            Error("SWITCHBOARD_SECRET_KEY has fewer than 32 characters; use a long random one.", id="switchboard.E003")
+            Error("SWITCHBOARD_SECRET_KEY has fewer than 32 characters: set a long random one.", id="switchboard.E003")
         )
     return errors
 
 
 @register(Tags.security)
-def hosts_are_named(**_: Any) -> Sequence[CheckMessage]:
+def hosts_are_listed(**_: Any) -> Sequence[CheckMessage]:
     if "*" in settings.ALLOWED_HOSTS and not settings.DEBUG:
         return [
             Error(
-                "SWITCHBOARD_ALLOWED_HOSTS holds *: name the hosts that this console is reached by.",
+                "SWITCHBOARD_ALLOWED_HOSTS contains *: list the host names of this console.",
                 id="switchboard.E004",
             )
         ]
@@ -56,12 +56,12 @@ def hosts_are_named(**_: Any) -> Sequence[CheckMessage]:
 
 
 @register(Tags.security)
-def networks_are_networks(**_: Any) -> Sequence[CheckMessage]:
+def networks_are_valid(**_: Any) -> Sequence[CheckMessage]:
     found: list[CheckMessage] = []
     for name in ("ALLOW_PRIVATE", "METRICS_ALLOW"):
         try:
             parse_networks(getattr(settings, name))
         except ValueError as error:
-            hint = "A comma list such as 10.0.0.0/8, fd00::/8."
+            hint = "Write a comma-separated list such as 10.0.0.0/8, fd00::/8."
             found.append(Error(f"SWITCHBOARD_{name}: {error}", hint=hint, id="switchboard.E005"))
     return found

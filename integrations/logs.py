@@ -1,4 +1,4 @@
-"""Log lines: one line per event, `key=value`, whatever text an upstream puts into a value."""
+"""Log lines: one line for each event, `key=value`, even if an upstream's text with line breaks is a value."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from datetime import UTC, datetime
 
 
 def line(event: str, **facts: object) -> str:
-    """`event key=value …`, the same keys each time; a value with spaces or control characters is quoted as JSON."""
+    """Return `event key=value …`. A value with spaces or control characters is quoted as JSON."""
     return " ".join([event, *(f"{key}={_word(value)}" for key, value in facts.items())])
 
 
 def write(log: logging.Logger, lines: Sequence[str]) -> None:
-    """Several events of one moment as one record: the logging machinery took 12 µs of CPU for each line."""
+    """Log several events as one record: the logging module took 12 µs of CPU for each line."""
     if lines and log.isEnabledFor(logging.INFO):
         log.info("%s", lines[0], extra={"further": lines[1:]})
 
@@ -35,7 +35,7 @@ def _word(value: object) -> str:
 
 
 class LineFormatter(logging.Formatter):
-    """Time, level, logger, message; line ends inside a message are made visible, so one event stays one line."""
+    """Format time, level, logger and message. Escapes line breaks inside a message, so that each event is one line."""
 
     def format(self, record: logging.LogRecord) -> str:
         moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")

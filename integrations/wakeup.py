@@ -1,7 +1,7 @@
-"""The doorbell: tells a pump that something was committed, so that it looks at once and not at its next turn.
+"""Wake-ups: a lane learns at once that another process has committed something, and not only at its next look.
 
-On PostgreSQL it is LISTEN/NOTIFY; on SQLite a counter that changes with every commit of another connection. Missing
-a ring costs a quarter of a second and nothing else: the pump looks by itself.
+On PostgreSQL this is LISTEN/NOTIFY, on SQLite a counter that changes with every commit of another connection. A lost
+wake-up costs a quarter of a second and nothing else, because a lane also looks by itself.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from django.db import DatabaseError, connection, transaction
 
 from integrations.logs import line
 
-log = logging.getLogger("switchboard.doorbell")
+log = logging.getLogger("switchboard.wakeup")
 
 CHANNEL = "switchboard_due"
-LOOK_EVERY = 0.01  # seconds between looks at SQLite's counter; one was measured at 4.5 µs
+LOOK_EVERY = 0.01  # seconds between looks at SQLite's counter; one look takes 4.5 µs
 
 
-def ring() -> None:
-    """Rings after the present transaction has committed.
+def notify() -> None:
+    """Wake the lanes after the current transaction has committed.
 
-    On its own then, not inside: NOTIFY takes a lock that would make all accepting transactions commit one by one.
+    NOTIFY runs in a transaction of its own: inside the current one, it would take a lock that makes all accepting
+    transactions commit one by one.
     """
     if connection.vendor == "postgresql":
         transaction.on_commit(_notify, robust=True)
@@ -36,13 +37,13 @@ def _notify() -> None:
         cursor.execute(f"NOTIFY {CHANNEL}")
 
 
-class Doorbell:
-    """Listens on the running loop and calls ``rung`` there. ``open`` it again at times: it mends what has broken."""
+class WakeupListener:
+    """Call ``on_wakeup`` on the running loop. Call ``open`` regularly: it replaces a lost connection."""
 
-    def __init__(self, rung: Callable[[], None]) -> None:
-        self._rung = rung
+    def __init__(self, on_wakeup: Callable[[], None]) -> None:
+        self._on_wakeup = on_wakeup
         self._listener: Any = None
-        self._watched = -1  # the descriptor of its socket
+        self._watched = -1  # the file descriptor of its socket
         self._counter: sqlite3.Connection | None = None
         self._seen = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -59,7 +60,7 @@ class Doorbell:
             self._timer.cancel()
         if self._counter:
             self._counter.close()
-        self._hang_up()
+        self._disconnect()
 
     # ---- PostgreSQL ------------------------------------------------------------------------------------------------
     def _listen(self) -> None:
@@ -67,7 +68,7 @@ class Doorbell:
             return
         import psycopg
 
-        self._hang_up()
+        self._disconnect()
         try:
             parameters = connection.get_connection_params()
             parameters = {
@@ -77,27 +78,27 @@ class Doorbell:
             self._listener = psycopg.connect(**parameters, autocommit=True)
             self._listener.execute(f"LISTEN {CHANNEL}")
         except (psycopg.Error, DatabaseError) as error:
-            log.warning(line("no doorbell", error=str(error).partition("\n")[0]))
+            log.warning(line("wake-ups unavailable", error=str(error).partition("\n")[0]))
             self._listener = None
             return
         self._watched = self._listener.fileno()
-        asyncio.get_running_loop().add_reader(self._watched, self._hear)
+        asyncio.get_running_loop().add_reader(self._watched, self._receive)
 
-    def _hear(self) -> None:
+    def _receive(self) -> None:
         try:
             self._listener.pgconn.consume_input()
             while self._listener.pgconn.notifies():
                 pass
-        except Exception as error:  # whatever libpq says: the line is dead, and open() makes a new one
-            log.warning(line("doorbell lost", error=str(error).partition("\n")[0]))
-            self._hang_up()
-        self._rung()
+        except Exception as error:  # any error of libpq: the connection is dead, and open() makes a new one
+            log.warning(line("wake-ups lost", error=str(error).partition("\n")[0]))
+            self._disconnect()
+        self._on_wakeup()
 
-    def _hang_up(self) -> None:
+    def _disconnect(self) -> None:
         if self._listener is None:
             return
-        # Also when libpq has closed the socket by itself: the number is soon that of another connection, which could
-        # not be made while the loop takes it for ours.
+        # Also after libpq has closed the socket itself: another connection soon gets the same descriptor, and asyncio
+        # refuses that connection while this reader is registered.
         asyncio.get_running_loop().remove_reader(self._watched)
         self._listener.close()
         self._listener = None
@@ -105,11 +106,11 @@ class Doorbell:
     # ---- SQLite ----------------------------------------------------------------------------------------------------
     def _look(self) -> None:
         try:
-            assert self._counter is not None  # noqa: S101 - open() has made it
+            assert self._counter is not None  # noqa: S101 - open() has set it
             (version,) = self._counter.execute("PRAGMA data_version").fetchone()
         except sqlite3.Error:
             version = self._seen
         if version != self._seen:
             self._seen = version
-            self._rung()
+            self._on_wakeup()
         self._timer = asyncio.get_running_loop().call_later(LOOK_EVERY, self._look)

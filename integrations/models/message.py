@@ -260,7 +260,7 @@ class MessageQuerySet(models.QuerySet["Message"]):
                 for draft, key in zip(drafts, keys, strict=True)
                 if draft.service.search_fields
             )
-            wakeup.ring()
+            wakeup.notify()
         messages = [Message.from_db(self.db, list(row), list(row.values())) for row in accepted]
         for message, draft in zip(messages, drafts, strict=True):
             message.service, message.endpoint, message.replay_of = draft.service, draft.endpoint, draft.replay_of

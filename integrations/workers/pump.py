@@ -30,7 +30,7 @@ from integrations.models import Event, Worker, database_now
 from integrations.models.worker import LEASE, RENEW_EVERY
 from integrations.outbound.client import Client
 from integrations.outbound.outcome import Fault, Outcome
-from integrations.wakeup import Doorbell
+from integrations.wakeup import WakeupListener
 from integrations.workers import health_checks, housekeeping
 
 log = logging.getLogger("switchboard.pump")
@@ -47,7 +47,7 @@ IN_VAIN = 2  # rings without anything left after which a lane is the second to l
 SECOND_LOOK = 0.02  # seconds after a ring, for the lane that finds another one quicker
 SWEEP_EVERY = 1.0  # seconds; a breaker's stored state turns within this
 TIDY_EVERY = 30.0
-LOOK_EVERY = 0.25  # seconds between looks for due messages when no doorbell rang
+LOOK_EVERY = 0.25  # seconds between looks for due messages without a wake-up
 LOOK_AGAIN = 0.05  # seconds until the next look while messages wait for a place, a slot or a breaker
 GRACE = 12.0  # seconds that calls in flight have to finish when the pump stops
 DATABASE_BACKOFF = (0.2, 0.5, 1.0, 2.0, 5.0)
@@ -76,7 +76,7 @@ class Pump:
         self._writing: asyncio.Task[None] | None = None
         self._upkeep: asyncio.Task[None] | None = None
         self._checks: set[asyncio.Task[None]] = set()
-        self._doorbell = Doorbell(self._rang)
+        self._wakeups = WakeupListener(self._rang)
         self._was_rung = self._is_freed = self._found_nothing = False
         self._in_vain = 0  # rings in a row after which nothing was left
         self._waking: asyncio.TimerHandle | None = None
@@ -129,7 +129,7 @@ class Pump:
         if await self._written() and self.worker_id:
             await self._in_database(housekeeping.stop, self.worker_id)
         await self._disconnect()
-        self._doorbell.close()
+        self._wakeups.close()
         await self.client.aclose()
         self._database.shutdown()
         self._settling.shutdown()
@@ -164,7 +164,7 @@ class Pump:
         if not renewed:
             # Claims that somebody has taken back by now will be late, and fill in their lost rows.
             self.worker_id = await self._in_database(self._register)
-        self._doorbell.open()
+        self._wakeups.open()
         self._next_renewal = now + RENEW_EVERY.total_seconds()
 
     def _register(self) -> int:
