@@ -413,7 +413,7 @@ def _cached(key: str, draft: Draft) -> DirectResult | None:
 
 def _cache(request: DirectRequest, outcome: Outcome, body: bytes, target: Target) -> None:
     seconds = freshness.lifetime(outcome, target.service.cache.get("ttl", 0), database_now())
-    if not seconds or len(body) > CACHED_SIZE or not freshness.may_be_kept(request.draft.headers.items()):
+    if not seconds or len(body) > CACHED_SIZE or not freshness.may_be_stored(request.draft.headers.items()):
         return
     entry = (time.time(), outcome.status_code, outcome.header("content-type") or "", body)
     try:

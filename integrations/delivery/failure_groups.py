@@ -41,7 +41,7 @@ class FailedCall:
             status_code=attempt["status_code"],
             detail=attempt["detail"],
             body=attempt["response_body"],
-            has_answered=attempt["timings"].get("first_byte") is not None,
+            has_responded=attempt["timings"].get("first_byte") is not None,
         )
 
 

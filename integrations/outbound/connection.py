@@ -207,8 +207,8 @@ class Connection(asyncio.Protocol):
             self._keeps_open
             and self._is_open
             and not self._transport.is_closing()
-            and self._transport.get_write_buffer_size()
-            == 0  # the server responded before it had read the whole request
+            # Bytes left over: the server responded before it had read the whole request.
+            and self._transport.get_write_buffer_size() == 0
             and monotonic() - self._opened < OPEN_FOR
         )
 

@@ -10,7 +10,7 @@ from enum import StrEnum
 
 
 class Fault(StrEnum):
-    """The reason why a call did not succeed. docs/contract.md fixes the words."""
+    """The reason why a call did not succeed, from a fixed set of words (docs/contract.md)."""
 
     DNS = "dns"
     CONNECT = "connect"

@@ -1,8 +1,8 @@
-"""What other settings would have done with the calls that were recorded: the very machine that runs, over the past.
+"""Run recorded calls through other settings of breaker and retries, with the same state machine that runs live.
 
-The record stands in for what cannot be known. A call that would have been spared was made in reality, so its outcome
-is known; the first one after an open time stands in for the probe. A call that reality itself spared was never made,
-so looser settings cannot be told what they would have met. Calls are taken at the times at which they were made.
+Limits of the method: a call that the simulated breaker would have spared was made in reality, so its outcome is known,
+and the first call after an open time stands in for the probe. A call that the real breaker spared was never made, so a
+simulation of looser settings lacks its outcome. Each call keeps the time at which it was made.
 """
 
 from __future__ import annotations
@@ -21,48 +21,48 @@ from integrations.policies.breaker import BreakerPolicy, BreakerState, Sample
 from integrations.policies.retry import RetryPolicy
 from integrations.policies.verdict import Verdict, judge
 
-FIRST_BATCH, LARGEST_BATCH = 16, 1024  # samples given to the machine at once; what follows a trip is given again
+FIRST_BATCH, LARGEST_BATCH = 16, 1024  # samples per step of the breaker; those after a trip are passed again
 
 
 class RecordedCall(NamedTuple):
-    """One call as it was made. ``message`` is any key of its message; ``ended_at`` is when its result was known."""
+    """One call of the past. ``message`` is any key of its message; at ``ended_at`` its result was known."""
 
     message: int | None
-    number: int  # the number of the call among those of its message
+    number: int  # of the call among those of its message
     started_at: datetime
     ended_at: datetime
-    fault: str  # empty where it succeeded
+    fault: str  # empty if it succeeded
     status_code: int | None
 
 
 @dataclass(slots=True)
 class SimulatedOpening:
-    """One time that the breaker would have opened, until it would have closed again."""
+    """One period in which the breaker would have been open."""
 
     opened_at: datetime
     cause: str
-    closed_at: datetime | None = None  # None: it would still be open
+    closed_at: datetime | None = None  # None: still open at the end of the record
     reopened: int = 0
     spared: int = 0  # calls that would not have been made
-    spared_succeeded: int = 0  # those among them that succeeded in reality
+    spared_succeeded: int = 0  # of these, the calls that succeeded in reality
     first_spared_at: datetime | None = None
 
     def longest_wait(self, end: datetime) -> float:
-        """Seconds that the message waited that came first; ``end`` is where the record ends."""
+        """Return the seconds that the first spared message would have waited. ``end`` is the end of the record."""
         return ((self.closed_at or end) - self.first_spared_at).total_seconds() if self.first_spared_at else 0.0
 
 
 @dataclass(slots=True)
 class Backtest:
-    """What would have been, beside what was."""
+    """Simulated and actual results."""
 
     calls: int  # recorded
-    failed: int  # those that count as failures under these settings
+    failed: int  # calls that count as failures under these settings
     openings: list[SimulatedOpening] = field(default_factory=list)
-    delayed: int = 0  # messages with a call that would have been spared
-    given_up: int = 0  # messages that would have been dead before a call that was made in reality
-    given_up_delivered: int = 0  # those among them that such a call delivered
-    unmade: int = 0  # calls that would not have been made because their message was dead by then
+    delayed: int = 0  # messages with a spared call
+    given_up: int = 0  # messages that would have been dead before one of their real calls
+    given_up_delivered: int = 0  # of these, the messages that such a call delivered
+    unmade: int = 0  # calls that would not have been made, as their message was dead
 
     @property
     def spared(self) -> int:
@@ -74,7 +74,7 @@ class Backtest:
 
 
 def backtest(calls: Sequence[RecordedCall], policy: BreakerPolicy, retry: RetryPolicy) -> Backtest:
-    """Runs recorded calls, in any order, through these settings. About 1 s for 100,000 calls; raises nothing."""
+    """Run recorded calls, in any order, through these settings. About 1 s for 100,000 calls. Raises nothing."""
     verdict = _verdicts(retry)
     by_start = sorted(calls, key=lambda call: call.started_at)
     result = Backtest(len(calls), sum(verdict(call.fault, call.status_code).breaker == "failure" for call in calls))
@@ -88,11 +88,11 @@ Verdicts = Callable[[str, int | None], Verdict]
 
 
 def _verdicts(retry: RetryPolicy) -> Verdicts:
-    """What an outcome means under these settings; a day knows a handful of different ones."""
+    """Return a cached ``judge`` for these settings: one day has only a few different outcomes."""
 
     @cache
     def verdict(fault: str, status_code: int | None) -> Verdict:
-        # The time is for Retry-After alone, and headers are not looked at.
+        # Only Retry-After needs the time, and the record has no headers.
         return judge(Outcome(Fault(fault) if fault else None, status_code), retry, datetime.min)
 
     return verdict
@@ -101,7 +101,7 @@ def _verdicts(retry: RetryPolicy) -> Verdicts:
 def _made(
     by_start: Sequence[RecordedCall], retry: RetryPolicy, verdict: Verdicts, result: Backtest
 ) -> list[RecordedCall]:
-    """The calls that these retry settings would have made as well; the others are counted."""
+    """Return the calls that these retry settings would have made too, and count the others in ``result``."""
     allowed, lost = retry.attempts_allowed, Counter[int]()
     dead, given_up, delivered = set[int](), set[int](), set[int]()
     made = []
@@ -126,14 +126,15 @@ def _made(
 
 # ---- the breaker ----------------------------------------------------------------------------------------------------
 class _Simulation:
-    """Closed, it folds results in by their ends; open, it spares calls by their starts; half-open, it does both."""
+    """Take results in the order of their ends while closed, spare calls in the order of their starts while open, and do
+    both while half-open."""
 
     def __init__(
         self, by_start: list[RecordedCall], policy: BreakerPolicy, verdict: Verdicts, result: Backtest
     ) -> None:
         self.policy, self.verdict, self.result = policy, verdict, result
         self.by_start, self.by_end = by_start, sorted(by_start, key=lambda call: call.ended_at)
-        self.start = self.end = 0  # places in the two: what lies before them is done with
+        self.start = self.end = 0  # positions in the two lists; all calls before them are processed
         self.state = BreakerState()
         self.delayed = set[int]()
 
@@ -147,44 +148,44 @@ class _Simulation:
         self.result.delayed = len(self.delayed)
 
     def _while_closed(self, since: datetime | None) -> SimulatedOpening | None:
-        """Folds in the results of calls that began in this closed time, up to the one that trips a rule."""
+        """Take the results of calls that began in this closed period, up to the result that trips a rule."""
         batch: list[Sample] = []
         size, trouble_until = FIRST_BATCH, None
         by_seconds = self.policy.window.type == "time"
         while self.end < len(self.by_end):
             call = self.by_end[self.end]
             if since is not None and call.started_at < since:
-                self.end += 1  # it began before, and comes late
+                self.end += 1  # it began before the period: a late result
                 continue
             sample = self._sample(call, self.end)
-            # The machine measures a window of seconds from the end of what it is given: nothing may come after a
-            # second with a failure, or the failure would be judged by a later window than its own.
+            # The breaker measures a time window back from the last sample of a batch. A batch therefore ends with the
+            # first second that has a failure; with later samples the failure would be judged by a later window.
             if len(batch) >= size or (trouble_until is not None and sample.at.replace(microsecond=0) > trouble_until):
-                if opened := self._fold(batch):
+                if opened := self._apply(batch):
                     return opened
                 batch, size, trouble_until = [], min(2 * size, LARGEST_BATCH), None
             self.end += 1
             batch.append(sample)
             if by_seconds and trouble_until is None and (sample.failed or sample.slow):
                 trouble_until = sample.at.replace(microsecond=0)
-        return self._fold(batch)
+        return self._apply(batch)
 
-    def _fold(self, batch: list[Sample]) -> SimulatedOpening | None:
+    def _apply(self, batch: list[Sample]) -> SimulatedOpening | None:
         if not batch:
             return None
         before = self.state
-        self.state, changes = self._after(batch)
-        if not changes:
+        self.state, transitions = self._next_step(batch)
+        if not transitions:
             return None
-        # The last of the attempts it names is the one that tripped it; given up to there, the times come out exact.
-        tripping = changes[0].attempts[-1]
-        until = next(place for place, sample in enumerate(batch, 1) if sample.attempt == tripping)
+        # The last attempt in its evidence tripped it. A batch that ends there gives the exact times.
+        tripping = transitions[0].attempts[-1]
+        until = next(length for length, sample in enumerate(batch, 1) if sample.attempt == tripping)
         self.state, self.end = before, int(tripping) + 1
-        self.state, changes = self._after(batch[:until])
-        return SimulatedOpening(batch[until - 1].at, changes[0].cause)
+        self.state, transitions = self._next_step(batch[:until])
+        return SimulatedOpening(batch[until - 1].at, transitions[0].cause)
 
     def _until_closed(self, opening: SimulatedOpening) -> datetime | None:
-        """Spares calls and sends probes until all of those succeed; None where the record ends before."""
+        """Spare calls and send probes until all probes succeed. Returns None if the record ends before."""
         while self.state.retry_at is not None:
             self._skip_to(opening, self.state.retry_at)
             self.state, _ = breaker.tick(self.state, self.policy, self.state.retry_at)
@@ -204,10 +205,10 @@ class _Simulation:
             upcoming = self.by_start[self.start].started_at if self.start < len(self.by_start) else None
             if probes and (upcoming is None or probes[0][0] <= upcoming):
                 ended_at, _, sample = heappop(probes)
-                self.state, changes = self._after([sample])
-                if changes and changes[0].type == "closed":
+                self.state, transitions = self._next_step([sample])
+                if transitions and transitions[0].type == "closed":
                     return ended_at
-                if changes:
+                if transitions:
                     opening.reopened += 1
                     return None
                 continue
@@ -226,7 +227,7 @@ class _Simulation:
         if call.message is not None:
             self.delayed.add(call.message)
 
-    def _sample(self, call: RecordedCall, place: int) -> Sample:
+    def _sample(self, call: RecordedCall, attempt: int) -> Sample:
         view = self.verdict(call.fault, call.status_code).breaker
         return Sample(
             failed=view == "failure",
@@ -234,9 +235,9 @@ class _Simulation:
             neutral=view == "neutral",
             generation=self.state.generation,
             at=call.ended_at,
-            attempt=place,
+            attempt=attempt,
         )
 
-    def _after(self, samples: list[Sample]) -> breaker.Step:
-        # Without a backlog: how fast one goes out after a closing changes nothing that is counted here.
+    def _next_step(self, samples: list[Sample]) -> breaker.Step:
+        # No backlog: the release after a closing changes no number of a backtest.
         return breaker.apply_results(self.state, self.policy, samples, samples[-1].at, concurrency=1, backlog=False)

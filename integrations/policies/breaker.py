@@ -1,4 +1,4 @@
-"""The circuit breaker of one service, as a pure state machine: (state, results, now) → (state, changes).
+"""The circuit breaker of one service, as a pure state machine: (state, results, now) → (state, transitions).
 
 ::
 
@@ -9,10 +9,11 @@
       |                                                v  |
       +------------------------------------------- HALF OPEN    at most half_open_calls probes
 
-The state lives in one row per service that every process locks while it decides, so nothing here may depend on who
-asks. Manual modes lie over it: forced_open refuses all, disabled measures nothing, observe measures and lets all pass.
+The state is stored in one row per service, which a process locks while it decides, so nothing here may depend on the
+process. Manual modes override it: forced_open refuses all calls, disabled measures nothing, observe measures and lets
+all calls pass.
 
-A caller calls ``tick`` first (changes due to time alone), then ``allowance`` before claiming or ``apply_results`` with
+Call ``tick`` first, for the changes due to time alone; then ``allowance`` before claiming, or ``apply_results`` with
 the results of calls.
 """
 
@@ -32,19 +33,19 @@ from integrations.errors import Conflict
 
 State = Literal["closed", "open", "half_open"]
 Mode = Literal["auto", "forced_open", "disabled", "observe"]
-ChangeType = Literal["opened", "half_opened", "closed", "mode"]
-Action = Literal["open", "close", "half_open", "reset", "disable", "observe", "auto"]
+TransitionType = Literal["opened", "half_opened", "closed", "mode"]
+OperatorAction = Literal["open", "close", "half_open", "reset", "disable", "observe", "auto"]
 AttemptId = int | str
 TimeWindow = tuple[tuple[int, int, int, int], ...]  # (epoch second, calls, failures, slow)
 Window = str | TimeWindow
 
-EVIDENCE_KEPT = 20  # attempts named in one change: enough to look into, small enough for the row
-REASON_KEPT = 500  # characters the row has room for; an operator's own reason is part of some causes
+EVIDENCE_KEPT = 20  # attempts in the evidence of a transition: enough to investigate, small enough for the row
+REASON_KEPT = 500  # characters that the row holds; some causes contain an operator's own reason
 WEEK = 7 * 86_400.0
 
 
 class WindowPolicy(BaseModel):
-    """What the breaker looks back on: the last ``size`` calls, or the last ``size`` seconds."""
+    """The window over which rates are measured: the last ``size`` calls, or the last ``size`` seconds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -57,7 +58,7 @@ class BreakerPolicy(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    enabled: bool = Field(True, description="Whether the breaker watches this service at all.")
+    enabled: bool = Field(True, description="Whether the breaker watches this service.")
     consecutive_failures: int = Field(
         5, ge=0, le=1000, description="Opens after this many failures in a row; 0 turns this rule off."
     )
@@ -68,7 +69,7 @@ class BreakerPolicy(BaseModel):
     slow_call_duration: float | None = Field(
         None, gt=0, le=300, validate_default=True, description="A call that takes longer than this is slow."
     )
-    window: WindowPolicy = Field(WindowPolicy(), description="What the rates are measured over.")
+    window: WindowPolicy = Field(WindowPolicy(), description="The calls that the rates are measured over.")
     minimum_calls: int = Field(
         20,
         ge=1,
@@ -77,24 +78,24 @@ class BreakerPolicy(BaseModel):
         description="The rates count only once the window holds this many calls.",
     )
     open_for: float = Field(
-        60, ge=0.5, le=86_400, description="How long nothing is sent after opening, before a first probe."
+        60, ge=0.5, le=86_400, description="Seconds without calls after opening, until the first probe."
     )
     open_factor: float = Field(
-        1, ge=1, le=100, description="Each reopening in a row makes that time this many times longer."
+        1, ge=1, le=100, description="Each reopening in a row makes that time this many times as long."
     )
     open_max: float = Field(
-        3600, le=WEEK, validate_default=True, description="However often it reopens, it stays open no longer than this."
+        3600, le=WEEK, validate_default=True, description="Longest open time in seconds, however often it reopens."
     )
     half_open_calls: int = Field(
-        1, ge=1, le=100, description="How many probes are sent after that time; all must succeed for it to close."
+        1, ge=1, le=100, description="How many probes are sent after that time; the breaker closes if all succeed."
     )
 
     @field_validator("slow_call_duration")
     @classmethod
-    def _is_given_when_slow_calls_count(cls, duration: float | None, info: ValidationInfo) -> float | None:
+    def _is_set_if_slow_calls_count(cls, duration: float | None, info: ValidationInfo) -> float | None:
         if duration is None and info.data.get("slow_call_rate") is not None:
             raise PydanticCustomError(
-                "slow_call_duration", "is needed with slow_call_rate: it says which calls are slow"
+                "slow_call_duration", "is needed with slow_call_rate: it defines which calls are slow"
             )
         return duration
 
@@ -123,13 +124,13 @@ class BreakerPolicy(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class BreakerState:
-    """What is known about one breaker; the row holds exactly this.
+    """The state of one breaker, exactly as the row holds it.
 
-    ``generation`` goes up with every change of state or mode: a call carries the generation it was claimed in, and a
-    result of an older one is late and changes nothing. ``window`` is a string with one letter per call ('.' fine,
-    'f' failed, 's' slow, 'b' both) or, for a time window, counts per second. ``evidence`` holds the attempts that the
-    next change will name. In observe mode ``state`` stays closed: ``observed_open`` says that it would not be, and a
-    ``retry_at`` of None beside it that it would be probing.
+    ``generation`` goes up with every change of state or mode. A call carries the generation in which it was claimed;
+    a result of an older generation is late and changes nothing. ``window`` is a string with one letter per call
+    ('.' good, 'f' failed, 's' slow, 'b' both) or, for a time window, counts per second. ``evidence`` holds the attempts
+    that the next transition will name. In observe mode ``state`` stays closed; ``observed_open`` says that it would be
+    open, and with a ``retry_at`` of None that it would be half-open.
     """
 
     state: State = "closed"
@@ -148,13 +149,13 @@ class BreakerState:
     evidence: tuple[AttemptId, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """Everything as the row holds it: the window and the evidence as JSON values, times as datetimes."""
+        """Return all fields as the row holds them: window and evidence as JSON values, times as datetimes."""
         stored = {name: getattr(self, name) for name in self.__slots__}
         return stored | {"window": window_as_json(self.window), "evidence": list(self.evidence)}
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> BreakerState:
-        """What ``as_json`` gave. Times may be RFC 3339 text; fields that were not there yet take their defaults."""
+        """Reverse ``as_json``. Times may be RFC 3339 text; missing fields take their defaults."""
         values = {name: value for name, value in stored.items() if name in cls.__slots__}
         for name in ("mode_until", "opened_at", "retry_at"):
             if isinstance(values.get(name), str):
@@ -166,7 +167,7 @@ class BreakerState:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One call's result as the breaker sees it. ``at`` is when it ended, ``generation`` the one it was claimed in."""
+    """The result of one call, for the breaker. ``at`` is its end, ``generation`` the one in which it was claimed."""
 
     failed: bool
     slow: bool
@@ -178,9 +179,9 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """One change of state or mode, for one event: its cause in words and the attempts that brought it about."""
+    """One change of state or mode, for one event: its cause as text, and its evidence, the attempts that led to it."""
 
-    type: ChangeType
+    type: TransitionType
     cause: str
     attempts: tuple[AttemptId, ...] = ()
     observed: bool = False
@@ -189,13 +190,13 @@ class Transition:
 Step = tuple[BreakerState, tuple[Transition, ...]]
 
 
-# --- Asking ---------------------------------------------------------------------------------------------------------
+# --- Queries --------------------------------------------------------------------------------------------------------
 
 
 def allowance(state: BreakerState, policy: BreakerPolicy, probes_in_flight: int, now: datetime) -> int | None:
-    """How many calls may be claimed now: None for any number, 0 for none. ``tick`` comes first."""
+    """Return how many calls may be claimed now: None for any number, 0 for none. Call ``tick`` first."""
     if state.mode == "forced_open":
-        return 0  # an operator's stop holds even where the breaker is switched off
+        return 0  # an operator's stop holds even if the breaker is switched off
     if not policy.enabled or state.mode in ("disabled", "observe"):
         return None
     if state.state == "open":
@@ -206,7 +207,7 @@ def allowance(state: BreakerState, policy: BreakerPolicy, probes_in_flight: int,
 
 
 def ceiling(state: BreakerState, concurrency: int) -> int:
-    """The concurrency a service has now: less than its own while a closed breaker lets a backlog out."""
+    """Return the service's concurrency now: less than its limit while a closed breaker releases a backlog."""
     return concurrency if state.ramp is None else min(state.ramp, concurrency)
 
 
@@ -216,7 +217,7 @@ def is_slow(policy: BreakerPolicy, duration: float) -> bool:
 
 
 def open_period(policy: BreakerPolicy, reopenings: int) -> float:
-    """Seconds that an opening lasts after ``reopenings`` reopenings in a row."""
+    """Return the seconds that an opening lasts after ``reopenings`` reopenings in a row."""
     try:
         return min(policy.open_max, policy.open_for * policy.open_factor ** max(0, reopenings))
     except OverflowError:
@@ -224,7 +225,7 @@ def open_period(policy: BreakerPolicy, reopenings: int) -> float:
 
 
 def summary(state: BreakerState, policy: BreakerPolicy, now: datetime, probes_in_flight: int = 0) -> dict[str, Any]:
-    """The breaker as the API and the pages show it; ``held`` is the caller's to add."""
+    """Return the breaker as the API and the pages show it. The caller adds ``held``."""
     tally = _tally(state, policy, now)
     return {
         "state": state.state,
@@ -249,37 +250,37 @@ def summary(state: BreakerState, policy: BreakerPolicy, now: datetime, probes_in
     }
 
 
-# --- What time changes ----------------------------------------------------------------------------------------------
+# --- Changes by time ------------------------------------------------------------------------------------------------
 
 
 def tick(state: BreakerState, policy: BreakerPolicy, now: datetime) -> Step:
-    """What time alone, or a changed setting, does to a breaker. Gives back the same object when nothing changes."""
+    """Apply the changes due to time alone, or to changed settings. Returns the same object if nothing changes."""
     if state.mode != "auto" and state.mode_until is not None and state.mode_until <= now:
-        return _end_manual_mode(state, policy, now, f"{_MODE_WORDS[state.mode]} until this time")
+        return _end_manual_mode(state, policy, now, f"{_MODE_TEXTS[state.mode]} until this time")
     if state.mode in ("forced_open", "disabled"):
         return state, ()
     if not policy.enabled:
         return _switch_off(state, policy)
-    state = _bring_near(state, policy, now)
+    state = _limit_wait(state, policy, now)
     if state.mode == "observe":
-        return _turn_observed(state, now)
+        return _tick_observed(state, now)
     if state.state == "open" and (state.retry_at is None or state.retry_at <= now):
         return _half_opened(state, "the open time is over: probing")
     if state.state == "half_open" and state.probes_succeeded >= policy.half_open_calls:
-        # Fewer probes are asked for than have already succeeded: no further result would ever close it.
+        # The setting was lowered to the probes that have succeeded already: no further result would ever close it.
         return _closed(state, policy, _probes_cause(state.probes_succeeded), ramp=1)
     return state, ()
 
 
-def _bring_near(state: BreakerState, policy: BreakerPolicy, now: datetime) -> BreakerState:
-    """A clock that moved back must not keep the breaker open for longer than one full period."""
+def _limit_wait(state: BreakerState, policy: BreakerPolicy, now: datetime) -> BreakerState:
+    """Limit the wait to one full period: a clock that moved back must not keep the breaker open for longer."""
     if state.retry_at is None:
         return state
     latest = now + timedelta(seconds=open_period(policy, state.reopenings))
     return replace(state, retry_at=latest) if state.retry_at > latest else state
 
 
-def _turn_observed(state: BreakerState, now: datetime) -> Step:
+def _tick_observed(state: BreakerState, now: datetime) -> Step:
     if not state.observed_open or state.retry_at is None or state.retry_at > now:
         return state, ()
     state = replace(state, retry_at=None, probes_succeeded=0)
@@ -287,7 +288,7 @@ def _turn_observed(state: BreakerState, now: datetime) -> Step:
 
 
 def _switch_off(state: BreakerState, policy: BreakerPolicy) -> Step:
-    """Nothing measured while it was on may speak when it is switched on again."""
+    """Reset the measurements: they must not count when the breaker is switched on again."""
     reason = "" if state.mode == "auto" else state.reason
     wanted = replace(_clean(state, policy), reason=reason, reopenings=0, ramp=None)
     if wanted == state:
@@ -295,7 +296,7 @@ def _switch_off(state: BreakerState, policy: BreakerPolicy) -> Step:
     return _changed(state, wanted, "the breaker was switched off in the settings", state.evidence)
 
 
-# --- What results change --------------------------------------------------------------------------------------------
+# --- Changes by results ---------------------------------------------------------------------------------------------
 
 
 def apply_results(
@@ -307,14 +308,14 @@ def apply_results(
     concurrency: int,
     backlog: bool,
 ) -> Step:
-    """Fold results in, in their order. At most one change, save in observe mode, where calls go on regardless.
+    """Apply results in their order. Makes at most one transition, except in observe mode, where calls continue.
 
-    ``concurrency`` is the service's own limit and ``backlog`` whether messages wait: together they decide whether
-    a closing breaker lets them out slowly.
+    ``concurrency`` is the limit of the service, and ``backlog`` says whether messages wait: both decide whether a
+    closing breaker releases them slowly.
     """
     if not policy.enabled or state.mode in ("forced_open", "disabled") or state.state == "open":
         return state, ()
-    # What a change of state or mode overtook counts nowhere; the same goes for the rest of a batch that trips.
+    # Results of an older generation do not count, and neither does the rest of a batch that trips.
     counted = [sample for sample in samples if sample.generation == state.generation and not sample.neutral]
     if not counted:
         return state, ()
@@ -337,43 +338,43 @@ def _after_calls(
 
 
 def _after_probes(
-    state: BreakerState, policy: BreakerPolicy, samples: Sequence[Sample], now: datetime, backlog_over: int | None
+    state: BreakerState, policy: BreakerPolicy, samples: Sequence[Sample], now: datetime, full_concurrency: int | None
 ) -> Step:
-    """``backlog_over`` is the concurrency to climb back to, None without a backlog."""
+    """``full_concurrency`` is the concurrency at the end of the release, None without a backlog."""
     succeeded, evidence = state.probes_succeeded, state.evidence
     for sample in samples:
         if sample.failed:
             return _opened(state, policy, now, "a probe failed", (sample.attempt,), state.reopenings + 1)
         succeeded, evidence = succeeded + 1, (*evidence, sample.attempt)[-EVIDENCE_KEPT:]
         if succeeded >= policy.half_open_calls:
-            # A tenth of the concurrency; with a concurrency of one there is nothing to climb.
-            ramp = max(1, backlog_over // 10) if backlog_over is not None and backlog_over > 1 else None
+            # Start at a tenth of the concurrency; a concurrency of 1 needs no release.
+            ramp = max(1, full_concurrency // 10) if full_concurrency is not None and full_concurrency > 1 else None
             return _closed(replace(state, evidence=evidence), policy, _probes_cause(succeeded), ramp=ramp)
     return replace(state, probes_succeeded=succeeded, evidence=evidence), ()
 
 
 def _after_observed(state: BreakerState, policy: BreakerPolicy, samples: Sequence[Sample], now: datetime) -> Step:
-    """The same machine in the shadow: it says what it would do, and every call goes on being measured."""
-    record, changes = _Record(state, policy, now), list[Transition]()
+    """Run the same machine as a shadow: it reports its transitions, and every call is still measured."""
+    record, transitions = _Record(state, policy, now), list[Transition]()
     for sample in samples:
         record.add(sample)
         if not state.observed_open:
             if trip := record.tripped_by(sample):
                 state = _observed_opening(state, policy, now, state.reopenings)
-                changes.append(replace(trip, observed=True))
+                transitions.append(replace(trip, observed=True))
         elif state.retry_at is not None:
-            continue  # would have been refused
+            continue  # this call would have been refused
         elif sample.failed:
             state = _observed_opening(state, policy, now, state.reopenings + 1)
-            changes.append(Transition("opened", "a probe failed", (sample.attempt,), observed=True))
+            transitions.append(Transition("opened", "a probe failed", (sample.attempt,), observed=True))
         elif state.probes_succeeded + 1 < policy.half_open_calls:
             state = replace(state, probes_succeeded=state.probes_succeeded + 1)
         else:
             cause = _probes_cause(state.probes_succeeded + 1)
             state = replace(_clean(state, policy), observed_open=False, reopenings=0)
             record = _Record(state, policy, now)
-            changes.append(Transition("closed", cause, (sample.attempt,), observed=True))
-    return record.stored(state), tuple(changes)
+            transitions.append(Transition("closed", cause, (sample.attempt,), observed=True))
+    return record.stored(state), tuple(transitions)
 
 
 def _observed_opening(state: BreakerState, policy: BreakerPolicy, now: datetime, reopenings: int) -> BreakerState:
@@ -384,7 +385,7 @@ def _observed_opening(state: BreakerState, policy: BreakerPolicy, now: datetime,
 
 
 def _ramped(ramp: int | None, samples: Sequence[Sample], concurrency: int) -> int | None:
-    """One more place per success doubles the places in each round of calls; a failure halves them."""
+    """Add a place for each success, which doubles them in each round of calls; halve them for a failure."""
     if ramp is None:
         return None
     for sample in samples:
@@ -398,50 +399,50 @@ def _probes_cause(succeeded: int) -> str:
     return "the probe succeeded" if succeeded == 1 else f"all {succeeded} probes succeeded"
 
 
-# --- What an operator changes ---------------------------------------------------------------------------------------
+# --- Changes by an operator -----------------------------------------------------------------------------------------
 
 
 def command(
     state: BreakerState,
     policy: BreakerPolicy,
-    action: Action,
+    action: OperatorAction,
     now: datetime,
     *,
     reason: str = "",
     until: datetime | None = None,
 ) -> Step:
-    """An operator's action. ``until`` is for open, disable and observe; that it lies ahead is the caller's to check.
+    """Apply an operator's action. ``until`` is for open, disable and observe; the caller checks that it is not past.
 
-    Raises Conflict for half_open of a breaker that isn't open, and ValueError for a word that is no action. An action
-    that finds everything as it wants it changes no state, and so no generation and no event.
+    Raises Conflict for half_open of a breaker that is not open, and ValueError for an unknown action. An action whose
+    state is already reached makes no transition, and so no new generation and no event.
     """
-    words = f": {reason}" if reason else ""
+    suffix = f": {reason}" if reason else ""
     if action == "open":
-        return _force_open(state, now, reason, until, f"forced open by an operator{words}")
+        return _force_open(state, now, reason, until, f"forced open by an operator{suffix}")
     if action in ("disable", "observe"):
         mode: Mode = "disabled" if action == "disable" else "observe"
         wanted = replace(_clean(state, policy), mode=mode, mode_until=until, reason=reason, ramp=None, reopenings=0)
-        if state.mode == mode:  # already so: only the reason and the end are new
+        if state.mode == mode:  # only the reason and the end are new
             return replace(state, mode_until=until, reason=reason), ()
-        return _changed(state, wanted, f"{_MODE_WORDS[mode]} by an operator{words}")
+        return _changed(state, wanted, f"{_MODE_TEXTS[mode]} by an operator{suffix}")
     if action in ("close", "reset"):
         wanted = replace(_clean(state, policy), mode="auto", mode_until=None, reason="")
-        # Neither knows of a backlog: beginning with one place costs an idle service nothing.
+        # Both ignore the backlog: to start with one place costs an idle service nothing.
         wanted = replace(wanted, ramp=None if state.state == "closed" else 1)
         wanted = replace(wanted, reopenings=0) if action == "reset" else wanted
-        return _changed(state, wanted, f"{'closed' if action == 'close' else 'reset'} by an operator{words}")
+        return _changed(state, wanted, f"{'closed' if action == 'close' else 'reset'} by an operator{suffix}")
     if action == "half_open":
         if state.state != "open":
             raise Conflict(f"only an open breaker can be half-opened; this one is {state.state.replace('_', '-')}")
-        return _half_opened(state, f"half-opened by an operator{words}")
+        return _half_opened(state, f"half-opened by an operator{suffix}")
     if action == "auto":
         if state.mode == "auto":
             return state, ()
-        return _end_manual_mode(state, policy, now, f"{_MODE_WORDS[state.mode]} until an operator ended it{words}")
+        return _end_manual_mode(state, policy, now, f"{_MODE_TEXTS[state.mode]} until an operator ended it{suffix}")
     raise ValueError(f"no such action: {action}")
 
 
-_MODE_WORDS: dict[Mode, str] = {
+_MODE_TEXTS: dict[Mode, str] = {
     "auto": "automatic",
     "forced_open": "forced open",
     "disabled": "disabled",
@@ -466,14 +467,14 @@ def _force_open(state: BreakerState, now: datetime, reason: str, until: datetime
 
 
 def _end_manual_mode(state: BreakerState, policy: BreakerPolicy, now: datetime, cause: str) -> Step:
-    """Back to auto. A forced opening says nothing about the service, so it probes first; the others start clean."""
+    """Return to auto. A forced opening says nothing about the service, so it probes first; other modes start clean."""
     if state.mode == "forced_open" and policy.enabled:
         return _half_opened(state, cause)
     wanted = replace(_clean(state, policy), mode="auto", mode_until=None, reason="", reopenings=0, ramp=None)
     return _changed(state, wanted, cause)
 
 
-# --- Changes, each with its one event -------------------------------------------------------------------------------
+# --- Transitions, each with its one event ---------------------------------------------------------------------------
 
 
 def _opened(
@@ -484,7 +485,7 @@ def _opened(
     attempts: tuple[AttemptId, ...],
     reopenings: int,
 ) -> Step:
-    """Open for a full new period. The window stays as it was, to be looked at while it is open."""
+    """Open for a full new period. The window stays, so that an operator can read it while the breaker is open."""
     wanted = replace(
         state,
         state="open",
@@ -520,7 +521,7 @@ def _closed(state: BreakerState, policy: BreakerPolicy, cause: str, *, ramp: int
 
 
 def _clean(state: BreakerState, policy: BreakerPolicy) -> BreakerState:
-    """Closed, with nothing measured yet."""
+    """Return the closed state, without measurements."""
     return replace(
         state,
         state="closed",
@@ -534,22 +535,22 @@ def _clean(state: BreakerState, policy: BreakerPolicy) -> BreakerState:
     )
 
 
-_CHANGE_TYPES: dict[State, ChangeType] = {"closed": "closed", "open": "opened", "half_open": "half_opened"}
+_TRANSITION_TYPES: dict[State, TransitionType] = {"closed": "closed", "open": "opened", "half_open": "half_opened"}
 
 
 def _changed(before: BreakerState, wanted: BreakerState, cause: str, attempts: tuple[AttemptId, ...] = ()) -> Step:
-    """``wanted`` with a new generation and one Transition where the state or the mode differs; as it is where not."""
+    """Return ``wanted`` with a new generation and one Transition if state or mode differ, otherwise unchanged."""
     if wanted.state == before.state and wanted.mode == before.mode:
         return wanted, ()
-    change_type = "mode" if wanted.state == before.state else _CHANGE_TYPES[wanted.state]
-    return replace(wanted, generation=before.generation + 1), (Transition(change_type, cause, attempts),)
+    type_ = "mode" if wanted.state == before.state else _TRANSITION_TYPES[wanted.state]
+    return replace(wanted, generation=before.generation + 1), (Transition(type_, cause, attempts),)
 
 
 # --- The window -----------------------------------------------------------------------------------------------------
 
 
 class _Record:
-    """A working copy of what a closed breaker measures, for folding a batch without a new state per result."""
+    """Mutable measurements of a closed breaker, so that a batch needs no new state for each result."""
 
     def __init__(self, state: BreakerState, policy: BreakerPolicy, now: datetime) -> None:
         self.policy = policy
@@ -565,21 +566,21 @@ class _Record:
             self.evidence.append(sample.attempt)
 
     def tripped_by(self, sample: Sample) -> Transition | None:
-        """The opening that this call brings about, if it does. Only a failed or slow call trips a rule."""
+        """Return the opening that this call causes, if any. Only a failed or slow call trips a rule."""
         if not sample.failed and not (sample.slow and self.slow_counts):
             return None
         policy, tally = self.policy, self.tally
         if 0 < policy.consecutive_failures <= self.consecutive:
-            words = "1 failure" if self.consecutive == 1 else f"{self.consecutive} failures in a row"
-            return Transition("opened", words, self._last(self.consecutive))
+            cause = "1 failure" if self.consecutive == 1 else f"{self.consecutive} failures in a row"
+            return Transition("opened", cause, self._last(self.consecutive))
         if tally.calls == 0 or tally.calls < policy.minimum_calls:
             return None
         if tally.failures / tally.calls >= policy.failure_rate:
-            words = f"{tally.failures} of {tally.calls} calls failed ({_percent(tally.failures, tally.calls)})"
-            return Transition("opened", words, self._last(tally.failures + tally.slow))
+            cause = f"{tally.failures} of {tally.calls} calls failed ({_percent(tally.failures, tally.calls)})"
+            return Transition("opened", cause, self._last(tally.failures + tally.slow))
         if policy.slow_call_rate is not None and tally.slow / tally.calls >= policy.slow_call_rate:
-            words = f"{tally.slow} of {tally.calls} calls were slow ({_percent(tally.slow, tally.calls)})"
-            return Transition("opened", words, self._last(tally.failures + tally.slow))
+            cause = f"{tally.slow} of {tally.calls} calls were slow ({_percent(tally.slow, tally.calls)})"
+            return Transition("opened", cause, self._last(tally.failures + tally.slow))
         return None
 
     def _last(self, count: int) -> tuple[AttemptId, ...]:
@@ -619,10 +620,10 @@ class _CountTally:
 
 
 class _TimeTally:
-    """The last ``size`` seconds, counted per second; what is exactly ``size`` seconds old is out.
+    """The last ``size`` seconds, counted per second; a call exactly ``size`` seconds old no longer counts.
 
-    A second that lies ahead means that the clock moved back, or that another process read it a moment later: what
-    was counted there counts as of now and ages from now on, so it is neither lost nor stuck.
+    A second in the future means that the clock moved back, or that another process read it a moment later. Its calls
+    count as of now and age from now, so they are neither lost nor counted forever.
     """
 
     def __init__(self, window: TimeWindow, size: int, now: datetime) -> None:
@@ -652,7 +653,7 @@ class _TimeTally:
 
 
 def _tally(state: BreakerState, policy: BreakerPolicy, now: datetime) -> _CountTally | _TimeTally:
-    """The window under the present settings: of the other kind, it starts empty; smaller, it keeps the newest."""
+    """Return the window under the current settings: the other type starts empty, a smaller window keeps the newest."""
     window, size = state.window, policy.window.size
     if policy.window.type == "count":
         return _CountTally(window if isinstance(window, str) else "", size)
@@ -660,12 +661,12 @@ def _tally(state: BreakerState, policy: BreakerPolicy, now: datetime) -> _CountT
 
 
 def window_as_json(window: Window) -> str | list[list[int]]:
-    """A window as a JSON value: the letters, or a list per second."""
+    """Return a window as a JSON value: the letters, or a list for each second."""
     return window if isinstance(window, str) else [list(row) for row in window]
 
 
 def window_from_json(stored: str | Sequence[Sequence[int]] | None) -> Window:
-    """What ``window_as_json`` gave; nothing is an empty window."""
+    """Reverse ``window_as_json``; None is an empty window."""
     if isinstance(stored, str) or stored is None:
         return stored or ""
     return tuple((int(second), int(calls), int(failures), int(slow)) for second, calls, failures, slow in stored)

@@ -1,9 +1,9 @@
-"""What tells one kind of failure from another: a fingerprint of the call's outcome.
+"""Fingerprint a failed call: equal fingerprints are the same kind of failure.
 
-Two failures are the same when service, endpoint, phase, fault and status code are the same, and the other side said
-the same: by its error code and the names in its JSON, otherwise by its words with everything folded that changes from
-call to call. Different status codes never meet. The algorithm has a version: a new one makes new groups and leaves
-the old ones as they were.
+Two failures are the same if service, endpoint, phase, fault and status code are equal, and the response says the same:
+by its error code and the names in its JSON, otherwise by its text, in which every part that changes from call to call
+is folded. Different status codes never share a group. The algorithm has a version: a new version makes new groups and
+leaves the old ones unchanged.
 """
 
 from __future__ import annotations
@@ -18,35 +18,35 @@ from typing import Any
 
 from integrations.outbound.outcome import Fault
 
-VERSION = 1
-LOOKED_AT = 4096  # characters of a text, bytes of an answer that is no JSON
-JSON_LIMIT = 16 * 1024  # bytes of an answer that is read as JSON
-WORDS = 300  # characters of the folded text that count
+VERSION = 1  # the texts in ``because`` are part of the key: to change one, raise this
+READ_OF_TEXT = 4096  # characters of a text, bytes of a response that is not JSON
+JSON_LIMIT = 16 * 1024  # bytes; a larger response is not read as JSON
+FOLDED_LIMIT = 300  # characters of the folded text that count
 TITLE = 200
 NAMES = 20  # names of a JSON object that count
 FOLDED = "…"
 
 CODES = ("code", "error_code", "errorCode", "type", "error", "reason", "status")
-SAYINGS = ("message", "detail", "error_description", "description", "title", "msg", "errors")
-INNER = ("error", "errors", "fault")  # where an error may lie one level deeper
+TEXTS = ("message", "detail", "error_description", "description", "title", "msg", "errors")
+INNER = ("error", "errors", "fault")  # names that may hold the error one level deeper
 
 
 @dataclass(frozen=True, slots=True)
 class FailureDetails:
-    """What a failed call is told apart by. Text and body come without secrets."""
+    """The properties of a failed call that its fingerprint is made of. Text and body contain no secrets."""
 
     service_id: int
     endpoint_id: int | None
     fault: str
     status_code: int | None = None
-    detail: str = ""  # the client's words; they count where there was no answer
+    detail: str = ""  # the client's text; it counts if there was no response
     body: bytes = b""
-    has_answered: bool = False  # whether the first byte of an answer came
+    has_responded: bool = False  # whether the first byte of a response arrived
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """``key`` is the same for the same kind of failure; ``because`` says by what, in words for an operator."""
+    """``key`` is equal for the same kind of failure; ``because`` names the properties behind it for an operator."""
 
     version: int
     key: str
@@ -54,37 +54,37 @@ class Fingerprint:
     because: dict[str, Any]
 
 
-def fingerprint(facts: FailureDetails) -> Fingerprint:
-    """Microseconds for words, up to a millisecond for 16 KB of JSON; raises nothing."""
-    said = _said(facts.body) if facts.status_code is not None and facts.fault == Fault.STATUS else {}
-    if not said and facts.fault != Fault.STATUS and (words := fold(facts.detail)):
-        said = {"text": words}
-    return _made(facts, said)
+def fingerprint(failure: FailureDetails) -> Fingerprint:
+    """Return the fingerprint of a failed call. Takes µs for text, up to 1 ms for 16 KB of JSON. Raises nothing."""
+    traits = _response_traits(failure.body) if failure.status_code is not None and failure.fault == Fault.STATUS else {}
+    if not traits and failure.fault != Fault.STATUS and (text := fold(failure.detail)):
+        traits = {"text": text}
+    return _fingerprint(failure, traits)
 
 
-def remainder(facts: FailureDetails) -> Fingerprint:
-    """For what is one kind too many: everything else with the same fault and status code."""
-    return _made(facts, {"other": "more kinds of this failure than are kept apart"})
+def remainder(failure: FailureDetails) -> Fingerprint:
+    """Return the fingerprint for the rest, once there are too many kinds with this fault and status code."""
+    return _fingerprint(failure, {"other": "more kinds of this failure than are kept apart"})
 
 
-def _made(facts: FailureDetails, said: dict[str, Any]) -> Fingerprint:
-    because = {"phase": _phase(facts), "fault": facts.fault, "status_code": facts.status_code, **said}
-    identity = [VERSION, facts.service_id, facts.endpoint_id, because]
+def _fingerprint(failure: FailureDetails, traits: dict[str, Any]) -> Fingerprint:
+    because = {"phase": _phase(failure), "fault": failure.fault, "status_code": failure.status_code, **traits}
+    identity = [VERSION, failure.service_id, failure.endpoint_id, because]
     key = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
-    return Fingerprint(VERSION, key, _title(facts, said), because)
+    return Fingerprint(VERSION, key, _title(failure, traits), because)
 
 
-def _title(facts: FailureDetails, said: Mapping[str, Any]) -> str:
-    what = _status_words(facts.status_code) if facts.fault == Fault.STATUS else facts.fault.replace("_", " ")
-    if "other" in said:
-        return f"{what}: other answers"[:TITLE]
-    words = [str(said[name]) for name in ("code", "text") if name in said]
-    if not words and "names" in said:
-        words = [f"JSON with {', '.join(said['names'])}"]
-    return ": ".join([what, *words])[:TITLE]
+def _title(failure: FailureDetails, traits: Mapping[str, Any]) -> str:
+    kind = _status_text(failure.status_code) if failure.fault == Fault.STATUS else failure.fault.replace("_", " ")
+    if "other" in traits:
+        return f"{kind}: other answers"[:TITLE]
+    parts = [str(traits[name]) for name in ("code", "text") if name in traits]
+    if not parts and "names" in traits:
+        parts = [f"JSON with {', '.join(traits['names'])}"]
+    return ": ".join([kind, *parts])[:TITLE]
 
 
-def _status_words(status_code: int | None) -> str:
+def _status_text(status_code: int | None) -> str:
     if status_code is None:
         return "no status"
     try:
@@ -97,23 +97,23 @@ PHASES = {Fault.DNS: "name", Fault.CONNECT: "connection", Fault.TLS: "TLS handsh
 PHASES |= {Fault.CONFIG: "before the call", Fault.BLOCKED: "before the call"}
 
 
-def _phase(facts: FailureDetails) -> str:
-    if facts.fault in PHASES:
-        return PHASES[Fault(facts.fault)]
-    return "answer" if facts.has_answered else "waiting for the answer"
+def _phase(failure: FailureDetails) -> str:
+    if failure.fault in PHASES:
+        return PHASES[Fault(failure.fault)]
+    return "answer" if failure.has_responded else "waiting for the answer"
 
 
-# ---- what the other side said ---------------------------------------------------------------------------------------
-def _said(body: bytes) -> dict[str, Any]:
+# ---- the content of the response ------------------------------------------------------------------------------------
+def _response_traits(body: bytes) -> dict[str, Any]:
     error = _as_object(body)
     if error is None:
-        words = fold(_plain(body[:LOOKED_AT].decode(errors="replace")))
-        return {"text": words} if words else {}
+        text = fold(_plain(body[:READ_OF_TEXT].decode(errors="replace")))
+        return {"text": text} if text else {}
     names = sorted({fold(name) for name in _names(error)})[:NAMES]
     if code := _code(error):
         return {"code": code, "names": names}
-    words = next(_sayings(error), "")
-    return {"names": names, **({"text": words} if words else {})}
+    text = next(_texts(error), "")
+    return {"names": names, **({"text": text} if text else {})}
 
 
 def _as_object(body: bytes) -> dict[str, Any] | None:
@@ -127,7 +127,7 @@ def _as_object(body: bytes) -> dict[str, Any] | None:
 
 
 def _levels(error: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The object, and the errors within it."""
+    """Yield the object, and the errors inside it."""
     yield error
     for name in INNER:
         inner = error.get(name)
@@ -144,8 +144,8 @@ def _names(error: dict[str, Any]) -> Iterator[str]:
 
 
 def _code(error: dict[str, Any]) -> str:
-    """What the other side itself calls this error: a word or a number, never a sentence."""
-    # The innermost is the most exact.
+    """Return the server's own code for this error: a word or a number, never a sentence."""
+    # The innermost code is the most precise.
     for level in reversed(list(_levels(error))):
         for name in CODES:
             value = level.get(name)
@@ -156,15 +156,15 @@ def _code(error: dict[str, Any]) -> str:
     return ""
 
 
-def _sayings(error: dict[str, Any]) -> Iterator[str]:
+def _texts(error: dict[str, Any]) -> Iterator[str]:
     for level in reversed(list(_levels(error))):
-        for name in (*SAYINGS, *CODES):
-            if isinstance(level.get(name), str) and (words := fold(level[name])):
-                yield words
+        for name in (*TEXTS, *CODES):
+            if isinstance(level.get(name), str) and (text := fold(level[name])):
+                yield text
 
 
 def _plain(text: str) -> str:
-    """A page's title, or its text without tags; other text as it is."""
+    """Return the title of an HTML page, or its text without tags; other text unchanged."""
     if not text.lstrip().startswith("<"):
         return text
     title = re.search(r"<title[^<>]*>([^<]+)<", text, re.IGNORECASE)
@@ -173,7 +173,7 @@ def _plain(text: str) -> str:
 
 # ---- folding --------------------------------------------------------------------------------------------------------
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-# A quote inside a word is an apostrophe. The marks stay, so that folding again finds the same pairs.
+# A quotation mark inside a word is an apostrophe. The marks stay, so that a second fold finds the same pairs.
 QUOTED = re.compile(rf"\"[^\"]*\"|(?<![\w{FOLDED}])'[^'\"]*'(?![\w{FOLDED}])")
 UUID = re.compile(r"(?<!\w)[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?!\w)", re.IGNORECASE)
 CHANGING = re.compile(
@@ -184,7 +184,7 @@ CHANGING = re.compile(
             UUID.pattern,
             # IPv6
             rf"(?<![\w:{FOLDED}])(?:[0-9a-f]{{0,4}}:){{2,7}}(?:[0-9a-f]{{1,4}}|(?:\d+\.){{3}}\d+)?(?![\w:{FOLDED}])",
-            # whatever has a digit: numbers, dates and times, IPv4 with its port, identifiers
+            # every word with a digit: numbers, dates and times, IPv4 with its port, identifiers
             r"(?<!\w)\w*\d\w*(?:-\w+|[.,:+/]{1,2}\w*\d\w*)*",
         )
     ),
@@ -194,9 +194,9 @@ REPEATED = re.compile(rf"{FOLDED}(?:[\s,;]*{FOLDED})+")
 
 
 def fold(text: str) -> str:
-    """The words with whatever changes from call to call as “…”: quoted values, addresses, identifiers, numbers and
-    dates. Folding twice is folding once; only the first 4,096 characters are looked at."""
-    text = UNPRINTABLE.sub(" ", text[:LOOKED_AT])
+    """Replace the parts of a text that change from call to call by “…”: quoted values, addresses, identifiers, numbers
+    and dates. Folding twice equals folding once. Reads only the first 4,096 characters."""
+    text = UNPRINTABLE.sub(" ", text[:READ_OF_TEXT])
     text = QUOTED.sub(lambda found: f"{found[0][0]}{FOLDED}{found[0][0]}", text)
     text = REPEATED.sub(FOLDED, CHANGING.sub(FOLDED, text))
-    return " ".join(text.split())[:WORDS].rstrip()
+    return " ".join(text.split())[:FOLDED_LIMIT].rstrip()

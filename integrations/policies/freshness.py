@@ -1,6 +1,6 @@
-"""How long an answer may be given again: RFC 9111 as far as a small cache of GET answers needs it.
+"""Decide how long a response may be reused: RFC 9111, as far as a small cache of GET responses needs it.
 
-Careful rather than clever: what is not plainly allowed is not kept, and what is stale is never given.
+When in doubt, nothing is stored. A stale response is never returned.
 """
 
 from __future__ import annotations
@@ -14,23 +14,26 @@ from integrations.policies.retry import http_date
 
 Headers = Iterable[tuple[str, str]]
 
-_DIRECTIVE = re.compile(r'([a-z-]+)(?:\s*=\s*(?:"([^"]*)"|([^\s,;"]*)))?', re.IGNORECASE | re.ASCII)
-_SECRET_TO_ONE = frozenset({"no-store", "no-cache", "private"})
+DIRECTIVE = re.compile(r'([a-z-]+)(?:\s*=\s*(?:"([^"]*)"|([^\s,;"]*)))?', re.IGNORECASE | re.ASCII)
+NOT_SHARED = frozenset({"no-store", "no-cache", "private"})
 
 
 def lifetime(outcome: Outcome, ttl: float, now: datetime) -> float:
-    """Seconds for which an answer to a GET may be given again: at most ``ttl``, 0 for not at all."""
+    """Return the seconds for which a response to a GET may be reused: at most ``ttl``, 0 for not at all."""
     headers = outcome.headers
     if outcome.status_code != 200 or outcome.truncated or _values(headers, "set-cookie"):
         return 0
     directives = _directives(headers)
-    if _SECRET_TO_ONE & directives.keys() or "*" in ",".join(_values(headers, "vary")):
+    if NOT_SHARED & directives.keys() or "*" in ",".join(_values(headers, "vary")):
         return 0
-    return max(0.0, min(ttl, _said(headers, directives, ttl, now) - _seconds(",".join(_values(headers, "age")) or "0")))
+    return max(
+        0.0,
+        min(ttl, _stated_lifetime(headers, directives, ttl, now) - _seconds(",".join(_values(headers, "age")) or "0")),
+    )
 
 
 def accepts(headers: Headers, age: float) -> bool:
-    """Whether a request with these headers takes an answer that is ``age`` seconds old."""
+    """Whether a request with these headers accepts a response that is ``age`` seconds old."""
     headers = tuple(headers)
     directives = _directives(headers)
     if {"no-store", "no-cache"} & directives.keys() or "no-cache" in ",".join(_values(headers, "pragma")).lower():
@@ -38,12 +41,12 @@ def accepts(headers: Headers, age: float) -> bool:
     return "max-age" not in directives or age <= _shortest(directives["max-age"])
 
 
-def may_be_kept(headers: Headers) -> bool:
-    """Whether a request with these headers lets its answer be kept."""
+def may_be_stored(headers: Headers) -> bool:
+    """Whether a request with these headers allows its response to be stored."""
     return "no-store" not in _directives(headers)
 
 
-def _said(headers: Headers, directives: dict[str, list[str]], ttl: float, now: datetime) -> float:
+def _stated_lifetime(headers: Headers, directives: dict[str, list[str]], ttl: float, now: datetime) -> float:
     for name in ("s-maxage", "max-age"):
         if name in directives:
             return _shortest(directives[name])
@@ -54,9 +57,9 @@ def _said(headers: Headers, directives: dict[str, list[str]], ttl: float, now: d
 
 
 def _directives(headers: Headers) -> dict[str, list[str]]:
-    """Of all Cache-Control headers together: each directive with all its values."""
+    """Return each directive of all Cache-Control headers, with all its values."""
     found: dict[str, list[str]] = {}
-    for name, quoted, plain in _DIRECTIVE.findall(",".join(_values(headers, "cache-control"))):
+    for name, quoted, plain in DIRECTIVE.findall(",".join(_values(headers, "cache-control"))):
         found.setdefault(name.lower(), []).append(quoted or plain)
     return found
 
@@ -66,7 +69,7 @@ def _shortest(values: list[str]) -> float:
 
 
 def _seconds(text: str) -> float:
-    """Delta-seconds; 0 for junk, which is what RFC 9111 (4.2.1) advises for a lifetime."""
+    """Parse delta-seconds; 0 for junk, as RFC 9111 section 4.2.1 advises for a lifetime."""
     text = text.strip()
     return float(text) if text.isascii() and text.isdigit() else 0.0
 

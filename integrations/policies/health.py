@@ -1,4 +1,4 @@
-"""Whether a service is up, by its regular checks."""
+"""Decide by its regular checks whether a service is up."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Literal
 
 HealthState = Literal["unknown", "up", "down"]
 
-DOWN_AFTER = 2  # failed checks in a row: one alone may be a hiccup
+DOWN_AFTER = 2  # failed checks in a row: a single failure may be temporary
 EXPECTED = re.compile(r"(?:[1-5]xx|[1-5][0-9]{2})(?: *, *(?:[1-5]xx|[1-5][0-9]{2}))*")
 
 
 def next_state(
     state: HealthState, failed_in_a_row: int, *, is_good: bool
 ) -> tuple[HealthState, int, Literal["up", "down"] | None]:
-    """The state after a check, the failed checks in a row, and what is news.
+    """Return the state after a check, the failed checks in a row, and the change to report.
 
-    A service that is found up for the first time is no news; one that is found down is.
+    A service that is up at its first check is not reported; a service that is down is.
     """
     if is_good:
         return "up", 0, "up" if state == "down" else None
@@ -27,7 +27,7 @@ def next_state(
 
 
 def is_expected(status_code: int | None, expect: str) -> bool:
-    """Whether a status is among those of ``expect``, such as ``2xx`` or ``200, 204, 3xx``."""
+    """Whether ``expect``, such as ``2xx`` or ``200, 204, 3xx``, contains a status."""
     if status_code is None:
         return False
-    return {str(status_code), f"{status_code // 100}xx"} & {one.strip() for one in expect.split(",")} != set()
+    return {str(status_code), f"{status_code // 100}xx"} & {entry.strip() for entry in expect.split(",")} != set()

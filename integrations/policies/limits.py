@@ -1,4 +1,4 @@
-"""How fast and how much: rate, concurrency, time limits, the retry budget, and a fair share between services."""
+"""Limits of a service: rate, concurrency, timeouts and retry budget; and the fair share between services."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from datetime import datetime, timedelta
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-SLOWEST_PACE = 7 * 86_400.0  # one call in a week; who wants less pauses the service
-USED_OF_RATE = 0.97  # slots are spaced for so much of a rate; sends on a busy machine were seen 20 ms late
-EXACT_RATE = 200  # calls in a period up to which one more is all that a receiver may ever see; above, so much:
+SLOWEST_PACE = 7 * 86_400.0  # one call in a week; for less, pause the service
+USED_OF_RATE = 0.97  # slots are spaced for this share of a rate; sends on a busy machine were measured 20 ms late
+EXACT_RATE = 200  # calls in a period: up to this rate a receiver may see one call too many, above it EXCESS of the rate
 EXCESS = 0.02
-CLOCK_SKEW = timedelta(seconds=5)  # clocks of several machines may differ so much before a slot is taken for a mistake
+CLOCK_SKEW = timedelta(seconds=5)  # machines' clocks may differ by this before a slot is taken for a mistake
 NO_LIMIT = sys.maxsize
-BUDGET_SPAN = 60  # seconds a retry budget looks back
-BUDGET_BUCKET = 5  # seconds per bucket: twelve small rows, and at most 5 s are forgotten early
+BUDGET_SPAN = 60  # seconds that a retry budget looks back
+BUDGET_BUCKET = 5  # seconds per bucket: twelve small rows, and at most 5 s too few count
 
 Recent = tuple[tuple[int, int, int], ...]  # (start of the bucket in epoch seconds, calls, retries among them)
 
@@ -31,7 +31,7 @@ class Limits(BaseModel):
         None, gt=0, le=100_000, description="How many calls may be sent in each period; empty means no limit."
     )
     per: float = Field(1, gt=0, le=86_400, validate_default=True, description="The length of that period in seconds.")
-    concurrency: int = Field(10, ge=1, le=1000, description="How many calls may be under way at the same time.")
+    concurrency: int = Field(10, ge=1, le=1000, description="How many calls may be in flight at the same time.")
 
     @field_validator("per")
     @classmethod
@@ -43,15 +43,15 @@ class Limits(BaseModel):
 
     @property
     def interval(self) -> timedelta:
-        """Time between two sends: a little longer than the rate asks for, because no call arrives on the dot."""
+        """Time between two sends: a little longer than the rate requires, because calls arrive early or late."""
         return timedelta(seconds=self.per / self.rate / USED_OF_RATE) if self.rate else timedelta(0)
 
     @property
     def patience(self) -> timedelta:
-        """How late a send may be before its slot is given back.
+        """How late a send may be. Later than this, it gives its slot back.
 
-        If all calls arrive within twice this time after their slots, no period has more than the rate allows and one
-        call (above ``EXACT_RATE``: 2 %). Half of it is for the way from the send to the receiver.
+        If all calls arrive within twice this time after their slots, no period has more calls than the rate plus one
+        (above ``EXACT_RATE``: plus 2 %). Half of that time is for the way from the send to the receiver.
         """
         if not self.rate:
             return timedelta(0)
@@ -64,25 +64,25 @@ class Timeout(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    connect: float = Field(5, ge=0.05, le=60, description="Seconds to reach the service before the call is given up.")
+    connect: float = Field(5, ge=0.05, le=60, description="Seconds to connect to the service before the call fails.")
     total: float = Field(
-        30, ge=0.05, le=300, description="Seconds a whole call may take, from looking up the name to the last byte."
+        30, ge=0.05, le=300, description="Seconds for a whole call, from the DNS lookup to the last byte."
     )
 
     @property
     def connect_within(self) -> float:
-        """Seconds for connecting: never more than the whole call has."""
+        """Seconds for connecting: never more than for the whole call."""
         return min(self.connect, self.total)
 
 
 def slots(
     limits: Limits, next_slot: datetime | None, now: datetime, wanted: int, horizon: timedelta
 ) -> tuple[tuple[datetime, ...], datetime | None]:
-    """Up to ``wanted`` times to send at, evenly spaced and none after ``now + horizon``, and the new ``next_slot``.
+    """Return up to ``wanted`` send times, evenly spaced and none after ``now + horizon``, and the new ``next_slot``.
 
     The generic cell rate algorithm without a burst: the row holds one time, the earliest free slot. ``next_slot`` is
-    for the rate alone; what a ``Retry-After`` asks for belongs in a column of its own, because a slot further away
-    than this function can give out is taken for a clock that moved back and is pulled in.
+    for the rate alone; a ``Retry-After`` needs a column of its own, because this function takes a slot beyond its
+    horizon for a clock that moved back, and pulls it in.
     """
     if limits.rate is None:
         return (now,) * max(0, wanted), None
@@ -91,14 +91,14 @@ def slots(
     if first > last + interval + CLOCK_SKEW:
         first = last + interval
     fitting = 0 if first > last else (last - first) // interval + 1
-    given = min(max(0, wanted), fitting)
-    return tuple(first + interval * index for index in range(given)), first + interval * given
+    granted = min(max(0, wanted), fitting)
+    return tuple(first + interval * index for index in range(granted)), first + interval * granted
 
 
 def budget_left(recent: Recent, policy_budget: float, now: datetime, floor: int = 10) -> int:
-    """How many more retries this minute may have, never negative; a share of 1 is no limit.
+    """Return how many more retries this minute may have, at least 0. A share of 1 is no limit.
 
-    Counted out, it would be one: where nothing but retries is left, there are never more calls than retries.
+    By the formula it would be a limit: when only retries are left, there are never more calls than retries.
     """
     if policy_budget >= 1:
         return NO_LIMIT
@@ -107,14 +107,14 @@ def budget_left(recent: Recent, policy_budget: float, now: datetime, floor: int 
 
 
 def budget_use(recent: Recent, policy_budget: float, now: datetime, floor: int = 10) -> tuple[int, int]:
-    """The last minute's retries, and how many it may have: a share of its calls, ``floor`` at least."""
+    """Return the retries of the last minute, and how many are allowed: a share of its calls, at least ``floor``."""
     kept = _last_minute(recent, _bucket(now))
     calls, retries = sum(row[1] for row in kept), sum(row[2] for row in kept)
     return retries, max(floor, math.floor(policy_budget * calls + 1e-9))  # 0.29·100 is 28.999999999999996
 
 
 def record(recent: Recent, now: datetime, calls: int, retries: int) -> Recent:
-    """``recent`` with ``calls`` more calls, ``retries`` of them retries, and without what is over a minute old."""
+    """Add ``calls``, ``retries`` of them retries, to ``recent``, and drop buckets that are over a minute old."""
     bucket = _bucket(now)
     kept = _last_minute(recent, bucket)
     if kept and kept[-1][0] == bucket:
@@ -123,30 +123,30 @@ def record(recent: Recent, now: datetime, calls: int, retries: int) -> Recent:
 
 
 def share(capacity: int, wants: Sequence[int]) -> list[int]:
-    """Max-min fair split of ``capacity`` places: nobody gets more while somebody who wants more has less.
+    """Split ``capacity`` places max-min fairly: no service gets more while another wants more and has less.
 
-    Places that don't divide evenly go to those who come first, so callers rotate the order.
+    Places that do not divide evenly go to the first services, so callers rotate the order.
     """
-    given = [0] * len(wants)
+    shares = [0] * len(wants)
     left = max(0, capacity)
     hungry = [index for index, want in enumerate(wants) if want > 0]
     while hungry and left >= len(hungry):
         portion = left // len(hungry)
         for index in hungry:
-            portion_here = min(portion, wants[index] - given[index])
-            given[index] += portion_here
+            portion_here = min(portion, wants[index] - shares[index])
+            shares[index] += portion_here
             left -= portion_here
-        hungry = [index for index in hungry if given[index] < wants[index]]
+        hungry = [index for index in hungry if shares[index] < wants[index]]
     for index in hungry[:left]:
-        given[index] += 1
-    return given
+        shares[index] += 1
+    return shares
 
 
 def _last_minute(recent: Recent, bucket: int) -> Recent:
-    """The buckets that still count, oldest first.
+    """Return the buckets that still count, oldest first.
 
-    A bucket of the future means that the clock moved back: what it holds is recent, so it counts as of now and ages
-    from there, neither forgotten nor stuck.
+    A bucket in the future means that the clock moved back. Its calls are recent: they count as of now and age from
+    now, so they are neither lost nor counted forever.
     """
     counted: dict[int, tuple[int, int]] = {}
     for start, calls, retries in recent:

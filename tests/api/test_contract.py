@@ -41,7 +41,9 @@ def choices(field: str) -> list[str]:
         pytest.param(choices("trigger"), id="triggers"),
         pytest.param(choices("outcome"), id="outcomes"),
         pytest.param([*get_args(responses.WaitingOut.model_fields["kind"].annotation)], id="reasons to wait"),
-        pytest.param([*get_args(breaker.State), *get_args(breaker.Mode), *get_args(breaker.Action)], id="breaker"),
+        pytest.param(
+            [*get_args(breaker.State), *get_args(breaker.Mode), *get_args(breaker.OperatorAction)], id="breaker"
+        ),
         pytest.param([*Kind, *State], id="operations"),
         pytest.param([*FailureState], id="failure groups"),
         pytest.param([*TOPICS], id="topics"),

@@ -1,4 +1,4 @@
-"""Every kind of bad upstream, through the whole engine: each ends as the table says, and the pump goes on."""
+"""Every kind of bad upstream, through the whole engine: each message ends as the table says, and the pump goes on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 DEADLINE = 1.0  # seconds
 
 
-def test_bad_upstreams_harm_nobody_else(
+def test_bad_upstreams_harm_no_other_service(
     register: Callable[..., Service], send: Callable[..., list[Message]], deliver: Callable[..., Any]
 ) -> None:
     with Zoo() as zoo:
@@ -58,7 +58,7 @@ def test_bad_upstreams_harm_nobody_else(
         ("redirect", "status", "status"),
     ],
 )
-def test_what_becomes_of_a_message_to(
+def test_the_end_of_a_message_to(
     register: Callable[..., Service],
     send: Callable[..., list[Message]],
     deliver: Callable[..., Any],
@@ -76,7 +76,7 @@ def test_what_becomes_of_a_message_to(
     assert (message.status, message.last_fault, message.dead_reason) == (Status.DEAD, fault, end)
 
 
-def test_an_endless_answer_is_delivered_and_cut(
+def test_an_endless_response_is_delivered_and_cut(
     register: Callable[..., Service], send: Callable[..., list[Message]], deliver: Callable[..., Any]
 ) -> None:
     with Zoo() as zoo:

@@ -1,4 +1,4 @@
-"""One call against real sockets that misbehave: each ends in its fault word, in time, and harms no other call."""
+"""Single calls to real sockets that misbehave: each call ends with its fault word, in time, and harms no other."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def post(url: str, **fields: Any) -> Call:
 
 
 def sent(*calls: Call, client: Callable[[], Client] = Client) -> list[Outcome]:
-    """The outcomes of calls that one client makes one after the other."""
+    """Return the outcomes of calls that one client makes in sequence."""
 
     async def run() -> list[Outcome]:
         one = client()
@@ -73,7 +73,7 @@ def with_client(act: Callable[[Client, PinnedTransport], Awaitable[None]], **opt
 
 
 def resolver(*answers: list[str]) -> Callable[[str, int], Awaitable[list[str]]]:
-    """A resolver that gives each answer once, and the last for ever."""
+    """Make a resolver that returns each list once, and the last one forever."""
     left = list(answers)
 
     async def resolve(host: str, port: int) -> list[str]:
@@ -89,7 +89,7 @@ async def eventually(holds: Callable[[], bool], within: float = 3.0) -> None:
         await asyncio.sleep(0.01)
 
 
-# ---- what an upstream does, and what it comes to --------------------------------------------------------------------
+# ---- behaviours of an upstream, and their outcomes ------------------------------------------------------------------
 ANSWERED = [
     ("healthy", b'{"ok":true}'),
     ("slow", b'{"ok":true}'),
@@ -108,7 +108,7 @@ ANSWERED = [
 
 
 @pytest.mark.parametrize(("animal", "body"), ANSWERED, ids=[name for name, _ in ANSWERED])
-def test_an_answer_that_is_whole_is_delivered(zoo: Zoo, animal: str, body: bytes) -> None:
+def test_a_complete_response_is_a_success(zoo: Zoo, animal: str, body: bytes) -> None:
     upstream = zoo.serve(animal)
     for outcome in sent(post(upstream.url), post(upstream.url)):
         assert outcome.fault is None, outcome
@@ -199,7 +199,7 @@ def test_a_status_means_what_the_table_says(zoo: Zoo, code: str, fault: Fault | 
         assert outcome.status_code == int(code)
 
 
-def test_an_interim_answer_without_an_end_waits_for_the_real_one(zoo: Zoo) -> None:
+def test_interim_responses_are_skipped_until_the_real_one(zoo: Zoo) -> None:
     upstream = zoo.serve(keeps_saying(b"HTTP/1.1 199 Odd\r\n\r\n", 0.02, GOOD))
     [outcome] = sent(post(upstream.url))
     assert outcome.status_code == 200
@@ -234,7 +234,7 @@ def test_an_endless_body_is_read_to_the_cap_and_the_connection_closed(zoo: Zoo, 
         (50, 0, 0, True, 1),
     ],
 )
-def test_what_is_kept_and_what_is_read_have_their_own_caps(
+def test_the_bytes_read_and_the_bytes_kept_have_separate_caps(
     zoo: Zoo, length: int, keep: int, kept: int, truncated: bool, connections: int
 ) -> None:
     upstream = zoo.serve(keeps_saying(status(200, b"x" * length)))
@@ -269,7 +269,7 @@ def test_no_more_response_headers_are_kept_than_a_row_should_hold(zoo: Zoo) -> N
     assert sum(len(name) + len(value) for name, value in second.headers) <= 16 * 1024
 
 
-def test_an_answer_that_comes_before_the_request_is_read_ends_the_connection(zoo: Zoo) -> None:
+def test_a_response_before_the_request_is_read_closes_the_connection(zoo: Zoo) -> None:
     upstream = zoo.serve("answers_before_reading")
 
     async def act(client: Client, transport: PinnedTransport) -> None:
@@ -291,7 +291,7 @@ def closed_port() -> int:
 
 @pytest.fixture
 def full_backlog() -> Iterator[int]:
-    """A port whose connections are never taken: the kernel drops the SYN, as a firewall would."""
+    """A port that accepts no connection: the kernel drops the SYN, as a firewall would."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen(0)
@@ -351,7 +351,7 @@ def test_a_name_that_has_no_address_at_all_is_a_dns_fault() -> None:
     with_client(act, resolve=resolver([]))
 
 
-def test_a_resolver_that_never_answers_counts_in_the_deadline_and_is_asked_once_for_all() -> None:
+def test_a_resolver_that_never_returns_counts_in_the_deadline_and_is_called_once_for_all() -> None:
     asked = 0
 
     async def never(host: str, port: int) -> list[str]:
@@ -375,7 +375,7 @@ def test_a_resolver_that_never_answers_counts_in_the_deadline_and_is_asked_once_
 
 # ---- TLS ------------------------------------------------------------------------------------------------------------
 class Certificates:
-    """An authority that the client under test knows, and one that it doesn't."""
+    """An authority that the client under test trusts, and one that it does not trust."""
 
     def __init__(self) -> None:
         self.known, self.unknown = trustme.CA(), trustme.CA()
@@ -425,7 +425,7 @@ BAD_TLS: list[tuple[str, Callable[[Certificates], ssl.SSLContext | None], str]] 
 
 
 @pytest.mark.parametrize(("context", "words"), [case[1:] for case in BAD_TLS], ids=[case[0] for case in BAD_TLS])
-def test_a_server_that_cannot_prove_who_it_is_gets_no_request(
+def test_a_server_that_cannot_prove_its_identity_gets_no_request(
     zoo: Zoo, certificates: Certificates, context: Callable[[Certificates], ssl.SSLContext | None], words: str
 ) -> None:
     tls = context(certificates)
@@ -445,7 +445,7 @@ def test_a_server_that_cannot_prove_who_it_is_gets_no_request(
 
 @contextmanager
 def blocking_server(context: ssl.SSLContext) -> Iterator[int]:
-    """A server that says why it refuses a handshake, which asyncio's own don't."""
+    """A server that sends its reason for refusing a handshake, which asyncio's servers do not."""
 
     def serve() -> None:
         sock, _ = server.accept()
@@ -468,7 +468,7 @@ def blocking_server(context: ssl.SSLContext) -> Iterator[int]:
     ("demand", "words"),
     [(old_tls, "another version of TLS"), (asks_for_a_certificate, "requires a client certificate")],
 )
-def test_a_server_that_demands_what_we_do_not_have_is_a_tls_fault(
+def test_a_server_with_unmet_demands_is_a_tls_fault(
     certificates: Certificates, demand: Callable[[ssl.SSLContext], ssl.SSLContext], words: str
 ) -> None:
     async def act(client: Client, _: PinnedTransport) -> None:
@@ -501,7 +501,7 @@ def test_a_checked_address_is_dialled_under_the_original_name(zoo: Zoo, certific
     with_client(act, resolve=resolver(["127.0.0.1"]), ssl_context=certificates.client())
 
 
-def test_certificates_are_told_once_for_each_new_connection(zoo: Zoo, certificates: Certificates) -> None:
+def test_certificates_are_reported_once_for_each_new_connection(zoo: Zoo, certificates: Certificates) -> None:
     until = days(9).replace(microsecond=0)
     secure = zoo.serve("healthy", tls=certificates.server("secure.example", not_after=until))
     plain = zoo.serve("healthy")
@@ -531,7 +531,7 @@ def test_a_connection_closed_within_the_handshake_is_a_tls_fault(zoo: Zoo) -> No
     assert outcome.fault is Fault.TLS
 
 
-# ---- where calls may go ---------------------------------------------------------------------------------------------
+# ---- permitted addresses --------------------------------------------------------------------------------------------
 def test_a_private_address_is_blocked_until_it_is_allowed(healthy: Upstream) -> None:
     blocked, allowed = sent(post(healthy.url, allowed=()), post(healthy.url))
     assert blocked.fault is Fault.BLOCKED
@@ -617,14 +617,14 @@ def test_a_connection_is_kept_for_the_next_call(zoo: Zoo) -> None:
     assert first.timings.tls is None
 
 
-def test_a_connection_that_the_other_side_closed_while_idle_is_not_used(zoo: Zoo) -> None:
+def test_a_connection_that_the_server_closed_while_idle_is_not_used(zoo: Zoo) -> None:
     upstream = zoo.serve(closes_idle_after(0.1))
 
     async def act(client: Client, transport: PinnedTransport) -> None:
         assert (await client.send(post(upstream.url))).succeeded
         await eventually(lambda: transport.idle_count == 0)
         assert (await client.send(post(upstream.url))).succeeded
-        time.sleep(0.3)  # a busy loop, which has not come to read the end of the connection
+        time.sleep(0.3)  # a busy loop, which has not yet read the end of the connection
         assert (await client.send(post(upstream.url))).succeeded
         assert upstream.connections == 3
 
@@ -639,7 +639,7 @@ def test_a_connection_that_ends_under_a_request_is_reported_and_nothing_is_sent_
 
 
 @pytest.mark.parametrize("animal", ["two_answers", "answer_and_junk", "late_second_answer", "body_on_204"])
-def test_a_connection_with_bytes_that_nobody_asked_for_is_not_used_again(zoo: Zoo, animal: str) -> None:
+def test_a_connection_with_unrequested_bytes_is_not_used_again(zoo: Zoo, animal: str) -> None:
     upstream = zoo.serve(animal)
 
     async def act(client: Client, transport: PinnedTransport) -> None:
@@ -863,7 +863,7 @@ def test_a_request_that_cannot_be_built_is_a_config_fault_without_its_secrets(
         ("", "", False),
     ],
 )
-def test_a_header_that_cannot_be_set_is_refused_in_words(name: str, value: str, own: bool) -> None:
+def test_a_header_that_cannot_be_set_is_refused_with_a_reason(name: str, value: str, own: bool) -> None:
     words = header_refusal(name, value, own=own)
     assert words
     assert value not in words or len(value) < 2
@@ -883,7 +883,7 @@ def mocked(answer: Callable[[httpx.Request], Any], **fields: Any) -> Outcome:
     return outcome
 
 
-def test_a_mock_transport_answers_as_an_upstream_would() -> None:
+def test_a_mock_transport_behaves_like_an_upstream() -> None:
     seen: list[httpx.Request] = []
 
     def answer(request: httpx.Request) -> httpx.Response:

@@ -1,4 +1,4 @@
-"""Where calls may go, as tables: every spelling of a forbidden place, and what stays open."""
+"""The addresses that calls may go to, as tables: every spelling of a forbidden address, and the permitted ones."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_an_allowed_network_opens_its_addresses(address: str, allowed: str) -> N
         ("11.0.0.1", "10.0.0.0/8"),  # public anyway
         ("10.0.0.1", "10.0.0.0/32"),
         ("127.0.0.1", "10.0.0.0/8"),
-        ("2002:a00:1::1", "2002::/16"),  # the tunnel is allowed, what it carries is not
+        ("2002:a00:1::1", "2002::/16"),  # the tunnel is allowed, the address in it is not
         ("::1", "0.0.0.0/0"),
     ],
 )
@@ -152,7 +152,7 @@ def test_an_allowed_network_opens_nothing_else(address: str, allowed: str) -> No
 
 
 @pytest.mark.parametrize("text", ["10.0.0.1/8", "ten", "10.0.0.0/33", "fd00::/129", "10.0.0.0/8; ::1", "localhost"])
-def test_a_network_that_is_none_is_said_in_words(text: str) -> None:
+def test_text_that_is_no_network_is_refused_with_a_reason(text: str) -> None:
     with pytest.raises(ValueError, match="“"):
         parse_networks(text)
 
@@ -212,7 +212,7 @@ def test_every_spelling_of_loopback_is_refused_at_the_call(host: str) -> None:
     ],
 )
 def test_every_spelling_of_a_metadata_service_is_refused_at_once(host: str) -> None:
-    # httpx itself takes no dotted octal, so that one is refused as no address at all.
+    # httpx rejects dotted octal itself, so that spelling is refused as an invalid URL.
     assert check_url(f"http://{host}/latest")
     assert static_refusal(f"http://{host}/latest", EVERYTHING)
 
@@ -231,7 +231,7 @@ def test_every_spelling_of_a_metadata_service_is_refused_at_once(host: str) -> N
         "http://[fd00::1]:80/",
     ],
 )
-def test_a_usable_address_passes_the_form(url: str) -> None:
+def test_a_usable_url_passes_the_form(url: str) -> None:
     assert check_url(url) is None
 
 
@@ -271,7 +271,7 @@ def test_a_usable_address_passes_the_form(url: str) -> None:
         ("http://0177.0.0.1/", "not a valid"),
     ],
 )
-def test_an_unusable_address_is_refused_in_words(url: str, words: str) -> None:
+def test_an_unusable_url_is_refused_with_a_reason(url: str, words: str) -> None:
     assert words in (check_url(url) or "")
 
 

@@ -1,4 +1,4 @@
-"""A canary in any secret never survives redaction, and what is no secret stays readable."""
+"""No part of a secret survives redaction, and all other text stays readable."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_secret_that_contains_another_leaves_no_rest() -> None:
     assert redacted_text("key=abcdefgh", ["abcd", "abcdefgh"]) == f"key={MASK}"
 
 
-def test_a_tiny_or_empty_secret_does_not_blot_out_the_text() -> None:
+def test_a_tiny_or_empty_secret_does_not_mask_the_whole_text() -> None:
     assert redacted_text("an answer", ["", "a", "an"]) == "an answer"
 
 

@@ -1,4 +1,4 @@
-"""Signatures by Standard Webhooks, as the receivers' own libraries check them."""
+"""Signatures by Standard Webhooks, checked with the receivers' own libraries."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ V1 = "v1,ugJn7U9z4i09OP9yRlvapATaSXfykjJ41cdU7nWchSU="
 V1A = "v1a,3Cshzn7i4Yfz71VeSKix2xtayiyA7ryAkQa4fiCyySlBKLUYP5kqoUPQ3Q78LgeBYNu1Sgvn1IGCdtzhJQwNCQ=="
 
 
-# ---- what is signed, and with what --------------------------------------------------------------------------------
+# ---- signed content and keys --------------------------------------------------------------------------------------
 def test_a_call_is_signed_as_the_vector_says() -> None:
     assert Signer([VECTOR]).headers(IDENTIFIER, NOW, BODY) == [("webhook-signature", f"{V1} {V1A}")]
     assert VECTOR.public_key == "whpk_A6EHv/POEL4dcN0Y50vAmWfk1jCbpQ1fHdyGZBJVMbg="
@@ -88,10 +88,10 @@ def test_earlier_keys_sign_until_the_overlap_has_passed() -> None:
     assert [signature.partition(",")[0] for signature in after.split(" ")] == ["v1", "v1a"]
 
 
-def test_a_rotation_never_lengthens_what_an_earlier_one_promised_to_end() -> None:
+def test_a_rotation_never_postpones_the_end_of_an_earlier_key() -> None:
     first = rotated([VECTOR], NOW, timedelta(hours=1))
     assert [keys.valid_until for keys in rotated(first, NOW, DAY)] == [None, NOW + DAY, NOW + timedelta(hours=1)]
-    assert len(rotated(first, NOW + timedelta(hours=2), DAY)) == 2  # the one that has ended is gone
+    assert len(rotated(first, NOW + timedelta(hours=2), DAY)) == 2  # the pair that has ended is gone
     assert len(rotated(first, NOW, timedelta(0))) == 1
 
 
@@ -116,7 +116,7 @@ def test_receivers_verify_a_delivery_with_the_old_secret_and_the_new(
     assert sink.last.header("webhook-id") == message.wire_id
     for keys in (new, old):
         assert standardwebhooks.Webhook(keys.secret).verify(sink.last.body, headers(sink.last)) == {"name": "grüße"}
-        svix.Webhook(keys.secret).verify(sink.last.body, headers(sink.last))  # raises where it is not ours
+        svix.Webhook(keys.secret).verify(sink.last.body, headers(sink.last))  # raises if the signature is not ours
         assert is_signed_with_public_key(keys.public_key, sink.last)
     stranger = SigningKeys.make(NOW)
     for library in (standardwebhooks.Webhook, svix.Webhook):
@@ -137,7 +137,7 @@ def test_an_ended_secret_signs_no_more(signed: Service, sink: Receiver, send: Se
 
 def test_each_try_is_signed_with_its_own_time(signed: Service, sink: Receiver, send: Send, deliver: Deliver) -> None:
     (keys,) = signed.signing_keys
-    signed.retry["initial"] = 1  # the least that a time in whole seconds can tell
+    signed.retry["initial"] = 1  # the smallest difference in a time of whole seconds
     signed.save()
     sink.script(503)
     send(signed)

@@ -1,4 +1,4 @@
-"""Whatever bytes an upstream sends, in whatever pieces: an outcome, in time, and never an exception.
+"""Any bytes from an upstream, in any pieces, end in an outcome, in time, and never in an exception.
 
 The pieces reach the protocol through a transport in memory, because a kernel would join them on a real socket.
 """
@@ -43,7 +43,7 @@ RESPONSES = {
 
 
 class Wire(asyncio.Transport):
-    """Plays pieces to a protocol once it has written its request; then the end, or silence."""
+    """Sends pieces to a protocol once it has written its request; then the end, or silence."""
 
     def __init__(self, pieces: Sequence[bytes], ends: bool, socket_: socket.socket) -> None:
         super().__init__({"socket": socket_})
@@ -201,7 +201,7 @@ def test_a_damaged_response_means_the_same_in_any_pieces(
     edges = [0, *sorted(cuts), len(response)]
     pieces = [response[start:end] for start, end in pairwise(edges) if start < end]
     whole, split = upstreams.answer([response]), upstreams.answer(pieces)
-    # What was read before a protocol error was found may differ; the verdict may not.
+    # The bytes read before a protocol error was found may differ; the verdict must not.
     assert (whole.fault, whole.status_code, whole.headers) == (split.fault, split.status_code, split.headers)
     if whole.fault in (None, Fault.STATUS):
         assert plain(whole) == plain(split)

@@ -1,4 +1,4 @@
-"""The past run through other settings, against the machine fed call by call."""
+"""Backtests, compared with the state machine fed call by call."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_several_probes_go_at_once_and_all_must_succeed() -> None:
 
 
 # ---- retries --------------------------------------------------------------------------------------------------------
-def test_an_answer_that_is_no_longer_retried_ends_its_message() -> None:
+def test_a_response_that_is_no_longer_retried_ends_its_message() -> None:
     calls = [call(0, 408, message=1), call(10, 408, message=1, number=2), call(20, 200, message=1, number=3)]
     tried = backtest(calls, THREE, RetryPolicy(retry_on=("5xx",)))
     assert (tried.given_up, tried.given_up_delivered, tried.unmade, tried.failed) == (1, 1, 2, 0)
@@ -109,7 +109,7 @@ def test_fewer_attempts_end_a_message_that_was_tried_again() -> None:
     assert backtest(calls, BreakerPolicy(enabled=False), RetryPolicy(max_attempts=2)).unmade == 1
     assert backtest(calls, BreakerPolicy(enabled=False), RetryPolicy(schedule=())).unmade == 2
     assert backtest(calls, BreakerPolicy(enabled=False), RetryPolicy(max_attempts=3)).unmade == 0
-    # One that was lost used no attempt.
+    # A lost call used no attempt.
     lost = [calls[0]._replace(fault="worker_lost", status_code=None), *calls[1:]]
     assert backtest(lost, BreakerPolicy(enabled=False), RetryPolicy(max_attempts=2)).unmade == 0
 
@@ -139,7 +139,8 @@ def test_batches_change_nothing(policy: BreakerPolicy, recorded: list[tuple[floa
 
 
 def call_by_call(calls: list[RecordedCall], policy: BreakerPolicy) -> tuple[list[datetime], int]:
-    """When the breaker opened from closed, and how many calls it spared; results before starts at the same time."""
+    """Return the times at which the breaker opened from closed, and the number of calls that it spared. At equal times,
+    results come before starts."""
     state, opened, spared = BreakerState(), list[datetime](), 0
     in_flight: dict[int, int] = {}
     moments = sorted(

@@ -1,4 +1,4 @@
-"""The breaker's rules one by one; what must hold in any order of events is in test_breaker_properties.py."""
+"""The breaker's rules one by one. Properties for any order of events are in test_breaker_properties.py."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def at(seconds: float) -> datetime:
 
 
 def calls(letters: str, *, generation: int = 0, when: datetime = NOW, first: int = 1) -> list[Sample]:
-    """'.' fine, 'f' failed, 's' slow, 'b' slow and failed, 'n' neutral; attempts are numbered from ``first``."""
+    """'.' good, 'f' failed, 's' slow, 'b' slow and failed, 'n' neutral; attempts are numbered from ``first``."""
     return [
         Sample(letter in "fb", letter in "sb", letter == "n", generation, when, first + place)
         for place, letter in enumerate(letters)
@@ -239,7 +239,7 @@ def test_one_failed_probe_opens_again_for_a_full_new_period() -> None:
     assert (state.reopenings, state.retry_at, state.probes_succeeded) == (1, at(70 + 120), 0)
 
 
-def test_a_late_answer_from_before_the_opening_changes_nothing() -> None:
+def test_a_late_result_from_before_the_opening_changes_nothing() -> None:
     state = half_open()
     for letters in ("f", ".", "fffff"):
         assert apply_results(state, POLICY, calls(letters, generation=0), NOW, concurrency=10, backlog=False) == (
@@ -468,7 +468,7 @@ def test_observing_says_what_it_would_do_and_lets_all_pass() -> None:
     assert (state.state, state.observed_open, state.retry_at) == ("closed", True, at(60))
     assert allowance(state, POLICY, 0, NOW) is None
 
-    state, changes = fold(state, POLICY, "ff..", 30)  # would have been refused
+    state, changes = fold(state, POLICY, "ff..", 30)  # these calls would have been refused
     assert changes == ()
     assert summary(state, POLICY, at(30))["window"]["calls"] == 9
 

@@ -1,4 +1,4 @@
-"""What holds for a breaker in any order of events: several processes, lost probes, clocks that jump, operators."""
+"""Properties of a breaker in any order of events: several processes, lost probes, clocks that jump, operators."""
 
 from __future__ import annotations
 
@@ -49,19 +49,19 @@ def policies(draw: st.DrawFn) -> BreakerPolicy:
 
 
 class SharedBreaker(RuleBasedStateMachine):
-    """One row, several processes: each claims under the lock, and what is in flight is derived from the claims."""
+    """One row, several processes: each claims under the lock, and the calls in flight are derived from the claims."""
 
     @initialize(policy=policies(), concurrency=st.integers(1, 40))
     def set_up(self, policy: BreakerPolicy, concurrency: int) -> None:
         self.policy, self.concurrency = policy, concurrency
         self.state, self.now, self.attempts = BreakerState(), START, 0
         self.in_flight: list[tuple[int, int, bool]] = []  # (attempt, generation, is a probe)
-        self.told = "closed"  # the state as somebody knows it who reads nothing but the events
+        self.told = "closed"  # the state according to the events alone
         self.most_places = policy.half_open_calls  # of any setting since this half-open period began
         self.probes_succeeded = 0  # in it, counted apart from the state
 
     def take(self, result: tuple[BreakerState, tuple[Transition, ...]]) -> None:
-        """Every change of state or mode is one Change and one generation; nothing else is."""
+        """Every change of state or mode is one Transition and one generation; nothing else is."""
         state, changes = result
         real = [change for change in changes if not change.observed]
         differs = (state.state, state.mode) != (self.state.state, self.state.mode)
@@ -113,7 +113,7 @@ class SharedBreaker(RuleBasedStateMachine):
             self.probes_succeeded += sum(not sample.failed for sample in counted)
         self.take(result)
         if not counted:
-            assert self.state == before  # late and neutral answers change nothing at all
+            assert self.state == before  # late and neutral results change nothing
         if self.state.state == "open" and before.state != "open":
             (change,) = result[1]
             tripping = next(sample for sample in counted if sample.attempt == change.attempts[-1])
@@ -123,7 +123,7 @@ class SharedBreaker(RuleBasedStateMachine):
     @precondition(lambda self: self.in_flight)
     @rule(choice=st.randoms(use_true_random=False))
     def a_worker_dies(self, choice) -> None:
-        """The claim ends without a result, and with it the place of a probe."""
+        """The claim ends without a result, and frees the place of a probe."""
         before = allowance(self.state, self.policy, self.probes_in_flight(), self.now)
         _, generation, probe = self.in_flight.pop(choice.randrange(len(self.in_flight)))
         if probe and generation == self.state.generation and self.state.state == "half_open" and self.policy.enabled:
@@ -151,7 +151,7 @@ class SharedBreaker(RuleBasedStateMachine):
         if self.state.observed_open and self.policy.enabled:
             later = self.now + timedelta(seconds=open_period(self.policy, before.reopenings))
             shadow = tick(replace(self.state, mode_until=None), self.policy, later)[0]
-            assert shadow.retry_at is None  # in the shadow it would be probing by then
+            assert shadow.retry_at is None  # the shadow would be probing by then
 
     @rule(
         action=st.sampled_from(["open", "close", "half_open", "reset", "disable", "observe", "auto"]),
@@ -187,7 +187,7 @@ class SharedBreaker(RuleBasedStateMachine):
 
     @invariant()
     def no_more_probes_are_out_than_were_ever_allowed(self) -> None:
-        """In the whole half-open period, over all processes; counted here, not by the machine."""
+        """In the whole half-open period, over all processes; the test counts, not the machine."""
         if self.state.state == "half_open" and self.policy.enabled:
             assert self.probes_in_flight() + self.probes_succeeded <= self.most_places
 
@@ -218,7 +218,7 @@ class SharedBreaker(RuleBasedStateMachine):
 
     @invariant()
     def half_open_is_never_stuck(self) -> None:
-        """With nothing in flight there is a place for a probe, or the next turn ends it."""
+        """With nothing in flight there is a place for a probe, or the next tick ends the period."""
         turned, _ = tick(self.state, self.policy, self.now)
         if turned.state == "half_open" and self.policy.enabled:
             assert (allowance(turned, self.policy, 0, self.now) or 0) > 0
@@ -253,7 +253,7 @@ TestSharedBreaker = SharedBreaker.TestCase
 
 
 class ProbingProcesses(RuleBasedStateMachine):
-    """Under one setting, no interleaving of processes has more probes out or succeeded than were asked for."""
+    """Under one setting, no interleaving of processes has more probes in flight or succeeded than it allows."""
 
     @initialize(places=st.integers(1, 5))
     def set_up(self, places: int) -> None:
@@ -323,9 +323,9 @@ def test_results_mean_the_same_in_one_batch_or_in_many(policy: BreakerPolicy, le
     assert (state, changes) == (whole, whole_changes)
 
 
-# ---- against a naive reading of the rules ----------------------------------------------------------------------------
+# ---- compared with a naive implementation ----------------------------------------------------------------------------
 class Naive:
-    """The closed breaker's rules as docs/concepts.md has them, over a plain list of all calls ever made."""
+    """The rules of a closed breaker as in docs/concepts.md, over a plain list of all calls."""
 
     def __init__(self, policy: BreakerPolicy) -> None:
         self.policy, self.calls = policy, list[Sample]()
@@ -359,7 +359,7 @@ class Naive:
     steps=st.lists(st.tuples(st.sampled_from("..fsbn"), st.integers(0, 13)), max_size=60),
 )
 def test_a_closed_breaker_opens_exactly_where_the_rules_say(policy: BreakerPolicy, steps) -> None:
-    """Steps are whole seconds, so that an outcome is often exactly ``size`` seconds old: then it is out."""
+    """Steps are whole seconds, so that an outcome is often exactly ``size`` seconds old and no longer counts."""
     policy = policy.model_copy(update={"enabled": True})
     naive, state, now = Naive(policy), BreakerState(), START
     for number, (letter, seconds) in enumerate(steps):
@@ -382,7 +382,7 @@ def test_a_closed_breaker_opens_exactly_where_the_rules_say(policy: BreakerPolic
     age=st.floats(0, 1002, allow_nan=False),
 )
 def test_a_call_leaves_a_time_window_with_its_second(size: int, ended: float, age: float) -> None:
-    """As old as the window or older it is always out; within its last second it leaves with the clock's second."""
+    """A result as old as the window never counts; within the last second it leaves with the clock's second."""
     policy = BreakerPolicy(consecutive_failures=0, minimum_calls=1000, window={"type": "time", "size": size})
     at = START + timedelta(seconds=ended)
     state, _ = apply_results(
@@ -422,7 +422,7 @@ def test_a_clock_that_moves_back_neither_hides_a_call_nor_pins_it(size: int, let
     steps=st.lists(st.tuples(st.sampled_from("..ffsbn"), st.sampled_from([0, 0.2, 1, 5, 61, 4000])), max_size=60),
 )
 def test_the_shadow_does_what_the_real_one_would(policy: BreakerPolicy, steps) -> None:
-    """A breaker that observes says each change that one in charge makes, at the same call and for the same cause."""
+    """An observing breaker reports each transition of an active one, at the same call and for the same cause."""
     policy = policy.model_copy(update={"enabled": True})
     real, now = BreakerState(), START
     shadow, _ = command(BreakerState(), policy, "observe", now)

@@ -1,4 +1,4 @@
-"""What makes two failures one group, and what never does."""
+"""Failures that share a group, and failures that never do."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from integrations.outbound.outcome import Fault
-from integrations.policies.fingerprint import LOOKED_AT, TITLE, FailureDetails, fingerprint, fold, remainder
+from integrations.policies.fingerprint import READ_OF_TEXT, TITLE, FailureDetails, fingerprint, fold, remainder
 
-ANSWER = FailureDetails(service_id=1, endpoint_id=2, fault=Fault.STATUS, status_code=500, has_answered=True)
+ANSWER = FailureDetails(service_id=1, endpoint_id=2, fault=Fault.STATUS, status_code=500, has_responded=True)
 
 WORD = st.text("abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=12)
 QUOTABLE = st.text(st.characters(exclude_characters="\"'", exclude_categories=("Cs", "Cc")), max_size=20)
@@ -68,7 +68,7 @@ def test_any_bytes_survive(body: bytes, fault: Fault, detail: str) -> None:
     assert len(made.key) == 32
     assert 0 < len(made.title) <= TITLE
     stored = json.dumps([made.title, made.because], ensure_ascii=False).encode()  # no half surrogates
-    assert b"\\u0000" not in stored  # PostgreSQL takes none
+    assert b"\\u0000" not in stored  # PostgreSQL rejects NUL
 
 
 JSON = st.recursive(
@@ -88,7 +88,7 @@ def test_any_json_survives(body: dict[str, Any]) -> None:
     "text", ["a" * 2**20, "1" * 2**20, "<" * 2**20, "a." * 2**19, "'" * 2**20, "a-" * 2**19, ":" * 2**20, "a@" * 2**19]
 )
 def test_only_the_beginning_of_a_megabyte_is_looked_at(text: str) -> None:
-    changed = text[: 2 * LOOKED_AT] + "something else"
+    changed = text[: 2 * READ_OF_TEXT] + "something else"
     assert same(said(text.encode()), said(changed.encode()))
     assert fold(text) == fold(changed)
 
@@ -108,11 +108,11 @@ def test_a_json_error_without_a_code_goes_by_its_words() -> None:
 
 
 def test_an_endpoint_a_fault_and_a_phase_tell_failures_apart() -> None:
-    late = FailureDetails(1, 2, Fault.TIMEOUT, detail="no complete answer in 10 s")
+    late = FailureDetails(1, 2, Fault.TIMEOUT, detail="no complete response within 10 s")
     others = [replace(late, endpoint_id=3), replace(late, service_id=3), replace(late, fault=Fault.RESET)]
-    others.append(replace(late, has_answered=True))
+    others.append(replace(late, has_responded=True))
     assert len({fingerprint(facts).key for facts in [late, *others]}) == 5
-    assert same(late, replace(late, detail="no complete answer in 30 s"))
+    assert same(late, replace(late, detail="no complete response within 30 s"))
 
 
 def test_a_page_goes_by_its_title() -> None:

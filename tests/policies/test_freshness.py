@@ -1,4 +1,4 @@
-"""How long an answer may be given again."""
+"""How long a response may be reused."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def lifetime(*headers: tuple[str, str], status: int = 200) -> float:
     [
         ([], 60),
         ([("Cache-Control", "max-age=10")], 10),
-        ([("Cache-Control", "max-age=3600")], 60),  # the service's ttl is the most
+        ([("Cache-Control", "max-age=3600")], 60),  # the service's ttl is the maximum
         ([("Cache-Control", 'public, MAX-AGE="10"')], 10),
         ([("Cache-Control", "max-age=10"), ("Cache-Control", "s-maxage=5")], 5),
         ([("Cache-Control", "max-age=30"), ("Age", "20")], 10),
         ([("Cache-Control", "max-age=30"), ("Age", "junk")], 30),
         ([("Cache-Control", "max-age=" + "9" * 5000)], 60),
         ([("Cache-Control", "max-age=1e3")], 0),
-        ([("Cache-Control", 'x="no-store", max-age=10')], 10),  # a word inside another's value is none
+        ([("Cache-Control", 'x="no-store", max-age=10')], 10),  # a word inside another directive's value does not count
         ([("Expires", "Sat, 31 Jan 2026 10:00:30 GMT")], 30),
         ([("Expires", "Sat, 31 Jan 2026 10:00:30 GMT"), ("Date", "Sat, 31 Jan 2026 10:00:20 GMT")], 10),
         ([("Expires", "Sat, 31 Jan 2026 10:00:30 GMT"), ("Expires", "Sat, 31 Jan 2026 11:00:00 GMT")], 0),
@@ -37,7 +37,7 @@ def lifetime(*headers: tuple[str, str], status: int = 200) -> float:
         ([("Vary", "Accept")], 60),
     ],
 )
-def test_the_answer_says_how_long(headers: list[tuple[str, str]], seconds: float) -> None:
+def test_the_response_states_its_lifetime(headers: list[tuple[str, str]], seconds: float) -> None:
     assert lifetime(*headers) == seconds
 
 
@@ -57,4 +57,4 @@ def test_who_asks_may_want_a_younger_one() -> None:
     assert not freshness.accepts([("Cache-Control", "max-age=30")], 31)
     assert not freshness.accepts([("cache-control", "no-cache")], 0)
     assert not freshness.accepts([("Pragma", "no-cache")], 0)
-    assert not freshness.may_be_kept([("Cache-Control", "no-store")])
+    assert not freshness.may_be_stored([("Cache-Control", "no-store")])

@@ -69,7 +69,7 @@ def test_a_rate_that_does_not_divide_a_second_is_never_exceeded() -> None:
 def test_no_period_has_more_calls_than_allowed_however_late_each_arrives(
     rate: int, per: float, late: list[float]
 ) -> None:
-    """As long as none is later than twice the patience: the clump of late ones and punctual ones stays in bounds."""
+    """If no send is later than twice the patience, late and punctual sends together stay within the limit."""
     limits = Limits(rate=rate, per=per)
     wanted = 2 * rate + 2
     times, _ = slots(limits, None, NOW, wanted, timedelta(days=400))
@@ -131,7 +131,7 @@ def test_retries_are_a_share_of_the_calls_with_a_floor(calls, retries, budget, l
 
 
 def test_a_budget_of_all_calls_is_no_limit() -> None:
-    """Where nothing but retries is left, as after an outage, each of them is a call as well."""
+    """When only retries are left, as after an outage, each of them is also a call."""
     assert budget_left(record((), NOW, 1000, 1000), 1, NOW) > 1_000_000
 
 

@@ -1,4 +1,4 @@
-"""When a message is tried again: the arithmetic, Retry-After, and the three ways to give up."""
+"""The time of a retry: the formula, Retry-After, and the three reasons to give up."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def delay(policy: RetryPolicy, attempts: int, retry_after: float | None = None) 
 
 
 def again(policy: RetryPolicy, attempts: int, *, after: float = 0, expires: float | None = None, retry_after=None):
-    """The next attempt of a message first due at NOW, asked ``after`` seconds later."""
+    """Return the next attempt of a message first due at NOW, decided ``after`` seconds later."""
     return next_attempt(
         policy,
         attempts=attempts,
@@ -114,7 +114,7 @@ def test_jitter_goes_both_ways() -> None:
 
 @pytest.mark.parametrize("jitter", [0.1, 0.2, 1])
 def test_jitter_spreads_retries_evenly(jitter: float) -> None:
-    """10,000 messages that failed together come back over the whole span, no tenth of it busier than the others."""
+    """10,000 messages that failed together are retried over the whole span, no tenth of it busier than the others."""
     random, policy, draws = Random(11), RetryPolicy(initial=100, jitter=jitter), 10_000
     made = [delay_after(policy, 1, retry_after=None, random=random) for _ in range(draws)]
     low, span = 100 * (1 - jitter), 200 * jitter

@@ -1,4 +1,4 @@
-"""What each outcome means: the decision alone. tests/integrations/test_outcome_table.py has it with its effects."""
+"""The verdict on each outcome, alone. tests/integrations/test_outcome_table.py tests it with its effects."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_429_without_retry_after_is_retried_without_a_wait_for_the_service() -
 
 
 @pytest.mark.parametrize("header", ["junk", "-1", "0"])
-def test_a_retry_after_that_says_nothing_holds_nobody_back(header: str) -> None:
+def test_a_retry_after_without_meaning_throttles_nothing(header: str) -> None:
     assert judge(answer(429, header), RetryPolicy(), NOW).throttle is None
 
 
@@ -91,7 +91,7 @@ def test_a_lost_worker_says_nothing_about_the_service() -> None:
     assert judge(Outcome(Fault.WORKER_LOST), RetryPolicy(), NOW) == Verdict("retry", None, "neutral")
 
 
-def test_an_answer_too_large_says_nothing_about_the_service() -> None:
+def test_a_response_too_large_says_nothing_about_the_service() -> None:
     verdict = judge(Outcome(Fault.TOO_LARGE, 200), RetryPolicy(), NOW)
     assert (verdict.action, verdict.breaker) == ("bury", "neutral")
 
