@@ -1,4 +1,4 @@
-"""Rules of the actions of operators and admins: pause, resume, rotate, override, decide about failures, retention."""
+"""Fields of the actions of operators and admins: pause, resume, rotate, override, triage failures, set retention."""
 
 from __future__ import annotations
 
@@ -15,77 +15,88 @@ from pydantic import (
 
 from integrations.schemas.fields import StrictModel, Timestamp
 
-MAX_RETENTION_DAYS = 3650  # days of history
+MAX_RETENTION_DAYS = 3650
 
 
 class FailureIn(StrictModel):
-    """What an operator decides about a failure group; what is left out stays."""
+    """A decision about a failure group. Omitted fields keep their values."""
 
     state: Literal["open", "resolved", "ignored"] | None = Field(
-        None, description="A resolved group that fails again is regressed."
+        None, description="New state. A resolved group becomes regressed when it fails again."
     )
-    ignored_until: Timestamp | None = Field(None, description="With ignored: until when; left out, for ever.")
+    ignored_until: Timestamp | None = Field(
+        None, description="End of ignoring, for the state ignored. Omit it to ignore the group until further notice."
+    )
     note: Annotated[str, StringConstraints(strip_whitespace=True, max_length=4000)] = Field(
-        "", description="What to know about it, such as the address of a runbook."
+        "", description="Notes for other operators, such as the address of a runbook."
     )
     assignee: Annotated[str, StringConstraints(strip_whitespace=True, max_length=150)] | None = Field(
-        None, description="The account of who sees to it; null for nobody."
+        None, description="User name of the person in charge; null for none."
     )
 
 
 class RetentionIn(StrictModel):
-    """How long history is kept; null is for ever. What is left out stays as it is."""
+    """How long history is kept; null keeps it forever. Omitted fields keep their values."""
 
     messages_days: int | None = Field(
         None,
         ge=1,
         le=MAX_RETENTION_DAYS,
-        description="Days that a finished message is kept, with its attempts; ended operations, events and calls "
-        "without a message go by it too. What is not finished always stays.",
+        description="Days to keep finished messages with their attempts, and also finished operations, events and "
+        "direct calls. Unfinished messages are never deleted.",
     )
-    audit_days: int | None = Field(None, ge=1, le=MAX_RETENTION_DAYS, description="Days that audit entries are kept.")
+    audit_days: int | None = Field(None, ge=1, le=MAX_RETENTION_DAYS, description="Days to keep audit entries.")
 
 
 class PauseIn(StrictModel):
     reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)] = Field(
-        description="Why; shown to everybody."
+        description="Reason for the pause, shown to all users."
     )
-    until: Timestamp | None = Field(None, description="When it ends by itself.")
+    until: Timestamp | None = Field(None, description="Time at which the pause ends by itself.")
 
 
 class ResumeIn(StrictModel):
-    release: Literal["all", "none", "newer_than"] = Field("all", description="Which of the waiting messages go.")
-    newer_than: Timestamp | None = Field(None, description="With release newer_than: accepted after this time.")
-    rate: float | None = Field(None, gt=0, le=100_000, description="Messages a second to release.")
+    release: Literal["all", "none", "newer_than"] = Field(
+        "all", description="Which waiting messages to release; the others stay held."
+    )
+    newer_than: Timestamp | None = Field(
+        None, description="Release messages accepted after this time. Required for release newer_than."
+    )
+    rate: float | None = Field(
+        None, gt=0, le=100_000, description="Messages to release per second. Omit it to release them at once."
+    )
 
     @model_validator(mode="after")
-    def says_when(self) -> ResumeIn:
+    def has_its_time(self) -> ResumeIn:
         if self.release == "newer_than" and self.newer_than is None:
-            raise ValueError("release newer_than needs newer_than")
+            raise ValueError("release newer_than needs the field newer_than")
         return self
 
 
 class RotateIn(StrictModel):
     overlap: float = Field(
-        86400, ge=0, le=30 * 86400, description="Seconds for which the keys so far sign too; 0 ends them at once."
+        86400,
+        ge=0,
+        le=30 * 86400,
+        description="Seconds for which the previous keys also sign; default one day. 0 retires them at once.",
     )
 
 
 class BreakerIn(StrictModel):
     action: Literal["open", "close", "half_open", "reset", "disable", "observe", "auto"] = Field(
-        description="What to do. `close` and `reset` also forget how long the service asked to wait (`Retry-After`)."
+        description="Action on the breaker. `close` and `reset` also clear the service's last `Retry-After`."
     )
     reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)] = Field(
-        description="Why; shown to everybody."
+        description="Reason for the override, shown to all users."
     )
     until: Timestamp | None = Field(
-        None, description="When a manual mode ends by itself; for open, disable and observe."
+        None, description="Time at which the override ends by itself. Allowed for open, disable and observe."
     )
 
     @field_validator("until")
     @classmethod
-    def ends_a_manual_mode(cls, value: datetime | None, info: ValidationInfo) -> datetime | None:
+    def ends_an_override(cls, value: datetime | None, info: ValidationInfo) -> datetime | None:
         action = info.data.get("action")
         if value is not None and action not in (None, "open", "disable", "observe"):
-            raise ValueError(f"{action} sets no manual mode that could end")
+            raise ValueError(f"only open, disable and observe take an end; omit until for {action}")
         return value

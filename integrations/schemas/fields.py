@@ -1,4 +1,4 @@
-"""Types and rules that the fields of several schemas share, and the words for a broken rule."""
+"""Types and rules shared by the fields of several schemas, and the error text for each broken rule."""
 
 from __future__ import annotations
 
@@ -23,22 +23,23 @@ from integrations.outbound.headers import header_refusal
 BODY_LIMIT = 1024 * 1024  # decoded bytes of one message's body
 HEADER_COUNT_LIMIT = 64
 FIELD_DEPTH_LIMIT = 8
+TIME_FORMAT = "write the time with its zone, such as 2026-01-31T10:00:00Z"
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 SLUG = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 Slug = Annotated[
     str,
     StringConstraints(pattern=SLUG),
-    Field(description="Lower-case letters, digits and hyphens; it names the thing in URLs and searches."),
+    Field(description="Name used in URLs and searches: lowercase letters, digits and hyphens, at most 63 characters."),
 ]
 ShortText = Annotated[str, StringConstraints(strip_whitespace=True, max_length=200)]
 
 
 def rule_text(rule: ErrorDetails) -> str:
-    """What a broken rule asks of its field, for API and form alike; ``rule`` is a row of pydantic's ``errors()``."""
+    """Return the error text for a broken rule, for API and forms. ``rule`` is a row of pydantic's ``errors()``."""
     limits = {name: _number(value) for name, value in rule.get("ctx", {}).items()}
     kind = rule["type"]
     if rule.get("ctx", {}).get("pattern") == SLUG:
-        return "must be lower-case letters, digits and hyphens, at most 63, with none of the hyphens at an end"
+        return "must be lowercase letters, digits and hyphens, at most 63, and must not start or end with a hyphen"
     if (template := _RULES.get(kind) or _RULES.get(kind.partition("_")[0] if kind.endswith(_OF_KIND) else "")) is None:
         return rule["msg"].removeprefix("Value error, ").replace("Input should be", "must be", 1)
     return template.format_map(limits)
@@ -46,7 +47,7 @@ def rule_text(rule: ErrorDetails) -> str:
 
 _OF_KIND = ("_type", "_parsing", "_from_float")
 _RULES = {
-    "missing": "is needed",
+    "missing": "is required",
     "int": "must be a whole number",
     "float": "must be a number",
     "bool": "must be true or false",
@@ -54,7 +55,7 @@ _RULES = {
     "list": "must be a list",
     "dict": "must be an object",
     "model": "must be an object",
-    "datetime": "must be a date and a time",
+    "datetime": "must be a date and time",
     "finite_number": "must be a finite number",
     "greater_than": "must be more than {gt}",
     "greater_than_equal": "must be at least {ge}",
@@ -62,10 +63,10 @@ _RULES = {
     "less_than_equal": "must be at most {le}",
     "too_long": "may have at most {max_length} entries",
     "string_too_long": "may have at most {max_length} characters",
-    "string_too_short": "is needed",
-    "string_pattern_mismatch": "is not of the right form",
-    "int_parsing_size": "is too large a number",
-    "extra_forbidden": "is not a field that is known here",
+    "string_too_short": "is required",
+    "string_pattern_mismatch": "has the wrong format",
+    "int_parsing_size": "is too large",
+    "extra_forbidden": "is not a known field",
 }
 
 
@@ -78,25 +79,25 @@ class StrictModel(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def holds_no_nul(cls, value: Any, info: ValidationInfo) -> Any:
-        # PostgreSQL stores no NUL in a text, and SQLite should not take what the other refuses. In a body it is fine:
-        # that is kept as bytes.
-        if info.field_name != "body" and _holds_nul(value):
-            raise ValueError("it has a NUL character")
+    def has_no_nul(cls, value: Any, info: ValidationInfo) -> Any:
+        # PostgreSQL stores no NUL in text, and SQLite must refuse the same values. A body may hold NULs: it is stored
+        # as bytes.
+        if info.field_name != "body" and _has_nul(value):
+            raise ValueError("must not contain a NUL character")
         return value
 
 
-def _holds_nul(value: Any) -> bool:
+def _has_nul(value: Any) -> bool:
     if isinstance(value, str):
         return "\0" in value
     if isinstance(value, dict):
-        return any(_holds_nul(key) or _holds_nul(item) for key, item in value.items())
-    return isinstance(value, list) and any(_holds_nul(item) for item in value)
+        return any(_has_nul(key) or _has_nul(item) for key, item in value.items())
+    return isinstance(value, list) and any(_has_nul(item) for item in value)
 
 
 def checked_headers(headers: dict[str, str]) -> dict[str, str]:
     if len(headers) > HEADER_COUNT_LIMIT:
-        raise ValueError(f"at most {HEADER_COUNT_LIMIT} headers")
+        raise ValueError(f"may have at most {HEADER_COUNT_LIMIT} headers")
     for name, value in headers.items():
         if refusal := header_refusal(name, value):
             raise ValueError(refusal)
@@ -105,22 +106,22 @@ def checked_headers(headers: dict[str, str]) -> dict[str, str]:
 
 def checked_path(path: str) -> str:
     if not path.startswith("/"):
-        raise ValueError("a path starts with /")
+        raise ValueError("a path must start with /")
     if any(ord(character) <= 32 or ord(character) == 127 for character in path):
-        raise ValueError("a path has no spaces or control characters; percent-encode them")
+        raise ValueError("a path must not contain spaces or control characters; percent-encode them")
     if "#" in path or "?" in path:
-        raise ValueError("a path has no ? or #; put parameters into query")
+        raise ValueError("a path must not contain ? or #; put parameters into query")
     return path
 
 
 def checked_field(path: str) -> str:
     steps = path.split(".")
     if steps[0] == "$":
-        raise ValueError("write it without $, such as order.id")
+        raise ValueError("write the field without $, such as order.id")
     if len(steps) > FIELD_DEPTH_LIMIT:
-        raise ValueError(f"a field is at most {FIELD_DEPTH_LIMIT} steps deep")
+        raise ValueError(f"a field may be at most {FIELD_DEPTH_LIMIT} levels deep")
     if not all(re.fullmatch(r"[^\s:,<>=\"'\\]+", step) for step in steps):
-        raise ValueError("a field is names with dots between them, such as order.id, without spaces, commas or quotes")
+        raise ValueError("write a field as names joined by dots, such as order.id, without spaces, commas or quotes")
     return path
 
 
@@ -137,24 +138,26 @@ def checked_method(method: str) -> str:
     return method
 
 
-def is_written_out(value: Any) -> Any:
-    """No number: whether seconds or milliseconds since 1970 are meant would be a guess."""
+def is_iso_date(value: Any) -> Any:
+    """Refuse numbers: they could mean seconds or milliseconds since 1970."""
     if isinstance(value, datetime) or (isinstance(value, str) and re.match(r"\s*\d{4}-\d\d-\d\d", value)):
         return value
-    raise ValueError("give the time with its zone, such as 2026-01-31T10:00:00Z")
+    raise ValueError(TIME_FORMAT)
 
 
 def in_utc(moment: datetime) -> datetime:
-    """As it is stored and answered. The ends of the calendar are refused: beyond them the database has years that
-    Python cannot read back."""
+    """Convert a time to UTC, as it is stored and returned. Raises ValueError outside the years 1900 to 9998.
+
+    The database can hold years that Python cannot read back. And within a day of the calendar's ends a time cannot be
+    shown in every zone.
+    """
     if moment.tzinfo is None:
-        raise ValueError("give the time with its zone, such as 2026-01-31T10:00:00Z")
-    # A day from its end a time cannot be shown in the zones to the east, nor so in the west at the beginning.
+        raise ValueError(TIME_FORMAT)
     if not 1900 <= moment.year <= 9998:
-        raise ValueError("this time is out of range")
+        raise ValueError("the year must be between 1900 and 9998")
     return moment.astimezone(UTC)
 
 
-Timestamp = Annotated[datetime, BeforeValidator(is_written_out), AfterValidator(in_utc)]
+Timestamp = Annotated[datetime, BeforeValidator(is_iso_date), AfterValidator(in_utc)]
 Headers = dict[str, str]
 Query = dict[str, str | int | float | bool | list[str]]

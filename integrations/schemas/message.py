@@ -1,4 +1,4 @@
-"""Rules of messages, replays and direct calls."""
+"""Fields of messages, replays and direct calls."""
 
 from __future__ import annotations
 
@@ -30,17 +30,23 @@ from integrations.schemas.fields import (
 
 
 class CallIn(StrictModel):
-    """What is to be sent. Its body is ``body`` (any JSON, serialised once) or ``body_base64`` (byte for byte)."""
+    """The fields of a request. The body is ``body`` (any JSON, serialised once) or ``body_base64`` (byte for byte)."""
 
     service: str = Field(description="Name of the service.", max_length=63)
-    endpoint: str | None = Field(None, max_length=63, description="Name of an endpoint of the service.")
-    method: str | None = Field(None, description="HTTP method, with path, where no endpoint is named; default POST.")
-    path: str | None = Field(None, max_length=2000, description="Path below the service's address.")
-    query: Query = Field(default_factory=dict, description="Parameters of the query.")
-    headers: Headers = Field(default_factory=dict, description="Headers besides those of service and endpoint.")
-    body: Any = Field(None, description="Any JSON value.")
-    body_base64: str | None = Field(None, description="The body's bytes, in base64; needs content_type.")
-    content_type: ShortText | None = Field(None, description="Type of the body.")
+    endpoint: str | None = Field(
+        None, max_length=63, description="Name of an endpoint of the service. Give either an endpoint or a path."
+    )
+    method: str | None = Field(None, description="HTTP method for path; default POST.")
+    path: str | None = Field(None, max_length=2000, description="Path below the service's address, such as /orders.")
+    query: Query = Field(default_factory=dict, description="Query parameters.")
+    headers: Headers = Field(
+        default_factory=dict, description="Headers in addition to those of the service and the endpoint."
+    )
+    body: Any = Field(None, description="Body as any JSON value.")
+    body_base64: str | None = Field(None, description="Body as bytes in base64. Give either this or body.")
+    content_type: ShortText | None = Field(
+        None, description="Content type; default application/json for body, application/octet-stream for body_base64."
+    )
 
     @field_validator("method")
     @classmethod
@@ -73,29 +79,33 @@ class CallIn(StrictModel):
         return self
 
     def content(self) -> tuple[bytes, str] | None:
-        """The bytes and their type, or None where no body was given. Raises ValueError in words."""
+        """Return the bytes and their content type, or None without a body. Raises ValueError, or TooLarge."""
         return body_bytes(self.body, self.body_base64, self.content_type, given="body" in self.model_fields_set)
 
 
 class MessageIn(CallIn):
-    """A message to queue. Its body is ``body`` (any JSON, serialised once) or ``body_base64`` (byte for byte)."""
+    """A message to queue. The body is ``body`` (any JSON, serialised once) or ``body_base64`` (byte for byte)."""
 
     ordering_key: ShortText = Field(
-        "", description="Messages with the same key keep their order, where the service does."
+        "", description="Messages with the same key are delivered in order, if the service's ordering is key."
     )
-    deliver_at: Timestamp | None = Field(None, description="Not before this time.")
-    expires_at: Timestamp | None = Field(None, description="Not after this time.")
-    tags: dict[ShortText, ShortText] = Field(default_factory=dict, max_length=30, description="Labels to find it by.")
+    deliver_at: Timestamp | None = Field(None, description="Earliest time of the first attempt; default now.")
+    expires_at: Timestamp | None = Field(
+        None, description="Time after which no attempt starts and the message is dead; default never."
+    )
+    tags: dict[ShortText, ShortText] = Field(
+        default_factory=dict, max_length=30, description="Tags to search by, such as customer: acme; at most 30."
+    )
 
     @model_validator(mode="after")
     def ends_after_it_begins(self) -> Self:
         if self.expires_at and self.deliver_at and self.expires_at <= self.deliver_at:
-            raise ValueError("expires_at is not after deliver_at")
+            raise ValueError("expires_at must be after deliver_at")
         return self
 
 
 class ProcessIn(CallIn):
-    """A call to make now. Its body is ``body`` (any JSON) or ``body_base64`` (byte for byte)."""
+    """A call to make now. The body is ``body`` (any JSON) or ``body_base64`` (byte for byte)."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -110,11 +120,11 @@ class ProcessIn(CallIn):
         None,
         ge=0.1,
         le=300,
-        description="Seconds for all of it, waits and retries included; the service's own total where it is left out.",
+        description="Seconds for the whole call, including waits and retries; default: the service's total timeout.",
     )
 
     def as_message(self) -> MessageIn:
-        """What a message would carry; its rules have been checked."""
+        """Return the call as a message, without checking the fields again."""
         content = {name: getattr(self, name) for name in CallIn.model_fields}
         return MessageIn.model_construct(self.model_fields_set & CallIn.model_fields.keys(), **content)
 
@@ -126,7 +136,7 @@ def body_bytes(
         try:
             content = b64decode(body_base64, validate=True)
         except (Base64Error, ValueError):
-            raise ValueError("body_base64 is not base64") from None
+            raise ValueError("body_base64 must be valid base64") from None
         kind = content_type or "application/octet-stream"
     elif given:
         content = json_bytes(body)
@@ -134,19 +144,21 @@ def body_bytes(
     else:
         return None
     if len(content) > BODY_LIMIT:
-        raise TooLarge(f"the body has {len(content):,} bytes; at most {BODY_LIMIT:,} are taken")
+        raise TooLarge(f"the body has {len(content):,} bytes; the limit is {BODY_LIMIT:,}")
     return content, kind
 
 
 def json_bytes(value: Any) -> bytes:
-    """JSON in its compact form, as it is stored and sent. Raises ValueError for what JSON cannot say (NaN)."""
+    """Serialise to compact JSON, as it is stored and sent. Raises ValueError for NaN and infinity."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
 class ReplayIn(StrictModel):
-    mode: Literal["as_is", "current"] = Field("as_is", description="As it was, or with the endpoint resolved anew.")
-    body: Any = Field(None, description="Another body (any JSON).")
-    headers: Headers | None = Field(None, description="Other headers.")
+    mode: Literal["as_is", "current"] = Field(
+        "as_is", description="as_is repeats the original request; current uses the endpoint's present settings."
+    )
+    body: Any = Field(None, description="Replacement for the body, as any JSON value.")
+    headers: Headers | None = Field(None, description="Replacement for the headers.")
     endpoint: str | None = Field(None, max_length=63, description="Another endpoint of the same service.")
 
     @field_validator("headers")

@@ -1,4 +1,4 @@
-"""Rules, defaults and help texts of services and endpoints, for API, forms and files."""
+"""Fields, defaults and help texts of services and endpoints, for the API, the forms and services files."""
 
 from __future__ import annotations
 
@@ -32,25 +32,27 @@ from integrations.schemas.fields import (
     checked_path,
 )
 
-SEARCH_FIELD_LIMIT = 10  # searchable ones of a service
+SEARCH_FIELD_LIMIT = 10  # per service
 
 
 class Auth(StrictModel):
-    """How calls prove who they are. Secret fields are write-only; left out, what was set stays."""
+    """How Switchboard authenticates to the service. Secret fields are write-only; omitted ones keep their values."""
 
-    type: Literal["none", "basic", "bearer", "header", "oauth2", "hmac"] = Field("none", description="Kind of proof.")
+    type: Literal["none", "basic", "bearer", "header", "oauth2", "hmac"] = Field(
+        "none", description="Authentication method; default none."
+    )
     username: ShortText | None = Field(None, description="User name for basic authentication.")
     password: str | None = Field(None, max_length=4000, description="Password for basic authentication.")
     token: str | None = Field(None, max_length=8000, description="Bearer token.")
-    name: ShortText | None = Field(None, description="Name of the header that carries the key.")
+    name: ShortText | None = Field(None, description="Header that carries the key, such as X-Api-Key.")
     value: str | None = Field(None, max_length=8000, description="Value of that header.")
-    token_url: str | None = Field(None, max_length=2000, description="Where OAuth 2 tokens are fetched.")
-    client_id: ShortText | None = Field(None, description="OAuth 2 client id.")
+    token_url: str | None = Field(None, max_length=2000, description="URL that issues OAuth 2 access tokens.")
+    client_id: ShortText | None = Field(None, description="OAuth 2 client ID.")
     client_secret: str | None = Field(None, max_length=4000, description="OAuth 2 client secret.")
     scope: ShortText | None = Field(None, description="OAuth 2 scopes, separated by spaces.")
     header: ShortText | None = Field(None, description="Header that carries the HMAC of the body.")
-    secret: str | None = Field(None, max_length=4000, description="Key of the HMAC.")
-    algorithm: Literal["sha256"] | None = Field(None, description="Hash of the HMAC.")
+    secret: str | None = Field(None, max_length=4000, description="HMAC key.")
+    algorithm: Literal["sha256"] | None = Field(None, description="HMAC hash function; default sha256.")
 
     @model_validator(mode="after")
     def fits_its_type(self) -> Auth:
@@ -70,15 +72,15 @@ class Auth(StrictModel):
             raise ValueError(f"token_url: {refusal}")
         for value in (self.password, self.token, self.value, self.client_secret, self.secret):
             if value is not None and re.search(r"[\x00-\x1f\x7f]", value):
-                raise ValueError("a secret has no control characters or line ends")
+                raise ValueError("a secret must not contain line breaks or control characters")
         return self
 
 
 class Signing(StrictModel):
     enabled: bool = Field(
         False,
-        description="Sign every call by the Standard Webhooks scheme. Turning it on makes keys where there are none; "
-        "a rotation shows the secret.",
+        description="Sign every call as Standard Webhooks specify. Keys are created when signing is first turned on; "
+        "rotate them to see the secret.",
     )
 
 
@@ -87,14 +89,16 @@ class Cache(StrictModel):
         0,
         ge=0,
         le=86400,
-        description="Seconds for which the answer to a GET by /process may be given again, unless its Cache-Control "
-        "says less; 0 is never.",
+        description="Seconds for which the response to a GET by /process may be reused. A shorter Cache-Control of "
+        "the response wins. Default 0: never.",
     )
 
 
 class NetworkRules(StrictModel):
     allow_private: list[str] = Field(
-        default_factory=list, max_length=50, description="Private networks (CIDR) that this service may reach."
+        default_factory=list,
+        max_length=50,
+        description="Private networks that calls may reach, in CIDR notation, such as 10.0.0.0/8.",
     )
 
     @field_validator("allow_private")
@@ -104,24 +108,26 @@ class NetworkRules(StrictModel):
 
 
 class HealthCheck(StrictModel):
-    """A GET made regularly, outside the breaker and the limits; two that fail in a row find the service down."""
+    """A regular GET outside the breaker and the limits. Two failed checks in a row mark the service down."""
 
-    path: str = Field("/", max_length=2000, pattern="^/", description="Path that is asked, below the address.")
-    interval: float = Field(0, ge=0, le=86400, description="Seconds between checks, at least 5; 0 is off.")
-    expect: ShortText = Field("2xx", description="Statuses that count as healthy, such as 2xx or 200, 204, 3xx.")
+    path: str = Field("/", max_length=2000, pattern="^/", description="Path to check, below the service's address.")
+    interval: float = Field(
+        0, ge=0, le=86400, description="Seconds between checks, at least 5. Default 0: no health checks."
+    )
+    expect: ShortText = Field("2xx", description="Status codes that count as healthy, such as 2xx or 200, 204, 3xx.")
 
     @field_validator("interval")
     @classmethod
     def is_not_too_often(cls, value: float) -> float:
         if 0 < value < 5:
-            raise ValueError("checks are at least 5 seconds apart; 0 is off")
+            raise ValueError("must be at least 5 seconds, or 0 to turn health checks off")
         return value
 
     @field_validator("expect")
     @classmethod
     def names_statuses(cls, value: str) -> str:
         if not health.EXPECTED.fullmatch(value):
-            raise ValueError("this names statuses such as 2xx, or 200, 204, 3xx")
+            raise ValueError("must list status codes such as 2xx, or 200, 204, 3xx")
         return value
 
 
@@ -130,16 +136,16 @@ class ServiceIn(StrictModel):
 
     name: Slug
     base_url: str | None = Field(
-        None, max_length=2000, description="Address of the service, such as https://api.example.com/v1."
+        None, max_length=2000, description="Base URL of the service, such as https://api.example.com/v1."
     )
     url_env: str | None = Field(
         None,
         pattern=r"^SWITCHBOARD_SERVICE_[A-Z0-9_]+_URL$",
-        description="Environment variable that holds the address instead.",
+        description="Environment variable that holds the base URL; used instead of base_url.",
     )
-    description: str = Field("", max_length=5000, description="What it is and what goes through it.")
-    owner: ShortText = Field("", description="Who to ask when it is down.")
-    tags: list[ShortText] = Field(default_factory=list, max_length=30, description="Words to find it by.")
+    description: str = Field("", max_length=5000, description="Purpose of the service and the messages it receives.")
+    owner: ShortText = Field("", description="Person or team to contact when the service is down.")
+    tags: list[ShortText] = Field(default_factory=list, max_length=30, description="Tags to search by; at most 30.")
     headers: Headers = Field(default_factory=dict, description="Headers sent with every call.")
     search_fields: list[ShortText] = Field(
         default_factory=list,
@@ -147,23 +153,33 @@ class ServiceIn(StrictModel):
         description="Fields of JSON bodies that operators can search by, such as order.id or items.*.sku. At most "
         f"{SEARCH_FIELD_LIMIT}. Applies to messages accepted after the change.",
     )
-    auth: Auth = Field(default_factory=Auth, description="How calls prove who they are.")
+    auth: Auth = Field(default_factory=Auth, description="How Switchboard authenticates to the service.")
     signing: Signing = Field(default_factory=Signing, description="Signatures on every call.")
-    timeout: Timeout = Field(default_factory=Timeout, description="How long a call may take.")
-    response_cap: int = Field(65536, ge=0, le=1024 * 1024, description="Bytes of an answer that are kept.")
-    retry: RetryPolicy = Field(default_factory=RetryPolicy, description="When and how often a call is tried again.")
-    breaker: BreakerPolicy = Field(default_factory=BreakerPolicy, description="When calling stops for a while.")
-    limits: Limits = Field(default_factory=Limits, description="How much at once, and how fast.")
-    ordering: Literal["none", "key"] = Field("none", description="Whether messages of one key keep their order.")
-    cache: Cache = Field(default_factory=Cache, description="Reuse of answers.")
-    network: NetworkRules = Field(default_factory=NetworkRules, description="Where calls may go beyond public hosts.")
-    health_check: HealthCheck = Field(default_factory=HealthCheck, description="Regular checks of its health.")
+    timeout: Timeout = Field(default_factory=Timeout, description="Timeouts of a call, in seconds.")
+    response_cap: int = Field(
+        65536, ge=0, le=1024 * 1024, description="Bytes to store of each response; default 65,536, at most 1,048,576."
+    )
+    retry: RetryPolicy = Field(default_factory=RetryPolicy, description="When and how often failed calls are retried.")
+    breaker: BreakerPolicy = Field(
+        default_factory=BreakerPolicy, description="When failures stop calls, and when they resume."
+    )
+    limits: Limits = Field(default_factory=Limits, description="Concurrency and rate of calls.")
+    ordering: Literal["none", "key"] = Field(
+        "none", description="Deliver messages with the same ordering key in order (key), or in any order (none)."
+    )
+    cache: Cache = Field(default_factory=Cache, description="Reuse of responses by /process.")
+    network: NetworkRules = Field(
+        default_factory=NetworkRules, description="Networks that calls may reach in addition to public addresses."
+    )
+    health_check: HealthCheck = Field(
+        default_factory=HealthCheck, description="Regular checks of the service's health."
+    )
 
     @field_validator("name")
     @classmethod
     def is_not_a_page(cls, value: str) -> str:
         if value == "new":
-            raise ValueError("this name is the address of a page; choose another")
+            raise ValueError("new is reserved for a page of the console; choose another name")
         return value
 
     @field_validator("base_url")
@@ -186,7 +202,7 @@ class ServiceIn(StrictModel):
     @model_validator(mode="after")
     def has_an_address(self) -> ServiceIn:
         if not self.base_url and not self.url_env:
-            raise ValueError("give a base_url or a url_env")
+            raise ValueError("either base_url or url_env is required")
         return self
 
 
@@ -195,12 +211,12 @@ class EndpointIn(StrictModel):
 
     name: Slug
     method: str = Field("POST", description="HTTP method.")
-    path: str = Field("/", max_length=2000, description="Path below the service's address.")
-    query: Query = Field(default_factory=dict, description="Parameters of the query.")
-    headers: Headers = Field(default_factory=dict, description="Headers besides the service's.")
-    content_type: ShortText = Field("application/json", description="Type of the body.")
-    body: str = Field("", max_length=BODY_LIMIT, description="Example body.")
-    description: str = Field("", max_length=5000, description="What it does.")
+    path: str = Field("/", max_length=2000, description="Path below the service's address, such as /orders.")
+    query: Query = Field(default_factory=dict, description="Query parameters.")
+    headers: Headers = Field(default_factory=dict, description="Headers in addition to those of the service.")
+    content_type: ShortText = Field("application/json", description="Content type of the body.")
+    body: str = Field("", max_length=BODY_LIMIT, description="Example body; sent if a message has no body.")
+    description: str = Field("", max_length=5000, description="Purpose of the endpoint.")
 
     _method = field_validator("method")(checked_method)
     _path = field_validator("path")(checked_path)

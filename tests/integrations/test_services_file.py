@@ -256,7 +256,7 @@ services:
     ]
     assert "a secret does not stand in the file" in said[0]
     assert said[1].endswith("must be at least 1")
-    assert said[2].endswith("is not a field that is known here")
+    assert said[2].endswith("is not a known field")
     assert said[7].endswith("NOT_THERE is not set in the environment")
     assert "in-the-clear" not in "".join(said)
     assert not Service.objects.exists()
@@ -268,7 +268,7 @@ services:
         ("", "the file is empty"),
         ("services:", "line 1: services: must be a list"),
         ("- a", "line 1: must be an object"),
-        ("service: []", "line 1: services: is needed"),
+        ("service: []", "line 1: services: is required"),
         ("services: [}", "line 1: this is not YAML"),
         ("services: []\nservices: []", "line 2: services stands here twice"),
         ("services:\n- name: a\n  retry: {max: 1, max: 2}", "line 3: max stands here twice"),
