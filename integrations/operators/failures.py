@@ -1,4 +1,4 @@
-"""Decide about failure groups: resolve, ignore, reopen, note and assign."""
+"""Triage of failure groups: resolve, ignore, reopen, note and assign."""
 
 from __future__ import annotations
 
@@ -14,28 +14,30 @@ from integrations.schemas.actions import FailureIn
 
 
 def change(failure: Failure, data: FailureIn, *, actor: str) -> Failure:
-    """Resolves, ignores, opens again, notes or assigns; what is not given stays. Raises Invalid, or Conflict where the
-    group is gone."""
+    """Change the state, the note or the assignee; omitted fields keep their values.
+
+    Raises Invalid, or Conflict if the group was deleted.
+    """
     given = data.model_fields_set
     now = database_now()
     if data.ignored_until and data.ignored_until <= now:
-        raise Invalid((("ignored_until",), "this time has passed already"))
+        raise Invalid((("ignored_until",), "must be in the future"))
     if data.assignee and not Account.objects.filter(username=data.assignee, is_active=True).exists():
-        raise Invalid((("assignee",), f"there is no account {data.assignee}"))
+        raise Invalid((("assignee",), f"no active account is named {data.assignee}"))
     with transaction.atomic():
         locked = Failure.objects.select_for_update().filter(pk=failure.pk).first()
         if locked is None:
-            raise Conflict("the group was deleted meanwhile, with its service")
+            raise Conflict("the group was deleted with its service")
         before = _facts(locked)
         if "note" in given:
             locked.note = data.note
         if "assignee" in given:
             locked.assignee = data.assignee or ""
-        _turn(locked, data, now)
+        _set_state(locked, data, now)
         if (after := _facts(locked)) == before:
             return locked
         locked.save(update_fields=["state", "opened_at", "resolved_at", "ignored_until", "note", "assignee"])
-        _tell(locked, before["state"], actor, now)
+        _record_event(locked, before["state"], actor, now)
         changes = {name: value for name, value in after.items() if value != before[name]}
         AuditEntry.objects.record(
             actor,
@@ -47,14 +49,14 @@ def change(failure: Failure, data: FailureIn, *, actor: str) -> Failure:
     return locked
 
 
-def _turn(failure: Failure, data: FailureIn, now: datetime) -> None:
+def _set_state(failure: Failure, data: FailureIn, now: datetime) -> None:
     wanted = FailureState(data.state) if data.state else FailureState(failure.state)
     if data.ignored_until and wanted != FailureState.IGNORED:
-        raise Invalid((("ignored_until",), "only an ignored group is ignored until a time"))
+        raise Invalid((("ignored_until",), "only allowed with the state ignored"))
     if wanted == FailureState.IGNORED and data.model_fields_set & {"state", "ignored_until"}:
         failure.ignored_until = data.ignored_until
     if wanted == failure.state or (wanted == FailureState.OPEN and failure.is_unresolved):
-        return  # a regressed group is an open one
+        return  # a regressed group counts as open
     if wanted == FailureState.RESOLVED:
         failure.resolved_at = now
     if wanted == FailureState.OPEN:
@@ -64,7 +66,7 @@ def _turn(failure: Failure, data: FailureIn, now: datetime) -> None:
     failure.state = wanted
 
 
-def _tell(failure: Failure, before: str, actor: str, now: datetime) -> None:
+def _record_event(failure: Failure, before: str, actor: str, now: datetime) -> None:
     type_ = {FailureState.RESOLVED: "failure.resolved", FailureState.OPEN: "failure.opened"}.get(
         FailureState(failure.state)
     )
@@ -84,7 +86,7 @@ def _facts(failure: Failure) -> dict[str, Any]:
 
 
 def needing_attention(now: datetime) -> FailureQuerySet:
-    """Open and regressed groups, with their places, that struck in the last day: most harmful first."""
+    """Return open and regressed groups with failures in the last day, the most harmful first."""
     return (
         Failure.objects.unresolved()
         .filter(last_seen__gte=now - RECENT)

@@ -1,6 +1,6 @@
 """Actions of operators on traffic: pause, resume, override a breaker, cancel, retry now, replay.
 
-Each action is one transaction with its audit entry and its event. API and console call the same functions.
+Each action is one transaction with its audit entry and its event. The API and the console call the same functions.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ RELEASE_BATCH = 500
 
 
 def pause(service: Service, data: PauseIn, *, actor: str) -> None:
-    """Messages are accepted and held from now on, never dropped; expiry goes on."""
+    """Pause a service: its messages are accepted and wait, and can still expire. Raises Conflict."""
     if data.until and data.until <= timezone.now():
-        raise Conflict("until has passed already")
+        raise Conflict("until must be in the future")
     with transaction.atomic():
         service.pause(data.reason, data.until)
         Event.objects.create(type="service.paused", service=service, facts={"reason": data.reason, "by": actor})
@@ -33,20 +33,20 @@ def pause(service: Service, data: PauseIn, *, actor: str) -> None:
 
 
 def resume(service: Service, data: ResumeIn, *, actor: str) -> int:
-    """Ends a pause and decides about what waits; answers how many messages stay held."""
+    """End a pause and release or hold the waiting messages. Return how many are held. Raises Conflict."""
     now = database_now()
     with transaction.atomic():
-        # Under the runtime's lock no claim can slip in between the two steps.
+        # The runtime's lock blocks claims between the end of the pause and the hold.
         Runtime.objects.locked([service.pk])
         if not service.reactivate():
             raise Conflict(f"{service.name} is not paused")
         waiting = Message.objects.for_service(service).pending().filter(held=False)
-        left_back = {
+        to_hold = {
             "all": Message.objects.none(),
             "none": waiting,
             "newer_than": waiting.filter(created_at__lte=data.newer_than or now),
         }[data.release]
-        held = left_back.hold()
+        held = to_hold.hold()
         if data.rate:
             _spread(service, data.rate, now)
         facts: dict[str, Any] = {"release": data.release, "held": held, "rate": data.rate, "by": actor}
@@ -56,23 +56,23 @@ def resume(service: Service, data: ResumeIn, *, actor: str) -> int:
 
 
 def _spread(service: Service, rate: float, now: datetime) -> None:
-    """Gives what is due a time of its own, ``rate`` a second, oldest first."""
+    """Spread the due messages over time, ``rate`` a second, oldest first."""
     due = Message.objects.due(now).for_service(service).order_by("pk").values_list("pk", flat=True)
     ids = list(due)
     for start in range(0, len(ids), RELEASE_BATCH):
         batch = enumerate(ids[start : start + RELEASE_BATCH], start)
-        times = {pk: now + timedelta(seconds=place / rate) for place, pk in batch}
+        times = {pk: now + timedelta(seconds=position / rate) for position, pk in batch}
         Message.objects.filter(pk__in=times).update(due_at=times_of(times))
 
 
 def override_breaker(service: Service, data: BreakerIn, *, actor: str) -> Runtime:
-    """A manual change of the breaker. Raises Conflict where the state does not allow it.
+    """Change the breaker by hand. Raises Conflict if its state does not allow the action.
 
-    Who closes it by hand wants calls again now, so that a Retry-After of the service is forgotten as well.
+    Closing or resetting it also clears the service's Retry-After: the operator wants calls to resume now.
     """
     now = database_now()
     if data.until and data.until <= now:
-        raise Conflict("until has passed already")
+        raise Conflict("until must be in the future")
     with transaction.atomic():
         runtime = Runtime.objects.locked([service.pk])[0]
         before = _breaker_facts(runtime)
@@ -102,21 +102,21 @@ def _breaker_facts(runtime: Runtime) -> dict[str, Any]:
 
 
 def cancel(message: Message, *, actor: str, reason: str = "") -> None:
-    """Raises Conflict unless it is pending."""
+    """Cancel a pending message. Raises Conflict."""
     with transaction.atomic():
         message.cancel()
         AuditEntry.objects.record(actor, "message.cancelled", message.public_id, reason=reason)
 
 
 def retry_now(message: Message, *, actor: str) -> None:
-    """Raises Conflict unless it is pending."""
+    """Make a pending message due now. Raises Conflict."""
     with transaction.atomic():
         message.retry_now()
         AuditEntry.objects.record(actor, "message.retried_now", message.public_id)
 
 
 def replay(message: Message, data: ReplayIn, *, actor: str, body: bytes | None = None) -> tuple[Message, bool]:
-    """The replay, and whether it was made now. Raises Conflict while the message is unfinished, or intake's errors."""
+    """Replay a finished message. Return the replay, and whether it is new. Raises Conflict, Invalid or TooLarge."""
     with transaction.atomic():
         made, is_new = accept.replay(message, data, body)
         if is_new:

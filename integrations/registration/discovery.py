@@ -20,25 +20,25 @@ VARIABLE = re.compile(r"^SWITCHBOARD_SERVICE_([A-Z0-9_]+)_URL$")
 
 
 def discover(environ: dict[str, str] | None = None) -> list[str]:
-    """Brings the registrations in line with SWITCHBOARD_SERVICE_<NAME>_URL; answers what was done, in words.
+    """Apply the variables SWITCHBOARD_SERVICE_<NAME>_URL to the registrations. Return a line for each change or error.
 
-    The environment wins over the form. A variable that went away pauses its service and never deletes it. A bad
-    address is reported and changes nothing.
+    The environment wins over the form. A removed variable pauses its service and never deletes it. A bad address
+    changes nothing.
     """
     found = {
         name: value.strip()
         for name, value in (os.environ if environ is None else environ).items()
         if VARIABLE.match(name) and value.strip()
     }
-    done = [words for name, value in sorted(found.items()) if (words := _discover_one(name, value))]
+    report = [text for name, value in sorted(found.items()) if (text := _discover_one(name, value))]
     for service in Service.objects.active().exclude(url_env="").exclude(url_env__in=found):
         with transaction.atomic():
             service.pause(f"{service.url_env} is no longer set")
             facts = {"reason": service.paused_reason, "by": "environment"}
             Event.objects.create(type="service.paused", service=service, facts=facts)
             AuditEntry.objects.record("environment", "service.paused", service.name, reason=service.paused_reason)
-        done.append(f"{service.name}: paused, {service.url_env} is no longer set")
-    return done
+        report.append(f"{service.name}: paused, {service.url_env} is no longer set")
+    return report
 
 
 def _discover_one(variable: str, address: str) -> str | None:
@@ -46,20 +46,20 @@ def _discover_one(variable: str, address: str) -> str | None:
     service = Service.objects.filter(name=name).first() or Service.objects.filter(url_env=variable).first()
     allowed = service.allowed_networks if service else parse_networks(settings.ALLOW_PRIVATE)
     if refusal := check_url(address) or static_refusal(address, allowed):
-        return f"{variable} is not used: {refusal}"
+        return f"{variable} is ignored: {refusal}"
     if service is None:
         try:
             data = ServiceIn(name=name, base_url=address)
         except ValidationError as error:
-            return f"{variable} is not used: {error.errors()[0]['msg']}"
+            return f"{variable} is ignored: {error.errors()[0]['msg']}"
         service = register(data, actor="environment", source=Source.ENVIRONMENT)
         Service.objects.filter(pk=service.pk).update(url_env=variable)
         return f"{name}: registered from {variable}"
-    words = None
-    gone = f"{variable} is no longer set"
+    change = None
+    unset = f"{variable} is no longer set"
     if service.base_url != address or service.url_env != variable:
         with transaction.atomic():
-            # The deployer sets the environment, so the secrets stay: a new host here is not an operator's typo.
+            # Keep the secrets: the environment is set on deployment, so a new host is not an operator's typo.
             Service.objects.filter(pk=service.pk).update(base_url=address, url_env=variable, updated_at=timezone.now())
             Event.objects.create(type="service.changed", service=service, facts={"fields": ["base_url"]})
             AuditEntry.objects.record(
@@ -69,17 +69,17 @@ def _discover_one(variable: str, address: str) -> str | None:
                 before={"base_url": service.base_url},
                 after={"base_url": address},
             )
-        words = f"{service.name}: address from {variable}"
-    if service.is_paused and service.paused_reason == gone:
+        change = f"{service.name}: address changed by {variable}"
+    if service.is_paused and service.paused_reason == unset:
         with transaction.atomic():
             service.reactivate()
             Event.objects.create(type="service.resumed", service=service, facts={"by": "environment"})
             AuditEntry.objects.record("environment", "service.resumed", service.name)
-        words = f"{service.name}: resumed, {variable} is set again"
-    return words
+        change = f"{service.name}: resumed, {variable} is set again"
+    return change
 
 
 def service_name(variable: str) -> str:
-    """SWITCHBOARD_SERVICE_BILLING_EU_URL names the service billing-eu."""
+    """Derive the service's name: SWITCHBOARD_SERVICE_BILLING_EU_URL is for billing-eu."""
     match = VARIABLE.match(variable)
     return match[1].lower().replace("_", "-") if match else ""

@@ -13,8 +13,8 @@ from integrations.schemas.service import EndpointIn
 
 
 def save(service: Service, data: EndpointIn, *, actor: str, endpoint: Endpoint | None = None) -> Endpoint:
-    """Makes an endpoint, or changes the given one. Raises Invalid where the name is taken in the service."""
-    taken = Invalid((("name",), f"{service.name} has an endpoint named {data.name} already"))
+    """Create an endpoint, or change the given one. Raises Invalid if the service has another one of this name."""
+    taken = Invalid((("name",), f"{service.name} already has an endpoint named {data.name}; choose another name"))
     if service.endpoints.filter(name=data.name).exclude(pk=endpoint.pk if endpoint else 0).exists():
         raise taken
     before = configuration(endpoint) if endpoint else {}
@@ -41,5 +41,6 @@ def delete(endpoint: Endpoint, *, actor: str) -> None:
 
 
 def configuration(endpoint: Endpoint) -> dict[str, Any]:
+    """Return the settings as the API shows them."""
     names = ("name", "method", "path", "query", "headers", "content_type", "body", "description")
     return {name: getattr(endpoint, name) for name in names}

@@ -1,4 +1,4 @@
-"""Registering services: from a form, the API or the environment, through the same rules, with an audit entry."""
+"""Register and change services. Forms, the API, files and the environment share these rules and the audit."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CONFIGURED = (*PLAIN_FIELDS, *POLICY_FIELDS, "base_url", "url_env", "auth", "sec
 
 @contextmanager
 def refusing_duplicates(taken: Invalid) -> Iterator[None]:
-    """Of two that save one name at once, the database refuses the second; this says it in words."""
+    """Raise ``taken`` if the database refuses a duplicate: two requests can pass the check for a name at once."""
     try:
         with transaction.atomic():
             yield
@@ -42,8 +42,8 @@ def refusing_duplicates(taken: Invalid) -> Iterator[None]:
 
 
 def register(data: ServiceIn, *, actor: str, source: Source, may_allow_private: bool = False) -> Service:
-    """Makes a service. Raises Invalid where the name is taken, the address is refused or a right is missing."""
-    taken = Invalid((("name",), f"there is a service named {data.name} already"))
+    """Create a service. Raises Invalid for a taken name, a refused address, or private networks without the right."""
+    taken = Invalid((("name",), f"a service named {data.name} already exists; choose another name"))
     if Service.objects.filter(name=data.name).exists():
         raise taken
     service = Service(name=data.name, source=source)
@@ -60,15 +60,18 @@ def register(data: ServiceIn, *, actor: str, source: Source, may_allow_private: 
 def change(
     service: Service, data: ServiceIn, given: set[str], *, actor: str, may_allow_private: bool = False
 ) -> Service:
-    """Changes the ``given`` fields of a service. A new host clears its secrets unless they come along."""
+    """Change the fields of a service named in ``given``. A new host clears the secrets unless ``data`` brings new ones.
+
+    Raises Invalid.
+    """
     before = configuration(service)
     if "name" in given and data.name != service.name:
-        raise Invalid((("name",), "a service keeps its name; register a new one instead"))
+        raise Invalid((("name",), "a service cannot be renamed; register a new one instead"))
     with transaction.atomic():
-        # A rotation of its keys meanwhile must stand.
+        # Read the secrets again under the lock: another request may have rotated the signing keys.
         service.refresh_from_db(fields=["secrets"], from_queryset=Service.objects.select_for_update(no_key=True))
         _fill(service, data, given, may_allow_private=may_allow_private)
-        # Only what people configure: a pause that the engine has written meanwhile must stand.
+        # Save configured columns only: a worker may have paused the service since it was read.
         service.save(update_fields=CONFIGURED)
         after = configuration(service)
         changed = {name for name in after if after[name] != before.get(name)}
@@ -150,13 +153,13 @@ def _fill_auth(service: Service, data: ServiceIn) -> None:
 
 
 def origin(url: str) -> tuple[str, str]:
-    """Scheme, host and port: what a secret was entered for."""
+    """Scheme, host and port: a secret is only valid for these."""
     parts = urlsplit(url)
     return parts.scheme, parts.netloc.lower()
 
 
 def configuration(service: Service) -> dict[str, Any]:
-    """The configuration as the API reads it back; a secret shows only that it is set."""
+    """Return the settings as the API shows them. A secret appears only as ``set`` and ``set_at``."""
     auth: dict[str, Any] = dict(service.auth)
     for name in AUTH_SECRETS.get(service.auth.get("type", "none"), ()):
         auth[name] = {
@@ -182,9 +185,9 @@ def configuration(service: Service) -> dict[str, Any]:
 
 
 def rotate_signing(service: Service, overlap: timedelta, *, actor: str) -> list[SigningKeys]:
-    """Gives a service new signing keys; those so far go on signing for ``overlap``. Answers all, newest first.
+    """Create new signing keys; the previous ones also sign for ``overlap``. Return all keys, newest first.
 
-    Raises Conflict where too many would sign at once.
+    Raises Conflict if too many would sign at once.
     """
     now = timezone.now()
     with transaction.atomic():
@@ -193,8 +196,9 @@ def rotate_signing(service: Service, overlap: timedelta, *, actor: str) -> list[
         keys = rotated(before, now, overlap)
         if len(keys) > MAX_KEYS:
             raise Conflict(
-                f"{MAX_KEYS} secrets sign already; the next one ends at {keys[-1].valid_until:%Y-%m-%dT%H:%M:%SZ}. "
-                "An overlap of 0 ends all of them at once."
+                f"{MAX_KEYS} secrets are already in use; the next one expires at "
+                f"{keys[-1].valid_until:%Y-%m-%dT%H:%M:%SZ}. Wait until then, or rotate with an overlap of 0 to retire "
+                "all of them at once."
             )
         service.keep_signing_keys(keys)
         service.save(update_fields=["secrets", "updated_at"])

@@ -1,12 +1,12 @@
-"""The sandbox: six upstreams that behave and misbehave, their services, and a gentle stream of messages.
+"""The sandbox of `manage.py demo`: six upstreams with good and bad behaviour, their services, and some traffic.
 
 ::
 
-    register_services   the services and endpoints, once; what somebody changed about them since stays
-    Upstreams           the server they point to: one port, one path for each
-    Traffic             a few messages a second to all of them, bounded in time and in what may wait
+    register_services   create the services and endpoints once; later changes by operators stay
+    Upstreams           the server behind them: one port, one path per upstream
+    Traffic             a few messages a second, limited in number and in backlog
 
-For `manage.py demo`, where a newcomer sees a console that lives. Nothing here is used by an installation that works.
+No other command uses this module.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ log = logging.getLogger("switchboard.sandbox")
 ACTOR = "demo"
 PREFIX = "sandbox-"
 HEAD_LIMIT = 64 * 1024  # bytes of a request's head
-BODY_LIMIT = 2 * 1024 * 1024  # more than a message may carry
+BODY_LIMIT = 2 * 1024 * 1024  # bytes; more than a message may carry
 
 SLOWNESS = (1.0, 3.0)  # seconds, from and to
 FLAKINESS = 0.2  # share of the calls that fail
-CALLS_ALLOWED, CALLS_PER = 2, 1.0  # calls in so many seconds before the rate-limiting upstream refuses
+CALLS_ALLOWED, CALLS_PER = 2, 1.0  # calls per seconds before the rate-limiting upstream refuses
 
 PAUSE = 0.35  # seconds between messages
-LIVELY = 1_800  # messages, about ten minutes of them; after that the demo keeps quiet
-QUIET_PAUSE = 5.0
-WAITING_LIMIT = 30  # unfinished messages of one service; it gets no more until there are fewer
-STALE_AFTER = timedelta(minutes=4)  # what a dead upstream could not take ends as expired
+LIVELY = 1_800  # messages at that pace, about ten minutes
+QUIET_PAUSE = 5.0  # seconds between messages after that
+WAITING_LIMIT = 30  # unfinished messages of a service at which it gets no more
+STALE_AFTER = timedelta(minutes=4)  # after which undelivered messages expire
 
 
 # ---- the services ---------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class Sandbox:
-    """One upstream as it is registered. ``weight``: its share of the traffic."""
+class SandboxService:
+    """One upstream with its registration. ``weight`` is its share of the traffic."""
 
     behaviour: str
     description: str
@@ -73,7 +73,7 @@ class Sandbox:
                 "name": self.name,
                 "base_url": f"http://127.0.0.1:{port}/{self.behaviour}",
                 "description": self.description,
-                "owner": "The sandbox of make demo",
+                "owner": "Sandbox of make demo",
                 "tags": ["sandbox", *self.tags],
                 "network": {"allow_private": ["127.0.0.0/8"]},
                 **self.policy,
@@ -82,62 +82,71 @@ class Sandbox:
 
 
 SANDBOX = (
-    Sandbox(
+    SandboxService(
         "healthy",
-        "Answers 200 at once. Orders of one customer keep their order.",
+        "Responds with 200 at once. Messages of one customer keep their order.",
         ["orders"],
         5,
         (
-            ("order-created", "POST", "/orders", "A customer has ordered."),
-            ("order-paid", "POST", "/orders/paid", "The money is there."),
-            ("order-shipped", "PUT", "/orders/shipped", "The parcel is on its way."),
+            ("order-created", "POST", "/orders", "A customer placed an order."),
+            ("order-paid", "POST", "/orders/paid", "The order was paid."),
+            ("order-shipped", "PUT", "/orders/shipped", "The order was shipped."),
         ),
         {"ordering": "key"},
     ),
-    Sandbox(
+    SandboxService(
         "slow",
-        "Answers 200 after one to three seconds.",
+        "Responds with 200 after one to three seconds.",
         ["reports"],
         1,
-        (("report-requested", "POST", "/reports", "A monthly report."), ("export", "POST", "/exports", "An export.")),
+        (
+            ("report-requested", "POST", "/reports", "Request a monthly report."),
+            ("export", "POST", "/exports", "Request an export."),
+        ),
         {"timeout": {"connect": 2, "total": 10}, "limits": {"concurrency": 4}},
     ),
-    Sandbox(
+    SandboxService(
         "flaky",
-        "Fails one call in five with 500; a retry brings the message home.",
+        "Fails one call in five with 500; a retry delivers the message.",
         ["invoices"],
         3,
         (
-            ("invoice-issued", "POST", "/invoices", "An invoice goes out."),
-            ("invoice-voided", "DELETE", "/invoices", "An invoice is taken back."),
+            ("invoice-issued", "POST", "/invoices", "An invoice was issued."),
+            ("invoice-voided", "DELETE", "/invoices", "An invoice was voided."),
         ),
         {"retry": {"max_attempts": 6, "initial": 2, "factor": 2, "max": 30}},
     ),
-    Sandbox(
+    SandboxService(
         "down",
-        "Answers 503, always. Its breaker opens after three calls and probes every fifteen seconds and more.",
+        "Always responds with 503. The breaker opens after three failures and probes 15 to 60 seconds apart.",
         ["stock"],
         1,
-        (("stock-changed", "POST", "/stock", "The warehouse counted."), ("stock-level", "GET", "/stock", "A look.")),
+        (
+            ("stock-changed", "POST", "/stock", "The stock of an item changed."),
+            ("stock-level", "GET", "/stock", "Read the stock of an item."),
+        ),
         {
             "retry": {"max_attempts": 4, "initial": 5, "factor": 2},
             "breaker": {"consecutive_failures": 3, "open_for": 15, "open_factor": 2, "open_max": 60},
         },
     ),
-    Sandbox(
+    SandboxService(
         "rate-limiting",
-        f"Answers 429 with Retry-After to more than {CALLS_ALLOWED} calls a second.",
+        f"Responds with 429 and Retry-After to more than {CALLS_ALLOWED} calls a second.",
         ["mail"],
         3,
-        (("mail-queued", "POST", "/mail", "A letter to a customer."), ("digest", "POST", "/digest", "The week.")),
+        (
+            ("mail-queued", "POST", "/mail", "Send a mail to a customer."),
+            ("digest", "POST", "/digest", "Send the weekly digest."),
+        ),
         {"retry": {"max_attempts": 10, "initial": 1, "factor": 2, "max": 20}},
     ),
-    Sandbox(
+    SandboxService(
         "garbage",
-        "Answers rubbish, or half an answer, or nothing, and hangs up.",
+        "Sends garbage, a truncated response or nothing, then closes the connection.",
         ["legacy"],
         1,
-        (("price-list", "POST", "/prices", "Prices for the shop of 1998."),),
+        (("price-list", "POST", "/prices", "Update the price list."),),
         {
             "retry": {"max_attempts": 3, "initial": 3, "factor": 2},
             "breaker": {"consecutive_failures": 4, "open_for": 20, "open_max": 60},
@@ -147,38 +156,38 @@ SANDBOX = (
 
 
 def register_services(port: int) -> list[Service]:
-    """Registers what is missing and points the services to ``port``; everything else about them is left alone."""
-    return [_registered(one, port) for one in SANDBOX]
+    """Register missing services and point all of them to ``port``. Their other settings stay as operators left them."""
+    return [_registered(sandbox, port) for sandbox in SANDBOX]
 
 
-def _registered(one: Sandbox, port: int) -> Service:
-    registration = one.registration(port)
-    service = Service.objects.filter(name=one.name).first()
+def _registered(sandbox: SandboxService, port: int) -> Service:
+    registration = sandbox.registration(port)
+    service = Service.objects.filter(name=sandbox.name).first()
     if service is None:
         service = registry.register(registration, actor=ACTOR, source=Source.FORM, may_allow_private=True)
-        for endpoint in _endpoints(one):
+        for endpoint in _endpoints(sandbox):
             endpoints.save(service, endpoint, actor=ACTOR)
     elif service.base_url != registration.base_url:
         registry.change(service, registration, {"base_url"}, actor=ACTOR)
     return service
 
 
-def _endpoints(one: Sandbox) -> list[EndpointIn]:
+def _endpoints(sandbox: SandboxService) -> list[EndpointIn]:
     return [
         EndpointIn(
             name=name,
             method=method,
             path=path,
             description=description,
-            body="" if method == "GET" else json.dumps(Subject(Random(name)).body(name), indent=2),  # noqa: S311
+            body="" if method == "GET" else json.dumps(SampleOrder(Random(name)).body(name), indent=2),  # noqa: S311
         )
-        for name, method, path, description in one.endpoints
+        for name, method, path, description in sandbox.endpoints
     ]
 
 
 # ---- the upstreams --------------------------------------------------------------------------------------------------
 class Upstreams:
-    """The server of all six: the first part of the path says who answers."""
+    """An HTTP server for all six upstreams. The first part of the path selects the upstream."""
 
     def __init__(self, random: Random | None = None) -> None:
         self.port = 0
@@ -195,7 +204,7 @@ class Upstreams:
         }
 
     async def start(self, port: int = 0) -> None:
-        """Listens on 127.0.0.1; port 0 is any that is free, ``port`` then says which."""
+        """Listen on 127.0.0.1. Port 0 takes any free port; ``self.port`` is then its number."""
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", port, limit=HEAD_LIMIT)
         self.port = self._server.sockets[0].getsockname()[1]
 
@@ -206,49 +215,49 @@ class Upstreams:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while (behaviour := await _request(reader)) is not None:
-                answer = self._behaviours.get(behaviour)
-                writer.write(await answer() if answer else _answer("404 Not Found", {"error": "no such upstream"}))
+                respond = self._behaviours.get(behaviour)
+                writer.write(await respond() if respond else _response("404 Not Found", {"error": "no such upstream"}))
                 await writer.drain()
                 if behaviour == "garbage":
                     break
         except (OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass  # the other side went away, or speaks no HTTP
+            pass  # the client disconnected, or does not speak HTTP
         finally:
             writer.close()
 
-    # ---- one answer each -------------------------------------------------------------------------------------------
+    # ---- one response each -----------------------------------------------------------------------------------------
     async def _healthy(self) -> bytes:
-        return _answer("200 OK", {"accepted": True})
+        return _response("200 OK", {"accepted": True})
 
     async def _slow(self) -> bytes:
         await asyncio.sleep(self._random.uniform(*SLOWNESS))
-        return _answer("200 OK", {"accepted": True, "queued": True})
+        return _response("200 OK", {"accepted": True, "queued": True})
 
     async def _flaky(self) -> bytes:
         if self._random.random() < FLAKINESS:
-            return _answer("500 Internal Server Error", {"error": "deadlock detected, try again"})
-        return _answer("200 OK", {"accepted": True})
+            return _response("500 Internal Server Error", {"error": "deadlock detected, try again"})
+        return _response("200 OK", {"accepted": True})
 
     async def _down(self) -> bytes:
-        return _answer("503 Service Unavailable", {"error": "maintenance"})
+        return _response("503 Service Unavailable", {"error": "maintenance"})
 
     async def _rate_limiting(self) -> bytes:
         now = monotonic()
         while self._recent_calls and self._recent_calls[0] <= now - CALLS_PER:
             self._recent_calls.popleft()
         if len(self._recent_calls) >= CALLS_ALLOWED:
-            return _answer("429 Too Many Requests", {"error": "slow down"}, "Retry-After: 1\r\n")
+            return _response("429 Too Many Requests", {"error": "slow down"}, "Retry-After: 1\r\n")
         self._recent_calls.append(now)
-        return _answer("200 OK", {"accepted": True})
+        return _response("200 OK", {"accepted": True})
 
     async def _garbage(self) -> bytes:
-        whole = _answer("200 OK", {"prices": ["9.99"] * 20})
-        rubbish = b"\x00\xff\x13" + self._random.randbytes(60) + b"\r\n\r\n"
-        return self._random.choice([rubbish, whole[:-100], b""])
+        whole = _response("200 OK", {"prices": ["9.99"] * 20})
+        garbage = b"\x00\xff\x13" + self._random.randbytes(60) + b"\r\n\r\n"
+        return self._random.choice([garbage, whole[:-100], b""])
 
 
 async def _request(reader: asyncio.StreamReader) -> str | None:
-    """Reads one request whole; the first part of its path, or None at the end of the connection."""
+    """Read a whole request. Return the first part of its path, or None at the end of the connection."""
     try:
         head = await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError:
@@ -262,15 +271,15 @@ async def _request(reader: asyncio.StreamReader) -> str | None:
     return request_line.split(" ")[1].split("?")[0].strip("/").partition("/")[0]
 
 
-def _answer(status: str, body: dict[str, Any], headers: str = "") -> bytes:
+def _response(status: str, body: dict[str, Any], headers: str = "") -> bytes:
     content = json_bytes(body)
     head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n{headers}\r\n"
     return head.encode() + content
 
 
 # ---- the traffic ----------------------------------------------------------------------------------------------------
-class Subject:
-    """A made-up customer with an order: what bodies, tags and keys are made from."""
+class SampleOrder:
+    """A random order of a random customer, for bodies, tags and ordering keys."""
 
     def __init__(self, random: Random) -> None:
         self.customer = f"cus_{random.randrange(1, 41):04}"
@@ -283,7 +292,7 @@ class Subject:
         ]
 
     def body(self, event: str) -> dict[str, Any]:
-        total = sum(float(one["price"]) * one["quantity"] for one in self.lines)
+        total = sum(float(item["price"]) * item["quantity"] for item in self.lines)
         return {
             "type": event.replace("-", "."),
             "customer": {"id": self.customer, "plan": self.plan, "region": self.region},
@@ -305,7 +314,7 @@ class Subject:
 
 
 class Traffic:
-    """Sends messages to the sandbox's endpoints, as operators left them."""
+    """Random messages to the present endpoints of the sandbox services."""
 
     def __init__(self, random: Random | None = None) -> None:
         self.sent = 0
@@ -317,19 +326,19 @@ class Traffic:
         return PAUSE if self.sent < LIVELY else QUIET_PAUSE
 
     def send_one(self) -> Message | None:
-        """Queues one message; None where its service has enough waiting, or lost its endpoints."""
-        (one,) = self._random.choices(SANDBOX, [one.weight for one in SANDBOX])
-        endpoints = list(Endpoint.objects.filter(service__name=one.name).select_related("service"))
-        if not endpoints or Message.objects.unfinished().for_service(endpoints[0].service).count() >= WAITING_LIMIT:
+        """Queue one message. Return None if the service's backlog is full or it has no endpoints."""
+        (sandbox,) = self._random.choices(SANDBOX, [sandbox.weight for sandbox in SANDBOX])
+        present = list(Endpoint.objects.filter(service__name=sandbox.name).select_related("service"))
+        if not present or Message.objects.unfinished().for_service(present[0].service).count() >= WAITING_LIMIT:
             return None
-        (message,) = Message.objects.accept([Subject(self._random).draft(self._random.choice(endpoints))])
+        (message,) = Message.objects.accept([SampleOrder(self._random).draft(self._random.choice(present))])
         self.sent += 1
         return message
 
 
 # ---- the process ----------------------------------------------------------------------------------------------------
 async def run(port: int) -> None:
-    """The sandbox's process: serves and sends until it is ended."""
+    """Serve the upstreams and send messages until the process is stopped."""
     upstreams, traffic = Upstreams(), Traffic()
     await upstreams.start(port)
     log.info(line("sandbox", port=upstreams.port, pid=os.getpid()))

@@ -1,8 +1,8 @@
-"""Services as a file: what stands in it is applied as a whole or not at all; what is exported applies as no change.
+"""Read and write services as a file. A file is applied as a whole or not at all; an exported file changes nothing.
 
-The file is YAML (so JSON too): ``services`` is a list of what the API takes, each with its ``endpoints``. A field that
-is left out has its default. A secret is ``{env: NAME}``, read from the environment, or ``{set: true}``, which leaves
-it as it is; it never stands in the file itself.
+The file is YAML, so also JSON: ``services`` is a list of registrations as the API takes them, each with its
+``endpoints``. An omitted field has its default. The file contains no secret: write ``{env: NAME}`` to read it from the
+environment, or ``{set: true}`` to keep the stored one.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from integrations.registration import deletion, endpoints, registry
 from integrations.schemas.fields import StrictModel, rule_text
 from integrations.schemas.service import EndpointIn, ServiceIn
 
-NODE_LIMIT = 1_000_000  # values in a file, aliases counted each time: a small file of aliases can mean billions
-KEPT = {"set": True}  # stands for a secret that is set, and leaves it as it is
+NODE_LIMIT = 1_000_000  # values, aliases counted each time: a small file can expand to billions
+STORED = {"set": True}  # stands for a stored secret and keeps it
 SECRET_NAMES = frozenset(name for names in AUTH_SECRETS.values() for name in names)
 SERVICE_DEFAULTS = ServiceIn.model_construct(name="").model_dump(mode="json", exclude_none=True)
 ENDPOINT_DEFAULTS = EndpointIn.model_construct(name="").model_dump(mode="json")
 
 Location = tuple[str | int, ...]
-Complaints = list[tuple[Location, str]]
+Problems = list[tuple[Location, str]]
 
 
 class ServiceInFile(ServiceIn):
-    endpoints: list[EndpointIn] = Field(default_factory=list, max_length=500, description="Its named operations.")
+    endpoints: list[EndpointIn] = Field(default_factory=list, max_length=500, description="Endpoints of the service.")
 
 
 class ServicesFile(StrictModel):
@@ -43,16 +43,16 @@ class ServicesFile(StrictModel):
 
 
 class InvalidFile(Exception):
-    """The file cannot be applied, and nothing was changed. ``faults``: one line for each, with its place."""
+    """The file cannot be applied; nothing was changed. ``problems``: one text each, with its line and path."""
 
-    def __init__(self, *faults: str) -> None:
-        super().__init__("\n".join(faults))
-        self.faults = faults
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedChange:
-    """What became of one service."""
+    """The change of one service, planned in a dry run or made."""
 
     verb: Literal["registered", "changed", "deleted", "kept", "unchanged"]
     name: str
@@ -63,59 +63,61 @@ class PlannedChange:
 def apply(
     text: str, environ: Mapping[str, str], *, actor: str, prune: bool = False, dry_run: bool = False
 ) -> list[PlannedChange]:
-    """Brings the registrations in line with a file; answers what that changed, or would with ``dry_run``.
+    """Apply a file to the registrations. Return the changes; with ``dry_run``, only plan them.
 
-    Only with ``prune`` is anything deleted: endpoints that the file does not name, and services that a file had
-    registered and that have no unfinished messages. Raises InvalidFile with every fault there is.
+    ``prune`` also deletes endpoints that the file does not name, and services that are missing from it, if a file
+    registered them and they have no unfinished messages. Raises InvalidFile with all problems of the file.
     """
     root, raw = _parsed(text)
-    complaints: Complaints = []
-    wanted = _judged(_resolved(_unshared(raw), environ, complaints), complaints)
-    if complaints:
-        raise _broken(root, complaints)
+    problems: Problems = []
+    wanted = _validated(_resolved(_unshared(raw), environ, problems), problems)
+    if problems:
+        raise _invalid(root, problems)
     names = {service.name for service in wanted}
     with transaction.atomic():
-        # In one order, so that two files at once cannot wait for each other.
+        # Lock in one order, so that two files applied at once cannot deadlock.
         present = {
-            one.name: one
-            for one in Service.objects.select_for_update(no_key=True).filter(name__in=names).order_by("name")
+            service.name: service
+            for service in Service.objects.select_for_update(no_key=True).filter(name__in=names).order_by("name")
         }
         changes = []
         for number, service in enumerate(wanted):
             try:
-                changes.append(_bring_in_line(present.get(service.name), service, prune=prune, actor=actor))
+                changes.append(_apply_service(present.get(service.name), service, prune=prune, actor=actor))
             except errors.Invalid as refusal:
-                complaints += [(("services", number, *place), words) for place, words in refusal.errors]
-        if complaints:
-            raise _broken(root, complaints)
+                problems += [(("services", number, *location), text) for location, text in refusal.errors]
+        if problems:
+            raise _invalid(root, problems)
         if prune:
             changes += _prune(names, actor=actor, dry_run=dry_run)
         transaction.set_rollback(dry_run)
     return changes
 
 
-def _bring_in_line(service: Service | None, wanted: ServiceInFile, *, prune: bool, actor: str) -> PlannedChange:
+def _apply_service(service: Service | None, wanted: ServiceInFile, *, prune: bool, actor: str) -> PlannedChange:
     if service is None:
         with transaction.atomic():
             service = registry.register(wanted, actor=actor, source=Source.FILE, may_allow_private=True)
-            _bring_endpoints_in_line(service, wanted, prune=prune, actor=actor)
+            _apply_endpoints(service, wanted, prune=prune, actor=actor)
         return PlannedChange("registered", service.name, tuple(_lines(_document(service))))
     before = registry.configuration(service)
     with transaction.atomic():
         registry.change(service, wanted, _given(service, wanted), actor=actor, may_allow_private=True)
         after = registry.configuration(service)
-        # Taken back where it comes to the same, so that it leaves no trace at all.
+        # Roll back if nothing changed, so that no audit entry or event is left.
         transaction.set_rollback(after == before)
     details = [
         *_differences(before, after, service.secret_values),
-        *_bring_endpoints_in_line(service, wanted, prune=prune, actor=actor),
+        *_apply_endpoints(service, wanted, prune=prune, actor=actor),
     ]
     return PlannedChange("changed" if details else "unchanged", service.name, tuple(details))
 
 
 def _given(service: Service, wanted: ServiceInFile) -> set[str]:
-    """Every field, for what is left out has its default. Authentication that is to stay as it is may lack a secret:
-    that is how it was exported."""
+    """Return the fields to change: all, since an omitted field has its default.
+
+    Without ``auth`` if the file repeats the stored settings without a secret that is not set: they were exported so.
+    """
     given = set(ServiceIn.model_fields)
     names = AUTH_SECRETS[wanted.auth.type]
     lacks_one = any(service.secret(f"auth.{name}") is None for name in names)
@@ -124,7 +126,7 @@ def _given(service: Service, wanted: ServiceInFile) -> set[str]:
     return given - {"auth"} if lacks_one and not brings_one and plain == service.auth else given
 
 
-def _bring_endpoints_in_line(service: Service, wanted: ServiceInFile, *, prune: bool, actor: str) -> list[str]:
+def _apply_endpoints(service: Service, wanted: ServiceInFile, *, prune: bool, actor: str) -> list[str]:
     details: list[str] = []
     present = {endpoint.name: endpoint for endpoint in service.endpoints.all()}
     for data in wanted.endpoints:
@@ -146,14 +148,14 @@ def _prune(names: set[str], *, actor: str, dry_run: bool) -> list[PlannedChange]
     changes = []
     for service in Service.objects.filter(source=Source.FILE).exclude(name__in=names):
         try:
-            if dry_run:  # the real thing would delete all history, only to put it back
+            if dry_run:  # deletion.delete() would delete all history, only to roll it back
                 if deletion.unfinished_count(service):
                     raise Conflict
             else:
                 deletion.delete(service, force=False, actor=actor)
         except Conflict:
-            words = "it is not in the file, but has unfinished messages; prune again when they are finished"
-            changes.append(PlannedChange("kept", service.name, (words,)))
+            reason = "it is missing from the file but has unfinished messages; prune again when they are finished"
+            changes.append(PlannedChange("kept", service.name, (reason,)))
         else:
             changes.append(PlannedChange("deleted", service.name))
     return changes
@@ -161,27 +163,27 @@ def _prune(names: set[str], *, actor: str, dry_run: bool) -> list[PlannedChange]
 
 # ---- from text to services ----------------------------------------------------------------------------------------
 def _parsed(text: str) -> tuple[yaml.Node, Any]:
-    """The tree, for places, and the plain value."""
+    """Return the node tree, for line numbers, and the plain value."""
     try:
         loader = yaml.SafeLoader(text)
         if (root := loader.get_single_node()) is None:
-            raise InvalidFile("the file is empty; it begins with services:")
+            raise InvalidFile("the file is empty; start it with services:")
         _check_tree(root, {}, ())
         return root, loader.construct_document(root)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise InvalidFile(f"line {mark.line + 1 if mark else 1}: this is not YAML: {error.problem}") from None
-    except (yaml.YAMLError, ValueError) as error:  # a control character; a number or date that does not exist
-        raise InvalidFile(f"this is not YAML: {' '.join(str(error).split())}") from None
+        raise InvalidFile(f"line {mark.line + 1 if mark else 1}: invalid YAML: {error.problem}") from None
+    except (yaml.YAMLError, ValueError) as error:  # a control character, an impossible number or date
+        raise InvalidFile(f"invalid YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
-        raise InvalidFile("the file is nested too deeply") from None
+        raise InvalidFile("the file is too deeply nested") from None
 
 
 def _check_tree(node: yaml.Node, sizes: dict[int, int], above: tuple[int, ...]) -> int:
-    """How many values a node means. Raises InvalidFile where a key stands twice or an alias contains itself."""
+    """Count the values of a node with aliases expanded. Raises InvalidFile for a duplicate key or a recursive alias."""
     line = node.start_mark.line + 1
     if id(node) in above:
-        raise InvalidFile(f"line {line}: this contains itself")
+        raise InvalidFile(f"line {line}: this alias contains itself")
     if id(node) not in sizes:
         above = (*above, id(node))
         children: list[yaml.Node] = []
@@ -189,88 +191,88 @@ def _check_tree(node: yaml.Node, sizes: dict[int, int], above: tuple[int, ...]) 
             seen: set[str] = set()
             for key, value in node.value:
                 if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                    raise InvalidFile(f"line {key.start_mark.line + 1}: {key.value} stands here twice")
+                    raise InvalidFile(f"line {key.start_mark.line + 1}: {key.value} appears twice")
                 seen.add(str(key.value))
                 children.append(value)
         elif isinstance(node, yaml.SequenceNode):
             children = node.value
         sizes[id(node)] = 1 + sum(_check_tree(child, sizes, above) for child in children)
     if sizes[id(node)] > NODE_LIMIT:
-        raise InvalidFile(f"line {line}: this comes to more than {NODE_LIMIT:,} values")
+        raise InvalidFile(f"line {line}: expands to more than {NODE_LIMIT:,} values")
     return sizes[id(node)]
 
 
 def _unshared(value: Any) -> Any:
-    """A copy in which aliases share nothing."""
+    """Copy the value so that aliases share no object."""
     if isinstance(value, dict):
         return {key: _unshared(item) for key, item in value.items()}
     return [_unshared(item) for item in value] if isinstance(value, list) else value
 
 
-def _resolved(raw: Any, environ: Mapping[str, str], complaints: Complaints) -> Any:
-    """With what the references stand for in their place."""
-    for place, holder in _holders(raw):
-        is_auth = place[-1] == "auth"
+def _resolved(raw: Any, environ: Mapping[str, str], problems: Problems) -> Any:
+    """Replace references to secrets, ``{env: …}`` and ``{set: true}``, by their values."""
+    for location, holder in _holders(raw):
+        is_auth = location[-1] == "auth"
         for name, value in list(holder.items()):
             if is_auth and name not in SECRET_NAMES:
                 continue
             if isinstance(value, dict) and set(value) == {"env"}:
                 if not (found := environ.get(str(value["env"]), "")):
-                    complaints.append(((*place, name), f"{value['env']} is not set in the environment"))
+                    problems.append(((*location, name), f"{value['env']} is not set in the environment"))
                 holder[name] = found
             elif isinstance(value, dict) and set(value) == {"set"}:
-                holder[name] = None if is_auth else _kept(raw, place, name)
+                holder[name] = None if is_auth else _stored_value(raw, location, name)
                 if holder[name] is None and not is_auth:
-                    complaints.append(((*place, name), "there is nothing yet to leave as it is; write {env: NAME}"))
+                    problems.append(((*location, name), "no value is stored yet; write {env: NAME}"))
                     holder[name] = ""
             elif is_auth and value is not None:
-                words = "a secret does not stand in the file: write {env: NAME}, or {set: true} to leave it as it is"
-                complaints.append(((*place, name), words))
+                text = "the file must not contain secrets: write {env: NAME}, or {set: true} to keep the stored one"
+                problems.append(((*location, name), text))
                 holder[name] = None
     return raw
 
 
 def _holders(raw: Any) -> Iterator[tuple[Location, dict[Any, Any]]]:
-    """The objects in which a reference may stand, with their places."""
+    """Yield the objects that may contain references, with their locations."""
     for number, service in enumerate(_items(raw, "services")):
         of_service: list[tuple[Location, Any]] = [((), service)]
         of_service += [(("endpoints", index), endpoint) for index, endpoint in enumerate(_items(service, "endpoints"))]
-        for place, thing in of_service:
+        for location, document in of_service:
             for name in ("auth", "headers", "query"):
-                if isinstance(thing, dict) and isinstance(thing.get(name), dict):
-                    yield ("services", number, *place, name), thing[name]
+                if isinstance(document, dict) and isinstance(document.get(name), dict):
+                    yield ("services", number, *location, name), document[name]
 
 
-def _items(thing: Any, name: str) -> list[Any]:
-    found = thing.get(name) if isinstance(thing, dict) else None
+def _items(document: Any, name: str) -> list[Any]:
+    found = document.get(name) if isinstance(document, dict) else None
     return found if isinstance(found, list) else []
 
 
-def _kept(raw: Any, place: Location, name: str) -> Any:
-    """What is stored for a header or a parameter that is to stay as it is."""
-    service = raw["services"][place[1]]
+def _stored_value(raw: Any, location: Location, name: str) -> Any:
+    """Return the stored value of a header or query parameter, or None."""
+    service = raw["services"][location[1]]
     stored: Service | Endpoint | None
     service_name = str(service.get("name"))
-    if place[2] == "endpoints":
-        endpoint = str(service["endpoints"][place[3]].get("name"))
+    if location[2] == "endpoints":
+        endpoint = str(service["endpoints"][location[3]].get("name"))
         stored = Endpoint.objects.filter(service__name=service_name, name=endpoint).first()
     else:
         stored = Service.objects.filter(name=service_name).first()
-    return getattr(stored, str(place[-1]), {}).get(name)
+    return getattr(stored, str(location[-1]), {}).get(name)
 
 
-def _judged(raw: Any, complaints: Complaints) -> list[ServiceInFile]:
-    """The services, held against the rules that API and forms have."""
+def _validated(raw: Any, problems: Problems) -> list[ServiceInFile]:
+    """Check the services by the rules of the API and the forms."""
     try:
         wanted = ServicesFile.model_validate(raw).services
     except ValidationError as error:
-        complaints += [(row["loc"], rule_text(row)) for row in error.errors(include_url=False)]
+        problems += [(row["loc"], rule_text(row)) for row in error.errors(include_url=False)]
         return []
     for number, service in enumerate(wanted):
         if service.name in (other.name for other in wanted[:number]):
-            complaints.append((("services", number, "name"), "another service of this file has this name"))
+            problems.append((("services", number, "name"), "another service in this file has this name"))
         names = [endpoint.name for endpoint in service.endpoints]
-        complaints += [
+        problems += [
             (("services", number, "endpoints", index, "name"), "another endpoint of this service has this name")
             for index, name in enumerate(names)
             if name in names[:index]
@@ -278,15 +280,15 @@ def _judged(raw: Any, complaints: Complaints) -> list[ServiceInFile]:
     return wanted
 
 
-def _broken(root: yaml.Node, complaints: Complaints) -> InvalidFile:
-    placed = sorted((*_place(root, location), words) for location, words in complaints)
+def _invalid(root: yaml.Node, problems: Problems) -> InvalidFile:
+    located = sorted((*_line_and_path(root, location), text) for location, text in problems)
     return InvalidFile(
-        *(f"line {line}: {path}: {words}" if path else f"line {line}: {words}" for line, path, words in placed)
+        *(f"line {line}: {path}: {text}" if path else f"line {line}: {text}" for line, path, text in located)
     )
 
 
-def _place(node: yaml.Node, location: Location) -> tuple[int, str]:
-    """The line of a place, and its path with names for numbers: ``billing.retry.max_attempts``."""
+def _line_and_path(node: yaml.Node, location: Location) -> tuple[int, str]:
+    """Return the line of a location, and its path with names for numbers: ``billing.retry.max_attempts``."""
     line, path = node.start_mark.line + 1, ""
     for part in location:
         if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
@@ -295,7 +297,7 @@ def _place(node: yaml.Node, location: Location) -> tuple[int, str]:
         elif isinstance(node, yaml.MappingNode):
             found = next(((key, value) for key, value in reversed(node.value) if key.value == str(part)), None)
             shown = str(part)
-            if found is None:  # what is needed, and missing
+            if found is None:  # a required field that is missing
                 return line, f"{path}.{shown}".lstrip(".")
             line, node = found[0].start_mark.line + 1, found[1]
         else:
@@ -315,13 +317,13 @@ def export(names: list[str] | None = None) -> str:
     services = Service.objects.prefetch_related("endpoints").order_by("name")
     found = [service for service in services if not names or service.name in names]
     if unknown := sorted(set(names or ()) - {service.name for service in found}):
-        raise InvalidFile(*(f"there is no service named {name}" for name in unknown))
+        raise InvalidFile(*(f"no service is named {name}" for name in unknown))
     documents = [_document(service) for service in found]
     return yaml.dump({"services": documents}, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
 def _document(service: Service) -> dict[str, Any]:
-    """A service as it stands in the file: what differs from the defaults."""
+    """Return a service as the file has it: the settings that differ from the defaults."""
     shown = _shown(registry.configuration(service), service.secret_values)
     shown["signing"].pop("public_key")
     if service.url_env:
@@ -334,32 +336,32 @@ def _document(service: Service) -> dict[str, Any]:
 
 
 def _without(document: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """What differs from the defaults, in policies field by field."""
-    kept: dict[str, Any] = {}
+    """Leave out values equal to their defaults; in policies, field by field."""
+    remaining: dict[str, Any] = {}
     for name, value in document.items():
         default = defaults.get(name)
         if name in registry.POLICY_FIELDS and isinstance(default, dict):
             value = {inner: part for inner, part in value.items() if part != default.get(inner)}
             default = {}
         if value != default:
-            kept[name] = value
-    return kept
+            remaining[name] = value
+    return remaining
 
 
 def _shown(readable: dict[str, Any], secrets: list[str]) -> dict[str, Any]:
-    """With marks for secrets, also for those that somebody wrote into a plain header or parameter."""
+    """Replace secrets by marks, also secrets that were written into a plain header or query parameter."""
     shown = dict(readable)
     if "auth" in shown:
         shown["auth"] = {
             name: {"set": value["set"]} if name in SECRET_NAMES else value for name, value in shown["auth"].items()
         }
     shown["headers"] = {
-        name: value if redacted_headers([(name, value)], secrets) == [[name, value]] else KEPT
+        name: value if redacted_headers([(name, value)], secrets) == [[name, value]] else STORED
         for name, value in shown["headers"].items()
     }
     if "query" in shown:
         shown["query"] = {
-            name: value if _is_plain(f"?{urlencode({name: value}, doseq=True)}", secrets) else KEPT
+            name: value if _is_plain(f"?{urlencode({name: value}, doseq=True)}", secrets) else STORED
             for name, value in shown["query"].items()
         }
     return shown
@@ -370,7 +372,7 @@ def _is_plain(query: str, secrets: list[str]) -> bool:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Without aliases, which a reader would have to look up, and with text of several lines as it reads."""
+    """YAML for people to read: no aliases, and text of several lines as a block."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -382,7 +384,7 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
 
 def _object(dumper: yaml.SafeDumper, value: dict[str, Any]) -> yaml.Node:
     node = dumper.represent_dict(value)
-    node.flow_style = value.keys() == KEPT.keys()
+    node.flow_style = value.keys() == STORED.keys()
     return node
 
 
@@ -390,9 +392,9 @@ _Dumper.add_representer(str, _text)
 _Dumper.add_representer(dict, _object)
 
 
-# ---- in words -----------------------------------------------------------------------------------------------------
+# ---- as text ------------------------------------------------------------------------------------------------------
 def _differences(before: dict[str, Any], after: dict[str, Any], secrets: list[str]) -> list[str]:
-    """One line for each setting that changed: ``retry.max_attempts: 10 → 5``. Secrets show only that they did."""
+    """List the changed settings, such as ``retry.max_attempts: 10 → 5``. A secret shows no value."""
     if not before or before == after:
         return []
     was, is_now = _flat(before), _flat(after)
@@ -402,19 +404,19 @@ def _differences(before: dict[str, Any], after: dict[str, Any], secrets: list[st
         if was.get(path) == is_now.get(path):
             continue
         if was_shown.get(path) == shown.get(path):
-            lines.append(f"{path}: another value")
+            lines.append(f"{path}: value changed")
         else:
-            lines.append(f"{path}: {_words(was_shown.get(path))} → {_words(shown.get(path))}")
+            lines.append(f"{path}: {_text_of(was_shown.get(path))} → {_text_of(shown.get(path))}")
     return lines
 
 
 def _lines(document: dict[str, Any]) -> Iterator[str]:
-    """One line for each setting of a new service."""
+    """List the settings of a new service."""
     for name, value in document.items():
         if name == "endpoints":
             yield from (f"endpoint {endpoint['name']}: added" for endpoint in value)
         elif name != "name":
-            yield from (f"{path}: {_words(part)}" for path, part in _flat({name: value}).items())
+            yield from (f"{path}: {_text_of(part)}" for path, part in _flat({name: value}).items())
 
 
 def _flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -427,12 +429,12 @@ def _flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _words(value: Any) -> str:
+def _text_of(value: Any) -> str:
     if value in (None, "", [], {}):
         return "none"
     if isinstance(value, dict):
         return "a secret" if value.get("set") else "no secret"
     if isinstance(value, list):
         return ", ".join(map(str, value))
-    words = str(value).lower() if isinstance(value, bool) else str(value)
-    return words if len(words) <= 80 and words.isprintable() else f"{words[:80].encode('unicode_escape').decode()}…"
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return text if len(text) <= 80 and text.isprintable() else f"{text[:80].encode('unicode_escape').decode()}…"

@@ -10,7 +10,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.utils import timezone
 
-from integrations.management.commands.doctor import findings
+from integrations.management.commands.doctor import results
 from integrations.models import Account, AuditEntry, Role, Service, Token, Worker
 from tests.api.calling import Api
 
@@ -46,7 +46,7 @@ def test_an_account_is_made_from_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None
         make("short\n")
     make("correct horse battery\n")
     assert Account.objects.get().check_password("correct horse battery")
-    with pytest.raises(CommandError, match="There is an account"):
+    with pytest.raises(CommandError, match="already exists"):
         make("another good one\n")
     make("another good one\n", "--replace")
     assert Account.objects.get().check_password("another good one")
@@ -76,7 +76,7 @@ def test_the_doctor_sees_workers_debug_and_open_networks(settings: Any) -> None:
     Worker.objects.create(
         cluster="c", host="h", pid=1, started_at=now, heartbeat_at=now, lease_until=now + timedelta(minutes=1)
     )
-    words = [str(finding) for finding in findings()]
+    words = [str(result) for result in results()]
     assert "ok: 1 worker is running" in words
     assert "warn: every service may reach private networks: 10.0.0.0/8" in words
     assert any(line.startswith("warn: SWITCHBOARD_DEBUG is on") for line in words)

@@ -70,7 +70,7 @@ def test_a_dry_run_is_started_by_a_change(operator: Api, dead: list[Message]) ->
     assert operator.get(f"/operations/{planned['id']}").json()["total"] == 3
     assert Message.objects.count() == 3
     broken = is_problem(operator.patch(f"/operations/{planned['id']}", {"dry_run": False}), 422)
-    assert "say why" in broken["detail"]
+    assert "a reason is required" in broken["detail"]
     started = operator.patch(f"/operations/{planned['id']}", {"dry_run": False, "reason": "Yes", "rate": 500}).json()
     assert (started["state"], started["dry_run"], started["rate"]) == ("running", False, 500)
     is_problem(operator.patch(f"/operations/{planned['id']}", {"dry_run": False}), 409)
@@ -98,7 +98,7 @@ def test_it_is_paused_resumed_and_cancelled(operator: Api, dead: list[Message]) 
         ({"kind": "delete"}, "kind"),
         ({"filter": " "}, "filter"),
         ({"filter": "colour:red"}, "colour"),
-        ({"reason": ""}, "say why"),
+        ({"reason": ""}, "a reason is required"),
         ({"rate": 0}, "rate"),
         ({"rate": 1001}, "rate"),
         ({"stop_at_failure_rate": 0.5}, "not offered yet"),

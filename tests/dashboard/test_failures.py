@@ -225,7 +225,7 @@ def test_a_note_on_a_group_that_is_gone_is_refused_in_words(service: Service, mo
     monkeypatch.setattr(failures, "change", change)
     answer = browser().post(f"/failures/{group.public_id}/note/", {"note": "ask them", "assignee": ""})
     assert answer.status_code == 422
-    assert "deleted meanwhile" in answer.content.decode()
+    assert "deleted with its service" in answer.content.decode()
 
 
 @pytest.mark.parametrize(

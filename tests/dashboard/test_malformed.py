@@ -41,7 +41,7 @@ def test_another_host_is_refused_with_a_page(db: None) -> None:
 def test_a_name_taken_at_the_same_moment_is_refused_in_words(billing: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     endpoints.save(billing, EndpointIn(name="a", path="/"), actor="person ada")
     monkeypatch.setattr(QuerySet, "exists", lambda _: False)  # the other one commits just after the look
-    with pytest.raises(Invalid, match="there is a service named billing already"):
+    with pytest.raises(Invalid, match="a service named billing already exists"):
         register(ServiceIn(name="billing", base_url="https://a.example.com"), actor="person ada", source=Source.FORM)
-    with pytest.raises(Invalid, match="has an endpoint named a already"):
+    with pytest.raises(Invalid, match="already has an endpoint named a"):
         endpoints.save(billing, EndpointIn(name="a", path="/"), actor="person ada")

@@ -109,11 +109,11 @@ def test_a_stopped_operation_is_named_for_a_day() -> None:
     a_service()
     operation = Operation.objects.create(
         kind="replay", filter="status:dead", rate=1, created_by="person ada", state="stopped",
-        note="A step ended with DataError.", finished_at=timezone.now() - timedelta(hours=23),
+        note="A step failed with DataError.", finished_at=timezone.now() - timedelta(hours=23),
     )  # fmt: skip
     client = browser()
     page = words(client.get("/"))
-    assert "An operation of ada was stopped Replay of status:dead , 23 h ago : A step ended with DataError." in page
+    assert "An operation of ada was stopped Replay of status:dead , 23 h ago : A step failed with DataError." in page
     assert f"/operations/{operation.public_id}/" in client.get("/").content.decode()
     Operation.objects.update(finished_at=timezone.now() - timedelta(hours=25))
     assert "Nothing needs you" in words(client.get("/"))

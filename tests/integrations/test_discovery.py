@@ -88,7 +88,7 @@ def test_an_operators_pause_is_not_ended_by_the_environment() -> None:
 )
 def test_a_bad_address_is_reported_and_changes_nothing(address: str) -> None:
     (words,) = discovery.discover({VARIABLE: address})
-    assert words.startswith(f"{VARIABLE} is not used:")
+    assert words.startswith(f"{VARIABLE} is ignored:")
     assert not Service.objects.exists()
 
 

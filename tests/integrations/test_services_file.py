@@ -40,10 +40,10 @@ def verbs(changes: list[PlannedChange]) -> dict[str, str]:
     return {change.name: change.verb for change in changes}
 
 
-def faults(text: str) -> list[str]:
-    with pytest.raises(InvalidFile) as broken:
+def problems(text: str) -> list[str]:
+    with pytest.raises(InvalidFile) as refused:
         apply(text)
-    return list(broken.value.faults)
+    return list(refused.value.problems)
 
 
 # ---- applying -----------------------------------------------------------------------------------------------------
@@ -71,7 +71,7 @@ def test_what_changed_is_said_line_by_line_without_secrets() -> None:
     changes = services_file.apply(later, {**ENVIRONMENT, "TOKEN": "another-secret"}, actor="command line")
     assert changes[0].details == (
         "owner: ada → none",  # what is left out has its default
-        "auth.token: another value",
+        "auth.token: value changed",
         "retry.max_attempts: 5 → 7",
         "endpoint pay: path: /pay → /v2/pay",
     )
@@ -93,7 +93,7 @@ def test_a_dry_run_says_the_same_and_changes_nothing() -> None:
 def test_one_bad_service_keeps_all_others_from_being_applied() -> None:
     before = everything()
     # A rule that only the registry knows, found while the others are applied already.
-    assert faults(f"{TWO}  - name: inner\n    base_url: http://169.254.169.254/\n")[0].startswith(
+    assert problems(f"{TWO}  - name: inner\n    base_url: http://169.254.169.254/\n")[0].startswith(
         "line 12: inner.base_url: "
     )
     assert everything() == before
@@ -108,7 +108,7 @@ def test_a_service_that_was_registered_otherwise_keeps_its_source() -> None:
 def test_another_host_needs_its_secret_again() -> None:
     apply(TWO)
     moved = TWO.replace("billing.example.com", "elsewhere.example.com")
-    assert faults(moved.replace("{env: TOKEN}", "{set: true}")) == [
+    assert problems(moved.replace("{env: TOKEN}", "{set: true}")) == [
         "line 5: billing.auth.token: bearer authentication needs token"
     ]
     assert verbs(apply(moved))["billing"] == "changed"
@@ -217,11 +217,11 @@ def test_an_export_of_a_secret_that_was_lost_applies_as_no_change() -> None:
 def test_only_the_named_services_are_exported() -> None:
     apply(TWO)
     assert "billing" not in services_file.export(["crm"])
-    with pytest.raises(InvalidFile, match="no service named nobody"):
-        services_file.export(["crm", "nobody"])
+    with pytest.raises(InvalidFile, match="no service is named unknown"):
+        services_file.export(["crm", "unknown"])
 
 
-# ---- faults, in words ---------------------------------------------------------------------------------------------
+# ---- problems of a file --------------------------------------------------------------------------------------------
 def test_every_fault_is_said_with_its_line_and_its_path() -> None:
     text = """\
 services:
@@ -242,7 +242,7 @@ services:
     auth: {type: bearer, token: {env: NOT_THERE}}
     headers: {X-Api-Key: {set: true}}
 """
-    said = faults(text)
+    said = problems(text)
     assert [": ".join(line.split(": ")[:2]) for line in said] == [
         "line 4: billing.auth.token",
         "line 6: billing.retry.max_attempts",
@@ -254,7 +254,7 @@ services:
         "line 16: crm.auth.token",
         "line 17: crm.headers.X-Api-Key",
     ]
-    assert "a secret does not stand in the file" in said[0]
+    assert "the file must not contain secrets" in said[0]
     assert said[1].endswith("must be at least 1")
     assert said[2].endswith("is not a known field")
     assert said[7].endswith("NOT_THERE is not set in the environment")
@@ -263,38 +263,38 @@ services:
 
 
 @pytest.mark.parametrize(
-    ("text", "fault"),
+    ("text", "problem"),
     [
         ("", "the file is empty"),
         ("services:", "line 1: services: must be a list"),
         ("- a", "line 1: must be an object"),
         ("service: []", "line 1: services: is required"),
-        ("services: [}", "line 1: this is not YAML"),
-        ("services: []\nservices: []", "line 2: services stands here twice"),
-        ("services:\n- name: a\n  retry: {max: 1, max: 2}", "line 3: max stands here twice"),
-        ("services:\n- !!python/object:os.system {}", "line 2: this is not YAML: could not determine a constructor"),
-        ("services: &all\n- *all", "line 1: this contains itself"),
-        ("a: 2026-99-99", "this is not YAML: month must be in"),
-        ("a: \x07", "this is not YAML"),
-        ("[" * 5000, "the file is nested too deeply"),
-        ("services:\n- {? [a]: b}", "line 2: this is not YAML: found unhashable key"),
+        ("services: [}", "line 1: invalid YAML"),
+        ("services: []\nservices: []", "line 2: services appears twice"),
+        ("services:\n- name: a\n  retry: {max: 1, max: 2}", "line 3: max appears twice"),
+        ("services:\n- !!python/object:os.system {}", "line 2: invalid YAML: could not determine a constructor"),
+        ("services: &all\n- *all", "line 1: this alias contains itself"),
+        ("a: 2026-99-99", "invalid YAML: month must be in"),
+        ("a: \x07", "invalid YAML"),
+        ("[" * 5000, "the file is too deeply nested"),
+        ("services:\n- {? [a]: b}", "line 2: invalid YAML: found unhashable key"),
         ("services: [3]", "line 1: 1: must be an object"),
         ("services: [{name: [a], base_url: x, headers: {A: {set: true}}}]", "line 1: "),
     ],
 )  # fmt: skip
-def test_what_is_no_such_file_is_said(text: str, fault: str) -> None:
-    assert any(fault in line for line in faults(text)), faults(text)
+def test_what_is_no_such_file_is_said(text: str, problem: str) -> None:
+    assert any(problem in line for line in problems(text)), problems(text)
 
 
 def test_a_small_file_that_means_billions_of_values_is_refused() -> None:
     levels = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
-    assert "more than 1,000,000 values" in faults("\n".join(["a0: &a0 [x]", *levels]))[0]
+    assert "more than 1,000,000 values" in problems("\n".join(["a0: &a0 [x]", *levels]))[0]
 
 
 def test_names_stand_once() -> None:
     twice = TWO.replace("name: crm", "name: billing")
-    assert faults(twice) == ["line 9: billing.name: another service of this file has this name"]
-    assert faults(TWO.replace("/pay}", "/pay}\n      - {name: pay}")) == [
+    assert problems(twice) == ["line 9: billing.name: another service in this file has this name"]
+    assert problems(TWO.replace("/pay}", "/pay}\n      - {name: pay}")) == [
         "line 9: billing.endpoints.pay.name: another endpoint of this service has this name"
     ]
 
@@ -337,7 +337,7 @@ def command() -> Callable[..., str]:
 def test_the_command_applies_a_file_and_says_what_it_did(command: Callable[..., str], file: Path) -> None:
     dry = command("apply", file, "--dry-run")
     assert dry.startswith("+ billing: registered\n    base_url: https://billing.example.com\n")
-    assert dry.endswith("2 registered. This was a dry run: nothing is changed.\n")
+    assert dry.endswith("2 registered. Dry run: nothing was changed.\n")
     assert command("apply", file).endswith("2 registered.\n")
     assert command("apply", file) == "2 unchanged.\n"
     file.write_text(command("export"))

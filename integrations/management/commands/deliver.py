@@ -7,13 +7,13 @@ from django.core.management.base import BaseCommand, CommandParser
 
 
 class Command(BaseCommand):
-    help = "Delivers what is due in this process, without django-q2: for cron, for a look, and for suspects."
+    help = "Deliver due messages in this process, without django-q2: from cron, or to debug a delivery."
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--seconds", type=float, help="stop after this long; default: when nothing is due")
+        parser.add_argument("--seconds", type=float, help="stop after this time; default: when no message is due")
         parser.add_argument(
-            "--suspects", action="store_true", help="only messages whose last claim was lost, one by one"
+            "--suspects", action="store_true", help="deliver only messages whose last claim was lost, one at a time"
         )
 
     def handle(self, *args: Any, **options: Any) -> None:

@@ -10,35 +10,35 @@ from django.core.management.base import CommandError, CommandParser
 
 from integrations.management.commands import up
 
-SANDBOX_PORT = 8090  # tried first, so that the services keep their addresses from start to start
+SANDBOX_PORT = 8090  # tried first, so that the services keep their addresses over restarts
 
 
 class Command(up.Command):
-    help = "Runs Switchboard with sandbox services and a little traffic, in a data folder of its own (data/demo)."
+    help = "Run Switchboard with sandbox services and some traffic, in its own data folder (data/demo)."
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
         parser.add_argument(
             "--sandbox-port", type=int, default=SANDBOX_PORT, help=f"port of the sandbox (default {SANDBOX_PORT})"
         )
-        parser.add_argument("--only-sandbox", action="store_true", help="the sandbox's own process; started by demo")
+        parser.add_argument("--only-sandbox", action="store_true", help="run only the sandbox; started by demo itself")
 
     def handle(self, *args: Any, **options: Any) -> None:
         if options["only_sandbox"]:
-            self._be_the_sandbox(options["sandbox_port"])
+            self._run_sandbox(options["sandbox_port"])
         elif not (os.environ.get("SWITCHBOARD_DATA") or os.environ.get("SWITCHBOARD_DATABASE_URL")):
-            self._start_again_in(str(settings.BASE_DIR / "data" / "demo"))
+            self._restart_in(str(settings.BASE_DIR / "data" / "demo"))
         else:
             super().handle(*args, **options)
 
-    def _start_again_in(self, folder: str) -> None:
-        """The settings have been read by now, with the folder of the real installation."""
+    def _restart_in(self, folder: str) -> None:
+        """Run this command line again with another data folder: the settings already use the real one."""
         sys.stdout.flush()
-        os.execve(  # noqa: S606 - this very command line
+        os.execve(  # noqa: S606 - the same command line
             sys.executable, [sys.executable, *sys.argv], {**os.environ, "SWITCHBOARD_DATA": folder}
         )
 
-    def _be_the_sandbox(self, port: int) -> None:
+    def _run_sandbox(self, port: int) -> None:
         from integrations.registration import sandbox
         from integrations.workers.supervisor import die_with_parent
 
@@ -52,18 +52,18 @@ class Command(up.Command):
 
         named = Service.objects.filter(name__startswith=sandbox.PREFIX)
         if Service.objects.exists() and not named.exists():
-            raise CommandError("This installation has services of its own: give the demo another SWITCHBOARD_DATA.")
+            raise CommandError("This installation already has services. Set SWITCHBOARD_DATA to an empty folder.")
         port = _free_port(options["sandbox_port"])
         services = sandbox.register_services(port)
-        self.stdout.write(f"  {len(services)} sandbox services on 127.0.0.1:{port}, with a little traffic")
+        self.stdout.write(f"  {len(services)} sandbox services on 127.0.0.1:{port}, with some traffic")
         return {"sandbox": ["demo", "--only-sandbox", "--sandbox-port", str(port)]}
 
 
 def _free_port(wanted: int) -> int:
-    """The wanted port, or any other where somebody has it."""
+    """Return the wanted port if it is free, else any free port."""
     for port in (wanted, 0):
         with socket.socket() as probe, suppress(OSError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", port))
             return int(probe.getsockname()[1])
-    raise CommandError("No port of 127.0.0.1 is free for the sandbox.")
+    raise CommandError("The sandbox found no free port on 127.0.0.1.")

@@ -1,4 +1,4 @@
-"""`manage.py openapi`: the API's description, as `docs/openapi.json` keeps it."""
+"""`manage.py openapi`: print the API's OpenAPI document, which is kept as `docs/openapi.json`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from integrations.api import api
 
 
 class Command(BaseCommand):
-    help = "Prints the API's OpenAPI description; the same code prints the same bytes."
+    help = "Print the API's OpenAPI document. The output changes only when the code does."
     requires_system_checks = ()
 
     def handle(self, *_: Any, **__: Any) -> None:

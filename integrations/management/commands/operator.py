@@ -1,4 +1,4 @@
-"""`manage.py operator NAME --role … --password-stdin`: an account, without a prompt."""
+"""`manage.py operator NAME --role … --password-stdin`: create an account without a prompt."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ NAME_LIMIT = 150
 
 
 class Command(BaseCommand):
-    help = "Makes an account; its password is the first line of the standard input."
+    help = "Create an account. The password is read from the first line of standard input."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("name")
+        parser.add_argument("name", help="user name")
         parser.add_argument("--role", required=True, choices=Role.values)
         parser.add_argument("--password-stdin", action="store_true", required=True, help="read the password from stdin")
-        parser.add_argument("--replace", action="store_true", help="give an account that exists this role and password")
+        parser.add_argument("--replace", action="store_true", help="set role and password of an existing account")
 
     def handle(self, *_: Any, name: str, role: str, replace: bool, **__: Any) -> None:
         name = name.strip()
         if not 0 < len(name) <= NAME_LIMIT or not name.isprintable():
-            raise CommandError(f"Give the account a name of 1 to {NAME_LIMIT} printable characters.")
+            raise CommandError(f"The name must be 1 to {NAME_LIMIT} printable characters.")
         account = Account.objects.filter(username=name).first()
         if account and not replace:
-            raise CommandError(f"There is an account named {name}; --replace gives it this role and password.")
+            raise CommandError(f"An account named {name} already exists; use --replace to set its role and password.")
         password = sys.stdin.readline().rstrip("\r\n")
         try:
             validate_password(password, account or Account(username=name))
@@ -46,4 +46,4 @@ class Command(BaseCommand):
             AuditEntry.objects.record(
                 "command line", "person.changed" if replace else "person.created", name, after={"role": role}
             )
-        self.stderr.write(f"{name} is {role}.")
+        self.stderr.write(f"{name} can sign in as {role}.")

@@ -5,13 +5,13 @@ from django.core.management.base import BaseCommand, CommandParser
 
 
 class Command(BaseCommand):
-    help = "The web server of one `manage.py up`; started by it."
-    requires_system_checks: list[str] = []  # `manage.py up` has made them
+    help = "Run the web server. Internal: `manage.py up` starts this command."
+    requires_system_checks: list[str] = []  # `manage.py up` has run them
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--host", default="127.0.0.1")
         parser.add_argument("--port", type=int, default=8000)
-        parser.add_argument("--fd", type=int, help="a listening socket that was handed down, instead of the two")
+        parser.add_argument("--fd", type=int, help="file descriptor of a listening socket, in place of host and port")
 
     def handle(self, *args: Any, **options: Any) -> None:
         import uvicorn
@@ -23,7 +23,7 @@ class Command(BaseCommand):
 
         class Server(uvicorn.Server):
             async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-                broadcaster.close()  # else the server waits for streams that do not end
+                broadcaster.close()  # otherwise the server would wait for event streams, which do not end
                 await super().shutdown(sockets)
 
         die_with_parent()
@@ -39,7 +39,7 @@ class Command(BaseCommand):
             proxy_headers=True,
         )
         config.load()
-        resolve("/healthz")  # loads every view
+        resolve("/healthz")  # imports every view before the garbage collector is frozen
         spare_the_collector()
         sockets = None if options["fd"] is None else [socket.socket(fileno=options["fd"])]
         Server(config).run(sockets=sockets)

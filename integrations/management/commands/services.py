@@ -1,4 +1,4 @@
-"""`manage.py services apply FILE` and `export`: registrations as a file that can be kept in version control."""
+"""`manage.py services apply FILE` and `export`: services as a file for version control."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ SIGNS = {"registered": "+", "changed": "~", "deleted": "-", "kept": "!"}
 
 
 class Command(BaseCommand):
-    help = "Registers and changes services as a file says, or writes that file. Secrets never stand in it."
+    help = "Apply services from a file, or export them to one. The file never contains secrets."
 
     def add_arguments(self, parser: CommandParser) -> None:
         actions = parser.add_subparsers(dest="action", required=True)
-        apply = actions.add_parser("apply", help="bring the services in line with a file, all or nothing")
-        apply.add_argument("file", help="YAML; - reads the standard input")
-        apply.add_argument("--dry-run", action="store_true", help="say what would change, and change nothing")
+        apply = actions.add_parser("apply", help="apply a file to the services, all or nothing")
+        apply.add_argument("file", help="YAML file; - reads standard input")
+        apply.add_argument("--dry-run", action="store_true", help="list the changes without making them")
         apply.add_argument(
             "--prune",
             action="store_true",
-            help="delete what the file no longer names: services that a file registered, once nothing of theirs is "
-            "unfinished, and endpoints",
+            help="also delete endpoints and services that the file no longer names; only services that a file "
+            "registered and that have no unfinished messages",
         )
-        export = actions.add_parser("export", help="write the services as such a file")
-        export.add_argument("names", nargs="*", metavar="NAME", help="only these; left out: all")
+        export = actions.add_parser("export", help="print the services as a file")
+        export.add_argument("names", nargs="*", metavar="NAME", help="services to export; default: all")
 
     def handle(self, *_: Any, action: str, **options: Any) -> None:
         try:
@@ -39,9 +39,9 @@ class Command(BaseCommand):
                 self._apply(options["file"], dry_run=options["dry_run"], prune=options["prune"])
             else:
                 self.stdout.write(services_file.export(options["names"]), ending="")
-        except InvalidFile as broken:
+        except InvalidFile as invalid:
             nothing = "Nothing was changed." if action == "apply" else ""
-            raise CommandError("\n".join((*broken.faults, nothing)).strip()) from None
+            raise CommandError("\n".join((*invalid.problems, nothing)).strip()) from None
 
     def _apply(self, file: str, *, dry_run: bool, prune: bool) -> None:
         changes = services_file.apply(self._read(file), os.environ, actor="command line", dry_run=dry_run, prune=prune)
@@ -50,7 +50,7 @@ class Command(BaseCommand):
                 self.stdout.write(f"{sign} {change.name}: {change.verb}")
                 for detail in change.details:
                     self.stdout.write(f"    {detail}")
-        self.stdout.write(f"{_summary(changes)}{' This was a dry run: nothing is changed.' if dry_run else ''}")
+        self.stdout.write(f"{_summary(changes)}{' Dry run: nothing was changed.' if dry_run else ''}")
 
     def _read(self, file: str) -> str:
         try:

@@ -1,4 +1,4 @@
-"""`manage.py token NAME --role …`: an API token, printed alone on stdout, once."""
+"""`manage.py token NAME --role …`: create an API token and print only it on stdout, once."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ NAME_LIMIT = 100
 
 
 def lifetime(text: str) -> timedelta:
-    """90d, 12h, 5m or 10s."""
+    """Parse 90d, 12h, 5m or 10s."""
     match = re.fullmatch(r"([1-9][0-9]{0,5})([dhms])", text)
     if match is None:
-        raise ArgumentTypeError(f"{text!r} is no time span; write 90d, 12h, 5m or 10s")
+        raise ArgumentTypeError(f"{text!r} is not a duration; write 90d, 12h, 5m or 10s")
     return timedelta(**{UNITS[match[2]]: int(match[1])})
 
 
 class Command(BaseCommand):
-    help = "Makes an API token and prints it, alone and only now."
+    help = "Create an API token and print it. It cannot be shown again."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("name", help="who or what will use it; it is named in the audit")
+        parser.add_argument("name", help="program that will use the token; shown in the audit log")
         parser.add_argument("--role", required=True, choices=Role.values)
-        parser.add_argument("--expires", type=lifetime, metavar="90d|12h|5m|10s", help="left out: never")
+        parser.add_argument("--expires", type=lifetime, metavar="90d|12h|5m|10s", help="default: never")
 
     def handle(self, *_: Any, name: str, role: str, expires: timedelta | None, **__: Any) -> None:
         name = name.strip()
         if not 0 < len(name) <= NAME_LIMIT:
-            raise CommandError(f"Give the token a name of 1 to {NAME_LIMIT} characters.")
+            raise CommandError(f"The name must be 1 to {NAME_LIMIT} characters.")
         with transaction.atomic():
             token, secret = Token.objects.issue(name, Role(role), expires)
             facts = {"role": token.role, "prefix": token.prefix}

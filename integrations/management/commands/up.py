@@ -9,16 +9,16 @@ from django.db import OperationalError
 
 
 class Command(BaseCommand):
-    help = "Runs Switchboard: web and workers in one process group that stops cleanly and dies together."
+    help = "Run Switchboard: the web server and the workers, which start and stop together."
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
         parser.add_argument("--port", type=int, default=8000, help="port to listen on (default 8000)")
-        parser.add_argument("--workers", type=int, default=2, help="pump lanes (default 2)")
-        parser.add_argument("--web-workers", type=int, default=1, help="web processes on the one port (default 1)")
-        parser.add_argument("--no-web", action="store_true", help="workers only")
-        parser.add_argument("--no-workers", action="store_true", help="web only")
+        parser.add_argument("--workers", type=int, default=2, help="number of pump lanes (default 2)")
+        parser.add_argument("--web-workers", type=int, default=1, help="web processes that share the port (default 1)")
+        parser.add_argument("--no-web", action="store_true", help="run only the workers")
+        parser.add_argument("--no-workers", action="store_true", help="run only the web server")
 
     def handle(self, *args: Any, **options: Any) -> None:
         self._refuse_unsafe()
@@ -38,7 +38,7 @@ class Command(BaseCommand):
             )
         except OSError as error:
             raise CommandError(
-                f"Cannot listen on {options['host']} port {options['port']}: {error.strerror}."
+                f"Cannot listen on {options['host']} port {options['port']}: {error.strerror}. Use another --port."
             ) from error
         self._greet(options)
         supervisor.run()
@@ -60,11 +60,11 @@ class Command(BaseCommand):
     def _discover(self) -> None:
         from integrations.registration import discovery
 
-        for words in discovery.discover():
-            self.stdout.write(f"  {words}")
+        for text in discovery.discover():
+            self.stdout.write(f"  {text}")
 
     def _other_children(self, options: dict[str, Any]) -> dict[str, list[str]]:
-        """More commands of manage.py that run along, by name; `manage.py demo` has one."""
+        """Return further manage.py commands to run, by name. `manage.py demo` has one."""
         return {}
 
     def _greet(self, options: dict[str, Any]) -> None:
@@ -76,5 +76,5 @@ class Command(BaseCommand):
         address = f"http://{options['host']}:{options['port']}"
         self.stdout.write(f"Switchboard is starting on {address}/")
         if secret := SetupLink.objects.open():
-            self.stdout.write(f"Make the first account here (the link works once): {address}/setup/{secret}/")
+            self.stdout.write(f"Create the first account here (the link works once): {address}/setup/{secret}/")
         sys.stdout.flush()
