@@ -24,9 +24,9 @@ ALLOWED = (ip_network("127.0.0.0/8"),)
 
 def main() -> None:
     django.setup()
-    from integrations.workers.pump import new_loop, spare_the_collector
+    from integrations.workers.pump import freeze_startup_objects, new_loop
 
-    spare_the_collector()
+    freeze_startup_objects()
     calls = calls_to(os.environ["BENCH_SINK"], int(os.environ["BENCH_MESSAGES"]))
     new_loop().run_until_complete(_send_when_told(calls))
     signal.pause()

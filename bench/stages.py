@@ -76,9 +76,9 @@ def _drain(options: argparse.Namespace) -> None:
     from integrations import delivery
     from integrations.models import Message, Service
     from integrations.workers import housekeeping
-    from integrations.workers.pump import Pump, new_loop, spare_the_collector
+    from integrations.workers.pump import Pump, freeze_startup_objects, new_loop
 
-    spare_the_collector()
+    freeze_startup_objects()
     spent: Counter[str] = Counter()
     rooms = {"claim": delivery, "settle": delivery, "sweep": housekeeping}
     for name in STAGES:

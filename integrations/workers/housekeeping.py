@@ -1,7 +1,7 @@
-"""What time alone changes, done by whichever worker comes to it: lost workers, breakers whose time has come, expired
-messages, pauses that end, the next steps of operations; and seldom, what keeps the tables small.
+"""Work that time alone makes due, done by any worker: lost workers, breakers, expired messages, pauses, operations,
+retention, and the pruning that keeps tables small.
 
-Everything here may be done twice or by two at once: each step looks and changes under the same lock or condition.
+Two workers may run any of it at once, or one again: each step checks and changes under one lock or condition.
 """
 
 from __future__ import annotations
@@ -41,16 +41,15 @@ from integrations.outbound.outcome import Fault
 from integrations.policies import breaker
 from integrations.policies.retry import DeadReason
 
-log = logging.getLogger("switchboard.upkeep")
+log = logging.getLogger("switchboard.housekeeping")
 
-LOSSES_ALONE = 3  # claims lost in a row while alone before a message is buried
+MAX_LOSSES_ALONE = 3  # claims lost in a row, while sent alone, before a message is buried
 BATCH = 500
 
 
-# ---- once a second, and seldom --------------------------------------------------------------------------------------
+# ---- every second, every half minute ---------------------------------------------------------------------------------
 def sweep() -> None:
-    """Once a second, by any worker: breakers whose time has come, expired messages, pauses that end, lost workers;
-    and the next steps of operations and of what is no longer kept."""
+    """Run once a second: lost workers, breakers, expired messages, pauses, steps of operations and retention."""
     rescue()
     now = database_now()
     _turn_breakers(now)
@@ -92,8 +91,8 @@ def _end_pauses(now: datetime) -> None:
 
 
 def tidy(certificates: Collection[Shown] = ()) -> None:
-    """Twice a minute, by any worker: what is seldom needed, and the certificates that it has been shown."""
-    heal_order()
+    """Run twice a minute: prune tables, roll up counters, and note the certificates that calls have received."""
+    unpark_stuck()
     Certificate.objects.note(certificates, database_now())
     Certificate.objects.prune(database_now())
     IdempotentAnswer.objects.prune(database_now())
@@ -103,43 +102,43 @@ def tidy(certificates: Collection[Shown] = ()) -> None:
     event_stream.prune()
 
 
-def heal_order() -> int:
-    """Brings back parked messages whose key has nothing ahead of them: a net under ``promote``, seldom needed."""
+def unpark_stuck() -> int:
+    """Make parked messages due that have none of their key ahead: a safety net for ``promote``. Returns how many."""
     stuck = list(messages.parked_behind_nothing()[:BATCH])
     return Message.objects.filter(pk__any=stuck).unpark()
 
 
 # ---- workers that end ----------------------------------------------------------------------------------------------
-def stop(worker_id: int) -> int:
-    """Ends a worker's life: what it still holds is recorded as lost and goes back; answers how many."""
+def stop_worker(worker_id: int) -> int:
+    """Mark a worker as stopped, and return its claims to pending with an attempt that is lost. Returns how many."""
     now = database_now()
     with transaction.atomic():
         Worker.objects.filter(pk=worker_id, stopped_at=None).update(stopped_at=now, heartbeat_at=now, in_flight=0)
         worker = Worker.objects.get(pk=worker_id)
-        return _take_back(worker, now, "the worker was stopped before a result was written", counts_as_loss=False)
+        return _return_claims(worker, now, "the worker was stopped before a result was written", counts_as_loss=False)
 
 
 def rescue() -> int:
-    """Takes back the claims of workers whose lease ran out; answers how many. Any worker may do it."""
+    """Return the claims of workers whose lease ran out to pending, and count them. Any worker may run this."""
     now = database_now()
     rescued = 0
     for worker in Worker.objects.lapsed(now):
         with transaction.atomic():
             if not Worker.objects.lapsed(now).filter(pk=worker.pk).update(stopped_at=now, lost=True, in_flight=0):
-                continue  # somebody else did, or it has just renewed
+                continue  # another worker took it over, or the owner has just renewed its lease
             detail = f"the worker (process {worker.pid} on {worker.host}) went away before a result was written"
-            rescued += _take_back(worker, now, detail, counts_as_loss=True)
+            rescued += _return_claims(worker, now, detail, counts_as_loss=True)
             Event.objects.create(type="worker.lost", at=now, facts={"host": worker.host, "pid": worker.pid})
         log.warning(line("rescued", worker=worker.pk, host=worker.host, pid=worker.pid, claims=rescued))
     return rescued
 
 
-def _take_back(worker: Worker, now: datetime, detail: str, *, counts_as_loss: bool) -> int:
-    """DELIVERING → PENDING with a ``lost`` row for each call, or DEAD after too many losses."""
+def _return_claims(worker: Worker, now: datetime, detail: str, *, counts_as_loss: bool) -> int:
+    """DELIVERING → PENDING, or DEAD after too many losses; each call leaves a lost attempt."""
     held = list(Message.objects.held_by(worker.pk).select_for_update().order_by("pk"))
     Attempt.objects.bulk_create(_lost_attempt(message, worker, now, detail) for message in held)
     changes = {"calls": F("calls") + 1, "losses": F("losses") + int(counts_as_loss), "last_detail": detail[:500]}
-    buried = [message for message in held if counts_as_loss and message.losses >= LOSSES_ALONE]
+    buried = [message for message in held if counts_as_loss and message.losses >= MAX_LOSSES_ALONE]
     ends = messages.finished_as(Status.DEAD, now, dead_reason=DeadReason.WORKER_LOST, last_fault=Fault.WORKER_LOST)
     Message.objects.settle_as([message.pk for message in buried], changes={**ends, **changes})
     Message.objects.promote((message.service_id, message.ordering_key) for message in buried)

@@ -1,8 +1,8 @@
-"""Keeping workers alive: the cluster's processes, their watchdog, and the supervisor behind `manage.py up`.
+"""The supervisor behind `manage.py up`: it starts, watches and replaces the web servers and the django-q2 cluster.
 
-django-q2's own guard does not see a cluster that stands still (a killed idle worker leaves the shared queue's lock
-held), so the supervisor trusts heartbeats of ours alone: when none of its lanes beats, the whole process tree is
-killed and started again.
+django-q2's own guard does not notice a frozen cluster: an idle worker that is killed leaves the lock of the shared
+queue held. So the supervisor trusts our own heartbeat rows only: if lanes stay silent although they were requested
+again, it kills the whole process tree and starts it again.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from integrations.models import Message, Runtime, Worker, database_now
 log = logging.getLogger("switchboard.up")
 
 MANAGE = Path(sys.argv[0]).resolve() if sys.argv[0].endswith("manage.py") else settings.BASE_DIR / "manage.py"
-LOOK_EVERY = 1.0  # seconds between looks at the children and their heartbeats
-QUIET = timedelta(seconds=7)  # a heartbeat comes every 5 s: after this a lane is asked for again
-FROZEN = 15.0  # seconds without any sign of life from a lane before the cluster is started again
-HUNG = 30.0  # seconds; a quarantine without a living worker row after its start and a whole lease
+CHECK_EVERY = 1.0  # seconds between checks of the children and their heartbeats
+QUIET = timedelta(seconds=7)  # a heartbeat comes every 5 s; after 7 s without one the lane is requested again
+FROZEN = 15.0  # seconds with too few heartbeats before the cluster is restarted
+HUNG = 30.0  # seconds; a quarantine that has no live worker row this long after its start: more than a whole lease
 STOP_WITHIN = 18.0  # seconds; docs/contract.md promises 20
-BACKLOG = 2048  # connections that wait to be taken
+BACKLOG = 2048  # connections waiting to be accepted
 RESTART_PAUSE = (0.2, 1.0, 2.0, 5.0)
 
 
 # ---- a process tree that dies with its parent ---------------------------------------------------------------------
 def die_with_parent() -> None:
-    """Asks the kernel to kill this process when its parent goes, and the same for every process forked from it.
+    """Ask the kernel to kill this process when its parent dies, and the same for every process forked from it.
 
     django-q2's sentinel, workers, pusher and monitor are forks, and an orphan would go on delivering. Linux only;
     elsewhere a lane ends when the lifeline closes.
     """
     if "SWITCHBOARD_PARENT" not in os.environ:
-        return  # started by hand
+        return  # started from a shell, not by the supervisor
     expected = int(os.environ["SWITCHBOARD_PARENT"])
     _kill_on_death_of(expected)
 
@@ -62,21 +62,24 @@ def die_with_parent() -> None:
 def _kill_on_death_of(parent: int) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, prctl(2)
-    if os.getppid() != parent:  # it went before the request was in place
+    if os.getppid() != parent:  # it died before the request took effect
         os._exit(1)
 
 
 def run_cluster() -> None:
-    """The main process of a django-q2 cluster; ends when it is told to, with its parent, or without its monitor."""
+    """Run the main process of a django-q2 cluster until SIGTERM, or the death of its parent or its monitor."""
     from django_q import cluster
 
     class Sentinel(cluster.Sentinel):  # type: ignore[misc]
         def reincarnate(self, process: object) -> None:
-            """Replaces what has died, but for the monitor: it takes the lock of the result queue with it, so that
-            none after it would acknowledge a slice, and each would come back for ever. The cluster starts again."""
+            """Replace a process that died, but restart the whole cluster if it was the monitor.
+
+            A dead monitor leaves the lock of the result queue held. No later monitor could acknowledge a slice, so
+            each slice would come back forever.
+            """
             if process is self.monitor:
                 log.error(line("monitor died", cluster=settings.CLUSTER))
-                os._exit(1)  # the others go with it
+                os._exit(1)  # the other processes die with it
             super().reincarnate(process)
 
     die_with_parent()
@@ -86,7 +89,7 @@ def run_cluster() -> None:
 
 # ---- one child ----------------------------------------------------------------------------------------------------
 class Child:
-    """A process of ours in a session of its own, started again when it ends."""
+    """A child process in a session of its own, restarted when it ends."""
 
     def __init__(self, name: str, arguments: list[str], environment: dict[str, str], fds: tuple[int, ...] = ()):
         self.name, self.arguments, self.environment, self.fds = name, arguments, environment, fds
@@ -107,7 +110,7 @@ class Child:
         log.info(line("started", child=self.name, pid=self.process.pid))
 
     def keep_running(self) -> bool:
-        """Starts it (again) where it does not run, with a growing pause; True when it was started now."""
+        """Start the process if it does not run, after a growing pause. Returns whether it was started now."""
         if self.is_running:
             if time.monotonic() - self.started > 60:
                 self.ends = 0
@@ -117,7 +120,7 @@ class Child:
             if time.monotonic() - self.started < pause:
                 return False
             self.ends += 1
-            self._sweep_up()
+            self._kill_session()
             log.warning(line("ended", child=self.name, code=self.process.returncode))
         self.start()
         return True
@@ -127,12 +130,12 @@ class Child:
             self.process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Ends the process and all of its session, whatever state they are in."""
+        """Kill the process and its whole session, whatever state they are in."""
         if self.process is not None:
-            self._sweep_up()
+            self._kill_session()
             self.process.wait()
 
-    def _sweep_up(self) -> None:
+    def _kill_session(self) -> None:
         if self.process is not None:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, signal.SIGKILL)
@@ -140,10 +143,10 @@ class Child:
 
 # ---- the listening sockets ----------------------------------------------------------------------------------------
 def listen(host: str, port: int, count: int) -> list[socket.socket]:
-    """So many sockets on one address, among which the kernel divides the connections (SO_REUSEPORT).
+    """Open ``count`` sockets on one address; the kernel spreads connections over them (SO_REUSEPORT).
 
-    They are the supervisor's, so a connection that comes while a web server is started again waits and is not
-    refused. Raises OSError where somebody else listens there: a plain socket finds out, before they are made.
+    The supervisor holds them, so a connection that comes while a web server restarts waits and is not refused.
+    Raises OSError if another process listens there: a plain socket is opened first, which fails then.
     """
     if count < 2:
         return [_listener(host, port) for _ in range(count)]
@@ -159,9 +162,9 @@ def _listener(host: str, port: int, shared: bool = False) -> socket.socket:
 
 # ---- the supervisor -----------------------------------------------------------------------------------------------
 class Supervisor:
-    """Holds the children of one `manage.py up`: web servers, the cluster, and now and then a quarantine.
+    """The children of one `manage.py up`: web servers, the cluster, and a quarantine while there are suspects.
 
-    ``web`` is the number of web servers; ``others`` are more commands of manage.py to keep running, by name.
+    ``web`` is the number of web servers; ``others`` are further commands of manage.py to keep running, by name.
     """
 
     def __init__(
@@ -176,7 +179,7 @@ class Supervisor:
     ) -> None:
         self.lanes = lanes
         self.cluster = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-        self.lifeline, self._our_end = os.pipe()  # read by the lanes, held open by us
+        self.lifeline, self._lifeline_end = os.pipe()  # read by the lanes, held open by us
         environment = {
             **os.environ,
             "SWITCHBOARD_PARENT": str(os.getpid()),
@@ -187,17 +190,17 @@ class Supervisor:
         with_lifeline = {**environment, "SWITCHBOARD_LIFELINE": str(self.lifeline)}
         self._listeners = listen(host, port, web)
         self.web = [
-            Child(f"web-{number}", ["serve", "--fd", str(one.fileno())], environment, (one.fileno(),))
-            for number, one in enumerate(self._listeners, 1)
+            Child(f"web-{number}", ["serve", "--fd", str(listener.fileno())], environment, (listener.fileno(),))
+            for number, listener in enumerate(self._listeners, 1)
         ]
         self.workers = Child("cluster", ["cluster"], with_lifeline, (self.lifeline,)) if workers else None
         self.quarantine = Child("quarantine", ["deliver", "--suspects"], with_lifeline, (self.lifeline,))
         self.others = [Child(name, arguments, environment) for name, arguments in (others or {}).items()]
         self.stopping = False
-        self._last_asked = self._all_beat = time.monotonic()
+        self._last_request = self._last_all_alive = time.monotonic()
 
     def run(self) -> None:
-        """Returns after a clean stop; SIGTERM and SIGINT ask for one."""
+        """Run until SIGTERM or SIGINT, then stop cleanly."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         try:
@@ -205,8 +208,8 @@ class Supervisor:
                 for child in (*self.web, *self.others):
                     child.keep_running()
                 if self.workers:
-                    self._look_after_workers(self.workers)
-                self._pause(LOOK_EVERY)
+                    self._keep_workers(self.workers)
+                self._pause(CHECK_EVERY)
         finally:
             self._shut_down()
 
@@ -214,27 +217,27 @@ class Supervisor:
         log.info(line("stopping", signal=signal.Signals(number).name))
         self.stopping = True
 
-    def _look_after_workers(self, workers: Child) -> None:
+    def _keep_workers(self, workers: Child) -> None:
         if workers.keep_running():
-            self._last_asked = self._all_beat = time.monotonic()
-            self._quietly(self._ask_for_lanes, self.lanes)
-        self._quietly(self._watch, workers)
+            self._last_request = self._last_all_alive = time.monotonic()
+            self._tolerate_outage(self._request_lanes, self.lanes)
+        self._tolerate_outage(self._watch, workers)
 
     def _watch(self, workers: Child) -> None:
         now, moment = database_now(), time.monotonic()
         beating = Worker.objects.alive(now).filter(cluster=self.cluster, heartbeat_at__gt=now - QUIET).count()
         if beating >= self.lanes:
-            self._all_beat = moment
-        elif moment - self._all_beat > FROZEN:
+            self._last_all_alive = moment
+        elif moment - self._last_all_alive > FROZEN:
             log.warning(line("frozen", cluster=self.cluster, beating=beating, lanes=self.lanes))
             workers.kill()
-        elif moment - self._last_asked > QUIET.total_seconds():
-            self._last_asked = moment
-            self._ask_for_lanes(self.lanes - beating)
+        elif moment - self._last_request > QUIET.total_seconds():
+            self._last_request = moment
+            self._request_lanes(self.lanes - beating)
         self._watch_quarantine(now, moment)
 
     def _watch_quarantine(self, now: datetime, moment: float) -> None:
-        """Starts it for suspects that can be served, and ends one that a poisonous message has hung."""
+        """Start the quarantine while suspects are due, and kill it if a poisonous message made it hang."""
         if self.quarantine.is_running:
             beats = Worker.objects.alive(now).filter(cluster=f"{self.cluster}-suspects").exists()
             if not beats and moment - self.quarantine.started > HUNG:
@@ -253,21 +256,22 @@ class Supervisor:
         ):
             self.quarantine.start()
 
-    def _ask_for_lanes(self, count: int) -> None:
+    def _request_lanes(self, count: int) -> None:
         from integrations.workers.tasks import queue_slice
 
         if not all(queue_slice(self.cluster) for _ in range(count)):
-            # Without its queue (Redis is away) a new cluster would not start, and a lane of the old one may still run.
-            self._all_beat = time.monotonic()
+            # While the queue (Redis, for example) is unreachable, a new cluster would not start, and a lane of the old
+            # one may still run.
+            self._last_all_alive = time.monotonic()
 
-    def _quietly(self, step: Callable[..., None], *args: object) -> None:
-        """The supervisor outlives its database: what cannot be asked now is asked in a second."""
+    def _tolerate_outage(self, step: Callable[..., None], *args: object) -> None:
+        """Run a step that may fail while the database or queue is unreachable: it is repeated in a second."""
         try:
             step(*args)
         except (DatabaseError, InterfaceError, RedisError, OSError) as error:
             connection.close()
-            # Nobody can beat into a database that is away, so silence is no sign of a frozen cluster.
-            self._all_beat = time.monotonic()
+            # Lanes cannot write heartbeats either, so their silence does not mean that the cluster is frozen.
+            self._last_all_alive = time.monotonic()
             log.warning(line("supervisor", error=str(error).partition("\n")[0]))
 
     def _pause(self, seconds: float) -> None:
@@ -276,35 +280,35 @@ class Supervisor:
             time.sleep(min(left, 0.1))
 
     def _shut_down(self) -> None:
-        """Lets calls in flight finish or go back, then ends what is left."""
+        """Let calls in flight finish or return to pending, then kill the remaining processes."""
         deadline = time.monotonic() + STOP_WITHIN
-        os.close(self._our_end)  # the lanes see it and drain
+        os.close(self._lifeline_end)  # the lanes notice and drain
         for listener in self._listeners:
             listener.close()
         children = [*self.web, self.quarantine, *self.others]
         for child in children:
             child.terminate()
         if self.workers:
-            self._quietly(self._wait_for_lanes, deadline - 4)
+            self._tolerate_outage(self._wait_for_lanes, deadline - 4)
             self.workers.terminate()
             children.append(self.workers)
         while any(child.is_running for child in children) and time.monotonic() < deadline:
             time.sleep(0.05)
         for child in children:
             child.kill()
-        self._quietly(self._forget_queue)
+        self._tolerate_outage(self._delete_queue)
 
     def _wait_for_lanes(self, deadline: float) -> None:
-        """django-q2 stops cleanly only when its workers are idle, so the lanes come first."""
+        """Wait until the lanes have stopped: django-q2 stops cleanly only if its workers are idle."""
         while time.monotonic() < deadline:
             lanes = Worker.objects.alive(database_now()).filter(cluster=self.cluster)
-            # One that was killed keeps its lease for a while and will never say that it has stopped.
+            # A killed lane keeps its lease for up to 20 s and never reports its stop.
             if not any(_exists(pid) for pid in lanes.values_list("pid", flat=True)):
                 return
             time.sleep(0.1)
 
-    def _forget_queue(self) -> None:
-        """The queue of this cluster ends with it: nobody else reads it."""
+    def _delete_queue(self) -> None:
+        """Delete the queue of this cluster, which no other cluster reads."""
         from django_q.brokers import get_broker
 
         get_broker(self.cluster).delete_queue()

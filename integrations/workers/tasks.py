@@ -1,4 +1,4 @@
-"""What django-q2's workers call. They are passed numbers only, and answer with one."""
+"""The tasks that django-q2's workers run. Their arguments and results are numbers only."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from django_q.tasks import async_task
 from redis import RedisError
 
 from integrations.logs import line
-from integrations.workers.pump import Pump, new_loop, spare_the_collector
+from integrations.workers.pump import Pump, freeze_startup_objects, new_loop
 
 log = logging.getLogger("switchboard.lane")
 
-SLICE = 15.0  # seconds of a lane before it hands over
+SLICE = 15.0  # seconds that a lane runs before it hands over
 HAND_OVER = 1.5  # seconds before its end that a slice queues the next one, so that no lane pauses in between
-ASK_AGAIN = 2.0  # seconds until a slice that could not be queued is queued again
-NO_TIMEOUT = -1  # a slice outlives its time while the queue is away; the watchdog looks after one that hangs
+QUEUE_AGAIN = 2.0  # seconds until a slice that could not be queued is queued again
+NO_TIMEOUT = -1  # a slice runs longer while the queue is unreachable; the watchdog ends one that hangs
 
 
 class _Lane:
-    """This worker process's pump and its loop, which live on between slices: connections and calls survive."""
+    """The pump and loop of this worker process. They live on between slices, so connections and calls survive."""
 
     def __init__(self) -> None:
-        spare_the_collector()
+        freeze_startup_objects()
         self.loop = new_loop()
         self.pump = Pump(settings.CLUSTER)
         lifeline = os.environ.get("SWITCHBOARD_LIFELINE")
         if lifeline:
-            # The supervisor holds the other end; it closes when it stops or dies, however it dies.
-            self.loop.add_reader(int(lifeline), self._let_go, int(lifeline))
+            # The supervisor holds the other end, which closes when it stops or dies, even by SIGKILL.
+            self.loop.add_reader(int(lifeline), self._drain, int(lifeline))
 
-    def _let_go(self, lifeline: int) -> None:
+    def _drain(self, lifeline: int) -> None:
         self.loop.remove_reader(lifeline)
         self.pump.stop()
 
@@ -43,7 +43,7 @@ class _Lane:
         try:
             await self.pump.run(SLICE)
             while not (handing_over.done() or self.pump.stopping):
-                await self.pump.run(1.0)  # the queue is away, Redis perhaps, and the lane is not
+                await self.pump.run(1.0)  # the queue (Redis, for example) is unreachable, but the lane can go on
         finally:
             handing_over.cancel()
         if self.pump.stopping:
@@ -53,16 +53,16 @@ class _Lane:
         pause, queued = SLICE - HAND_OVER, False
         while not queued:
             await asyncio.sleep(pause)
-            # Beside the loop: queueing is a database or Redis write.
+            # In a thread: queueing writes to the database or Redis and would block the loop.
             queued = await self.loop.run_in_executor(None, queue_slice, settings.CLUSTER)
-            pause = ASK_AGAIN
+            pause = QUEUE_AGAIN
 
 
 _lane: _Lane | None = None
 
 
 def pump() -> int:
-    """One slice of this process's lane; answers how many calls are in flight at its end."""
+    """Run one slice of this process's lane. Returns the number of calls in flight at its end."""
     global _lane
     _lane = _lane or _Lane()
     if _lane.pump.stopping:
@@ -72,7 +72,7 @@ def pump() -> int:
 
 
 def queue_slice(cluster: str) -> bool:
-    """Asks for one more slice, by whichever worker of this cluster is free; False where the queue did not answer."""
+    """Queue one more slice for any free worker of this cluster. Returns False if the queue is unreachable."""
     try:
         async_task("integrations.workers.tasks.pump", cluster=cluster, timeout=NO_TIMEOUT)
     except (DatabaseError, InterfaceError, RedisError, OSError) as error:

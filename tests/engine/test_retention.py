@@ -278,14 +278,14 @@ def test_an_ordering_key_goes_on_behind_what_has_gone(history: History, service:
     ahead, behind = Message.objects.accept([draft, draft])
     Message.objects.filter(pk=behind.pk).update(parked=True, due_at=None)
     prune()
-    housekeeping.heal_order()
+    housekeeping.unpark_stuck()
     assert left() == {ahead.pk, behind.pk}
     assert Message.objects.get(pk=behind.pk).parked
     Message.objects.filter(pk=ahead.pk).update(
         status=Status.DELIVERED, due_at=None, finished_at=database_now() - 91 * DAY
     )
     prune()
-    housekeeping.heal_order()
+    housekeeping.unpark_stuck()
     assert left() == {behind.pk}
     assert not Message.objects.get(pk=behind.pk).parked
 

@@ -415,8 +415,8 @@ async def until(condition: Callable[[], bool]) -> None:
 def test_what_waits_for_a_result_is_looked_for_though_calm_ones_are_written_with_it(
     register: Register, send: Send, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("integrations.workers.pump.GATHER_CALMLY", 0.3)
-    monkeypatch.setattr("integrations.workers.pump.LOOK_EVERY", 30)
+    monkeypatch.setattr("integrations.workers.pump.GATHER_LONGER", 0.3)
+    monkeypatch.setattr("integrations.workers.pump.POLL_EVERY", 30)
     send(register("calm", "http://calm.test"))
     send(register("keyed", "http://waits.test", ordering="key"), count=2, ordering_key="a")
 
@@ -424,7 +424,7 @@ def test_what_waits_for_a_result_is_looked_for_though_calm_ones_are_written_with
         client = Answering()
         pump = Pump("tests", client=client)
         running = asyncio.create_task(pump.run(30, until_idle=True))
-        await until(lambda: bool(pump._done) and pump._found_nothing)  # the calm one is gathered for
+        await until(lambda: bool(pump._results) and pump._found_nothing)  # the calm one is gathered for
         client.let_go.set()
         await running
         await pump.close()
@@ -436,7 +436,8 @@ def test_what_waits_for_a_result_is_looked_for_though_calm_ones_are_written_with
 def test_what_a_result_frees_while_a_claim_looks_is_looked_for_again(
     register: Register, send: Send, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("integrations.workers.pump.LOOK_EVERY", 30)
+    monkeypatch.setattr("integrations.workers.pump.POLL_EVERY", 30)
+    monkeypatch.setattr("integrations.workers.pump.SWEEP_EVERY", 30)  # housekeeping makes the pump claim again, too
     send(register("keyed", "http://waits.test", ordering="key"), count=2, ordering_key="a")
 
     async def pump() -> list[str]:
@@ -444,16 +445,14 @@ def test_what_a_result_frees_while_a_claim_looks_is_looked_for_again(
         pump = Pump("tests", client=client)
         in_database = pump._in_database
 
-        async def beside_a_flush(step: Callable[..., Any], *given: object) -> Any:
+        async def while_a_result_is_settled(step: Callable[..., Any], *given: object) -> Any:
             answer = await in_database(step, *given)
-            if step is claim and not answer and not client.let_go.is_set():
+            if step is claim and not answer and not pump._housekeeping and not client.let_go.is_set():
                 client.let_go.set()
-                await until(lambda: bool(pump._done))
-                await pump._start_flush()
-                await until(lambda: not pump.in_flight)
+                await until(lambda: not pump.in_flight)  # its result is settled before the claim returns
             return answer
 
-        monkeypatch.setattr(pump, "_in_database", beside_a_flush)
+        monkeypatch.setattr(pump, "_in_database", while_a_result_is_settled)
         await pump.run(30, until_idle=True)
         await pump.close()
         return client.calls
@@ -465,8 +464,8 @@ def test_a_place_is_used_again_whichever_call_leaves_it(
     register: Register, send: Send, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also one that was claimed before the last place was taken."""
-    monkeypatch.setattr("integrations.workers.pump.LOOK_EVERY", 30)
-    monkeypatch.setattr("integrations.workers.pump.GATHER_CALMLY", 0.01)
+    monkeypatch.setattr("integrations.workers.pump.POLL_EVERY", 30)
+    monkeypatch.setattr("integrations.workers.pump.GATHER_LONGER", 0.01)
     service = register("narrow", "http://narrow.test", limits={"concurrency": 2})
     send(service, path="/waits")
 
@@ -563,7 +562,7 @@ def test_a_stopped_worker_gives_its_claims_back(register: Register, send: Send) 
     (message,) = send(register())
     worker = a_worker()
     claim(worker.pk, 10)
-    housekeeping.stop(worker.pk)
+    housekeeping.stop_worker(worker.pk)
     message.refresh_from_db()
     assert (message.status, message.losses, message.calls) == (Status.PENDING, 0, 1)
     assert not Worker.objects.alive(database_now()).exists()
@@ -827,7 +826,7 @@ def test_a_key_that_was_left_parked_is_found_again(register: Register, send: Sen
     service = register(ordering="key")
     (message,) = send(service, ordering_key="a")
     Message.objects.park([message.pk])
-    assert housekeeping.heal_order() == 1
+    assert housekeeping.unpark_stuck() == 1
     deliver(ok)
     assert Message.objects.get(pk=message.pk).status == Status.DELIVERED
 

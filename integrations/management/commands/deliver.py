@@ -17,11 +17,11 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        from integrations.workers.pump import new_loop, spare_the_collector
+        from integrations.workers.pump import freeze_startup_objects, new_loop
         from integrations.workers.supervisor import die_with_parent
 
         die_with_parent()
-        spare_the_collector()
+        freeze_startup_objects()
         with asyncio.Runner(loop_factory=new_loop) as runner:
             runner.run(self._deliver(options["seconds"], options["suspects"]))
 

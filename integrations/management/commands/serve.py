@@ -18,7 +18,7 @@ class Command(BaseCommand):
         from django.urls import resolve
 
         from integrations.api.asgi.events import broadcaster
-        from integrations.workers.pump import spare_the_collector
+        from integrations.workers.pump import freeze_startup_objects
         from integrations.workers.supervisor import die_with_parent
 
         class Server(uvicorn.Server):
@@ -40,6 +40,6 @@ class Command(BaseCommand):
         )
         config.load()
         resolve("/healthz")  # imports every view before the garbage collector is frozen
-        spare_the_collector()
+        freeze_startup_objects()
         sockets = None if options["fd"] is None else [socket.socket(fileno=options["fd"])]
         Server(config).run(sockets=sockets)
