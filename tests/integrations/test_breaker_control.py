@@ -243,7 +243,7 @@ def test_an_observing_breaker_lets_all_pass_and_tells_what_it_would_have_done(
     register: Register, send: Send, deliver: Deliver, steer: Steer
 ) -> None:
     service = register(
-        breaker={"consecutive_failures": 2, "open_for": 0.5}, retry={"max_attempts": 1}, limits={"concurrency": 1}
+        breaker={"consecutive_failures": 2, "open_for": 60}, retry={"max_attempts": 1}, limits={"concurrency": 1}
     )
     steer("observe")
     send(service, count=6)
