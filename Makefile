@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: help run demo setup test check format faults bench lock vendor clean
+.PHONY: help run demo setup test test-fast check format faults bench lock vendor clean
 .DEFAULT_GOAL := help
+# With it each process of a test run would compile the project again.
+export PYTHONDONTWRITEBYTECODE :=
 
 help:  ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -31,9 +33,14 @@ $(VENV)/.test: requirements-test.txt | $(VENV)/bin/python
 	@touch $@ $(VENV)/.run
 
 # What touches a database on PostgreSQL and Redis first, then the whole suite on SQLite: the last line counts them all.
+# Four processes on two cores, because many tests wait; each has servers of its own.
+PYTEST := $(PY) -m pytest -n 4
 test: $(VENV)/.test  ## Run the whole suite on both databases and in a browser
-	$(PY) -m pytest --database postgres
-	$(PY) -m pytest
+	$(PYTEST) --database postgres
+	$(PYTEST)
+
+test-fast: $(VENV)/.test  ## Run the tests on SQLite that need no browser, no installation and no made-up requests
+	$(PYTEST) -m "not browser and not faults and not slow"
 
 check: $(VENV)/.test  ## Check format, lint, types, imports, migrations, OpenAPI and deployment
 	$(VENV)/bin/ruff format --check .

@@ -1,7 +1,7 @@
 """What every test may ask for, and which database a run is about.
 
 `pytest` runs the whole suite on SQLite; `pytest --database postgres` runs what touches a database on PostgreSQL and
-Redis. `--long` adds the long proofs.
+Redis. Most tests that kill processes run on SQLite alone; `--long` runs them on both and adds the long proofs.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ import pytest
 from tests.backends import Servers
 from tests.installation import Installation, clean_environment, fresh_keys
 from tests.receiver import Receiver
+from tests.support import distribution
 
 SERVERS = pytest.StashKey[Servers]()
-BROWSERS = pytest.StashKey["BrowserTests"]()
 
 DATABASE_FIXTURES = {"db", "transactional_db", "live_server", "database", "installation", "start_installation"}
 BROWSER_FIXTURES = {"browser", "page"}
+SLOW_FIXTURES = {"installation", "start_installation", "pumps", "own_servers"}  # they start processes
 
 # Two cores that also run a database make a deadline a coin toss.
 hypothesis.settings.register_profile("switchboard", deadline=None, print_blob=True)
@@ -46,6 +47,13 @@ def pytest_configure(config: pytest.Config) -> None:
     if "DJANGO_SETTINGS_MODULE" in os.environ:
         # pytest-django would have read them by now, with this shell's database.
         raise pytest.UsageError("unset DJANGO_SETTINGS_MODULE: the tests choose their settings themselves")
+    if distribution.is_worker(config):
+        config.pluginmanager.register(distribution.Worker(config))
+    else:
+        config.pluginmanager.register(BrowserTests(config))
+    if distribution.only_hands_out_tests(config):
+        config.pluginmanager.register(distribution.Controller())
+        return
     servers = config.stash[SERVERS] = Servers()
     environment = clean_environment() | fresh_keys() | {"SWITCHBOARD_DATA": str(servers.folder / "data")}
     if config.option.database == "postgres":
@@ -56,11 +64,12 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.update(environment)
     # The settings read all that when they are imported, and pytest-django takes them up after this hook.
     os.environ["DJANGO_SETTINGS_MODULE"] = "dashboard.settings"
-    import django.conf
+    from django.conf import settings
 
-    assert django.conf.settings.DATABASES
-    config.stash[BROWSERS] = BrowserTests(config)
-    config.pluginmanager.register(config.stash[BROWSERS])
+    # In this process only; what an installation does is as it is. Django's hash of a password takes 0.3 s, and each
+    # test client makes the middleware again, which prepares all static files in 20 ms.
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+    settings.WHITENOISE_AUTOREFRESH = True
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -77,10 +86,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if BROWSER_FIXTURES & _fixtures(item):
             item.add_marker("browser")
+        if SLOW_FIXTURES & _fixtures(item):
+            item.add_marker("slow")
     left_out = [item for item in items if not _belongs(item, config)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in set(left_out)]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    from django.db import connection
+
+    # The transaction around a test stands still while the test computes, on a busy machine for longer than the 5 s
+    # after which PostgreSQL ends an idle transaction of ours.
+    if connection.vendor == "postgresql" and connection.in_atomic_block:
+        connection.cursor().execute("SET LOCAL idle_in_transaction_session_timeout = 0")
 
 
 def _belongs(item: pytest.Item, config: pytest.Config) -> bool:
@@ -90,6 +111,8 @@ def _belongs(item: pytest.Item, config: pytest.Config) -> bool:
         return False
     if config.option.database == "sqlite" or item.get_closest_marker("postgres"):
         return True
+    if item.get_closest_marker("faults") and not config.option.long:
+        return False
     return not item.get_closest_marker("browser") and _touches_a_database(item)
 
 
@@ -157,6 +180,17 @@ def database(pytestconfig: pytest.Config) -> str:
     return chosen
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _rows_are_deleted_after_a_test_that_commits() -> Iterator[None]:
+    from django.test import TransactionTestCase
+
+    from tests.support.database import delete_all_rows
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TransactionTestCase, "_fixture_teardown", lambda _: delete_all_rows())
+        yield
+
+
 @pytest.fixture(scope="session")
 def servers(pytestconfig: pytest.Config) -> Servers:
     """PostgreSQL and Redis of this run, each started when first asked for; there on a SQLite run as well."""
@@ -200,15 +234,16 @@ def reachable_loopback(settings: Any) -> None:
 
 
 @pytest.fixture
-def start_installation(
-    tmp_path: Path, database: str, request: pytest.FixtureRequest
-) -> Iterator[Callable[..., Installation]]:
-    """Starts whole installations: `start_installation(*arguments of up, on=database, start=True, **environment)`."""
+def start_installation(tmp_path: Path, database: str, servers: Servers) -> Iterator[Callable[..., Installation]]:
+    """Starts whole installations: `start_installation(*arguments of up, on=database, start=True, **environment)`;
+    with `migrated=False` on an empty database."""
     made: list[Installation] = []
 
-    def start_one(*arguments: str, on: str = database, start: bool = True, **environment: str | None) -> Installation:
-        servers = request.getfixturevalue("servers") if on == "postgres" else None
-        made.append(Installation(tmp_path / f"installation-{len(made) + 1}", servers, arguments, environment))
+    def start_one(
+        *arguments: str, on: str = database, start: bool = True, migrated: bool = True, **environment: str | None
+    ) -> Installation:
+        folder = tmp_path / f"installation-{len(made) + 1}"
+        made.append(Installation(folder, servers, arguments, environment, on=on, migrated=migrated))
         return made[-1].start() if start else made[-1]
 
     yield start_one

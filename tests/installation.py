@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -34,11 +35,15 @@ class Installation:
     def __init__(
         self,
         folder: Path,
-        servers: Servers | None = None,
+        servers: Servers,
         arguments: tuple[str, ...] = (),
         environment: Mapping[str, str | None] | None = None,
+        *,
+        on: str,
+        migrated: bool = True,
     ) -> None:
-        """With servers it lives on a PostgreSQL and Redis database of its own, without on SQLite in its folder."""
+        """``on``: "postgres", with a PostgreSQL and a Redis database of its own, or "sqlite", in its folder.
+        ``migrated``: whether the database has its tables before the first start, which is then 1.5 s faster."""
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.folder = folder
         self.data = folder / "data"
@@ -54,10 +59,13 @@ class Installation:
             "PYTHONUNBUFFERED": "1",
             OWN_MARK: self._mark,
         }
-        if servers:
-            self.env["SWITCHBOARD_DATABASE_URL"] = servers.new_postgres_database()
+        if on == "postgres":
+            self.env["SWITCHBOARD_DATABASE_URL"] = servers.new_postgres_database(migrated)
             self.env["SWITCHBOARD_REDIS_URL"] = servers.new_redis_database()
             self.env |= fresh_keys()  # several machines share a database, so it does not make its own there
+        elif migrated:
+            self.data.mkdir(mode=0o700)
+            shutil.copy(servers.migrated_sqlite, self.data / "switchboard.sqlite3")
         for name, value in (environment or {}).items():
             if value is None:
                 self.env.pop(name, None)

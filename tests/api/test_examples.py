@@ -30,7 +30,7 @@ def example(language: str, word: str, document: str = GUIDE) -> str:
 
 @pytest.fixture
 def house(start_installation: Callable[..., Installation], sink: Receiver) -> Installation:
-    installation = start_installation("--no-workers")
+    installation = start_installation("--no-workers", migrated=False)  # as a newcomer starts it
     sink.answer(body={"id": 42})
     with installation.api() as api:
         assert api.post("services", json={"name": "billing", "base_url": sink.url}).status_code == 201

@@ -108,8 +108,7 @@ class Person:
 @pytest.fixture(scope="package")
 def installation(tmp_path_factory: pytest.TempPathFactory, database: str, servers: Servers) -> Iterator[Installation]:
     """One running installation for all browser tests; each test makes what it looks at."""
-    on = servers if database == "postgres" else None
-    with Installation(tmp_path_factory.mktemp("browser") / "installation", on) as running:
+    with Installation(tmp_path_factory.mktemp("browser") / "installation", servers, on=database) as running:
         yield running
 
 

@@ -14,7 +14,7 @@ from integrations.models import Attempt, Message, Service
 from tests.engine.conftest import ENDS_WITHIN, Pumps, nothing_is_unfinished, until
 from tests.receiver import Receiver
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.alone]
 
 CONCURRENCY = 7
 RATE = 40  # a second

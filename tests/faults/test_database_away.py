@@ -28,7 +28,7 @@ CORES_WHILE_AWAY = 0.5
 @pytest.fixture
 def installation(own_servers: Servers, tmp_path: Path) -> Iterator[Installation]:
     """On servers of its own, which may go away without harm to the other tests."""
-    with Installation(tmp_path / "installation", own_servers) as installation:
+    with Installation(tmp_path / "installation", own_servers, on="postgres") as installation:
         yield installation
 
 

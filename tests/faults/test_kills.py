@@ -39,6 +39,7 @@ def traffic(installation: Installation, sink: Receiver) -> Traffic:
     return Traffic(installation, sink)
 
 
+@pytest.mark.postgres
 def test_a_killed_busy_worker_loses_nothing(installation: Installation, traffic: Traffic) -> None:
     kill_under_traffic(installation, traffic, busy_worker)
     assert lost_rows(installation), "it was not busy when it died"

@@ -86,7 +86,7 @@ def _site(folder: Path, machines: Machines | None) -> Iterator[Site]:
     servers = Servers(machines.data if machines else "")
     receiver = Receiver(host=machines.world if machines else "127.0.0.1")
     reachable = {"SWITCHBOARD_ALLOW_PRIVATE": "10.0.0.0/8,127.0.0.0/8"}
-    web = Installation(folder / "web", servers, ("--no-workers",), reachable)
+    web = Installation(folder / "web", servers, ("--no-workers",), reachable, on="postgres")
     clusters = {name: _cluster(web, machines, name) for name in (EAST, WEST)}
     try:
         receiver.start()

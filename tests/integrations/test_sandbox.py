@@ -144,7 +144,7 @@ def test_traffic_varies_and_stops_at_what_may_wait():
 
 
 def test_the_demo_lives_and_stops_like_up(start_installation):
-    demo = start_installation(on="sqlite", start=False, SWITCHBOARD_ALLOW_PRIVATE=None)
+    demo = start_installation(on="sqlite", start=False, migrated=False, SWITCHBOARD_ALLOW_PRIVATE=None)
     with (demo.folder / "up.log").open("ab") as output:
         demo.process = subprocess.Popen(
             [sys.executable, "manage.py", "demo", "--port", str(demo.port), "--sandbox-port", str(free_port())],

@@ -1,0 +1,29 @@
+"""The database that the tests of this process share, emptied after each test that commits."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from django.db import connection, transaction
+
+MADE_BY_MIGRATIONS = {"django_migrations", "django_content_type", "auth_permission"}
+
+
+def delete_all_rows() -> None:
+    """Leave the database as the migrations left it.
+
+    Django's `flush` truncates every table, which takes PostgreSQL 50 ms, and then makes the content types and the
+    permissions again, which takes 30 ms. A test fills about five of the thirty tables.
+    """
+    is_filled = " UNION ALL ".join(f"SELECT '{table}' WHERE EXISTS (SELECT 1 FROM {table})" for table in _tables())
+    # PostgreSQL and SQLite check foreign keys at the end of the transaction, so the order of the tables is free.
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(is_filled)
+        for (table,) in cursor.fetchall():
+            cursor.execute(f"DELETE FROM {table}")
+
+
+@cache
+def _tables() -> list[str]:
+    tables = set(connection.introspection.django_table_names(only_existing=True)) - MADE_BY_MIGRATIONS
+    return sorted(connection.ops.quote_name(table) for table in tables)
