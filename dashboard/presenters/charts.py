@@ -10,7 +10,7 @@ from typing import Any
 from django.db.models import Sum
 
 from integrations.models import Service, Tally, TallyDay, TallyHour
-from integrations.models.tally import DURATIONS, Counted, quantile
+from integrations.models.tally import DURATIONS, TallyBase, quantile
 
 WIDTH, HEIGHT = 600, 100
 COLUMNS = ("calls", "failures", "seconds", *DURATIONS)
@@ -23,7 +23,7 @@ class TimeRange:
     name: str  # in addresses
     label: str  # "in the last …"
     unit: str
-    counters: type[Counted]
+    counters: type[TallyBase]
     step: timedelta
     bars: int
     time_format: str

@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 
 from dashboard.presenters.service_stats import DEAD_CAP, WAITING_CAP, Standing, standings
 from integrations.models import Failure, Service, TallyDay, Worker
-from integrations.models.tally import BOUNDS, COUNTED, DURATIONS
+from integrations.models.tally import BOUNDS, COUNTER_COLUMNS, DURATIONS
 
 COUNTERS = {
     "calls": "Calls that were made for messages and through POST /process.",
@@ -61,8 +61,8 @@ def _info() -> Metric:
 
 def _counted(names: dict[int, str]) -> Iterator[Metric]:
     """Sums of the days, which are kept for ever: they never go back. They are brought up to date twice a minute."""
-    sums = TallyDay.objects.values_list("service_id").annotate(*(Sum(name) for name in COUNTED)).order_by()
-    rows = {names[pk]: dict(zip(COUNTED, row, strict=True)) for pk, *row in sums if pk in names}
+    sums = TallyDay.objects.values_list("service_id").annotate(*(Sum(name) for name in COUNTER_COLUMNS)).order_by()
+    rows = {names[pk]: dict(zip(COUNTER_COLUMNS, row, strict=True)) for pk, *row in sums if pk in names}
     for counted, words in COUNTERS.items():
         counter = CounterMetricFamily(f"switchboard_{counted}", words, labels=["service"])
         for name, row in rows.items():

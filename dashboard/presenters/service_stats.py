@@ -10,11 +10,11 @@ from typing import Any
 from django.db.models import OuterRef, Q, QuerySet, Sum
 
 from integrations.models import Certificate, Health, Message, Priority, Runtime, Service, Status, Tally
-from integrations.models.backlog import COUNTED, CountOf, earliest
+from integrations.models.backlog import BACKLOG_CAP, CountOf, earliest
 from integrations.models.certificate import address_of
 from integrations.models.tally import DURATIONS, quantile
 
-WAITING_CAP = COUNTED
+WAITING_CAP = BACKLOG_CAP
 DEAD_CAP = 100
 DEAD_LOOKED_AT = 500  # the newest dead messages of a service, of which the unanswered ones are counted
 BACKLOG_IS_LATE = timedelta(minutes=1)
@@ -187,7 +187,7 @@ def _annotated(services: QuerySet[Service], now: datetime) -> QuerySet[Service]:
         .order_by("-pk")
         .values("pk")[:DEAD_LOOKED_AT]
     )
-    dead = Message.objects.filter(pk__in=newest_dead, finished_at__gte=now - timedelta(days=1)).unanswered()
+    dead = Message.objects.filter(pk__in=newest_dead, finished_at__gte=now - timedelta(days=1)).unreplayed()
     return services.annotate(
         waiting=CountOf(due.values("pk")[:WAITING_CAP]),
         in_flight=CountOf(mine.filter(status=Status.DELIVERING).values("pk")[:WAITING_CAP]),

@@ -150,7 +150,7 @@ def _detail_context(failure: Failure) -> dict[str, Any]:
         "call": Attempt.objects.select_related("message").filter(pk=failure.attempt_id).first(),
         "body_shown": BODY_SHOWN,
         "dead": dead[:COUNTED].count(),
-        "unanswered": dead.unanswered()[:COUNTED].count(),
+        "unanswered": dead.unreplayed()[:COUNTED].count(),
         "selection": selection,
         "replay_q": f"{selection} status:dead",
         "operations": list(Operation.objects.filter(filter__contains=selection).order_by("-pk")[:OPERATIONS]),

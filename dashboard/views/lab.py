@@ -124,7 +124,7 @@ def result(request: HttpRequest, public_id: str) -> HttpResponse:
         "response_body": bytes(attempt.response_body),
         "request_body": body,
         "view": chosen_view(request.GET.get("view")),
-        "certificate": Certificate.objects.shown_by(attempt.service.base_url),
+        "certificate": Certificate.objects.for_url(attempt.service.base_url),
         "curl": as_curl(attempt.method, attempt.url, attempt.request_headers, body),
         **_history(request),
     }

@@ -42,7 +42,7 @@ def _context(request: HttpRequest) -> dict[str, Any]:
     waiting = min(WAITING_CAP, sum(standing.waiting for standing in found))
     attention = [standing for standing in found if standing.rank[0] < 5]
     stopped = list(Operation.objects.stopped_since(now - DAY)[:GROUPS])
-    groups = list(failures.needing_attention(now).news(now)[: GROUPS + 1])
+    groups = list(failures.needing_attention(now).new_or_regressed(now)[: GROUPS + 1])
     return {
         "standings": found[:SHOWN],
         "service_count": len(found),

@@ -33,7 +33,7 @@ def settings(request: HttpRequest) -> HttpResponse:
             "people": Account.objects.order_by("-is_active", "username")[:LISTED],
             "tokens": Token.objects.select_related("created_by")[:LISTED],
             "kept": Retention.objects.current(),
-            "oldest": retention.oldest_kept(),
+            "oldest": retention.oldest_message_at(),
             "now": timezone.now(),
         },
     )
@@ -140,12 +140,12 @@ def token_delete(request: HttpRequest, pk: int) -> HttpResponse:
 @admin
 def retention_edit(request: HttpRequest) -> HttpResponse:
     """What would be deleted at once is shown first, and has to be agreed to."""
-    form = RetentionForm(posted(request), present=Retention.objects.current().decided)
-    context: dict[str, Any] = {"form": form, "oldest": retention.oldest_kept()}
+    form = RetentionForm(posted(request), present=Retention.objects.current().periods)
+    context: dict[str, Any] = {"form": form, "oldest": retention.oldest_message_at()}
     if not form.is_valid():
         return form_page(request, "settings/retention.html", context, is_refused=form.is_bound)
     given = form.value.model_dump()
-    loss = retention.would_go(**given)
+    loss = retention.preview_deletion(**given)
     agreed = f"{given['messages_days']} {given['audit_days']}"
     if (loss.messages or loss.audit_entries) and request.POST.get("agreed") != agreed:
         context |= {"loss": loss, "agreed": agreed, "given": given, "looked_at": retention.PREVIEWED}

@@ -84,14 +84,14 @@ def list_audit(
 @router.get("/retention", response=RetentionOut)
 def get_retention(request: HttpRequest) -> HttpResponse:
     """How long history is kept."""
-    return json_response(Retention.objects.current().decided)
+    return json_response(Retention.objects.current().periods)
 
 
 @router.patch("/retention", response=RetentionOut)
 def change_retention(request: HttpRequest, data: RetentionIn) -> HttpResponse:
     """Keeps history for another while; what is left out stays. The workers delete what is older from now on."""
     given = {name: getattr(data, name) for name in data.model_fields_set}
-    return json_response(retention.change(given, actor=caller(request).actor).decided)
+    return json_response(retention.change(given, actor=caller(request).actor).periods)
 
 
 def token_json(token: Token) -> dict[str, Any]:

@@ -257,7 +257,7 @@ def retry_message_now(request: HttpRequest, message_id: str) -> HttpResponse:
 def find_message(text: str) -> Message:
     message = Message.objects.by_public_id(text)
     if message is None:
-        raise Http404(f"There is no message {text[:50]}. {retention.why_gone()}")
+        raise Http404(f"There is no message {text[:50]}. {retention.explain_missing()}")
     return message
 
 

@@ -120,7 +120,7 @@ def _choose_candidates(
             if a.target.service.ordering == Ordering.KEY
             for pk in ids
         ]
-        behind = set(messages.keyed_behind(keyed)) if keyed else set()
+        behind = set(messages.behind_their_key(keyed)) if keyed else set()
         for (admission, want), ids in zip(wants, found, strict=True):
             # Counted again: messages of a higher priority that were just chosen leave less room.
             room = admission.wanted(Priority(want.priority), capacity)

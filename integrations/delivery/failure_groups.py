@@ -17,7 +17,7 @@ from django.db import transaction
 
 from integrations.logs import line
 from integrations.models import Event, Failure, FailureHour, FailureState, Result
-from integrations.models.failure import KEPT, Seen, add_hours
+from integrations.models.failure import KEPT, FailureUpdate, add_hours
 from integrations.policies.fingerprint import FailureDetails, Fingerprint, fingerprint, remainder
 
 log = logging.getLogger("switchboard.failures")
@@ -119,11 +119,11 @@ def _bounded(
         yield cause
 
 
-def _seen(cause: Fingerprint, failed: Sequence[FailedCall], group: int | None) -> Seen:
+def _seen(cause: Fingerprint, failed: Sequence[FailedCall], group: int | None) -> FailureUpdate:
     attempts = [call.attempt for call in failed]
     starts = [attempt["started_at"] for attempt in attempts]
     messages = [attempt["message_id"] for attempt in attempts if attempt["message_id"] is not None]
-    return Seen(
+    return FailureUpdate(
         key=cause.key,
         service_id=attempts[0]["service_id"],
         endpoint_id=attempts[0]["endpoint_id"],

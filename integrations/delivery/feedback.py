@@ -19,7 +19,7 @@ def feed_back(
     The caller saves the row.
     """
     before = runtime.breaker
-    backlog = before.state == "half_open" and Message.objects.due(now).filter(service_id=runtime.pk).is_any()
+    backlog = before.state == "half_open" and Message.objects.due(now).filter(service_id=runtime.pk).any_by_index()
     state, changes = breaker.apply_results(
         before, target.breaker, samples, now, concurrency=target.limits.concurrency, backlog=backlog
     )

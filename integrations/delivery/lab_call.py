@@ -80,7 +80,7 @@ def run(request: LabRequest, *, actor: str, client: Client | None = None) -> Att
     used = client or Client(own_ports=frozenset({settings.OWN_PORT} - {0}))
     call, outcome = asyncio.run(_send(used, request, attempt, closes=client is None))
     unqueued_call.end(attempt, unqueued_call.end_columns(target_of(request.service), call, outcome))
-    Certificate.objects.note(used.take_certificates(), timezone.now())
+    Certificate.objects.record(used.take_certificates(), timezone.now())
     return attempt
 
 

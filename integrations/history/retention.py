@@ -60,28 +60,28 @@ def change(given: dict[str, int | None], *, actor: str) -> Retention:
     Retention.objects.current()
     with transaction.atomic():
         kept = Retention.objects.select_for_update().get(pk=1)
-        before = kept.decided
+        before = kept.periods
         for name, days in given.items():
             setattr(kept, name, days)
-        if kept.decided != before:
+        if kept.periods != before:
             kept.walked_to, kept.rests_until = 0, database_now()
             kept.save()
-            AuditEntry.objects.record(actor, "retention.changed", "retention", before=before, after=kept.decided)
+            AuditEntry.objects.record(actor, "retention.changed", "retention", before=before, after=kept.periods)
     return kept
 
 
 @dataclass(frozen=True, slots=True)
-class Loss:
+class DeletionPreview:
     """What would go at once by another decision, as far as one looks: among the oldest PREVIEWED of each."""
 
     messages: int
     audit_entries: int
 
 
-def would_go(messages_days: int | None, audit_days: int | None) -> Loss:
+def preview_deletion(messages_days: int | None, audit_days: int | None) -> DeletionPreview:
     finished = Message.objects.order_by("pk").values_list("finished_at", flat=True)
     written = AuditEntry.objects.order_by("pk").values_list("at", flat=True)
-    return Loss(_older(finished, messages_days), _older(written, audit_days))
+    return DeletionPreview(_older(finished, messages_days), _older(written, audit_days))
 
 
 def _older(moments: models.QuerySet[Any, Any], days: int | None) -> int:
@@ -91,12 +91,12 @@ def _older(moments: models.QuerySet[Any, Any], days: int | None) -> int:
     return sum(1 for moment in moments[:PREVIEWED] if moment and moment < before)
 
 
-def oldest_kept() -> datetime | None:
+def oldest_message_at() -> datetime | None:
     """When the oldest message that is still there was accepted."""
     return Message.objects.order_by("pk").values_list("created_at", flat=True).first()
 
 
-def why_gone() -> str:
+def explain_missing() -> str:
     """What to say of a message that is not there."""
     days = Retention.objects.current().messages_days
     if days is None:
@@ -108,7 +108,7 @@ def in_days(days: int | None) -> str:
     return "ever" if days is None else f"{days} day{'' if days == 1 else 's'}"
 
 
-def empty(service: Service) -> None:
+def delete_history_of(service: Service) -> None:
     """Takes away the finished messages and the calls of a service that is about to go, in steps of their own: to
     delete it with millions of them would read all into memory, under the lock that its claims need. What somebody
     holds is left. A stop in the middle leaves the service with less history."""
@@ -156,7 +156,7 @@ def advance() -> None:
 def _alone(kept: Retention) -> Iterator[Retention]:
     """A transaction in which nobody else deletes or decides. Raises Busy."""
     with transaction.atomic():
-        same = {**kept.decided, "walked_to": kept.walked_to, "operation_id": kept.operation_id}
+        same = {**kept.periods, "walked_to": kept.walked_to, "operation_id": kept.operation_id}
         locked = Retention.objects.select_for_update(skip_locked=True).filter(pk=kept.pk, **same).first()
         if locked is None:
             raise Busy

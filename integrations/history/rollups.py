@@ -13,7 +13,7 @@ from django.db.models import Max, Sum
 from django.db.models.functions import TruncDay, TruncHour
 
 from integrations.models import Tally, TallyDay, TallyHour
-from integrations.models.tally import COUNTED, Counted
+from integrations.models.tally import COUNTER_COLUMNS, TallyBase
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 MINUTES_KEPT = timedelta(days=3)
@@ -33,18 +33,18 @@ def prune(now: datetime) -> None:
     TallyHour.objects.filter(start__lt=(now - HOURS_KEPT).replace(hour=0, minute=0, second=0, microsecond=0)).delete()
 
 
-def _roll(parts: type[Counted], wholes: type[Counted], whole: TruncHour | TruncDay, length: timedelta) -> None:
+def _roll(parts: type[TallyBase], wholes: type[TallyBase], whole: TruncHour | TruncDay, length: timedelta) -> None:
     """From the one before the newest on: that may have got something more since."""
     newest: datetime | None = wholes._default_manager.aggregate(newest=Max("start"))["newest"]
     counted = parts._default_manager.filter(start__gte=newest - length) if newest else parts._default_manager.all()
     sums: Any = counted.annotate(whole=whole).values_list("service_id", "whole").order_by()
     wholes._default_manager.bulk_create(
         [
-            wholes(service_id=service_id, start=start, **dict(zip(COUNTED, row, strict=True)))
-            for service_id, start, *row in sums.annotate(*(Sum(name) for name in COUNTED))
+            wholes(service_id=service_id, start=start, **dict(zip(COUNTER_COLUMNS, row, strict=True)))
+            for service_id, start, *row in sums.annotate(*(Sum(name) for name in COUNTER_COLUMNS))
         ],
         update_conflicts=True,
         unique_fields=["service", "start"],
-        update_fields=COUNTED,
+        update_fields=COUNTER_COLUMNS,
         batch_size=500,
     )

@@ -1,4 +1,4 @@
-"""What is stored. QuerySets are the vocabulary; a status changes only in here."""
+"""The stored data. QuerySets are the vocabulary; only this package changes a status and holds SQL written by hand."""
 
 from integrations.errors import Conflict
 from integrations.models.account import Account, Role, SetupLink, Token

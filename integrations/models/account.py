@@ -1,4 +1,4 @@
-"""People and what they may do."""
+"""Accounts of people, API tokens and the set-up link: sign-in and roles."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Account(AbstractBaseUser):
 
 
 def digest(value: str) -> str:
-    """Tokens are long and random, so a plain hash keeps them safe at rest and quick to look up."""
+    """Hash a token. Tokens are long and random, so a plain hash keeps them safe at rest and quick to look up."""
     return hashlib.sha256(value.encode()).hexdigest()
 
 
@@ -65,7 +65,7 @@ class TokenManager(models.Manager["Token"]):
     def issue(
         self, name: str, role: Role, lifetime: timedelta | None = None, by: Account | None = None
     ) -> tuple[Token, str]:
-        """A new token and its secret, which is shown once and not kept."""
+        """Create a token; returns it with its secret, which is shown once and not stored."""
         secret = f"sbt_{secrets.token_urlsafe(32)}"
         token = self.create(
             name=name,
@@ -78,13 +78,13 @@ class TokenManager(models.Manager["Token"]):
         return token, secret
 
     def holding(self, secret: str) -> Token | None:
-        """The living token with this secret, or None."""
+        """The token with this secret, or None if there is none or it has expired."""
         token = self.filter(digest=digest(secret)).first()
         return token if token and token.is_living(timezone.now()) else None
 
 
 class Token(models.Model):
-    """A key to the API: only its hash is kept."""
+    """A key to the API. Only its hash is stored."""
 
     name = models.CharField(max_length=100)
     role = models.CharField(max_length=10, choices=Role.choices)
@@ -110,7 +110,7 @@ class Token(models.Model):
         return Role(self.role).covers(needed)
 
     def touch(self) -> None:
-        """Remembers the use, at most once a minute: a busy token must not write a row per request."""
+        """Record the use, at most once a minute: a busy token must not write a row for each request."""
         now = timezone.now()
         if self.last_used_at is None or now - self.last_used_at > timedelta(minutes=1):
             Token.objects.filter(pk=self.pk).update(last_used_at=now)
@@ -120,7 +120,7 @@ class SetupLinkManager(models.Manager["SetupLink"]):
     LIFETIME = timedelta(hours=24)
 
     def open(self) -> str | None:
-        """The path secret of a fresh one-time set-up link, or None when there is an account already."""
+        """Replace the one-time set-up link; returns its path secret, or None if an account exists."""
         if Account.objects.exists():
             return None
         secret = secrets.token_urlsafe(24)
@@ -135,7 +135,7 @@ class SetupLinkManager(models.Manager["SetupLink"]):
 
 
 class SetupLink(models.Model):
-    """The one-time link that makes the first admin; there is no default password."""
+    """The one-time link that creates the first admin; there is no default password."""
 
     digest = models.CharField(max_length=64)
     expires_at = models.DateTimeField()

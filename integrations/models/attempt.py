@@ -1,4 +1,4 @@
-"""Attempts: the append-only record of every call that was made."""
+"""Attempts: the append-only record of every call."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from integrations.outbound.outcome import Fault
 
 
 class Trigger(models.TextChoices):
-    """Why a call was made."""
+    """The reason for a call."""
 
     FIRST = "first"
     RETRY = "retry"
@@ -41,7 +41,7 @@ class AttemptQuerySet(models.QuerySet["Attempt"]):
         return self.filter(trigger=Trigger.LAB)
 
     def without_message(self) -> AttemptQuerySet:
-        """Calls that were made at once: process, health, lab."""
+        """Calls that were made without a message: process, health, lab."""
         return self.filter(message=None)
 
     def by_public_id(self, text: str) -> Attempt | None:
@@ -51,7 +51,7 @@ class AttemptQuerySet(models.QuerySet["Attempt"]):
 
 
 class Attempt(models.Model):
-    """One call: what was sent (redacted), what came back (capped), how long each phase took, and what follows."""
+    """One call: the request (redacted), the response (capped), the time of each phase, and the time of the retry."""
 
     nonce = models.BigIntegerField(default=identifiers.fresh_nonce, editable=False)
     message = models.ForeignKey(
@@ -62,10 +62,10 @@ class Attempt(models.Model):
     number = models.PositiveIntegerField(default=1)
     trigger = models.CharField(max_length=7, choices=Trigger.choices)
     worker_id = models.BigIntegerField(null=True)
-    actor = models.CharField(max_length=150, blank=True)  # who asked, for lab and process calls
+    actor = models.CharField(max_length=150, blank=True)  # the caller of lab and process calls
 
     started_at = models.DateTimeField()
-    duration = models.FloatField(null=True)  # seconds; unknown while a lost call has not answered
+    duration = models.FloatField(null=True)  # seconds; unknown while a lost call has no result
     outcome = models.CharField(max_length=9, choices=Result.choices)
     fault = models.CharField(max_length=11, choices=[(fault.value, fault.value) for fault in Fault], blank=True)
     status_code = models.PositiveSmallIntegerField(null=True)
@@ -76,11 +76,11 @@ class Attempt(models.Model):
     method = models.CharField(max_length=20, blank=True)
     url = models.CharField(max_length=4500, blank=True)
     request_headers = models.JSONField(default=list)  # [[name, value]], redacted
-    request_body = models.BinaryField(null=True)  # of lab and process calls; a message's is in its content
+    request_body = models.BinaryField(null=True)  # of lab and process calls; the body of a message is in its content
     request_size = models.PositiveIntegerField(default=0)
     response_headers = models.JSONField(default=list)  # [[name, value]], redacted
     response_body = models.BinaryField(default=bytes)
-    response_size = models.PositiveBigIntegerField(default=0)  # bytes read off the wire
+    response_size = models.PositiveBigIntegerField(default=0)  # bytes read from the socket
     truncated = models.BooleanField(default=False)
 
     objects: ClassVar[AttemptQuerySet] = AttemptQuerySet.as_manager()  # type: ignore[assignment]
@@ -106,7 +106,7 @@ class Attempt(models.Model):
         return self.outcome == Result.SUCCEEDED
 
     def as_json(self, request_body: bytes | None = None) -> dict[str, Any]:
-        """The attempt in the words of docs/contract.md; bodies as text where they are UTF-8, else base64."""
+        """The attempt with the field names of docs/contract.md; bodies as text if they are UTF-8, else in base64."""
         sent = bytes(self.request_body) if self.request_body is not None else request_body
         return {
             "id": self.public_id,

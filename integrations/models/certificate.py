@@ -1,4 +1,4 @@
-"""The certificates that servers have shown, so that one is renewed before it stops deliveries."""
+"""The certificates that servers have presented, so that operators renew one before it stops deliveries."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from integrations.outbound.exchange import PeerCertificate as Shown
 from integrations.outbound.exchange import destination_of
 
 ENDS_SOON = timedelta(days=14)
-FORGOTTEN_AFTER = timedelta(days=90)  # without being shown again
+FORGOTTEN_AFTER = timedelta(days=90)  # without a handshake that presents it
 
 
 def address_of(url: str) -> str:
-    """Where a call to this URL is dialled, as ``host:port``. Raises ValueError where it cannot be called."""
+    """The address that a call to this URL connects to, as ``host:port``. Raises ValueError if no call is possible."""
     return destination_of(url, ()).key.address
 
 
 class CertificateQuerySet(models.QuerySet["Certificate"]):
-    def shown_by(self, url: str) -> Certificate | None:
+    def for_url(self, url: str) -> Certificate | None:
         return self.filter(address=address_of(url)).first() if url.startswith("https:") else None
 
-    def note(self, shown: Iterable[Shown], now: datetime) -> None:
-        """Keeps the newest of each address."""
+    def record(self, shown: Iterable[Shown], now: datetime) -> None:
+        """Store the newest certificate of each address."""
         self.bulk_create(
             [
                 self.model(address=each.address, issuer=each.issuer[:200], ends_at=each.ends_at, seen_at=now)
@@ -38,7 +38,7 @@ class CertificateQuerySet(models.QuerySet["Certificate"]):
         )
 
     def ending(self, now: datetime) -> CertificateQuerySet:
-        """Those that end soon, or have ended and were not shown anew."""
+        """Certificates that expire soon, or have expired without a newer one."""
         return self.filter(ends_at__lt=now + ENDS_SOON)
 
     def prune(self, now: datetime) -> None:
@@ -46,7 +46,7 @@ class CertificateQuerySet(models.QuerySet["Certificate"]):
 
 
 class Certificate(models.Model):
-    """The one that an address showed last, in a handshake that succeeded."""
+    """The certificate that an address presented last, in a handshake that succeeded."""
 
     address = models.CharField(max_length=300, unique=True)  # host:port
     issuer = models.CharField(max_length=200)

@@ -1,4 +1,4 @@
-"""One clock for all processes: the database's. A lease that two machines judge must not depend on their own."""
+"""One clock for all processes, the database's: two machines must judge a lease alike, whatever their own clocks say."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from django.utils import timezone
 
 
 def database_now() -> datetime:
-    """The moment by the database's clock; SQLite has none of its own and lives on this machine."""
+    """The time by the database's clock. SQLite has no clock of its own and runs on this machine."""
     if connection.vendor != "postgresql":
         return timezone.now()
     with connection.cursor() as cursor:

@@ -1,11 +1,11 @@
-"""Failure groups: failed calls by what went wrong, so that a thousand dead messages are one thing to see to.
+"""Failure groups: failed calls by their cause, so that a thousand dead messages are one task for an operator.
 
     (a call fails) --> open --resolve--> resolved --a later call fails--> regressed
-                        ^  |--ignore--> ignored (until a time, or for ever)
+                        ^  |--ignore--> ignored (until a time, or forever)
                         +----a call fails after that time----/
 
-Written while results are settled: counts are added to, never counted anew. Rows are locked in the order of their
-keys, after the messages that are being delivered and before runtime rows.
+Settlements write them: they add to the counts and never count again. They lock the rows in the order of their keys,
+after the messages in flight and before runtime rows.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class FailureState(models.TextChoices):
 
 UNRESOLVED = (FailureState.OPEN, FailureState.REGRESSED)
 RECENT = timedelta(days=1)
-KEPT = timedelta(hours=25)  # of the counts by hour: a day, and the hour that it began in
+KEPT = timedelta(hours=25)  # for the counts by hour: a day, and the hour in which it began
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """What one settlement adds to one group."""
+class FailureUpdate:
+    """One settlement's addition to one group."""
 
     key: str
     service_id: int
@@ -55,8 +55,8 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
-    """A group after it was added to; ``is_news`` where it is new, came back or stopped being ignored."""
+class UpdatedFailure:
+    """A group after the addition; ``is_news`` if it is new, came back or stopped being ignored."""
 
     pk: int
     public_id: str
@@ -67,7 +67,7 @@ class Written:
     is_news: bool
 
 
-COLUMNS = (*Seen.__slots__, "nonce", "state", "opened_at", "note", "assignee")
+COLUMNS = (*FailureUpdate.__slots__, "nonce", "state", "opened_at", "note", "assignee")
 COMES_BACK = "f.state = 'resolved' AND excluded.last_seen > f.resolved_at"
 WAKES = "f.state = 'ignored' AND f.ignored_until <= excluded.opened_at"
 ADD = f"""INSERT INTO integrations_failure AS f ({", ".join(COLUMNS)}) VALUES {{places}}
@@ -85,21 +85,21 @@ RETURNING id, nonce, key, service_id, title, state, opened_at = %s"""  # noqa: S
 
 class FailureQuerySet(models.QuerySet["Failure"]):
     def unresolved(self) -> FailureQuerySet:
-        """What somebody should see to: open or regressed."""
+        """Groups that need an operator: open or regressed."""
         return self.filter(state__in=UNRESOLVED)
 
-    def news(self, now: datetime) -> FailureQuerySet:
-        """What came back after it was resolved, or was not known a day ago."""
+    def new_or_regressed(self, now: datetime) -> FailureQuerySet:
+        """Groups that came back after they were resolved, or opened in the last day."""
         return self.filter(Q(state=FailureState.REGRESSED) | Q(opened_at__gte=now - RECENT))
 
     def most_harmful_first(self, now: datetime) -> FailureQuerySet:
-        """What struck in the last day before what did not; what came back first, then by messages."""
+        """Groups with a failure in the last day first; among them regressed ones first, then by messages."""
         is_recent = Case(When(last_seen__gte=now - RECENT, then=Value(1)), default=Value(0))
         is_back = Case(When(state=FailureState.REGRESSED, then=Value(1)), default=Value(0))
         return self.order_by(is_recent.desc(), is_back.desc(), "-messages", "-last_seen", "-pk")
 
     def by_state(self) -> dict[str, int]:
-        """How many there are in each state."""
+        """The number of groups in each state."""
         return dict(self.order_by().values_list("state").annotate(Count("pk")))
 
     def by_public_id(self, text: str) -> Failure | None:
@@ -111,7 +111,7 @@ class FailureQuerySet(models.QuerySet["Failure"]):
         return dict(self.filter(key__any=keys).values_list("key", "pk"))
 
     def kinds(self, service_ids: set[int]) -> dict[tuple[int, int | None], int]:
-        """How many groups of each service and endpoint are not resolved."""
+        """The number of groups that are not resolved, by service and endpoint."""
         return {
             (service_id, endpoint_id): count
             for service_id, endpoint_id, count in self.filter(service_id__in=service_ids)
@@ -121,28 +121,30 @@ class FailureQuerySet(models.QuerySet["Failure"]):
             .annotate(Count("pk"))
         }
 
-    def add(self, seen: Sequence[Seen], now: datetime) -> list[Written]:
-        """Adds to the groups, and makes those that are new, in one statement. The keys must be distinct."""
+    def add(self, seen: Sequence[FailureUpdate], now: datetime) -> list[UpdatedFailure]:
+        """Add to the groups, and create the new ones, in one statement. The keys must be distinct."""
         at = sql.moment(now)
         values: list[Any] = []
         for one in sorted(seen, key=lambda one: one.key):  # two that write the same groups must not wait in a circle
-            given = [getattr(one, name) for name in Seen.__slots__]
+            given = [getattr(one, name) for name in FailureUpdate.__slots__]
             values += [sql.moment(value) if isinstance(value, datetime) else value for value in given]
             values += [identifiers.fresh_nonce(), FailureState.OPEN.value, at, "", ""]
         places = ", ".join([f"({', '.join(['%s'] * len(COLUMNS))})"] * len(seen))
         with connection.cursor() as cursor:
             cursor.execute(ADD.format(places=places), [*values, at])
             return [
-                Written(pk, identifiers.public_id("fail", pk, nonce), key, service_id, title, state, bool(is_news))
+                UpdatedFailure(
+                    pk, identifiers.public_id("fail", pk, nonce), key, service_id, title, state, bool(is_news)
+                )
                 for pk, nonce, key, service_id, title, state, is_news in cursor.fetchall()
             ]
 
 
 class Failure(models.Model):
-    """One group: what its calls have in common, how often and since when, and what somebody decided about it."""
+    """One group: what its calls have in common, their count and first time, and an operator's decision about it."""
 
     nonce = models.BigIntegerField(default=identifiers.fresh_nonce, editable=False)
-    key = models.CharField(max_length=32, unique=True)  # of the fingerprint, which holds service and endpoint
+    key = models.CharField(max_length=32, unique=True)  # the hash of the fingerprint, which holds service and endpoint
     version = models.PositiveSmallIntegerField()  # of the fingerprint
     service = models.ForeignKey(Service, on_delete=models.CASCADE, db_index=False, related_name="failures")
     endpoint = models.ForeignKey(Endpoint, null=True, on_delete=models.SET_NULL, db_index=False, related_name="+")
@@ -154,14 +156,14 @@ class Failure(models.Model):
     count = models.PositiveIntegerField(default=0)  # failed calls
     messages = models.PositiveIntegerField(default=0)  # how often a message came into this group
     first_seen = models.DateTimeField()
-    last_seen = models.DateTimeField()  # when its last call was begun
+    last_seen = models.DateTimeField()  # the start of its last call
     sample_id = models.BigIntegerField(null=True)  # its last message
     attempt_id = models.BigIntegerField()  # its last call
 
     state = models.CharField(max_length=9, choices=FailureState.choices, default=FailureState.OPEN)
-    opened_at = models.DateTimeField()  # when it was new, came back, or stopped being ignored
+    opened_at = models.DateTimeField()  # when it was created, came back, or stopped being ignored
     resolved_at = models.DateTimeField(null=True)
-    ignored_until = models.DateTimeField(null=True)  # none while ignored: for ever
+    ignored_until = models.DateTimeField(null=True)  # None while ignored: forever
     note = models.TextField(blank=True)
     assignee = models.CharField(max_length=150, blank=True)
 
@@ -187,7 +189,7 @@ class Failure(models.Model):
 
 
 class FailureHour(models.Model):
-    """A group's failed calls in one hour, for a day."""
+    """A group's failed calls in one hour; rows are kept for a day."""
 
     failure = models.ForeignKey(Failure, on_delete=models.CASCADE, db_index=False, related_name="hours")
     hour = models.DateTimeField()
@@ -202,7 +204,7 @@ class FailureHour(models.Model):
 
 
 def add_hours(counts: dict[int, int], now: datetime) -> None:
-    """Adds to this hour's counts, by group; the caller has written the groups and so holds them."""
+    """Add to this hour's counts, by group. The caller has updated the groups, and so holds their locks."""
     hour = sql.moment(now.replace(minute=0, second=0, microsecond=0))
     values = [value for failure_id, count in sorted(counts.items()) for value in (failure_id, hour, count)]
     with connection.cursor() as cursor:

@@ -1,8 +1,8 @@
-"""Searchable fields: what a service has declared of its messages' bodies, apart so that an index finds it.
+"""Searchable fields: values of the body's fields that a service declares, in rows of their own for an index.
 
-A path such as ``order.id`` walks down objects by name and arrays by number; ``*`` is any element. Values are kept as
-text, and numbers as numbers too, so that they can be compared. Written when a message is accepted, for services that
-declare something, and fixed from then on: what is declared later is found in messages from then on.
+A path such as ``order.id`` walks down objects by name and arrays by number; ``*`` is any element. Values are stored as
+text, and numbers as numbers too, for comparisons. Rows are written when a message is accepted and never change: a
+field that is declared later is found in messages from then on.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from django.db import connection, models
 
 from integrations.models import sql
 
-TEXT_LIMIT = 200  # characters that are kept of a value
-VALUES_LIMIT = 100  # of one path in one message: any element of a long array
+TEXT_LIMIT = 200  # characters that are stored of a value
+VALUES_LIMIT = 100  # of one path in one message, such as the elements of a long array
 
 
 class FieldValue(models.Model):
@@ -35,8 +35,8 @@ class FieldValue(models.Model):
         return f"{self.path}: {self.text}"
 
 
-def keep(messages: Iterable[tuple[int, Sequence[str], bytes]]) -> None:
-    """Writes the values of new messages, given by key, the paths that their services declare, and body."""
+def store(messages: Iterable[tuple[int, Sequence[str], bytes]]) -> None:
+    """Store the values of new messages, given as id, paths that the service declares, and body."""
     values = [
         {"message_id": key, "path": path, "text": text, "number": number}
         for key, paths, body in messages
@@ -45,7 +45,7 @@ def keep(messages: Iterable[tuple[int, Sequence[str], bytes]]) -> None:
     sql.append(FieldValue, values)
 
 
-# Each step is a seek in the index: however many messages have one value, it is looked at once.
+# Each step is a seek in the index: a value is read once, however many messages have it.
 DIFFERENT = """WITH RECURSIVE found(text, place) AS (
     SELECT (SELECT text FROM integrations_fieldvalue WHERE path = %s AND text >= %s ORDER BY path, text LIMIT 1), 1
     UNION ALL
@@ -54,15 +54,15 @@ DIFFERENT = """WITH RECURSIVE found(text, place) AS (
 ) SELECT text FROM found WHERE text IS NOT NULL"""
 
 
-def different(path: str, begun: str, limit: int) -> list[str]:
-    """The values of a field from a text on, in the order of the database, each once."""
+def distinct_values(path: str, begun: str, limit: int) -> list[str]:
+    """The distinct values of a field from ``begun`` on, in the database's order."""
     with connection.cursor() as cursor:
         cursor.execute(DIFFERENT, [path, begun, path, limit])
         return [text for (text,) in cursor.fetchall()]
 
 
 def extracted(paths: Sequence[str], body: bytes) -> Iterator[tuple[str, str, float | None]]:
-    """Path, text and number of each value. A body that is not JSON has none; this never raises."""
+    """The path, text and number of each value. A body that is not JSON has none; this never raises."""
     try:
         whole = json.loads(body)
     except (ValueError, RecursionError):
@@ -95,9 +95,9 @@ def _at(value: Any, steps: Sequence[str]) -> Iterator[Any]:
 
 
 def as_text(value: Any) -> str:
-    """A value as it is kept and asked for: as JSON writes it, strings without their quotes."""
+    """A value as it is stored and searched: as JSON writes it, strings without their quotes."""
     text = value if isinstance(value, str) else json.dumps(value)
-    # What no database stores as text: NUL characters and halves of surrogate pairs.
+    # No database stores NUL characters and halves of surrogate pairs as text.
     return text[:TEXT_LIMIT].replace("\0", "\ufffd").encode(errors="replace").decode()
 
 

@@ -20,7 +20,7 @@ else:
 
 
 class EncryptedJSONField(TextField):
-    """JSON, encrypted with the newest of SWITCHBOARD_ENCRYPTION_KEYS and readable with any of them (Fernet)."""
+    """JSON, encrypted with the newest of SWITCHBOARD_ENCRYPTION_KEYS and readable with each of them (Fernet)."""
 
     def get_prep_value(self, value: Any) -> Any:
         return None if value is None else _cipher().encrypt(json.dumps(value).encode()).decode()
@@ -32,7 +32,7 @@ class EncryptedJSONField(TextField):
             return json.loads(_cipher().decrypt(value.encode()))
         except InvalidToken as error:
             raise ImproperlyConfigured(
-                "A stored secret cannot be read with SWITCHBOARD_ENCRYPTION_KEYS: put the key it was written with back"
+                "A stored secret cannot be read with SWITCHBOARD_ENCRYPTION_KEYS: add the key that it was written with"
             ) from error
 
 

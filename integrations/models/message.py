@@ -190,10 +190,10 @@ def _settled_source(settled: Sequence[Settled]) -> tuple[str, list[Any]]:
 
 
 @cache
-def _outgoing_reader() -> sql.Reader:
+def _outgoing_reader() -> sql.RowReader:
     slots = Outgoing.__slots__
     start = slots.index("query")
-    return sql.Reader(("m", Message, ["id", *slots[1:start]]), ("c", MessageContent, slots[start:]))
+    return sql.RowReader(("m", Message, ["id", *slots[1:start]]), ("c", MessageContent, slots[start:]))
 
 
 class MessageQuerySet(models.QuerySet["Message"]):
@@ -225,16 +225,16 @@ class MessageQuerySet(models.QuerySet["Message"]):
     def due(self, now: datetime) -> MessageQuerySet:
         return self.filter(status=Status.PENDING, due_at__lte=now)
 
-    def is_any(self) -> bool:
+    def any_by_index(self) -> bool:
         """Like ``exists`` of what is due, by the index of it: see ``queue.HAS_DUE``."""
         return self.order_by("priority", "due_at").values_list("pk").first() is not None
 
     def for_service(self, service: Service) -> MessageQuerySet:
         return self.filter(service=service)
 
-    def unanswered(self) -> MessageQuerySet:
+    def unreplayed(self) -> MessageQuerySet:
         """Leaves out what has a replay that is unfinished or delivered: nothing is left to do about it."""
-        return self.filter(~answered())
+        return self.filter(~has_replay())
 
     def newest_first(self) -> MessageQuerySet:
         return self.order_by("-pk")
@@ -255,7 +255,7 @@ class MessageQuerySet(models.QuerySet["Message"]):
             accepted = [_accepted(draft, key, now) for draft, key in zip(drafts, keys, strict=True)]
             sql.append(Message, accepted)
             sql.append(MessageContent, [_content(draft, key) for draft, key in zip(drafts, keys, strict=True)])
-            field_value.keep(
+            field_value.store(
                 (key, draft.service.search_fields, draft.body)
                 for draft, key in zip(drafts, keys, strict=True)
                 if draft.service.search_fields
@@ -676,13 +676,13 @@ class MessageContent(models.Model):
         return f"content of {self.message_id}"
 
 
-def answered() -> Exists:
+def has_replay() -> Exists:
     """Whether a message has a replay that is unfinished or delivered."""
     replays = Message.objects.filter(replay_of=OuterRef("pk"))
     return Exists(replays.exclude(status__in=(Status.DEAD, Status.CANCELLED)))
 
 
-def parked_behind_nothing() -> QuerySet[Message, int]:
+def parked_without_predecessor() -> QuerySet[Message, int]:
     """Parked messages with no unfinished one of their key ahead: nobody would ever bring them back."""
     return Message.objects.parked().filter(~Exists(_ahead())).values_list("pk", flat=True)
 
@@ -693,7 +693,7 @@ def _ahead() -> MessageQuerySet:
     )
 
 
-def keyed_behind(ids: Sequence[int]) -> QuerySet[Message, int]:
+def behind_their_key(ids: Sequence[int]) -> QuerySet[Message, int]:
     """Of these messages, the ones that have an unfinished message of their ordering key ahead of them."""
     ordered = Message.objects.filter(pk__any=ids).exclude(ordering_key="")
     return ordered.filter(Exists(_ahead())).values_list("pk", flat=True)

@@ -1,11 +1,11 @@
-"""Operations: the same act on many messages, as a job that the workers do.
+"""Operations: the same action on many messages, as a job for the workers.
 
-    planning ----> running ----> finished        a dry run is finished when it is planned, and may be started then
+    planning ----> running ----> finished        a dry run is finished when it is planned; an operator may start it then
         ^             ^
-        +-- paused ---+         cancelled by somebody, or stopped by itself: from any of the three
+        +-- paused ---+         cancelled by an operator, or stopped by an error: from any of the three
 
-While it is planned, the messages that its filter finds become its *items*: the selection is frozen, and what is
-accepted later is not touched. Each item ends once, in the transaction of its act.
+Planning makes *items* of the messages that the filter finds: the selection is frozen, and messages that are accepted
+later are not touched. Each item ends once, in the transaction of its action.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ SELECT %s, found.id, '', '' FROM ({found}) AS found"""
 
 class OperationQuerySet(models.QuerySet["Operation"]):
     def active(self) -> OperationQuerySet:
-        """What workers have something to do for."""
+        """Operations with work for the workers."""
         return self.filter(state__in=ACTIVE)
 
     def stopped_since(self, since: datetime) -> OperationQuerySet:
-        """Those that could not go on, and were not ended by anybody; the newest first."""
+        """Operations that an error stopped, the newest first."""
         return self.filter(state=State.STOPPED, finished_at__gte=since).order_by("-finished_at")
 
     def by_public_id(self, text: str) -> Operation | None:
@@ -65,26 +65,26 @@ class OperationQuerySet(models.QuerySet["Operation"]):
         return self.filter(pk=parsed[0], nonce=parsed[1]).first()
 
     def public_ids(self, ids: set[int]) -> dict[int, str]:
-        """The public ids by number, without a query where none are asked for."""
+        """The public ids by row id; without ids, without a query."""
         rows = self.filter(pk__in=ids).values_list("pk", "nonce") if ids else ()
         return {pk: identifiers.public_id("op", pk, nonce) for pk, nonce in rows}
 
 
 class Operation(models.Model):
-    """One act on many messages: what, which, why, how fast, and how far it is."""
+    """One action on many messages: its kind, filter, reason, rate and progress."""
 
     nonce = models.BigIntegerField(default=identifiers.fresh_nonce, editable=False)
     kind = models.CharField(max_length=9, choices=Kind.choices)
-    filter = models.TextField()  # in the grammar of the search
+    filter = models.TextField()  # in the grammar of integrations/search
     reason = models.CharField(max_length=500, blank=True)
     rate = models.FloatField()  # messages a second
     dry_run = models.BooleanField(default=False)
     state = models.CharField(max_length=9, choices=State.choices, default=State.PLANNING)
-    note = models.CharField(max_length=500, blank=True)  # why it was stopped
+    note = models.CharField(max_length=500, blank=True)  # the reason why it stopped
 
-    planned_to = models.BigIntegerField(default=0)  # the last message looked at
-    planned_until = models.BigIntegerField(default=0)  # the newest message when it was made
-    estimate = models.JSONField(default=dict)  # what was found: by service, delivered already, the oldest
+    planned_to = models.BigIntegerField(default=0)  # the last message that was read
+    planned_until = models.BigIntegerField(default=0)  # the newest message at its creation
+    estimate = models.JSONField(default=dict)  # of the messages found: by service, already delivered, the oldest
 
     total = models.PositiveIntegerField(default=0)
     succeeded = models.PositiveIntegerField(default=0)
@@ -95,8 +95,8 @@ class Operation(models.Model):
     created_at = models.DateTimeField(default=timezone.now)
     started_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)
-    paced_at = models.DateTimeField(null=True)  # its rate is used up to here
-    told_at = models.DateTimeField(null=True)  # the last event of its progress
+    paced_at = models.DateTimeField(null=True)  # its rate is used up to this time
+    told_at = models.DateTimeField(null=True)  # the time of the last progress event
 
     objects: ClassVar[OperationQuerySet] = OperationQuerySet.as_manager()  # type: ignore[assignment]
 
@@ -127,7 +127,7 @@ class Operation(models.Model):
 
     @property
     def may_start(self) -> bool:
-        """Whether it is a dry run that has come to its end."""
+        """Whether it is a finished dry run."""
         return self.dry_run and self.state == State.FINISHED
 
     def add_items(self, messages: models.QuerySet[Any, Any]) -> int:
@@ -144,7 +144,7 @@ class Operation(models.Model):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What its events tell."""
+        """The facts for its events."""
         return {
             "kind": self.kind,
             "state": self.state,
@@ -153,20 +153,20 @@ class Operation(models.Model):
 
 
 class Item(models.Model):
-    """One message of an operation's selection, and what came of it. A replay is found by ``replay_of``."""
+    """One message of an operation's selection, with its outcome. A replay is found by ``replay_of``."""
 
     operation = models.ForeignKey(Operation, on_delete=models.CASCADE, db_index=False, related_name="items")
     message_id = models.BigIntegerField()
-    outcome = models.CharField(max_length=9, choices=ItemOutcome.choices, blank=True)  # blank: not yet done
-    detail = models.CharField(max_length=200, blank=True)  # why it was skipped or failed
+    outcome = models.CharField(max_length=9, choices=ItemOutcome.choices, blank=True)  # blank: not done yet
+    detail = models.CharField(max_length=200, blank=True)  # the reason why it was skipped or failed
     done_at = models.DateTimeField(null=True)
 
     class Meta:
         constraints = (models.UniqueConstraint(fields=["operation", "message_id"], name="item_of_operation"),)
-        indexes = (  # by id, which is the order of their messages and of the lists
+        indexes = (  # by id, the order of their messages and of the lists
             models.Index(fields=["operation", "-id"], name="item_newest_first"),
             models.Index(fields=["operation", "outcome", "-id"], name="item_by_outcome"),
         )
 
     def __str__(self) -> str:
-        return f"{self.message_id} of {self.operation_id}: {self.outcome or 'not yet done'}"
+        return f"{self.message_id} of {self.operation_id}: {self.outcome or 'not done yet'}"

@@ -1,8 +1,8 @@
-"""What is due and what is in flight, in SQL: what every claim asks, each one statement for all services.
+"""Due messages and calls in flight, in SQL: the queries of every claim, each one statement for all services.
 
-The ORM has no word for "the first few of each": a query for every service took 250 µs of CPU, and a claim may look at
-hundreds. What is due is found by the index ``message_due``, so it costs the same with ten messages waiting as with a
-million.
+The ORM cannot express "the first few of each": a query for every service took 250 µs of CPU, and a claim may look at
+hundreds. The index ``message_due`` finds the due messages, so a claim costs the same with ten messages waiting as with
+a million.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from integrations.models.attempt import Attempt
 from integrations.models.clock import database_now
 from integrations.models.message import Priority
 
-# No EXISTS, and an order: PostgreSQL may answer the first by going through all that is due, once, and, where any will
-# do, look for it through the table, which begins with what was delivered long ago.
+# Not EXISTS, and ordered: for EXISTS PostgreSQL may read all due messages once; without an order it may look for any
+# due message through the table, which begins with messages that were delivered long ago.
 HAS_DUE = """(SELECT 1 FROM integrations_message m WHERE m.service_id = r.service_id AND m.priority = {priority}
     AND m.status = 'pending' AND m.due_at <= {{now}} ORDER BY m.due_at LIMIT 1) IS NOT NULL"""
 
-# Services that are not paused, not throttled and whose breaker is not open for longer; the least lately served first.
+# Services that are not paused and not throttled, with a breaker that is not open or may close now; the least recently
+# served first.
 SERVING = f"""
 SELECT {{now}}, service_id, {", ".join(f"due_{priority}" for priority in Priority.values)} FROM (
     SELECT r.service_id, r.turn, {", ".join(f"{HAS_DUE.format(priority=p)} AS due_{p}" for p in Priority.values)}
@@ -56,7 +57,7 @@ PARTS_AT_ONCE = 400  # SQLite takes 500 parts in one statement
 
 
 class Want(NamedTuple):
-    """How many messages of one service and priority are wanted; ``since`` is what a deadline leaves."""
+    """A number of messages wanted of one service and priority; a deadline leaves those first due after ``since``."""
 
     service_id: int
     priority: int
@@ -65,7 +66,7 @@ class Want(NamedTuple):
 
 
 class Fence(NamedTuple):
-    """Who holds a claim, the calls made before it, and the key for the row of this one."""
+    """A claim's worker, the number of earlier calls, and the id for the attempt of this call."""
 
     worker_id: int
     calls: int
@@ -73,11 +74,11 @@ class Fence(NamedTuple):
 
 
 def serving(limit: int) -> tuple[datetime, dict[int, list[Priority]]]:
-    """The moment by the database's clock, and the services that may be called now and have something due: in their
-    turn, each with the priorities of what is due."""
+    """The time by the database's clock, and the services that may be called now and have due messages: in the order of
+    their turns, each with the priorities of its due messages."""
     now = timezone.now()
-    by_database = connection.vendor == "postgresql"  # its clock in the same statement: one question less
-    # Text and no parameters on SQLite: the moment stands there five times, and comes back with each row.
+    by_database = connection.vendor == "postgresql"  # its clock in the same statement: one query less
+    # Text and no parameters on SQLite: the time stands there five times, and comes back with each row.
     clock = "statement_timestamp()" if by_database else f"'{sql.moment(now)}'"
     due: dict[int, list[Priority]] = {}
     with sql.prepared() as cursor:
@@ -89,7 +90,7 @@ def serving(limit: int) -> tuple[datetime, dict[int, list[Priority]]]:
 
 
 def fence(ids: Sequence[int]) -> tuple[datetime, dict[int, Fence]]:
-    """Locks those of ``ids`` that are being delivered; the moment by the database's clock, and how each stands."""
+    """Lock those of ``ids`` that are in flight; returns the time by the database's clock, and their fences."""
     parameters = [sql.array(ids)]
     with sql.prepared() as cursor:
         if connection.vendor == "postgresql":
@@ -105,7 +106,7 @@ def fence(ids: Sequence[int]) -> tuple[datetime, dict[int, Fence]]:
 
 
 def load(service_ids: Iterable[int]) -> dict[int, dict[int | None, int]]:
-    """How many claims each service has in flight, by the generation of the breaker that they probe for."""
+    """The number of claims in flight, by service and by the breaker generation that they probe for."""
     found: dict[int, dict[int | None, int]] = defaultdict(dict)
     with sql.prepared() as cursor:
         cursor.execute(LOAD.format(of_services=sql.is_any("service_id")), [sql.array(service_ids)])
@@ -115,9 +116,9 @@ def load(service_ids: Iterable[int]) -> dict[int, dict[int | None, int]]:
 
 
 def first_of(wants: Sequence[Want], now: datetime) -> list[list[int]]:
-    """For each want the ids that it gets, the ones due longest first."""
+    """The ids for each want, the longest due first."""
     found: list[list[int]] = [[] for _ in wants]
-    # Only to sort by: Python's own moments would cost as much as all the rest here.
+    # Only to sort by: Python datetimes would cost as much as the rest of this function.
     due = "CAST(EXTRACT(epoch FROM due_at) AS float8)" if connection.vendor == "postgresql" else "due_at"
     for start in range(0, len(wants), PARTS_AT_ONCE):
         parts, parameters = [], list[Any]()

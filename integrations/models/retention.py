@@ -1,4 +1,4 @@
-"""How long history is kept, and how far the walk is that takes away what is older."""
+"""How long history is kept, and the progress of the walk that deletes older rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from integrations.models.sql import array, is_any
 
-WORKERS_KEPT = timedelta(days=30)  # after they have stopped
+WORKERS_KEPT = timedelta(days=30)  # after they stop
 
 
 class RetentionManager(models.Manager["Retention"]):
@@ -20,13 +20,13 @@ class RetentionManager(models.Manager["Retention"]):
 
 
 class Retention(models.Model):
-    """One row: what an admin decided, and the walk of the workers, who hold its lock while they delete."""
+    """One row: the admin's settings, and the workers' progress. A worker holds the row's lock while it deletes."""
 
-    messages_days = models.PositiveSmallIntegerField(null=True, default=90)  # none: for ever
+    messages_days = models.PositiveSmallIntegerField(null=True, default=90)  # None: forever
     audit_days = models.PositiveSmallIntegerField(null=True)
 
-    walked_to = models.BigIntegerField(default=0)  # the last message looked at
-    operation_id = models.BigIntegerField(null=True)  # whose items are being deleted
+    walked_to = models.BigIntegerField(default=0)  # the last message that the walk has read
+    operation_id = models.BigIntegerField(null=True)  # the operation whose items are being deleted
     rests_until = models.DateTimeField(default=timezone.now)
 
     objects: ClassVar[RetentionManager] = RetentionManager()
@@ -35,11 +35,11 @@ class Retention(models.Model):
         return f"messages {self.messages_days}, audit {self.audit_days} days"
 
     @property
-    def decided(self) -> dict[str, Any]:
+    def periods(self) -> dict[str, Any]:
         return {"messages_days": self.messages_days, "audit_days": self.audit_days}
 
     def messages_before(self, now: datetime) -> datetime | None:
-        """What was finished before this may go; None where all is kept."""
+        """Messages that finished before this time may be deleted; None if all are kept."""
         return _before(self.messages_days, now)
 
     def audit_before(self, now: datetime) -> datetime | None:
@@ -50,13 +50,13 @@ def _before(days: int | None, now: datetime) -> datetime | None:
     return None if days is None else now - timedelta(days=days)
 
 
-# What belongs to a message and goes ahead of it; the ORM would read all of it first, to delete it by its keys.
+# The rows of a message, deleted before it. The ORM would read them all first, to delete them by their ids.
 OF_A_MESSAGE = ("integrations_attempt", "integrations_fieldvalue", "integrations_messagecontent")
 
 
 def delete_messages(ids: Sequence[int]) -> None:
-    """Takes away messages with all that is theirs; what was a replay of one stays. The caller has locked them, in a
-    transaction, and no replay of theirs is unfinished."""
+    """Delete messages with all their rows; their replays stay. The caller has locked the messages in a transaction, and
+    none of them has an unfinished replay."""
     these = array(ids)
     with connection.cursor() as cursor:
         for table in OF_A_MESSAGE:

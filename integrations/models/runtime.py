@@ -1,6 +1,6 @@
-"""What several processes must agree on for one service: breaker, rate, recovery. One small row, locked to decide.
+"""The state of a service that all processes share: breaker, rate, recovery. One small row, locked for each decision.
 
-It lies apart from the service that operators edit, so that a form never overwrites what workers count.
+It is apart from the service that operators edit, so that a form never overwrites the workers' counts.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from integrations.policies.breaker import BreakerState
 
 class RuntimeQuerySet(models.QuerySet["Runtime"]):
     def locked(self, service_ids: Iterable[int]) -> list[Runtime]:
-        """Waits for the rows, in one order everywhere so that two settlements cannot lock each other out."""
+        """Lock the rows and wait for them, in one order, so that two settlements cannot lock each other out."""
         return _lock(service_ids, order="r.service_id")
 
     def free(self, service_ids: Sequence[int], *, worker_id: int, now: datetime) -> list[Runtime]:
-        """Locks the rows that nobody else is deciding about, the least lately served first, for a worker whose lease
-        stands. Where all are taken it waits for the first, some milliseconds: a lane that came back later would
-        leave the service idle meanwhile."""
+        """Lock the rows that no other process holds, the least recently served first, for a worker whose lease
+        stands. If all are taken, wait for the first, some milliseconds: a lane that came back later would leave the
+        service idle until then."""
         lease = (worker_id, now)
         return _lock(service_ids, order="r.turn", skip=True, lease=lease) or _lock(
             service_ids[:1], order="r.turn", lease=lease
         )
 
     def serving(self, now: datetime) -> RuntimeQuerySet:
-        """Of services that are not paused, not throttled and whose breaker is not open for longer."""
+        """Services that are not paused and not throttled, with a breaker that is not open or may close now."""
         return (
             self.filter(service__status="active")
             .exclude(state="open", retry_at__isnull=True)
@@ -39,14 +39,14 @@ class RuntimeQuerySet(models.QuerySet["Runtime"]):
             .exclude(throttled_until__gt=now)
         )
 
-    def to_turn(self) -> RuntimeQuerySet:
-        """Whose breaker time alone, or a changed setting, may change: a handful of rows."""
+    def time_dependent(self) -> RuntimeQuerySet:
+        """Rows whose breaker may change by time alone or by a changed setting: a handful."""
         return self.exclude(state="closed", mode="auto")
 
     def save_decided(self, runtimes: Sequence[Runtime]) -> None:
-        """Writes what was decided under the rows' locks.
+        """Save the decisions made under the rows' locks.
 
-        By hand: building one CASE per column took 45 µs of CPU per message delivered, twice, and this takes 3.
+        By hand: one CASE for each column took 45 µs of CPU per delivered message, twice; this takes 3.
         """
         if not runtimes:
             return
@@ -58,14 +58,14 @@ class RuntimeQuerySet(models.QuerySet["Runtime"]):
         ]
         statement = f"UPDATE integrations_runtime SET {columns} WHERE service_id = %s"  # noqa: S608 - names of ours
         with sql.prepared() as cursor:
-            if len(values) == 1:  # what executemany sets up costs more than the statement
+            if len(values) == 1:  # setting up executemany costs more than the statement
                 cursor.execute(statement, values[0])
             else:
                 cursor.executemany(statement, values)
 
 
-# A worker that was stalled and rescued meanwhile must not claim: nobody would look after its claims. The lock keeps a
-# rescue waiting until the claim has committed.
+# A worker that stalled and was rescued in between must not claim: no worker would take those claims back. The lock
+# makes a rescue wait until the claim has committed.
 HAS_LEASE = """WITH lease AS MATERIALIZED (
     SELECT id FROM integrations_worker WHERE id = %s AND stopped_at IS NULL AND lease_until > %s {share}
 ) """
@@ -76,8 +76,8 @@ WHERE {among} ORDER BY {order} {update}"""
 def _lock(
     service_ids: Iterable[int], *, order: str, skip: bool = False, lease: tuple[int, datetime] | None = None
 ) -> list[Runtime]:
-    """By hand: the ORM took a millisecond of CPU to put this together, for every claim and every settlement."""
-    # On SQLite there are no such words: the transaction itself, begun IMMEDIATE, is the lock.
+    """By hand: the ORM took a millisecond of CPU to build the statement, for every claim and every settlement."""
+    # SQLite has no row locks: the transaction itself, begun IMMEDIATE, is the lock.
     locks = connection.features.has_select_for_update
     update = ("FOR UPDATE OF r" + " SKIP LOCKED" * skip) * locks
     among, parameters = sql.is_any("r.service_id"), [sql.array(service_ids)]
@@ -98,8 +98,8 @@ def _lock(
 
 
 @cache
-def _reader() -> sql.Reader:
-    return sql.Reader(
+def _reader() -> sql.RowReader:
+    return sql.RowReader(
         ("r", Runtime, [field.attname for field in Runtime._meta.concrete_fields]),
         ("s", Runtime.service.field.related_model, ["updated_at"]),
     )
@@ -132,19 +132,19 @@ class Runtime(models.Model):
     probes_succeeded = models.PositiveIntegerField(default=0)
     ramp = models.PositiveIntegerField(null=True)
     observed_open = models.BooleanField(default=False)
-    evidence = models.JSONField(default=list)  # attempts that the next change will name
+    evidence = models.JSONField(default=list)  # the attempts that the next transition will name
 
     next_slot = models.DateTimeField(null=True)  # the next free send slot under limits.rate
-    throttled_until = models.DateTimeField(null=True)  # a 429 or 503 asked to wait
+    throttled_until = models.DateTimeField(null=True)  # a 429 or 503 response asked to wait
     recent = models.JSONField(default=list)  # calls and retries of the last minute, for the retry budget
-    # Process calls under way: [[attempt, the probe's generation or null, epoch second at which it is over for sure]]
+    # Direct calls in flight: [[attempt, the probe's generation or null, epoch second after which it is surely over]]
     leases = models.JSONField(default=list)
-    turn = models.PositiveBigIntegerField(default=0)  # services take turns: the least lately served is first
+    turn = models.PositiveBigIntegerField(default=0)  # services take turns: the least recently served is first
 
-    # Counted from claims and leases when the row is locked to decide, never stored: a crash leaks no permit.
+    # Counted from claims and leases when the row is locked for a decision, never stored: a crash leaks no permit.
     in_flight: int = 0
     probes_in_flight: int = 0
-    configured_at: datetime  # when the service was last edited, read with the lock
+    configured_at: datetime  # the service's last edit, read with the lock
 
     objects: ClassVar[RuntimeQuerySet] = RuntimeQuerySet.as_manager()  # type: ignore[assignment]
 
@@ -153,7 +153,7 @@ class Runtime(models.Model):
 
     @property
     def breaker(self) -> BreakerState:
-        """The breaker's part of the row as the value that its policy decides on."""
+        """The breaker's part of the row, as the input of its policy."""
         return BreakerState.from_json({name: getattr(self, name) for name in BREAKER_FIELDS})
 
     @breaker.setter
@@ -162,11 +162,11 @@ class Runtime(models.Model):
             setattr(self, name, value)
 
     def leased(self, now: datetime) -> list[int | None]:
-        """The process calls under way, each as the generation of the breaker that it probes for, else None."""
+        """The direct calls in flight, each as the breaker generation that it probes for, else None."""
         return [generation for _, generation, until in self.leases if until > now.timestamp()]
 
     def lease(self, attempt_id: int, generation: int | None, now: datetime, seconds: float) -> None:
-        """Counts a process call as under way until ``end_lease``; where its process dies, for so many seconds."""
+        """Count a direct call as in flight until ``end_lease``, or for so many seconds if its process dies."""
         standing = [row for row in self.leases if row[2] > now.timestamp()]
         self.leases = [*standing, [attempt_id, generation, now.timestamp() + seconds]]
 
@@ -177,7 +177,7 @@ class Runtime(models.Model):
         return self.throttled_until is not None and self.throttled_until > now
 
     def save_decided(self) -> None:
-        """Writes what was decided under the row's lock."""
+        """Save the decisions made under the row's lock."""
         self.save(update_fields=DECIDED_FIELDS)
 
 

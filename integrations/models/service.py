@@ -1,4 +1,4 @@
-"""Services and their endpoints: what operators register."""
+"""Services and their endpoints, as operators register them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def default_auth() -> dict[str, Any]:
     return {"type": "none"}
 
 
-# The secret fields of each kind of authentication; everything else about it is plain configuration.
+# The secret fields of each kind of authentication; its other fields are plain configuration.
 AUTH_SECRETS = {
     "none": (),
     "basic": ("password",),
@@ -42,7 +42,7 @@ class ServiceStatus(models.TextChoices):
 
 
 class Source(models.TextChoices):
-    """Where a registration came from."""
+    """The source of a registration."""
 
     FORM = "form"
     API = "api"
@@ -79,8 +79,8 @@ class ServiceQuerySet(models.QuerySet["Service"]):
 class Service(models.Model):
     """An external HTTP service and the policy for calling it.
 
-    The JSON columns hold the objects of docs/contract.md as given; the properties below read them with their
-    defaults. What workers count lives in ``Runtime``, never here: an operator's form must not fight with them.
+    The JSON columns hold the objects of docs/contract.md as registered; the properties below read them with their
+    defaults. The workers' counts live in ``Runtime``, never here: an operator's form must not overwrite them.
     """
 
     name = models.SlugField(max_length=63, unique=True)
@@ -121,7 +121,7 @@ class Service(models.Model):
         return self.name
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        """Saves, and gives a new service its runtime row: every registered service can be claimed for."""
+        """Save, and create the runtime row of a new service: workers can claim for every registered service."""
         with transaction.atomic():
             super().save(*args, **kwargs)
             Runtime.objects.get_or_create(service=self)
@@ -145,7 +145,7 @@ class Service(models.Model):
 
     @property
     def allowed_networks(self) -> tuple[Network, ...]:
-        """The private networks this service may reach: the installation's and its own."""
+        """The private networks that this service may reach: the installation's and its own."""
         own = ",".join(self.network.get("allow_private", []))
         return parse_networks(settings.ALLOW_PRIVATE) + parse_networks(own)
 
@@ -167,29 +167,29 @@ class Service(models.Model):
         return None if entry is None else entry["set_at"]
 
     def keep_secret(self, name: str, value: str) -> None:
-        """Remembers a secret; the caller saves. One that is the same was set when it was first."""
+        """Set a secret; the caller saves. An unchanged secret keeps its time."""
         if self.secret(name) != value:
             self.secrets = {**self.secrets, name: {"value": value, "set_at": timezone.now().isoformat()}}
 
     def forget_secrets(self) -> None:
-        """A new host must not receive what was entered for the old one; the caller saves. Signing keys stay: they
-        were made here, and no call carries them."""
+        """Remove the secrets, since a new host must not receive those of the old host; the caller saves. Signing keys
+        stay: Switchboard made them, and no call carries them."""
         self.secrets = {name: entry for name, entry in self.secrets.items() if name.startswith("signing.")}
 
     @property
     def secret_values(self) -> list[str]:
-        """Every secret that the other side knows, in the clear, for redaction only."""
+        """Every secret that the service knows, in the clear, for redaction only."""
         return [entry["value"] for entry in self.secrets.values()]
 
     # ---- signing ---------------------------------------------------------------------------------------------------
     @property
     def signer(self) -> Signer:
-        """Signs its calls; with nothing where signing is off."""
+        """The signer of its calls; without keys if signing is off."""
         return Signer(self.signing_keys if self.signing.get("enabled") else ())
 
     @property
     def signing_keys(self) -> list[SigningKeys]:
-        """The keys in force, then those that a rotation has left valid for a while: newest first."""
+        """The current keys, then the old keys that are still valid after a rotation: newest first."""
         entries = takewhile(bool, (self.secrets.get(f"signing.{number}") for number in count()))
         found = [
             SigningKeys(
@@ -205,7 +205,7 @@ class Service(models.Model):
         return [keys for keys in found if keys.is_valid(now)]
 
     def keep_signing_keys(self, keys: Sequence[SigningKeys]) -> None:
-        """Remembers these instead of those it had; the caller saves."""
+        """Replace the signing keys; the caller saves."""
         kept = {name: entry for name, entry in self.secrets.items() if not name.startswith("signing.")}
         for number, pair in enumerate(keys):
             kept[f"signing.{number}"] = {
@@ -218,7 +218,7 @@ class Service(models.Model):
 
     # ---- pause and resume ------------------------------------------------------------------------------------------
     def pause(self, reason: str, until: datetime | None = None) -> bool:
-        """Holds this service's messages; False where it was paused already (the new reason and end are kept)."""
+        """Hold this service's messages; False if it was paused already (the new reason and end are stored)."""
         was_active = Service.objects.filter(pk=self.pk, status=ServiceStatus.ACTIVE).update(
             status=ServiceStatus.PAUSED, paused_reason=reason, paused_until=until
         )
@@ -228,7 +228,8 @@ class Service(models.Model):
         return bool(was_active)
 
     def reactivate(self) -> bool:
-        """Ends a pause without deciding about what waits: see ``resume`` in delivery.py; False where none was on."""
+        """End a pause, without a decision about the backlog (see ``resume`` in operators/traffic.py); False if there
+        was no pause."""
         resumed = Service.objects.filter(pk=self.pk, status=ServiceStatus.PAUSED).update(
             status=ServiceStatus.ACTIVE, paused_reason="", paused_until=None
         )

@@ -1,8 +1,8 @@
-"""Many rows in one statement, by hand where the ORM's own way was measured to be the cost of a delivery.
+"""Statements over many rows, by hand where the ORM was measured to be the main cost of a delivery.
 
-``pk__any=ids`` is one parameter however many the ids are: ``IN`` with a placeholder for each took 15 µs of CPU a
-message to put together, and SQLite takes no more than 250,000 of them. ``append`` takes rows
-that never were objects, at 10 µs where ``bulk_create`` took 190.
+``pk__any=ids`` is one parameter for any number of ids: building ``IN`` with a placeholder for each took 15 µs of CPU a
+message, and SQLite accepts no more than 250,000 placeholders. ``append`` takes rows that never were objects, at 10 µs
+a row; ``bulk_create`` took 190.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models.sql.compiler import SQLCompiler
 
 
-@models.ForeignKey.register_lookup  # it does not take over what fields have
+@models.ForeignKey.register_lookup  # which does not inherit the lookups of fields
 @models.Field.register_lookup
 class AnyOf(models.Lookup):
     """``column = ANY(array)``; on SQLite the array is JSON."""
@@ -38,7 +38,7 @@ class AnyOf(models.Lookup):
 
 
 def is_any(column: str, kind: str = "bigint") -> str:
-    """The condition that a column is one of an ``array``, for statements by hand."""
+    """The condition that a column is in an ``array``, for statements by hand."""
     if connection.vendor == "postgresql":
         return f"{column} = ANY(%s::{kind}[])"
     return f"{column} IN (SELECT value FROM json_each(%s))"  # noqa: S608 - a name of ours
@@ -49,21 +49,21 @@ def array(values: Iterable[Any]) -> Any:
 
 
 def moment(value: datetime) -> Any:
-    """As a parameter of a statement by hand."""
+    """A time as a parameter of a statement by hand."""
     return connection.ops.adapt_datetimefield_value(value)
 
 
 PLANNED_FOR = 5.0  # seconds
-_planned = threading.local()  # as each thread has a connection of its own
+_planned = threading.local()  # since each thread has its own connection
 
 
 @contextmanager
 def prepared() -> Iterator[Any]:
-    """A cursor for the statements of every delivery. PostgreSQL keeps what comes again and again and neither parses
-    nor plans it anew; Django's own cursor sends the values within the text, so that each is another one.
+    """A cursor for the statements of every delivery. PostgreSQL prepares a repeated statement, and then neither parses
+    nor plans it again; Django's own cursor puts the values into the text, so that no statement repeats.
 
-    Plans are kept for some seconds: one that was made while a table was empty reads all of it when it has grown,
-    until the server has looked at the table by itself, a minute later.
+    Plans are kept for some seconds: a plan that was made while a table was empty reads the whole table after it has
+    grown, until the server analyzes the table by itself, a minute later.
     """
     if connection.vendor != "postgresql" or connection.queries_logged or connection.execute_wrappers:
         with connection.cursor() as cursor:
@@ -80,8 +80,8 @@ def prepared() -> Iterator[Any]:
         yield cursor
 
 
-class Reader:
-    """Columns for a SELECT by hand, given as (alias, model, names), and what makes values of what comes back."""
+class RowReader:
+    """The columns of a SELECT by hand, given as (alias, model, names), and the conversion of its rows."""
 
     def __init__(self, *parts: tuple[str, type[models.Model], Sequence[str]]) -> None:
         columns: list[tuple[str, Any]] = [
@@ -103,9 +103,10 @@ class Reader:
 
 
 def fresh_keys(model: type[models.Model], count: int) -> list[int]:
-    """Keys for rows that will be inserted in this transaction, ascending.
+    """Keys for rows that this transaction will insert, ascending.
 
-    On SQLite the transaction must hold the write lock (IMMEDIATE does), or another's rows take the same keys.
+    On SQLite the transaction must hold the write lock (IMMEDIATE does), or rows of another transaction take the same
+    keys.
     """
     table = model._meta.db_table
     with connection.cursor() as cursor:
@@ -119,7 +120,7 @@ def fresh_keys(model: type[models.Model], count: int) -> list[int]:
 
 
 def append(model: type[models.Model], rows: Sequence[dict[str, Any]]) -> None:
-    """Adds rows given by attribute name, all with the same columns. What is left out has no default."""
+    """Insert rows given by attribute name, all with the same columns. A missing column gets no default."""
     if not rows:
         return
     columns, pick, adapters = _plan(model, tuple(rows[0]), connection.vendor)
@@ -132,7 +133,7 @@ def append(model: type[models.Model], rows: Sequence[dict[str, Any]]) -> None:
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
             statement = f"COPY {model._meta.db_table} ({columns}) FROM STDIN"
-            with connection.wrap_database_errors, cursor.copy(statement) as copy:  # Django does not by itself
+            with connection.wrap_database_errors, cursor.copy(statement) as copy:  # Django does not wrap copy()
                 for picked in values:
                     copy.write_row(picked)
         else:
@@ -145,7 +146,7 @@ Plan = tuple[str, Callable[[dict[str, Any]], tuple[Any, ...]], tuple[tuple[int, 
 
 @lru_cache(maxsize=32)
 def _plan(model: type[models.Model], names: tuple[str, ...], vendor: str) -> Plan:
-    """The columns' list, what picks a row's values in its order, and what adapts those that do not go as they are."""
+    """The list of columns, a getter of a row's values in their order, and adapters for the values that need one."""
     fields = {field.attname: field for field in model._meta.concrete_fields}
     columns = ", ".join(connection.ops.quote_name(str(fields[name].column)) for name in names)
     adapters = tuple(
@@ -157,12 +158,12 @@ def _plan(model: type[models.Model], names: tuple[str, ...], vendor: str) -> Pla
 
 
 def _adapter(field: models.Field[Any, Any], vendor: str) -> Callable[[Any], Any]:
-    """How a value of this column goes to the database; most go as they are."""
+    """The conversion of this column's values for the database; most need none."""
     if isinstance(field, models.DateTimeField) and vendor == "sqlite":
         return connection.ops.adapt_datetimefield_value
     if isinstance(field, models.JSONField):
         return json.dumps
-    return _plain if field.choices else _as_it_is  # a choice's member would go as the name of an enum
+    return _plain if field.choices else _as_it_is  # else a choice's member would be sent as the name of an enum
 
 
 def _plain(value: Any) -> Any:

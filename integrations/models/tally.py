@@ -1,6 +1,6 @@
-"""Counters per service and minute, hour and day, kept by the engine: charts and rates never count history.
+"""Counters per service and minute, hour and day, so that charts and rates never count history.
 
-Settlements add to their minute; hours and days are made from minutes, see integrations/history/rollups.py.
+Settlements add to their minute; integrations/history/rollups.py sums minutes into hours and days.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from django.db import connection, models
 from integrations.models.service import Service
 from integrations.models.sql import prepared
 
-# How long calls took, in seconds: each column counts those above the one before it and up to its own bound.
+# Durations of calls, in seconds: each column counts the calls above the previous bound and up to its own.
 DURATIONS = {
     "within_10ms": 0.01,
     "within_20ms": 0.02,
@@ -33,19 +33,29 @@ DURATIONS = {
     "beyond_30s": math.inf,
 }
 BOUNDS = tuple(DURATIONS.values())
-COUNTED = ("calls", "failures", "retries", "delivered", "dead", "checks", "failed_checks", "seconds", *DURATIONS)
+COUNTER_COLUMNS = (
+    "calls",
+    "failures",
+    "retries",
+    "delivered",
+    "dead",
+    "checks",
+    "failed_checks",
+    "seconds",
+    *DURATIONS,
+)
 
 
 @dataclass(slots=True)
 class Counts:
-    """What one settlement adds to one service's minute."""
+    """One settlement's addition to one service's minute."""
 
     calls: int = 0
     failures: int = 0
     retries: int = 0
     delivered: int = 0
     dead: int = 0
-    checks: int = 0  # of its health, which are not among the calls
+    checks: int = 0  # health checks, which are not among the calls
     failed_checks: int = 0
     seconds: float = 0.0  # of all calls together
     durations: list[int] = field(default_factory=lambda: [0] * len(BOUNDS))
@@ -55,12 +65,12 @@ class Counts:
         self.durations[bisect_left(BOUNDS, seconds)] += 1
 
     def row(self) -> tuple[float, ...]:
-        """As in COUNTED."""
-        return tuple(getattr(self, name) for name in COUNTED[: -len(BOUNDS)]) + tuple(self.durations)
+        """The values in the order of COUNTER_COLUMNS."""
+        return tuple(getattr(self, name) for name in COUNTER_COLUMNS[: -len(BOUNDS)]) + tuple(self.durations)
 
 
-class Counted(models.Model):
-    """One service's calls in the time from ``start`` on."""
+class TallyBase(models.Model):
+    """One service's calls in a span of time from ``start`` on."""
 
     service = models.ForeignKey(Service, on_delete=models.CASCADE, db_index=False, related_name="+")
     start = models.DateTimeField()
@@ -92,7 +102,7 @@ class Counted(models.Model):
         return f"{self.service_id} {self.start:%F %H:%M}"
 
 
-class Tally(Counted):
+class Tally(TallyBase):
     """One service's minute."""
 
     class Meta:
@@ -100,7 +110,7 @@ class Tally(Counted):
         indexes = (models.Index(fields=["start"], name="tally_by_minute"),)
 
 
-class TallyHour(Counted):
+class TallyHour(TallyBase):
     """One service's hour."""
 
     class Meta:
@@ -108,7 +118,7 @@ class TallyHour(Counted):
         indexes = (models.Index(fields=["start"], name="tally_by_hour"),)
 
 
-class TallyDay(Counted):
+class TallyDay(TallyBase):
     """One service's day, in UTC."""
 
     class Meta:
@@ -117,7 +127,7 @@ class TallyDay(Counted):
 
 
 def add(counts: dict[int, Counts], now: datetime) -> None:
-    """Adds to this minute's counters in one statement (the ORM's upsert can set a column, but not add to it).
+    """Add to this minute's counters in one statement (the ORM's upsert can set a column, but not add to it).
 
     Call it last in a transaction: its rows are locked after all others, in the order of their services.
     """
@@ -125,19 +135,19 @@ def add(counts: dict[int, Counts], now: datetime) -> None:
         return
     minute = connection.ops.adapt_datetimefield_value(now.replace(second=0, microsecond=0))
     rows: list[Sequence[Any]] = [(service_id, minute, *counted.row()) for service_id, counted in sorted(counts.items())]
-    places = ", ".join([f"(%s, %s{', %s' * len(COUNTED)})"] * len(rows))
-    added = ", ".join(f"{name} = integrations_tally.{name} + excluded.{name}" for name in COUNTED)
+    places = ", ".join([f"(%s, %s{', %s' * len(COUNTER_COLUMNS)})"] * len(rows))
+    added = ", ".join(f"{name} = integrations_tally.{name} + excluded.{name}" for name in COUNTER_COLUMNS)
     with prepared() as cursor:
         cursor.execute(
-            f"INSERT INTO integrations_tally (service_id, start, {', '.join(COUNTED)}) VALUES {places} "  # noqa: S608 - names are ours
+            f"INSERT INTO integrations_tally (service_id, start, {', '.join(COUNTER_COLUMNS)}) VALUES {places} "  # noqa: S608 - names are ours
             f"ON CONFLICT (service_id, start) DO UPDATE SET {added}",
             [value for row in rows for value in row],
         )
 
 
 def quantile(share: float, durations: Sequence[int]) -> float | None:
-    """About how many seconds so large a share of the calls took at most, from their counts by DURATIONS; None without
-    calls. Within a bound it is taken to grow evenly; beyond the last one nothing more is known than that bound."""
+    """Estimate a quantile of the calls' durations in seconds, such as 0.95 for P95, from counts by DURATIONS; None
+    without calls. Between two bounds, durations are taken as evenly spread; above the last bound it returns that."""
     wanted = share * sum(durations)
     below, passed = 0.0, 0
     for bound, count in zip(BOUNDS, durations, strict=True):

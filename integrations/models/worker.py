@@ -1,4 +1,4 @@
-"""Workers: one row for each life of a pump lane. The row is the lease for all that the lane has claimed."""
+"""Workers: one row for each run of a pump lane. The row is the lease for all claims of the lane."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class WorkerQuerySet(models.QuerySet["Worker"]):
         return self.filter(stopped_at=None, lease_until__gt=now)
 
     def lapsed(self, now: datetime) -> WorkerQuerySet:
-        """Whose lease has run out and whose claims nobody has taken back yet."""
+        """Workers whose lease has run out and whose claims are not taken back yet."""
         return self.filter(stopped_at=None, lease_until__lte=now)
 
     def renew(self, worker_id: int, *, now: datetime, in_flight: int, delivered: int, failed: int) -> bool:
-        """Extends a lease that still stands; False means that it was lost, and all its claims with it."""
+        """Extend a lease that still stands; False means that the lease is lost, with all its claims."""
         return bool(
             self.alive(now)
             .filter(pk=worker_id)
@@ -36,7 +36,7 @@ class WorkerQuerySet(models.QuerySet["Worker"]):
 
 
 class Worker(models.Model):
-    """A pump lane from its start to its end; whoever finds the lease run out takes the claims back."""
+    """A pump lane from its start to its end. Another worker that finds the lease run out takes the claims back."""
 
     cluster = models.CharField(max_length=100)
     host = models.CharField(max_length=200)

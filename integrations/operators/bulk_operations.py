@@ -205,7 +205,7 @@ def _wanted(operation: Operation) -> MessageQuerySet:
     search.require("filter")
     found = pages.selection(search)
     if operation.kind == Kind.REPLAY:
-        return found.filter(finished_at__isnull=False).unanswered()
+        return found.filter(finished_at__isnull=False).unreplayed()
     return found.pending()
 
 
@@ -293,7 +293,7 @@ def _with_refusals(operation: Operation, messages: Sequence[Message]) -> Iterabl
             for message in messages
         ]
     ids = [message.pk for message in messages]
-    unanswered = set(Message.objects.filter(pk__any=ids).unanswered().values_list("pk", flat=True))
+    unanswered = set(Message.objects.filter(pk__any=ids).unreplayed().values_list("pk", flat=True))
     return [
         (message, "" if message.pk in unanswered else "a replay of it is in progress or was delivered")
         for message in messages

@@ -21,7 +21,7 @@ def delete(service: Service, *, force: bool, actor: str) -> None:
         _cancel_waiting(service, actor=actor)
     if unfinished := unfinished_count(service):  # before any history is deleted
         raise Conflict(_refusal(unfinished, force))
-    retention.empty(service)
+    retention.delete_history_of(service)
     with transaction.atomic():
         Runtime.objects.locked([service.pk])  # blocks claims until the commit
         if unfinished := unfinished_count(service):

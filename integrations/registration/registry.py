@@ -51,7 +51,7 @@ def register(data: ServiceIn, *, actor: str, source: Source, may_allow_private: 
         _fill(service, data, data.model_fields_set, may_allow_private=may_allow_private)
         with refusing_duplicates(taken):
             service.save()
-        Health.objects.follow(service)
+        Health.objects.schedule(service)
         Event.objects.create(type="service.created", service=service, facts={"source": source})
         AuditEntry.objects.record(actor, "service.created", service.name, after=configuration(service))
     return service
@@ -77,7 +77,7 @@ def change(
         changed = {name for name in after if after[name] != before.get(name)}
         if changed:
             if "health_check" in changed:
-                Health.objects.follow(service)
+                Health.objects.schedule(service)
             if "ordering" in changed and service.ordering == Ordering.NONE:
                 Message.objects.for_service(service).unpark()
             Event.objects.create(type="service.changed", service=service, facts={"fields": sorted(changed)})

@@ -29,7 +29,7 @@ from integrations.models import (
     identifiers,
 )
 from integrations.models.field_value import TEXT_LIMIT
-from integrations.models.message import answered
+from integrations.models.message import has_replay
 from integrations.outbound.outcome import Fault
 from integrations.policies.retry import DeadReason
 from integrations.schemas.fields import METHODS, checked_field
@@ -165,7 +165,7 @@ STATUSES = tuple(Status.values)
 REASONS = tuple(reason.value for reason in DeadReason)
 FAULTS = tuple(fault.value for fault in Fault)
 STATES = {
-    "replayed": Q(answered()),
+    "replayed": Q(has_replay()),
     "replay": Q(replay_of__isnull=False),
     "held": Q(held=True),
     "parked": Q(parked=True),

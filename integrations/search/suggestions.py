@@ -63,5 +63,5 @@ def _values(key: str, begun: str) -> Iterable[str]:
 
 def _kept_values(path: str, begun: str) -> list[str]:
     """Values of a declared field, those that can be written without quotes."""
-    texts = field_value.different(path, begun, VALUES_LOOKED_AT)
+    texts = field_value.distinct_values(path, begun, VALUES_LOOKED_AT)
     return [text for text in texts if text and not re.search(r'[\s"]', text)]

@@ -60,7 +60,7 @@ def sweep() -> None:
 
 
 def _turn_breakers(now: datetime) -> None:
-    service_ids = list(Runtime.objects.to_turn().values_list("service_id", flat=True))
+    service_ids = list(Runtime.objects.time_dependent().values_list("service_id", flat=True))
     if not service_ids:
         return
     with transaction.atomic():
@@ -93,7 +93,7 @@ def _end_pauses(now: datetime) -> None:
 def tidy(certificates: Collection[Shown] = ()) -> None:
     """Run twice a minute: prune tables, roll up counters, and note the certificates that calls have received."""
     unpark_stuck()
-    Certificate.objects.note(certificates, database_now())
+    Certificate.objects.record(certificates, database_now())
     Certificate.objects.prune(database_now())
     IdempotentAnswer.objects.prune(database_now())
     failure_groups.prune(database_now())
@@ -104,7 +104,7 @@ def tidy(certificates: Collection[Shown] = ()) -> None:
 
 def unpark_stuck() -> int:
     """Make parked messages due that have none of their key ahead: a safety net for ``promote``. Returns how many."""
-    stuck = list(messages.parked_behind_nothing()[:BATCH])
+    stuck = list(messages.parked_without_predecessor()[:BATCH])
     return Message.objects.filter(pk__any=stuck).unpark()
 
 

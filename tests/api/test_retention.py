@@ -19,7 +19,7 @@ def test_an_admin_reads_and_changes_how_long_history_is_kept(admin: Api) -> None
     assert admin.patch("/retention", {"audit_days": 400}).json() == {"messages_days": 90, "audit_days": 400}
     assert admin.patch("/retention", {"messages_days": None}).json() == {"messages_days": None, "audit_days": 400}
     kept = Retention.objects.get()
-    assert kept.decided == {"messages_days": None, "audit_days": 400}
+    assert kept.periods == {"messages_days": None, "audit_days": 400}
     assert kept.walked_to == 0
     assert kept.rests_until <= database_now(), "the workers begin at once"
     entry = AuditEntry.objects.latest("pk")

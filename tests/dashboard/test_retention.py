@@ -52,12 +52,12 @@ def test_what_would_be_deleted_is_said_and_has_to_be_agreed_to() -> None:
     answer = admin.post(PAGE, given)
     assert "2 finished messages older than 2 days will be deleted, with their attempts." in words(answer)
     assert "1 audit entry older than 8 days will be deleted." in words(answer)
-    assert Retention.objects.current().decided == {"messages_days": 90, "audit_days": None}
+    assert Retention.objects.current().periods == {"messages_days": 90, "audit_days": None}
     (agreed,) = re.findall(r'name="agreed" value="([^"]*)"', answer.content.decode())
     # It was agreed to these days and no others.
     assert "older than 1 day " in words(admin.post(PAGE, {**given, "messages_days": "1", "agreed": agreed}))
     assert admin.post(PAGE, {**given, "agreed": agreed}).status_code == 303
-    assert Retention.objects.current().decided == {"messages_days": 2, "audit_days": 8}
+    assert Retention.objects.current().periods == {"messages_days": 2, "audit_days": 8}
 
 
 def test_a_count_ends_at_its_cap(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -712,7 +712,7 @@ def test_a_replay_is_a_new_message_with_the_first_ones_id(
     assert Message.objects.get(pk=replay.pk).status == Status.DELIVERED
     assert Message.objects.get(pk=message.pk).status == Status.DEAD
     assert sink.last.header("webhook-id") == message.public_id
-    assert not Message.objects.dead().unanswered().exists()
+    assert not Message.objects.dead().unreplayed().exists()
 
 
 def test_an_edited_replay_has_an_id_of_its_own(

@@ -27,7 +27,7 @@ Deliver = Callable[..., None]
 @pytest.fixture
 def service(register: Register, sink: Receiver) -> Service:
     service = register(base_url=sink.url, health_check={"path": "/up", "interval": 60, "expect": "2xx"})
-    Health.objects.follow(service)
+    Health.objects.schedule(service)
     return service
 
 
@@ -107,7 +107,7 @@ def test_after_a_401_the_next_check_brings_a_new_token(register: Register, deliv
     service = register(auth=auth, health_check={"path": "/up", "interval": 60})
     service.keep_secret("auth.client_secret", "ours")
     service.save()
-    Health.objects.follow(service)
+    Health.objects.schedule(service)
     made = 0
 
     def answer(request: httpx.Request) -> httpx.Response:

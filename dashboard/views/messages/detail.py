@@ -78,7 +78,7 @@ def message_or_404(public_id: str) -> Message:
         "service", "service__runtime", "endpoint", "content", "replay_of"
     ).by_public_id(public_id)
     if message is None:
-        raise NotThere(f"There is no message {public_id[:50]}. {retention.why_gone()}")
+        raise NotThere(f"There is no message {public_id[:50]}. {retention.explain_missing()}")
     return message
 
 

@@ -26,7 +26,7 @@ def body(request: HttpRequest, public_id: str) -> HttpResponse:
 def attempt_body(request: HttpRequest, public_id: str) -> HttpResponse:
     attempt = Attempt.objects.by_public_id(public_id)
     if attempt is None:
-        raise NotThere(f"There is no call {public_id[:50]}. {retention.why_gone()}")
+        raise NotThere(f"There is no call {public_id[:50]}. {retention.explain_missing()}")
     if request.GET.get("part") == "request":
         return _download(bytes(attempt.request_body or b""), f"{attempt.public_id}-request")
     return _download(bytes(attempt.response_body), f"{attempt.public_id}-response")

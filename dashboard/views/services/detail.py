@@ -36,7 +36,7 @@ def detail(request: HttpRequest, name: str) -> HttpResponse:
     context |= {
         "endpoints": service.endpoints.all()[:500],
         "secrets": _secrets(service),
-        "certificate": Certificate.objects.shown_by(service.base_url),
+        "certificate": Certificate.objects.for_url(service.base_url),
         "retry_summary": retry_summary(service.retry_policy, timezone.now()),
         "breaker_summary": breaker_rules(service.breaker_policy),
         "limit_summary": limit_summary(service),
