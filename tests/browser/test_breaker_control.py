@@ -60,7 +60,7 @@ def test_it_is_opened_for_an_hour_and_closed_by_hand(
     page: Page, tripped: str, installation: Installation, shot: Callable[..., None]
 ) -> None:
     page.goto(f"/services/{tripped}/")
-    page.get_by_role("link", name="Steer by hand").click()
+    page.get_by_role("link", name="Override breaker").click()
     dialog = page.locator("dialog[open]")
     expect(dialog.get_by_label("Action", exact=True)).to_have_value("half_open")  # what is mostly wanted of an open one
     expect(dialog.get_by_label("Ends")).to_be_hidden()
@@ -107,9 +107,9 @@ def test_settings_are_told_while_they_are_typed_and_tried_on_the_last_day(
     unfold(page, "breaker")
     page.get_by_label("Consecutive failures").fill("1")
     expect(page.locator("#breaker .preview")).to_contain_text("Opens when a call failed")
-    page.get_by_role("button", name="Try on the last 24 hours").click()
+    page.get_by_role("button", name="Test against the last 24 hours").click()
     trial = page.locator("#trial")
-    expect(trial).to_contain_text("the breaker would have opened once; in reality it opened once")
+    expect(trial).to_contain_text("the breaker would have opened once; it actually opened once")
     expect(trial).to_contain_text("1 failure")
     shot("breaker-form")
     expect_clean(page)
@@ -131,9 +131,9 @@ def test_without_javascript_the_same_is_a_page(page: Page, tripped: str, install
         plain.locator("#breaker").get_by_role("link", name="Show all settings").click()
         plain.locator('[name="breaker.consecutive_failures"]').fill("0")
         with context.expect_page() as opened:
-            plain.get_by_role("button", name="Try on the last 24 hours").click()
-        expect(opened.value.locator("h1")).to_contain_text("Tried on the last 24 hours")
-        expect(opened.value.locator("main")).to_contain_text("would never have opened; in reality it opened once")
+            plain.get_by_role("button", name="Test against the last 24 hours").click()
+        expect(opened.value.locator("h1")).to_contain_text("Tested against the last 24 hours")
+        expect(opened.value.locator("main")).to_contain_text("would never have opened; it actually opened once")
         plain.goto(f"/services/{tripped}/breaker/")
         plain.get_by_label("Action", exact=True).select_option("observe")
         plain.get_by_label("Reason").fill("Looking")

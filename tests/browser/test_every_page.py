@@ -201,33 +201,33 @@ def test_what_forms_lead_to_is_clean(signed_in: Page, town: dict[str, str], shot
 
     signed_in.goto(f"/messages/{town['dead']}/replay/")
     signed_in.get_by_label("Body").fill('{"order": 2}')
-    press("Review the changes")
+    press("Review changes")
     expect(signed_in.locator("h1")).to_contain_text("Review")
     clean_in_both_looks(signed_in, shot, "form-replay-review")
 
     signed_in.goto("/services/town-signed/signing/rotate/")
-    press("Rotate the secret")
+    press("Rotate secret")
     expect(signed_in.locator("#secret")).to_contain_text("whsec_")
     clean_in_both_looks(signed_in, shot, "form-signing-made")
 
     signed_in.goto("/settings/tokens/new/")
     signed_in.get_by_label("Name").fill("a-program-of-the-town")
-    press("Make the token")
+    press("Create token")
     expect(signed_in.locator("#secret")).not_to_be_empty()
     clean_in_both_looks(signed_in, shot, "form-token-made")
 
     signed_in.goto("/services/new/?all")
     with signed_in.expect_popup() as opened:  # the button is for who has no JavaScript
         signed_in.locator("button[formtarget=_blank]").dispatch_event("click")
-    expect(opened.value.locator("h1")).to_contain_text("What these settings do")
+    expect(opened.value.locator("h1")).to_contain_text("Preview of these settings")
     AT_NIGHT_BY_PHONE.put_on(opened.value)
     expect_clean(opened.value)
 
 
 REFUSED = {  # a form, what is wrong in it, and the button
     "service": ("/services/new/?all", {"name": "No Name!", "retry.max_attempts": "many"}, "Register"),
-    "endpoint": ("/services/town/endpoints/new/", {"name": "orders", "path": "no slash"}, "Save the endpoint"),
-    "message": ("/messages/new/", {"body": "{no json", "path": ""}, "Queue the message"),
+    "endpoint": ("/services/town/endpoints/new/", {"name": "orders", "path": "no slash"}, "Save endpoint"),
+    "message": ("/messages/new/", {"body": "{no json", "path": ""}, "Queue message"),
     "lab": ("/lab/", {"path": ""}, "Send"),
     "person": ("/settings/people/new/", {"username": "mary", "password": "short"}, "Add"),
     "password": (
@@ -269,7 +269,7 @@ def test_what_strangers_see_is_clean(
         page.locator("input[type=password]").fill(f"guess {guess}")
         page.get_by_role("button", name="Sign in").click()
         is_last = guess == LOCKED_OUT_AFTER
-        expect(page.locator("main")).to_contain_text("Too many tries" if is_last else "don't fit together")
+        expect(page.locator("main")).to_contain_text("Too many attempts" if is_last else "don't fit together")
         if guess == 1:
             clean_in_both_looks(page, shot, "stranger-login-refused")
     clean_in_both_looks(page, shot, "stranger-locked-out")

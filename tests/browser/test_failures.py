@@ -35,7 +35,7 @@ def test_find_the_failing_service_read_why_replay_the_group_and_see_it_drain(
     expect(attention).to_contain_text(f"{SENT} dead messages of {service}")
     shot(f"act-overview-{look}")
     attention.get_by_role("listitem").filter(has_text=f"A new kind of failure of {service}").get_by_role(
-        "link", name="See the way out"
+        "link", name="Investigate"
     ).click()
 
     # Read why.
@@ -62,13 +62,13 @@ def test_find_the_failing_service_read_why_replay_the_group_and_see_it_drain(
     operation = page.locator("#operation")
     expect(operation).to_contain_text(f"{service} {SENT}", timeout=WORKERS)
     page.get_by_label("Reason").fill("They have stock again")
-    page.get_by_label("Messages a second").fill("0.01")  # one at once, the next in 100 s
+    page.get_by_label("Messages per second").fill("0.01")  # one at once, the next in 100 s
     page.get_by_role("button", name=f"Replay: {SENT} messages").click()
     expect(page.locator(".toasts")).to_contain_text("Started.")
     with staying_on(page):
         expect(operation).to_contain_text(f"1 of {SENT} done", timeout=WORKERS)
     shot(f"act-draining-{look}")
-    page.get_by_label("Messages a second").fill("50")
+    page.get_by_label("Messages per second").fill("50")
     page.get_by_role("button", name="Change").click()
 
     # See it drain.

@@ -130,7 +130,7 @@ def send(page: Page, installation: Installation, body: str) -> str:
     page.locator("[name=service]").select_option("billing")
     page.locator("[name=path]").fill("/orders")
     page.locator("[name=body]").fill(body)
-    page.get_by_role("button", name="Queue the message").click()
+    page.get_by_role("button", name="Queue message").click()
     page.wait_for_url("**/messages/msg_*/")
     return page.url.rstrip("/").rpartition("/")[2]
 

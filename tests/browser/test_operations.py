@@ -84,7 +84,7 @@ def test_replay_a_few_pause_it_and_cancel_it(look: Look, page: Page, service: st
     begin = page.get_by_role("button", name="Replay: 3 messages")
     expect(begin).to_be_visible(timeout=WORKERS)
     page.get_by_label("Reason").fill("Only these")
-    page.get_by_label("Messages a second").fill("0.01")  # one at once, the next in 100 s
+    page.get_by_label("Messages per second").fill("0.01")  # one at once, the next in 100 s
     begin.click()
     operation = page.locator("#operation")
     expect(operation).to_contain_text("1 of 3 done", timeout=WORKERS)

@@ -61,7 +61,7 @@ def test_a_tampered_cursor_shows_the_beginning(admin: Client, entries: None) -> 
 
 
 def test_an_empty_trail_says_what_will_be_in_it(admin: Client, db: None) -> None:
-    assert "Nothing was changed yet" in page_of(admin)
+    assert "No changes yet" in page_of(admin)
 
 
 @pytest.mark.parametrize(

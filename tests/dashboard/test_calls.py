@@ -44,7 +44,7 @@ def test_a_services_calls_without_a_message_are_listed(
     only = words(viewer.get("/services/billing/calls/?trigger=health"))
     assert "/up" in only
     assert "/now" not in only
-    assert "No such call yet" in words(viewer.get("/services/billing/calls/?trigger=lab"))
+    assert "No calls yet" in words(viewer.get("/services/billing/calls/?trigger=lab"))
     assert viewer.get("/services/nobody/calls/").status_code == 404
 
 

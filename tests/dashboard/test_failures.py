@@ -114,7 +114,7 @@ def test_filters_are_in_the_address(service: Service) -> None:
 
 
 def test_nothing_has_failed_yet() -> None:
-    assert "Nothing has failed yet" in browser(Role.VIEWER).get("/failures/").content.decode()
+    assert "No failures yet" in browser(Role.VIEWER).get("/failures/").content.decode()
 
 
 def test_the_way_out_is_on_one_page(service: Service) -> None:
@@ -129,7 +129,7 @@ def test_the_way_out_is_on_one_page(service: Service) -> None:
     assert "3 dead" in text
     assert f'name="q" value="failure:{group.public_id} status:dead"' in page
     assert 'name="kind" value="replay"' in page
-    assert "The same as a table" in text
+    assert "View as table" in text
 
 
 def test_a_call_without_a_message_is_tested_as_it_was(service: Service) -> None:
@@ -145,8 +145,8 @@ def test_what_is_pruned_is_said(service: Service) -> None:
     Attempt.objects.all().delete()
     Message.objects.all().delete()
     page = browser().get(f"/failures/{group.public_id}/").content.decode()
-    assert "Its last call is no longer kept." in page
-    assert "There is no request left to try." in page
+    assert "The last call was deleted by retention." in page
+    assert "No stored request to test." in page
 
 
 def test_running_operations_of_the_group_are_watched(service: Service) -> None:

@@ -68,7 +68,7 @@ def test_what_cannot_be_searched_for_finds_nothing_and_says_why(viewer: Client, 
     queue(service=Service.objects.create(name="hostile", base_url="https://hostile.example"))
     page = page_of(viewer, "/messages/?q=servce:hostile")
     assert "the nearest one is “service:”" in page
-    assert "Nothing was looked for" in page
+    assert "No search was run" in page
     assert "msg_" not in page
     page = page_of(viewer, "/messages/?q=service:hostil")
     assert "There is no service named “hostil”: the nearest one is hostile." in page

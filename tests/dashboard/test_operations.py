@@ -132,7 +132,7 @@ def test_the_items_are_found_by_what_came_of_them() -> None:
     work(operation)
     client = browser(Role.VIEWER)
     skipped = words(client.get(f"{page_of(operation)}?outcome=skipped"))
-    assert "no longer kept" in skipped
+    assert "deleted by retention" in skipped
     assert second.public_id not in skipped
     assert second.public_id in words(client.get(f"{page_of(operation)}?outcome=succeeded"))
     assert "None." in words(client.get(f"{page_of(operation)}?outcome=failed"))

@@ -37,7 +37,7 @@ def a_worker() -> Worker:
 
 
 def test_without_services_it_teaches_the_first_step() -> None:
-    assert "Register the first service" in words(browser().get("/"))
+    assert "Register your first service" in words(browser().get("/"))
     assert "An operator can register one" in words(browser(Role.VIEWER).get("/"))
 
 
@@ -45,7 +45,7 @@ def test_when_all_is_well_it_says_so() -> None:
     a_service()
     a_worker()
     page = words(browser().get("/"))
-    assert "Nothing needs you" in page
+    assert "Nothing needs attention" in page
     assert "Every breaker is closed" in page
 
 
@@ -101,7 +101,7 @@ def test_a_certificate_that_ends_soon_is_named_before_it_stops_deliveries() -> N
     assert "The certificate of crm" not in page
     assert "( in 15 d ) , from An Authority; seen now" in words(client.get("/services/crm/"))
     housekeeping.tidy([shown[0]._replace(ends_at=now + timedelta(days=90))])  # it was renewed
-    assert "Nothing needs you" in words(client.get("/"))
+    assert "Nothing needs attention" in words(client.get("/"))
 
 
 def test_a_stopped_operation_is_named_for_a_day() -> None:
@@ -116,7 +116,7 @@ def test_a_stopped_operation_is_named_for_a_day() -> None:
     assert "An operation of ada was stopped Replay of status:dead , 23 h ago : A step failed with DataError." in page
     assert f"/operations/{operation.public_id}/" in client.get("/").content.decode()
     Operation.objects.update(finished_at=timezone.now() - timedelta(hours=25))
-    assert "Nothing needs you" in words(client.get("/"))
+    assert "Nothing needs attention" in words(client.get("/"))
 
 
 def test_missing_workers_are_reported_before_all_else() -> None:
@@ -164,7 +164,7 @@ def test_a_breaker_that_is_switched_off_by_hand_stays_in_sight() -> None:
     page = words(client.get("/"))
     assert "The breaker of billing is switched off By hand: A test of theirs. Every call is made" in page
     client.post("/services/billing/breaker/", {"action": "auto", "reason": "Done"})
-    assert "Nothing needs you" in words(client.get("/"))
+    assert "Nothing needs attention" in words(client.get("/"))
 
 
 def test_dead_messages_count_until_they_are_answered() -> None:
@@ -177,7 +177,7 @@ def test_dead_messages_count_until_they_are_answered() -> None:
     messages_of(service, Status.DELIVERED, replay_of=first)
     assert "1 dead message of billing" in words(client.get("/"))
     messages_of(service, Status.DELIVERED, replay_of=second)
-    assert "Nothing needs you" in words(client.get("/"))
+    assert "Nothing needs attention" in words(client.get("/"))
 
 
 def test_the_last_hour_comes_from_the_counters() -> None:
@@ -272,7 +272,7 @@ def test_a_service_found_down_by_its_check_is_among_what_needs_attention() -> No
     client = browser()
     page = words(client.get("/"))
     assert "1 down" in page
-    assert "billing is down by its health check" in page
+    assert "billing is failing its health check" in page
     assert "answered 503" in page
     assert "<title>1 down" in client.get("/").content.decode()
     assert "Found down by its health check" in words(client.get("/services/billing/"))

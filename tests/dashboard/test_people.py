@@ -54,7 +54,7 @@ def test_after_too_many_tries_the_right_password_is_refused_for_a_while() -> Non
         visitor.post("/login/", {"username": "vera", "password": "wrong"})
     answer = visitor.post("/login/", {"username": "vera", "password": PASSWORD})
     assert answer.status_code == 429
-    assert "Too many tries" in words(answer)
+    assert "Too many attempts" in words(answer)
 
 
 def test_signing_out_takes_a_post() -> None:

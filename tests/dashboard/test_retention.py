@@ -26,12 +26,12 @@ def test_settings_say_how_long_history_is_kept_and_how_old_it_is() -> None:
     admin = browser(Role.ADMIN)
     page = words(admin.get("/settings/"))
     assert "Finished messages kept for 90 days" in page
-    assert "Audit entries kept for ever" in page
+    assert "Audit entries kept permanently" in page
     assert "Oldest message none yet" in page
     of_age(3)
     retention.change({"messages_days": None, "audit_days": 1}, actor="person ada")
     page = words(admin.get("/settings/"))
-    assert "Finished messages kept for ever" in page
+    assert "Finished messages kept permanently" in page
     assert "Audit entries kept for 1 day" in page
     assert "Oldest message accepted" in page
 
@@ -85,11 +85,11 @@ def test_it_is_for_admins(role: Role) -> None:
 def test_a_page_that_is_not_there_says_how_long_messages_are_kept(path: str) -> None:
     answer = browser(Role.VIEWER).get(path)
     assert answer.status_code == 404
-    assert "It never was, or is no longer kept: finished messages are kept for 90 days." in words(answer)
+    assert "It never was, or is deleted by retention: finished messages are kept for 90 days." in words(answer)
 
 
 def test_a_replay_whose_original_is_gone_says_so() -> None:
     (message,) = messages_of(a_service(), Status.DELIVERED, webhook_id="msg_77_0000001")
     MessageContent.objects.create(message=message)
     page = words(browser(Role.VIEWER).get(f"/messages/{message.public_id}/"))
-    assert "Replay of a message that is no longer kept" in page
+    assert "Replay of a message deleted by retention" in page

@@ -40,7 +40,7 @@ def test_a_viewer_sees_services_without_the_buttons() -> None:
     a_service()
     page = browser(Role.VIEWER).get("/services/billing/")
     assert page.status_code == 200
-    assert "Steer by hand" not in words(page)
+    assert "Override breaker" not in words(page)
     assert "/services/billing/edit/" not in page.content.decode()
 
 
@@ -48,7 +48,7 @@ def test_a_viewer_sees_services_without_the_buttons() -> None:
 def test_the_empty_list_teaches_the_first_step() -> None:
     page = words(browser().get("/services/"))
     assert "No services yet" in page
-    assert "Register the first service" in page
+    assert "Register your first service" in page
 
 
 def test_the_list_finds_services_by_name_host_owner_and_tag() -> None:

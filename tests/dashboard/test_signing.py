@@ -18,7 +18,7 @@ SECRET = re.compile(r"whsec_[A-Za-z0-9+/=]+")
 
 
 def test_one_step_makes_a_secret_shows_it_once_and_signs(operator: Client, billing: Service) -> None:
-    assert "Make a secret and sign every call" in words(operator.get("/services/billing/"))
+    assert "Create a secret and sign every call" in words(operator.get("/services/billing/"))
     made = operator.post("/services/billing/signing/enable/")
     keys = Service.objects.get().signing_keys
     assert SECRET.findall(made.content.decode()) == [keys[0].secret]
@@ -37,11 +37,11 @@ def test_a_rotation_shows_the_new_secret_and_how_long_the_old_one_signs(operator
     made = operator.post("/services/billing/signing/rotate/", {"overlap": "3600"})
     new, earlier = Service.objects.get().signing_keys
     assert SECRET.findall(made.content.decode()) == [new.secret]
-    assert "The earlier one signs too until" in words(made)
+    assert "The earlier one also signs until" in words(made)
     assert earlier.secret == old.secret
     assert earlier.valid_until is not None
     assert abs(earlier.valid_until - timezone.now() - timedelta(hours=1)) < timedelta(seconds=10)
-    assert "signs too until" in words(operator.get("/services/billing/"))
+    assert "also signs until" in words(operator.get("/services/billing/"))
     entry = AuditEntry.objects.filter(action="signing.rotated").latest("pk")
     assert (entry.actor, entry.target) == ("person operator", "billing")
     assert "whsec_" not in str(entry.before) + str(entry.after)

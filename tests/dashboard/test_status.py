@@ -33,7 +33,7 @@ def test_it_says_for_each_service_how_much_succeeded() -> None:
     assert "99 %" in page  # 990 of 1,000 in thirty days
     assert 'aria-label="1 hour with failures"' in html
     assert 'aria-label="1 day with failures"' in html
-    assert 'aria-label="Nothing was asked in the last 30 days"' in html
+    assert 'aria-label="No calls in the last 30 days"' in html
     assert "2 hours: 100\u202f% of 100" in html  # what is alike is one bar
 
 
@@ -53,7 +53,7 @@ def test_a_service_is_up_by_its_check_alone_and_a_paused_one_is_neither() -> Non
 
 def test_without_services_it_teaches_and_with_many_it_stays_small(django_assert_max_num_queries: Any) -> None:
     client = browser()
-    assert "No service yet" in words(client.get("/status/"))
+    assert "No services yet" in words(client.get("/status/"))
     now = timezone.now().replace(minute=0, second=0, microsecond=0)
     for number in range(60):
         service = a_service(f"service-{number:02}")
