@@ -137,7 +137,7 @@ def test_a_call_without_a_message_is_tested_as_it_was(service: Service) -> None:
     call = Attempt.objects.get(pk=group.attempt_id)
     page = browser().get(f"/failures/{group.public_id}/").content.decode()
     assert f'href="/lab/?attempt={call.public_id}"' in page
-    assert "nothing has to be replayed" in page
+    assert "Nothing to replay" in page
 
 
 def test_what_is_pruned_is_said(service: Service) -> None:
@@ -189,7 +189,7 @@ def test_decisions_are_forms(service: Service) -> None:
     assert ignored.state == "ignored"
     assert ignored.ignored_until is not None
     assert ignored.ignored_until > timezone.now() + timedelta(hours=23)
-    assert "opens again with the first call" in client.get(f"/failures/{group.public_id}/").content.decode()
+    assert "reopens with the first failed call" in client.get(f"/failures/{group.public_id}/").content.decode()
     day = ignored.ignored_until
     for odd in ("", "garbage", "-1"):
         assert decide("ignore", **{"for": odd}).ignored_until == day, "nothing was changed"
@@ -207,7 +207,7 @@ def test_a_note_links_its_runbook_and_nothing_else(service: Service) -> None:
     page = client.get(f"/failures/{group.public_id}/").content.decode()
     link = "https://wiki.example/runbook?a=1&amp;b=2"
     assert f'<a href="{link}" rel="noopener noreferrer nofollow">{link}</a>, javascript:alert(1) or &lt;b&gt;' in page
-    assert "ada sees to it" in page
+    assert "Assigned to ada" in page
     refused = client.post(f"/failures/{group.public_id}/note/", {"note": "x" * 4001, "assignee": "nobody"})
     assert refused.status_code == 422
     assert Failure.objects.get(pk=group.pk).note == text

@@ -53,7 +53,7 @@ def test_the_page_for_a_crash_asks_nothing_of_the_database(rf: RequestFactory) -
     # Without the django_db mark, any query here would fail the test.
     answer = errors.broken(rf.get("/"))
     assert answer.status_code == 500
-    assert "Error" in words(answer)
+    assert "Switchboard hit an error" in words(answer)
 
 
 def test_a_missing_page_is_told_to_strangers_too(rf: RequestFactory) -> None:

@@ -171,7 +171,7 @@ def test_a_parked_message_names_what_blocks_it(viewer: Client, queue: Queue) -> 
     other = queue(ordering_key="other")
     Message.objects.filter(pk=third.pk).update(parked=True, due_at=None)
     response = page_of(viewer, third)
-    assert f"First comes {first.public_id} , which is pending" in words(response)
+    assert f"It waits behind {first.public_id} , which is pending" in words(response)
     assert [response.context[name].pk for name in ("head", "ahead", "behind")] == [first.pk, second.pk, fourth.pk]
     assert other.public_id not in response.content.decode()
 
@@ -231,7 +231,7 @@ def test_an_edit_is_shown_and_nothing_is_sent_before_it_is_confirmed(
 def test_an_edit_that_changes_nothing_says_so(operator: Client, queue: Queue) -> None:
     response = edited(operator, queue(status="dead", due_at=None))
     assert response.context["parts"] == []
-    assert "Nothing is changed" in words(response)
+    assert "No changes" in words(response)
     assert "webhook-id of the original" in words(response)
 
 

@@ -47,7 +47,7 @@ def test_what_was_picked_in_the_list_is_planned_shown_and_started() -> None:
     client = browser()
     assert first.public_id in client.get("/messages/").content.decode()
     operation = picked(client, kind="cancel", id=[first.public_id, second.public_id])
-    assert "look for its messages" in words(client.get(page_of(operation)))
+    assert "are selecting messages" in words(client.get(page_of(operation)))
     assert Message.objects.pending().count() == 3
 
     work(operation)

@@ -85,7 +85,7 @@ def test_it_is_for_admins(role: Role) -> None:
 def test_a_page_that_is_not_there_says_how_long_messages_are_kept(path: str) -> None:
     answer = browser(Role.VIEWER).get(path)
     assert answer.status_code == 404
-    assert "It never was, or is deleted by retention: finished messages are kept for 90 days." in words(answer)
+    assert "It never was, or is no longer kept: finished messages are kept for 90 days." in words(answer)
 
 
 def test_a_replay_whose_original_is_gone_says_so() -> None:

@@ -48,7 +48,7 @@ def test_a_viewer_sees_services_without_the_buttons() -> None:
 def test_the_empty_list_teaches_the_first_step() -> None:
     page = words(browser().get("/services/"))
     assert "No services yet" in page
-    assert "Register your first service" in page
+    assert "Register a service" in page
 
 
 def test_the_list_finds_services_by_name_host_owner_and_tag() -> None:
@@ -144,7 +144,7 @@ def test_no_id_stands_twice_on_a_page() -> None:
 def test_an_unknown_service_is_a_page_in_words() -> None:
     answer = browser().get("/services/nope/")
     assert answer.status_code == 404
-    assert "nothing at this address" in words(answer)
+    assert "does not exist" in words(answer)
 
 
 # ---- the form -----------------------------------------------------------------------------------------------------

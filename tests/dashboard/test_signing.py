@@ -37,7 +37,7 @@ def test_a_rotation_shows_the_new_secret_and_how_long_the_old_one_signs(operator
     made = operator.post("/services/billing/signing/rotate/", {"overlap": "3600"})
     new, earlier = Service.objects.get().signing_keys
     assert SECRET.findall(made.content.decode()) == [new.secret]
-    assert "The earlier one also signs until" in words(made)
+    assert "The previous secret also signs until" in words(made)
     assert earlier.secret == old.secret
     assert earlier.valid_until is not None
     assert abs(earlier.valid_until - timezone.now() - timedelta(hours=1)) < timedelta(seconds=10)

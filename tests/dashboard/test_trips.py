@@ -118,8 +118,8 @@ def test_a_trip_under_way_holds_what_waits_now() -> None:
     trip(service)
     messages_of(service, Status.PENDING, 7)
     client = browser(Role.VIEWER)
-    assert re.search(r"5 failures in a row still on 0 7\b", words(client.get("/services/billing/")))
-    assert re.search(r"billing [\d:]+ 5 failures in a row still on 0 7\b", words(client.get("/breakers/")))
+    assert re.search(r"5 failures in a row ongoing 0 7\b", words(client.get("/services/billing/")))
+    assert re.search(r"billing [\d:]+ 5 failures in a row ongoing 0 7\b", words(client.get("/breakers/")))
 
 
 def test_a_breaker_changed_by_hand_is_told_with_who_and_why() -> None:
@@ -136,7 +136,7 @@ def test_the_retry_budget_and_what_waits_for_it_are_shown() -> None:
     messages_of(service, Status.PENDING, 3, priority=1)
     messages_of(service, Status.PENDING, 2, priority=0)
     client = browser()
-    assert "Retry budget 10 of 10 used; 3 wait for it" in words(client.get("/services/billing/"))
+    assert "Retry budget 10 of 10 used; 3 waiting" in words(client.get("/services/billing/"))
     assert "Retry budget 10 of 10 used: retries wait" in words(client.get("/breakers/"))
 
 
@@ -146,7 +146,7 @@ def test_the_release_after_a_closing_is_shown() -> None:
     service.runtime.save()
     client = browser()
     for path in ("/services/billing/", "/breakers/"):
-        assert "Release 2 of 8 calls at once" in words(client.get(path))
+        assert "Release 2 of 8 concurrent calls" in words(client.get(path))
     service.runtime.ramp = None
     service.runtime.save()
     assert "Release" not in words(client.get("/services/billing/"))
