@@ -44,7 +44,7 @@ def listing(request: HttpRequest) -> HttpResponse:
     shown = CursorPage(rows=[]) if search.problems else page(found, request.GET.get("cursor", ""))
     _with_services(shown.rows, found)
     if shown.refused:
-        search.problems.append("The place in the list is not known any more; this is its beginning")
+        search.problems.append("That page no longer exists; showing the first page")
     context = {
         **_listing_context(request, found, shown),
         "form": form,
