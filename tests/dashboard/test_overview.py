@@ -96,7 +96,10 @@ def test_a_certificate_that_ends_soon_is_named_before_it_stops_deliveries() -> N
     client = browser()
     page = words(client.get("/"))
     assert "Needs attention 1" in page
-    assert "The certificate of billing expires soon billing.example.com:443 shows a certificate that is valid until" in page
+    assert (
+        "The certificate of billing expires soon billing.example.com:443 shows a certificate that is valid until"
+        in page
+    )
     assert "( in 13 d )" in page
     assert "The certificate of crm" not in page
     assert "( in 15 d ) , from An Authority; seen now" in words(client.get("/services/crm/"))
