@@ -19,8 +19,8 @@ from bench import dependencies
 from bench.contender import Contender, G, wait_for
 from bench.places import Ground, Site
 from bench.sink import Sink
-from tests.backends import ROOT
-from tests.installation import clean_environment
+from tests.support.backends import ROOT
+from tests.support.installation import clean_environment
 
 
 class Peer(Contender[G]):

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from bench.sink import Sink
-from tests.backends import FSYNC, ROOT, Servers
-from tests.installation import clean_environment, fresh_keys
+from tests.support.backends import FSYNC, ROOT, Servers
+from tests.support.installation import clean_environment, fresh_keys
 
 DATABASES = ("sqlite", "postgres")
 

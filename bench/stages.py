@@ -25,7 +25,7 @@ from typing import Any
 from bench.places import Place
 from bench.sink import Sink
 from dashboard.environment import use_safe_sqlite
-from tests.backends import FSYNC, ROOT, Servers
+from tests.support.backends import FSYNC, ROOT, Servers
 
 STAGES = ("claim", "settle", "sweep")
 LISTED = 15

@@ -14,10 +14,10 @@ from typing import Any
 import hypothesis
 import pytest
 
-from tests.backends import Servers
-from tests.installation import Installation, clean_environment, fresh_keys
-from tests.receiver import Receiver
 from tests.support import distribution
+from tests.support.backends import Servers
+from tests.support.installation import Installation, clean_environment, fresh_keys
+from tests.support.receiver import Receiver
 
 SERVERS = pytest.StashKey[Servers]()
 

@@ -14,12 +14,12 @@ import redis
 from django.conf import settings
 from django.db import connection
 
-from tests.backends import ROOT, Servers
+from tests.support.backends import ROOT, Servers
 
 # Stands in for a test run: starts both servers and a stray, says where they are, and waits to be killed.
 RUN = """
 import subprocess, sys, time
-from tests.backends import Servers
+from tests.support.backends import Servers
 servers = Servers()
 servers.postgres_url(), servers.redis_url()
 stray = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)

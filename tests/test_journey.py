@@ -18,7 +18,7 @@ from django.test import Client
 from integrations.models import Attempt, Event, Message, Runtime, SetupLink
 from integrations.models.message import Status
 from integrations.workers.pump import Pump
-from tests.receiver import Receiver
+from tests.support.receiver import Receiver
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -5,7 +5,7 @@ import threading
 import httpx
 import pytest
 
-from tests.receiver import Answer, Receiver
+from tests.support.receiver import Answer, Receiver
 
 
 def test_it_remembers_what_it_was_sent(sink: Receiver) -> None:

@@ -24,7 +24,7 @@ import psutil
 from bench.contender import end, wait_for
 from bench.places import Database
 from bench.scenarios import Options, quiet
-from tests.installation import free_port
+from tests.support.installation import free_port
 
 CLIENTS = 1_000
 RATE = 200  # events a second

@@ -23,8 +23,8 @@ from bench.contender import Tree, end, wait_for
 from bench.load import queue
 from bench.places import Database
 from bench.scenarios import Options, quiet
-from tests.backends import ROOT
-from tests.installation import free_port
+from tests.support.backends import ROOT
+from tests.support.installation import free_port
 
 ROUNDS = 3
 SECONDS = 5.0  # of each run

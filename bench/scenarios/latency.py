@@ -23,7 +23,7 @@ from bench.messages import body
 from bench.places import Database
 from bench.recorder import Recorder
 from bench.scenarios import Options, quiet
-from tests.installation import free_port
+from tests.support.installation import free_port
 
 RATE = 100.0  # messages a second
 SECONDS = 10

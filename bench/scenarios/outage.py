@@ -31,7 +31,7 @@ from typing import Any
 from bench.places import Database
 from bench.scenarios import Options, quiet
 from bench.scenarios.limits import most_in_a_window
-from tests.receiver import Answer, Call, Receiver
+from tests.support.receiver import Answer, Call, Receiver
 
 PACE = 1 / 20  # of the durations of the story, which lasts ten minutes
 WELL, DEAD, SLOW, AS_BEFORE = 60.0, 240.0, 150.0, 150.0  # seconds of the story

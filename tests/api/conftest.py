@@ -12,7 +12,7 @@ import pytest
 
 if TYPE_CHECKING:
     from integrations.models import Endpoint, Message, Role, Service
-    from tests.api.calling import Api
+    from tests.support.calling import Api
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +25,7 @@ def _full_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def caller_with(db: None) -> Callable[[Role], Api]:
     from integrations.models import Token
-    from tests.api.calling import Api
+    from tests.support.calling import Api
 
     def make(role: Role) -> Api:
         return Api(*Token.objects.issue(f"a-{role}", role))

@@ -11,7 +11,7 @@ from django.utils import timezone
 from integrations.api import api, auth
 from integrations.api.responses import AuditPage, IssuedTokenOut, TokenPage
 from integrations.models import Account, AuditEntry, Role, Service, Token
-from tests.api.calling import Api, is_problem
+from tests.support.calling import Api, is_problem
 
 ADMIN_ONLY = {"delete_service", "list_tokens", "issue_token", "revoke_token", "list_audit"} | {
     "get_retention",

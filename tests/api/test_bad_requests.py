@@ -13,9 +13,9 @@ from integrations.api import api
 from integrations.models import Endpoint, Message, Token
 from integrations.models.operation import Kind
 from integrations.operators import bulk_operations
-from tests.api.calling import Api, is_problem
 from tests.api.test_failures import failed
-from tests.installation import Installation
+from tests.support.calling import Api, is_problem
+from tests.support.installation import Installation
 
 # Every one has a field that is wrong wherever it is sent, so that no call can take it.
 BODIES: dict[str, tuple[bytes, set[int]]] = {

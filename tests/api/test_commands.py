@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from integrations.management.commands.doctor import results
 from integrations.models import Account, AuditEntry, Role, Service, Token, Worker
-from tests.api.calling import Api
+from tests.support.calling import Api
 
 
 @pytest.mark.django_db

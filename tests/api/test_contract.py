@@ -18,7 +18,7 @@ from integrations.policies import breaker
 from integrations.policies.retry import DeadReason
 from integrations.schemas.message import MessageIn
 from integrations.schemas.service import EndpointIn, ServiceIn
-from tests.backends import ROOT
+from tests.support.backends import ROOT
 
 CONTRACT = (ROOT / "docs/contract.md").read_text()
 

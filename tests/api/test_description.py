@@ -11,8 +11,8 @@ from django.utils import timezone
 from integrations.api import api
 from integrations.api.openapi import EXAMPLES
 from integrations.models import Message, Service
-from tests.api.calling import Api
 from tests.api.test_failures import failed
+from tests.support.calling import Api
 
 
 @pytest.mark.django_db

@@ -10,7 +10,7 @@ from django.http import HttpResponse
 from django.test import Client
 
 from integrations.models import Service
-from tests.api.calling import Api, is_problem
+from tests.support.calling import Api, is_problem
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from integrations.history import event_stream
 from integrations.models import Account, Event, Feed, Message, Role, Service, Token
 from integrations.models.tally import Counts, add
 from integrations.workers import housekeeping
-from tests.api.calling import Api
+from tests.support.calling import Api
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.backends import ROOT
-from tests.installation import Installation
-from tests.receiver import Receiver
+from tests.support.backends import ROOT
+from tests.support.installation import Installation
+from tests.support.receiver import Receiver
 
 IN_DOCUMENTS = "http://127.0.0.1:8000"
 GUIDE = "docs/integrating.md"

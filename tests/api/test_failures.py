@@ -8,7 +8,7 @@ import pytest
 from integrations.api.responses import FailureOut, FailurePage
 from integrations.delivery import failure_groups
 from integrations.models import Account, AuditEntry, Failure, Message, Result, Service, database_now
-from tests.api.calling import Api, is_problem
+from tests.support.calling import Api, is_problem
 
 
 @pytest.fixture

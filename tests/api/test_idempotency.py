@@ -13,7 +13,7 @@ from integrations.models import IdempotentAnswer, Message, Role, Service, Source
 from integrations.models.idempotency import IdempotentAnswerQuerySet
 from integrations.registration.registry import register
 from integrations.schemas.service import ServiceIn
-from tests.api.calling import Api, is_problem
+from tests.support.calling import Api, is_problem
 
 SENT = {"service": "billing", "path": "/in", "body": {"n": 1}}
 

@@ -21,8 +21,8 @@ from integrations.models import Draft, IdempotentAnswer, Message, Service
 from integrations.models.message import MessageQuerySet
 from integrations.registration import endpoints
 from integrations.schemas.service import EndpointIn
-from tests.api.calling import ROOT, Api
-from tests.api.serving import Served, close_connections, held
+from tests.support.calling import ROOT, Api
+from tests.support.serving import Served, close_connections, held
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

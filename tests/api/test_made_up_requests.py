@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.installation import Installation
+from tests.support.installation import Installation
 
 pytestmark = pytest.mark.postgres
 

@@ -12,7 +12,7 @@ from django.utils import timezone
 from integrations.api.responses import AttemptPage, BatchOut, MessageOut, MessagePage
 from integrations.models import Attempt, Endpoint, Message, Service, Status, Worker
 from integrations.schemas.fields import BODY_LIMIT
-from tests.api.calling import Api, is_problem
+from tests.support.calling import Api, is_problem
 
 
 def finish(message: Message, status: Status = Status.DEAD, **changes: Any) -> None:

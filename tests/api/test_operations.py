@@ -11,7 +11,7 @@ from django.utils import timezone
 from integrations.api.responses import ItemPage, OperationOut, OperationPage
 from integrations.models import Message, Operation
 from integrations.operators import bulk_operations
-from tests.api.calling import Api, is_problem
+from tests.support.calling import Api, is_problem
 
 pytestmark = pytest.mark.django_db
 

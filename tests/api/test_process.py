@@ -24,9 +24,9 @@ from integrations.operators import traffic
 from integrations.registration.registry import register
 from integrations.schemas.service import ServiceIn
 from integrations.workers.pump import Pump
-from tests.api.calling import Api, is_problem
-from tests.installation import Installation
-from tests.receiver import Answer, Receiver
+from tests.support.calling import Api, is_problem
+from tests.support.installation import Installation
+from tests.support.receiver import Answer, Receiver
 
 MIB = 1024 * 1024
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from integrations.models import Endpoint, Message, Status
-from tests.api.calling import Api
+from tests.support.calling import Api
 
 
 def test_a_current_replay_takes_what_the_endpoint_says_now(

@@ -8,7 +8,7 @@ import pytest
 
 from integrations.history import retention
 from integrations.models import AuditEntry, Retention, database_now
-from tests.api.calling import Api, is_problem
+from tests.support.calling import Api, is_problem
 
 pytestmark = pytest.mark.django_db
 

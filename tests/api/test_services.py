@@ -12,7 +12,7 @@ from integrations.api.responses import BreakerOut, EndpointOut, ServiceOut, Serv
 from integrations.models import AuditEntry, Health, Message, Role, Runtime, Service, Source, Status, Tally, Token
 from integrations.registration.registry import register
 from integrations.schemas.service import ServiceIn
-from tests.api.calling import Api, is_problem
+from tests.support.calling import Api, is_problem
 
 CANARY = "canary-5f1e0c"
 

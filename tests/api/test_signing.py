@@ -11,7 +11,7 @@ from django.utils import timezone
 from integrations.api.responses import RotatedOut, ServiceOut
 from integrations.models import AuditEntry, Service
 from integrations.outbound.signing import MAX_KEYS
-from tests.api.calling import Api, is_problem
+from tests.support.calling import Api, is_problem
 
 
 def test_a_rotation_shows_the_secret_once_and_the_public_key_from_then_on(

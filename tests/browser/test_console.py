@@ -10,8 +10,8 @@ import pytest
 from playwright.sync_api import Page, Response, Route, expect
 
 from tests.browser.conftest import EVERY_LOOK, PATIENCE, Look, expect_clean
-from tests.installation import Installation
-from tests.receiver import Answer, Receiver
+from tests.support.installation import Installation
+from tests.support.receiver import Answer, Receiver
 
 HEAVIEST = 120 * 1024  # bytes of page, styles, scripts and icon, as they travel
 SERVICE = "keyboard-shop"

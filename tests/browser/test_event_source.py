@@ -11,7 +11,7 @@ from playwright.sync_api import ConsoleMessage, Page
 
 from tests.api.test_examples import example
 from tests.browser.conftest import Complaints
-from tests.installation import Installation
+from tests.support.installation import Installation
 
 PATIENCE = 60_000  # milliseconds: the server starts anew, and the browser waits before it comes back
 

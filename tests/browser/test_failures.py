@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import WORKERS, Look, Person, expect_clean
 from tests.engine.conftest import until
-from tests.receiver import Answer, Receiver
+from tests.support.receiver import Answer, Receiver
 
 SENT = 15  # more than any other group of this installation, so that it is the first in the overview
 

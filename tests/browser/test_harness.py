@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Page
 
 from tests.browser.conftest import Complaints
-from tests.receiver import Answer, Receiver
+from tests.support.receiver import Answer, Receiver
 
 
 def serve(sink: Receiver, html: str, policy: str = "default-src 'self'") -> None:

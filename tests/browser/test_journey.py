@@ -9,8 +9,8 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import WORKERS, expect_clean
 from tests.engine.conftest import until
-from tests.installation import Installation
-from tests.receiver import Receiver
+from tests.support.installation import Installation
+from tests.support.receiver import Receiver
 
 PASSWORD = "correct horse battery"
 RELOADS = 30

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, Request, expect
 
 from tests.browser.conftest import Complaints, Person
-from tests.installation import Installation
+from tests.support.installation import Installation
 
 EVENTS = "/api/v1/events"
 BEFORE_THE_POLL = 20_000  # milliseconds: less than the slow poll that would heal a lost signal

@@ -13,8 +13,8 @@ from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.conftest import WORKERS
 from tests.engine.conftest import until
-from tests.installation import Installation
-from tests.receiver import Answer, Call, Receiver
+from tests.support.installation import Installation
+from tests.support.receiver import Answer, Call, Receiver
 
 LISTS = {  # a page, and the selector of its list
     "overview": ("/", "ul.attention"),

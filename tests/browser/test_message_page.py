@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import WORKERS, Look, Person, expect_clean
 from tests.engine.conftest import until
-from tests.receiver import Answer, Call, Receiver
+from tests.support.receiver import Answer, Call, Receiver
 
 BODY = {"order": 12345678901234567890, "currency": "EURO", "lines": [{"sku": "a"}, {"sku": "b"}, {"sku": "c"}]}
 

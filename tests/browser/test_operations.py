@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import WORKERS, Look, Person, expect_clean
 from tests.engine.conftest import until
-from tests.receiver import Answer, Receiver
+from tests.support.receiver import Answer, Receiver
 
 DEAD = 12
 _numbers = count(1)

@@ -22,8 +22,8 @@ from integrations.models.operation import Kind
 from integrations.operators import bulk_operations
 from integrations.registration import endpoints
 from integrations.schemas.service import EndpointIn
-from tests.dashboard.signed_in import a_service, browser
 from tests.dashboard.test_access import routes
+from tests.support.signed_in import a_service, browser
 
 pytestmark = pytest.mark.django_db
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from integrations.models import AuditEntry, Event, Role, Runtime, Status
-from tests.dashboard.signed_in import a_service, browser, messages_of, trip, words
+from tests.support.signed_in import a_service, browser, messages_of, trip, words
 
 pytestmark = pytest.mark.django_db
 

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from integrations.delivery.unqueued_call import UNFINISHED
 from integrations.models import Attempt, Message, Result, Runtime, Service, Trigger
-from tests.dashboard.signed_in import a_service, words
+from tests.support.signed_in import a_service, words
 
 
 def a_call(service: Service, path: str, **given: Any) -> Attempt:

@@ -28,7 +28,7 @@ from integrations.models import (
 )
 from integrations.models.operation import Kind, State
 from integrations.operators import failures
-from tests.dashboard.signed_in import a_service, browser, messages_of, words
+from tests.support.signed_in import a_service, browser, messages_of, words
 
 pytestmark = pytest.mark.django_db
 

@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from dashboard.views import errors, monitoring
 from integrations.models import Status
-from tests.dashboard.signed_in import a_service, browser, messages_of, words
+from tests.support.signed_in import a_service, browser, messages_of, words
 
 
 def test_alive_asks_nothing_of_the_database() -> None:

@@ -12,7 +12,7 @@ from django.test import Client
 from django.utils import timezone
 
 from integrations.models import Attempt, AuditEntry, Endpoint, IdempotentAnswer, Message, Service
-from tests.receiver import Receiver
+from tests.support.receiver import Receiver
 
 FORM: dict[str, Any] = {"service": "billing", "method": "POST", "path": "/things", "body_kind": "json"}
 

@@ -17,7 +17,7 @@ from dashboard.presenters.bodies import payload
 from dashboard.presenters.diffs import COMPARED, SHOWN, difference
 from dashboard.presenters.timeline import planned
 from integrations.models import Attempt, Endpoint, Event, Message, Service
-from tests.dashboard.signed_in import words
+from tests.support.signed_in import words
 
 Queue = Callable[..., Message]
 

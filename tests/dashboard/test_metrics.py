@@ -11,7 +11,7 @@ from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
 from integrations.models import Health, Role, Service, Status, TallyDay, Token
-from tests.dashboard.signed_in import a_service, messages_of, trip
+from tests.support.signed_in import a_service, messages_of, trip
 
 pytestmark = pytest.mark.django_db
 FAR = "203.0.113.9"

@@ -12,7 +12,7 @@ from django.test import Client
 from integrations.models import Message, Operation, Role, Status
 from integrations.models.operation import Kind, State
 from integrations.operators import bulk_operations
-from tests.dashboard.signed_in import a_service, browser, messages_of, words
+from tests.support.signed_in import a_service, browser, messages_of, words
 
 pytestmark = pytest.mark.django_db
 

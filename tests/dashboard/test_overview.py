@@ -24,7 +24,7 @@ from integrations.models import (
 )
 from integrations.outbound.exchange import PeerCertificate
 from integrations.workers import housekeeping
-from tests.dashboard.signed_in import a_service, browser, messages_of, trip, words
+from tests.support.signed_in import a_service, browser, messages_of, trip, words
 
 pytestmark = pytest.mark.django_db
 

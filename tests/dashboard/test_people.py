@@ -14,7 +14,7 @@ from django.test import Client
 from django.utils import timezone
 
 from integrations.models import Account, AuditEntry, Role, SetupLink, Token
-from tests.dashboard.signed_in import PASSWORD, browser, person, words
+from tests.support.signed_in import PASSWORD, browser, person, words
 
 pytestmark = pytest.mark.django_db
 

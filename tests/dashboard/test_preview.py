@@ -13,7 +13,7 @@ from integrations.history.recorded_calls import MOST, recorded_calls
 from integrations.models import Attempt, AuditEntry, Event, Role, Service, Status, Trigger
 from integrations.policies.breaker import BreakerPolicy, Transition
 from integrations.policies.retry import RetryPolicy
-from tests.dashboard.signed_in import a_service, browser, messages_of, words
+from tests.support.signed_in import a_service, browser, messages_of, words
 
 pytestmark = pytest.mark.django_db
 

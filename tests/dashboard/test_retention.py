@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from integrations.history import retention
 from integrations.models import AuditEntry, Message, MessageContent, Retention, Role, Status
-from tests.dashboard.signed_in import a_service, browser, messages_of, words
+from tests.support.signed_in import a_service, browser, messages_of, words
 
 pytestmark = pytest.mark.django_db
 

@@ -11,7 +11,7 @@ from django.test import Client
 from django.utils import timezone
 
 from integrations.models import AuditEntry, Endpoint, Message, Role, Service, Status, Tally
-from tests.dashboard.signed_in import a_service, browser, messages_of, trip, words
+from tests.support.signed_in import a_service, browser, messages_of, trip, words
 
 pytestmark = pytest.mark.django_db
 

@@ -12,7 +12,7 @@ from django.utils import timezone
 from integrations.models import AuditEntry, Service
 from integrations.outbound.signing import MAX_KEYS
 from integrations.registration import registry
-from tests.dashboard.signed_in import words
+from tests.support.signed_in import words
 
 SECRET = re.compile(r"whsec_[A-Za-z0-9+/=]+")
 

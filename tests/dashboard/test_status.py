@@ -9,7 +9,7 @@ import pytest
 from django.utils import timezone
 
 from integrations.models import Health, Role, TallyDay, TallyHour
-from tests.dashboard.signed_in import a_service, browser, trip, words
+from tests.support.signed_in import a_service, browser, trip, words
 
 pytestmark = pytest.mark.django_db
 

@@ -13,7 +13,7 @@ from dashboard.presenters.breaker_history import CHANGES_READ, latest_open_perio
 from integrations.models import Attempt, Event, Role, Service, Status, Trigger
 from integrations.policies.breaker import Transition
 from integrations.policies.limits import record
-from tests.dashboard.signed_in import a_service, browser, messages_of, trip, words
+from tests.support.signed_in import a_service, browser, messages_of, trip, words
 
 pytestmark = pytest.mark.django_db
 

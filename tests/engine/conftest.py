@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.backends import ROOT
+from tests.support.backends import ROOT
 
 if TYPE_CHECKING:  # pytest may load this file before there are settings
     from integrations.models import Message, Service

@@ -10,7 +10,7 @@ from django.db import transaction
 
 from integrations.models import Message, Priority, Service
 from tests.engine.conftest import ENDS_WITHIN, Pumps, until
-from tests.receiver import Answer, Call, Receiver
+from tests.support.receiver import Answer, Call, Receiver
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -12,7 +12,7 @@ import pytest
 
 from integrations.models import Attempt, Message, Service
 from tests.engine.conftest import ENDS_WITHIN, Pumps, nothing_is_unfinished, until
-from tests.receiver import Receiver
+from tests.support.receiver import Receiver
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.alone]
 

@@ -11,7 +11,7 @@ from django.db import DatabaseError, connection, transaction
 
 from integrations.models import Message, Runtime, Service
 from tests.engine.conftest import ENDS_WITHIN, Pumps, nothing_is_unfinished, until
-from tests.receiver import Receiver
+from tests.support.receiver import Receiver
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.servers_only]
 

@@ -12,7 +12,7 @@ from django.db.models import F
 from django.utils import timezone
 
 from tests.engine.conftest import Pumps, until
-from tests.receiver import Receiver
+from tests.support.receiver import Receiver
 
 if TYPE_CHECKING:
     from integrations.models import Message, Service

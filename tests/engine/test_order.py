@@ -10,7 +10,7 @@ import pytest
 
 from integrations.models import Attempt, Message, Service
 from tests.engine.conftest import ENDS_WITHIN, Pumps, nothing_is_unfinished, until
-from tests.receiver import Answer, Call, Receiver
+from tests.support.receiver import Answer, Call, Receiver
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

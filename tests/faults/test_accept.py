@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.faults.traffic import tell, until
-from tests.installation import Installation
+from tests.support.installation import Installation
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(280)]
 

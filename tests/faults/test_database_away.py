@@ -11,10 +11,10 @@ import psutil
 import pytest
 import redis
 
-from tests.backends import Servers
 from tests.faults.traffic import Traffic, until, wait_for_lanes
-from tests.installation import Installation
-from tests.receiver import Receiver
+from tests.support.backends import Servers
+from tests.support.installation import Installation
+from tests.support.receiver import Receiver
 
 pytestmark = [pytest.mark.faults, pytest.mark.long, pytest.mark.servers_only, pytest.mark.timeout(280)]
 

@@ -24,8 +24,8 @@ from tests.faults.traffic import (
     until,
     wait_for_lanes,
 )
-from tests.installation import Installation
-from tests.receiver import Receiver
+from tests.support.installation import Installation
+from tests.support.receiver import Receiver
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(280)]
 

@@ -25,8 +25,8 @@ from integrations.models import Draft, Event, Message, Runtime, Service, Worker,
 from integrations.models.message import Status
 from integrations.workers import housekeeping
 from tests.faults.traffic import busiest_worker, rows, wait_for_lanes
-from tests.installation import Installation
-from tests.receiver import Receiver
+from tests.support.installation import Installation
+from tests.support.receiver import Receiver
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(280)]
 

@@ -20,8 +20,8 @@ from integrations.delivery.direct_call import LEASE_MARGIN
 from integrations.delivery.unqueued_call import UNFINISHED
 from integrations.models import identifiers
 from tests.faults.traffic import rows, until
-from tests.installation import Installation
-from tests.receiver import Receiver
+from tests.support.installation import Installation
+from tests.support.receiver import Receiver
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(280)]
 

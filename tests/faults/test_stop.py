@@ -8,8 +8,8 @@ import time
 import pytest
 
 from tests.faults.traffic import Traffic, rows, tell, unfinished, until, wait_for_lanes
-from tests.installation import STOPS_WITHIN, Installation
-from tests.receiver import Receiver
+from tests.support.installation import STOPS_WITHIN, Installation
+from tests.support.receiver import Receiver
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(200)]
 

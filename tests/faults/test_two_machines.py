@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 
 from integrations.models import identifiers
-from tests.backends import MARK, Servers
 from tests.faults.machines import Machines, are_possible
 from tests.faults.traffic import Traffic, rows, unfinished, until
-from tests.installation import Installation
-from tests.receiver import Receiver
+from tests.support.backends import MARK, Servers
+from tests.support.installation import Installation
+from tests.support.receiver import Receiver
 
 pytestmark = [pytest.mark.faults, pytest.mark.postgres, pytest.mark.servers_only, pytest.mark.timeout(280)]
 

@@ -16,8 +16,8 @@ import httpx
 import psutil
 
 from integrations.models import identifiers
-from tests.installation import Installation
-from tests.receiver import Receiver
+from tests.support.installation import Installation
+from tests.support.receiver import Receiver
 
 LANES = 2
 NEXT_WITHIN = 60.0  # seconds from a kill to the next message's delivery; docs/contract.md

@@ -10,7 +10,7 @@ import pytest
 
 from integrations.models import Attempt, Message, Service
 from integrations.models.message import Status
-from tests.upstreams import ANIMALS, Zoo
+from tests.support.upstreams import ANIMALS, Zoo
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -13,7 +13,7 @@ from django.http import HttpResponse
 from integrations.models import Attempt, AuditEntry, Event, Message, Role, Runtime, Service, Token, database_now
 from integrations.models.message import Status
 from integrations.workers import housekeeping
-from tests.api.calling import Api, is_problem
+from tests.support.calling import Api, is_problem
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

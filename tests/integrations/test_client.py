@@ -26,7 +26,7 @@ from integrations.outbound.connection import IDLE_PER_KEY, READ_CAP
 from integrations.outbound.headers import FORBIDDEN_HEADERS, header_refusal
 from integrations.outbound.outcome import Fault, Outcome
 from integrations.outbound.transport import PinnedTransport
-from tests.upstreams import GOOD, GZIP_BOMB, Upstream, Zoo, closes_idle_after, keeps_saying, says, status
+from tests.support.upstreams import GOOD, GZIP_BOMB, Upstream, Zoo, closes_idle_after, keeps_saying, says, status
 
 LOCAL = parse_networks("127.0.0.0/8")
 TOTAL = 0.4  # seconds; the deadline of calls that are meant to run into it

@@ -40,7 +40,7 @@ from integrations.schemas.actions import PauseIn, ResumeIn
 from integrations.schemas.message import ReplayIn
 from integrations.workers import housekeeping
 from integrations.workers.pump import Pump
-from tests.receiver import Answer, Receiver
+from tests.support.receiver import Answer, Receiver
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

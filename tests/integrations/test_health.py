@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from integrations.models import Attempt, Event, Health, Runtime, Service, Tally
 from integrations.policies.health import DOWN_AFTER, HealthState, is_expected, next_state
 from integrations.workers import health_checks
-from tests.receiver import Receiver
+from tests.support.receiver import Receiver
 
 Register = Callable[..., Service]
 Deliver = Callable[..., None]

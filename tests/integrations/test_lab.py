@@ -9,7 +9,7 @@ import pytest
 
 from integrations.delivery import lab_call
 from integrations.models import Attempt, Message, Runtime, Service
-from tests.receiver import Answer, Call, Receiver
+from tests.support.receiver import Answer, Call, Receiver
 
 Register = Callable[..., Service]
 

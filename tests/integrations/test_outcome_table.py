@@ -29,8 +29,8 @@ from integrations.operators import traffic
 from integrations.outbound.client import Client
 from integrations.outbound.outcome import Fault, Outcome
 from integrations.workers import housekeeping
-from tests.receiver import Receiver
-from tests.upstreams import Zoo
+from tests.support.receiver import Receiver
+from tests.support.upstreams import Zoo
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -14,7 +14,7 @@ from django.test import Client
 
 from integrations.models import Message, Role, Service, Token
 from integrations.models.message import Status
-from tests.receiver import Receiver
+from tests.support.receiver import Receiver
 
 PAYLOADS = os.environ.get("SWITCHBOARD_TEST_PAYLOADS", "")
 

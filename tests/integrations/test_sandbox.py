@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.backends import ROOT
-from tests.installation import free_port
+from tests.support.backends import ROOT
+from tests.support.installation import free_port
 
 if TYPE_CHECKING:
     from integrations.outbound.outcome import Outcome

@@ -24,7 +24,7 @@ from integrations.models import Attempt, Event, Message, Service, Source
 from integrations.outbound.signing import MAX_KEYS, Signer, SigningKeys, rotated
 from integrations.registration import registry
 from integrations.schemas.service import ServiceIn
-from tests.receiver import Call, Receiver
+from tests.support.receiver import Call, Receiver
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)

@@ -22,7 +22,7 @@ from integrations.outbound.connection import READ_CAP, Connection
 from integrations.outbound.exchange import ConnectionKey, Measurements, Timeouts
 from integrations.outbound.outcome import Fault, Outcome, Timings
 from integrations.outbound.transport import PinnedTransport
-from tests.upstreams import GOOD, status
+from tests.support.upstreams import GOOD, status
 
 DEADLINE = 0.05  # seconds
 RESPONSES = {

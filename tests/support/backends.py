@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 MARK = "SWITCHBOARD_TEST_RUN"  # every process that a test run starts carries it in its environment
 REDIS_DATABASES = 256  # one for each installation of a run
 START_WITHIN = 30.0  # seconds; 0.7 is usual
@@ -50,7 +50,7 @@ class Servers:
         self._redis_databases = count(1)
         self._running: set[str] = set()
         self._guardian = subprocess.Popen(
-            [sys.executable, "-m", "tests.backends", str(self.folder), str(os.getpid())],
+            [sys.executable, "-m", "tests.support.backends", str(self.folder), str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

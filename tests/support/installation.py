@@ -20,7 +20,7 @@ from typing import Any, Self
 import httpx
 import psutil
 
-from tests.backends import MARK, ROOT, Servers, processes_of_run
+from tests.support.backends import MARK, ROOT, Servers, processes_of_run
 
 OWN_MARK = "SWITCHBOARD_TEST_INSTALLATION"
 READY_WITHIN = 60.0  # seconds; the first start migrates, and CI has two cores
