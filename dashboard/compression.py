@@ -27,7 +27,11 @@ class Compression(GZipMiddleware):
         return super().process_response(request, response)
 
 
-def weak_etag(headers: Headers, path: str, url: str) -> None:
-    """Give a static file a weak ETag: GZipMiddleware would make a strong one weak, and WhiteNoise compares the text."""
+def cache_headers(headers: Headers, path: str, url: str) -> None:
+    """Give a static file, and its 304, the headers that let caches keep both forms of it.
+
+    The ETag is weak: GZipMiddleware would make a strong one weak, and WhiteNoise compares the text.
+    """
     found = os.stat(path)
     headers["ETag"] = f'W/"{found.st_mtime_ns:x}-{found.st_size:x}"'
+    headers["Vary"] = "Accept-Encoding"

@@ -10,7 +10,7 @@ from typing import Any
 import dj_database_url
 
 from dashboard import environment
-from dashboard.compression import weak_etag
+from dashboard.compression import cache_headers
 
 environment.use_safe_sqlite()
 SQLITE_WITHOUT_WAL_RESET_BUG = environment.SQLITE_WITHOUT_WAL_RESET_BUG
@@ -225,7 +225,7 @@ STATIC_ROOT = None
 STATICFILES_DIRS = [BASE_DIR / "static"]
 WHITENOISE_USE_FINDERS = True  # nothing to collect; files are few and small
 WHITENOISE_AUTOREFRESH = DEBUG
-WHITENOISE_ADD_HEADERS_FUNCTION = weak_etag
+WHITENOISE_ADD_HEADERS_FUNCTION = cache_headers
 
 USE_TZ = True
 TIME_ZONE = "UTC"
