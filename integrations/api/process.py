@@ -6,7 +6,6 @@ from base64 import b64encode
 from typing import Any
 
 from asgiref.sync import async_to_sync, sync_to_async
-from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from ninja import Router
 
@@ -16,7 +15,7 @@ from integrations.api.problems import Problem
 from integrations.api.responses import ProcessedOut, UnprocessedOut
 from integrations.delivery import direct_call
 from integrations.delivery.direct_call import DirectRequest, DirectResult
-from integrations.outbound.client import Client
+from integrations.delivery.send import new_client
 from integrations.schemas.message import ProcessIn, json_bytes
 
 router = Router(tags=["Messages"])
@@ -38,10 +37,6 @@ async def _run(asked: DirectRequest) -> DirectResult:
         return await direct_call.run(asked, client=client, in_thread=sync_to_async)
     finally:
         await client.aclose()
-
-
-def new_client() -> Client:
-    return Client(own_ports=frozenset({settings.OWN_PORT} - {0}))
 
 
 # ---- as JSON --------------------------------------------------------------------------------------------------------

@@ -12,13 +12,12 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
 from integrations.delivery import unqueued_call
 from integrations.delivery.request import build_call
-from integrations.delivery.send import make_call
+from integrations.delivery.send import make_call, new_client
 from integrations.delivery.target import target_of
 from integrations.models import Attempt, AuditEntry, Certificate, Endpoint, Service, Trigger
 from integrations.outbound.client import Call, Client
@@ -77,7 +76,7 @@ def run(request: LabRequest, *, actor: str, client: Client | None = None) -> Att
     Call it outside any transaction: the call may take as long as its timeout. ``actor`` is the operator who asked.
     """
     attempt = _begin(request, actor)
-    used = client or Client(own_ports=frozenset({settings.OWN_PORT} - {0}))
+    used = client or new_client()
     call, outcome = asyncio.run(_send(used, request, attempt, closes=client is None))
     unqueued_call.end(attempt, unqueued_call.end_columns(target_of(request.service), call, outcome))
     Certificate.objects.record(used.take_certificates(), timezone.now())

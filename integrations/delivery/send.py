@@ -8,6 +8,8 @@ from datetime import datetime
 from functools import partial
 from http import HTTPStatus
 
+from django.conf import settings
+
 from integrations.delivery import oauth
 from integrations.delivery.claim import Claim
 from integrations.delivery.request import build_call
@@ -26,6 +28,11 @@ class CallResult:
     call: Call | None  # None if the request could not be built
     outcome: Outcome
     started_at: datetime
+
+
+def new_client() -> Client:
+    """Return a client that refuses calls to this installation's own port."""
+    return Client(own_ports=frozenset({settings.OWN_PORT} - {0}))
 
 
 async def send(client: Client, claimed: Claim, now: datetime) -> CallResult:

@@ -22,11 +22,10 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
-from django.conf import settings
 from django.db import DatabaseError, InterfaceError, OperationalError, connection
 
 from integrations.delivery.claim import Claim, claim, claim_suspect, give_back, give_back_unknown
-from integrations.delivery.send import CallResult, send
+from integrations.delivery.send import CallResult, new_client, send
 from integrations.delivery.settle import settle, settle_bare
 from integrations.logs import line
 from integrations.models import Event, Worker, database_now
@@ -64,7 +63,7 @@ class Pump:
         self.capacity = 1 if alone else capacity
         self.service_capacity = max(1, int(self.capacity * SERVICE_SHARE))
         self.alone = alone
-        self.client = client or Client(own_ports=frozenset({settings.OWN_PORT} - {0}))
+        self.client = client or new_client()
         self.worker_id = 0
         self.stopping = False
         self.in_flight: dict[int, tuple[Claim, asyncio.Task[None]]] = {}

@@ -18,9 +18,10 @@ from django.http import HttpResponse
 from integrations.api.asgi.routes import Capacity, read_body, route_for, with_connection_check
 from integrations.api.auth import BODY_LIMIT, caller, operator
 from integrations.api.json_io import body_as
-from integrations.api.process import document, new_client
+from integrations.api.process import document
 from integrations.delivery import direct_call
 from integrations.delivery.direct_call import DirectRequest
+from integrations.delivery.send import new_client
 from integrations.outbound.client import Client
 from integrations.schemas.message import ProcessIn
 
