@@ -1,4 +1,4 @@
-"""The recorded calls of a service, for ``policies.backtest``: what other settings would have done with its last day."""
+"""The recorded calls of a service's last day, for ``policies.backtest`` to simulate other settings on."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from integrations.models import Attempt, Service, Trigger
 from integrations.policies.backtest import RecordedCall
 
 SPAN = timedelta(days=1)
-MOST = 100_000  # the newest calls of that day; more would take longer than somebody waits for a page
-LONGEST_CALL = timedelta(minutes=10)  # rows are in the order of their ends, so one this much older ends the walk
-FED = (Trigger.FIRST, Trigger.RETRY, Trigger.PROBE, Trigger.PROCESS)  # what the breaker sees
+MOST = 100_000  # the newest calls of that day; more would take longer than an operator waits for a page
+LONGEST_CALL = timedelta(minutes=10)  # rows are in the order of their ends, so a row this much older ends the walk
+FED = (Trigger.FIRST, Trigger.RETRY, Trigger.PROBE, Trigger.PROCESS)  # the calls that feed the breaker
 
 
 def recorded_calls(service: Service, now: datetime) -> list[RecordedCall]:

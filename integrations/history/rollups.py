@@ -1,7 +1,7 @@
-"""Hours and days of the counters, made from the minutes while they are kept.
+"""Sum the counters by minute into hours, and those into days, before the minutes are deleted.
 
-What may have changed is counted anew and written over what was there, so that it may be done twice, by two at once,
-and after any pause. Minutes get nothing more once they are over but what a settlement under way still writes.
+Each run sums the hours and days that may have changed again and overwrites them, so it may run twice, in two workers at
+once, and after any pause. After a minute is over, only a settlement in progress still adds to it.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ HOURS_KEPT = timedelta(days=40)
 
 
 def roll() -> None:
-    """Brings the hours up to date, and from them the days."""
+    """Bring the hours up to date, and from them the days."""
     _roll(Tally, TallyHour, TruncHour("start", tzinfo=UTC), HOUR)
     _roll(TallyHour, TallyDay, TruncDay("start", tzinfo=UTC), DAY)
 
 
 def prune(now: datetime) -> None:
-    """Drops the minutes and hours that nobody looks at any more."""
-    # Whole hours and days: what is left of one would be counted as all of it.
+    """Delete the minutes and hours that no page reads any more."""
+    # Whole hours and days: the rest of a partly deleted hour would be summed as the whole hour.
     Tally.objects.filter(start__lt=(now - MINUTES_KEPT).replace(minute=0, second=0, microsecond=0)).delete()
     TallyHour.objects.filter(start__lt=(now - HOURS_KEPT).replace(hour=0, minute=0, second=0, microsecond=0)).delete()
 
 
 def _roll(parts: type[TallyBase], wholes: type[TallyBase], whole: TruncHour | TruncDay, length: timedelta) -> None:
-    """From the one before the newest on: that may have got something more since."""
+    """Sum from the whole before the newest on, since it may have changed after the last run."""
     newest: datetime | None = wholes._default_manager.aggregate(newest=Max("start"))["newest"]
     counted = parts._default_manager.filter(start__gte=newest - length) if newest else parts._default_manager.all()
     sums: Any = counted.annotate(whole=whole).values_list("service_id", "whole").order_by()

@@ -1,4 +1,4 @@
-"""Messages: what is queued for a service, and the only place that changes their status.
+"""Messages: the requests queued for services. Only this module changes a message's status.
 
             accept                claim                    2xx
    (API/UI) ------> PENDING ----------------> DELIVERING --------> DELIVERED
@@ -6,11 +6,11 @@
         not now      |  |  +---- retry at T ------+  +-- attempts spent, 410, expired, 3 lost claims --> DEAD
    (attempt kept) ---+  +---------------- cancel ----------------------------------------------> CANCELLED
 
-A pending message is *due* when ``due_at`` has come. It has no ``due_at`` while it is *held* (a resume left it back)
-or *parked* (an earlier message of its ordering key is unfinished). Breaker, rate, concurrency, budget and pause are
-decided for the whole service at claim and write nothing here: waiting costs no attempt and no row.
+A pending message is *due* once ``due_at`` has passed. It has no ``due_at`` while it is *held* (a resume excluded it)
+or *parked* (an earlier message of its ordering key is unfinished). A claim checks breaker, rate, concurrency, budget
+and pause for the whole service, and writes nothing here: waiting costs no attempt and no row.
 
-A claim is fenced by the worker's id and the number of the call: a result is written only where both still stand.
+A claim is fenced by the worker's id and the number of the call: a result is written only if both are unchanged.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ FINISHED = (Status.DELIVERED, Status.DEAD, Status.CANCELLED)
 
 
 class Priority(models.IntegerChoices):
-    """First tries go ahead of retries, retries ahead of bulk replays."""
+    """The order of claims: first attempts before retries, retries before bulk replays."""
 
     FIRST = 0
     RETRY = 1
@@ -58,7 +58,7 @@ class Priority(models.IntegerChoices):
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A message as it is accepted: everything that stays fixed for its whole life."""
+    """A message before it is accepted: everything that stays fixed for its whole life."""
 
     service: Service
     method: str
@@ -68,7 +68,7 @@ class Draft:
     endpoint: Endpoint | None = None
     query: dict[str, Any] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
-    own: dict[str, Any] = field(default_factory=dict)  # its own query and headers, where its endpoint has added some
+    own: dict[str, Any] = field(default_factory=dict)  # its own query and headers, if its endpoint has added some
     ordering_key: str = ""
     deliver_at: datetime | None = None
     expires_at: datetime | None = None
@@ -80,7 +80,7 @@ class Draft:
 
 
 class Named:
-    """What a message is known by, whether it is the whole row or what a claim carries."""
+    """The identifiers and times that a whole row and a claimed message share."""
 
     __slots__ = ()
     pk: Any
@@ -95,18 +95,18 @@ class Named:
 
     @property
     def wire_id(self) -> str:
-        """``webhook-id``: the same on every attempt, and the first message's in an unedited replay."""
+        """``webhook-id``: the same on every attempt; an unedited replay has that of the first message."""
         return self.webhook_id or self.public_id
 
     @property
     def first_due(self) -> datetime:
-        """From when a deadline counts."""
+        """The time from which a deadline counts."""
         return max(self.created_at, self.deliver_at) if self.deliver_at else self.created_at
 
 
 @dataclass(slots=True)
 class Outgoing(Named):
-    """A claimed message with its content: all that a call needs, a fifth of a model's weight."""
+    """A claimed message with its content: all data for a call, at a fifth of a model's cost."""
 
     pk: int
     nonce: int
@@ -130,21 +130,21 @@ class Outgoing(Named):
 
 
 class Settled(NamedTuple):
-    """What a claimed message becomes after its call."""
+    """The new values of a claimed message after its call."""
 
     pk: int
     status: Status
     priority: Priority
-    due_at: datetime | None  # of what is tried again
+    due_at: datetime | None  # for a retry
     finished_at: datetime | None
     dead_reason: str
     last_status_code: int | None
     last_fault: str
     last_detail: str
-    failure_id: int | None = None  # the group that the call belongs to, where it failed
+    failure_id: int | None = None  # the group of the call, if it failed
 
 
-# The statements of every delivery, by hand: the ORM took a millisecond of CPU to put each of them together.
+# The statements of every delivery, by hand: the ORM took a millisecond of CPU to build each of them.
 CLAIM = """UPDATE integrations_message SET status = 'delivering', worker_id = %s, claimed_at = %s
 WHERE {these} AND status = 'pending' AND due_at <= %s RETURNING id, priority"""
 
@@ -172,8 +172,8 @@ SETTLED = {
 
 
 def _settled_source(settled: Sequence[Settled]) -> tuple[str, list[Any]]:
-    """What is written as a table ``v``: one JSON on SQLite, on PostgreSQL arrays; most columns are the same in all
-    rows and go as one value."""
+    """The new values as a table ``v``: one JSON array on SQLite, column arrays on PostgreSQL, where a column with the
+    same value in all rows, as most have, is sent as one value."""
     if connection.vendor != "postgresql":
         columns = ", ".join(f"value ->> {index} AS {name}" for index, name in enumerate(SETTLED))
         return f"(SELECT {columns} FROM json_each(%s)) AS v", [json.dumps(settled, default=sql.moment)]  # noqa: S608
@@ -197,9 +197,9 @@ def _outgoing_reader() -> sql.RowReader:
 
 
 class MessageQuerySet(models.QuerySet["Message"]):
-    """The words for many messages."""
+    """Operations on many messages."""
 
-    # ---- which ones ------------------------------------------------------------------------------------------------
+    # ---- select ----------------------------------------------------------------------------------------------------
     def pending(self) -> MessageQuerySet:
         return self.filter(status=Status.PENDING)
 
@@ -210,7 +210,7 @@ class MessageQuerySet(models.QuerySet["Message"]):
         return self.filter(status=Status.DEAD)
 
     def unfinished(self) -> MessageQuerySet:
-        # Not by status: SQLite cannot match an IN with parameters to the indexes of what is unfinished.
+        # Not by status: SQLite cannot match an IN with parameters to the indexes of unfinished messages.
         return self.filter(finished_at=None)
 
     def unfinished_for(self, service_id: int) -> MessageQuerySet:
@@ -226,14 +226,14 @@ class MessageQuerySet(models.QuerySet["Message"]):
         return self.filter(status=Status.PENDING, due_at__lte=now)
 
     def any_by_index(self) -> bool:
-        """Like ``exists`` of what is due, by the index of it: see ``queue.HAS_DUE``."""
+        """Like ``exists`` for due messages, but through their index: see ``queue.HAS_DUE``."""
         return self.order_by("priority", "due_at").values_list("pk").first() is not None
 
     def for_service(self, service: Service) -> MessageQuerySet:
         return self.filter(service=service)
 
     def unreplayed(self) -> MessageQuerySet:
-        """Leaves out what has a replay that is unfinished or delivered: nothing is left to do about it."""
+        """Leave out messages with an unfinished or delivered replay: an operator has nothing left to do about them."""
         return self.filter(~has_replay())
 
     def newest_first(self) -> MessageQuerySet:
@@ -246,11 +246,11 @@ class MessageQuerySet(models.QuerySet["Message"]):
 
     # ---- accept ----------------------------------------------------------------------------------------------------
     def accept(self, drafts: Sequence[Draft], now: datetime | None = None) -> list[Message]:
-        """Queues messages in one transaction; when this returns outside another one, they are on disk."""
+        """Queue messages in one transaction; after this returns, outside another transaction, they are on disk."""
         if not drafts:
             return []
         now = now or timezone.now()
-        with transaction.atomic(savepoint=False):  # inside another one it stands and falls with it
+        with transaction.atomic(savepoint=False):  # inside another transaction it commits or rolls back with that one
             keys = sql.fresh_keys(Message, len(drafts))
             accepted = [_accepted(draft, key, now) for draft, key in zip(drafts, keys, strict=True)]
             sql.append(Message, accepted)
@@ -271,7 +271,8 @@ class MessageQuerySet(models.QuerySet["Message"]):
         return self.filter(parked=True)
 
     def sound(self) -> MessageQuerySet:
-        """Whose last claim was not lost; the others are claimed alone, so that a poisonous one has no neighbours."""
+        """Messages whose last claim was not lost. The others are claimed alone, so that a message that crashes its
+        worker takes no other message along."""
         return self.filter(losses=0)
 
     def suspect(self) -> MessageQuerySet:
@@ -281,22 +282,22 @@ class MessageQuerySet(models.QuerySet["Message"]):
         return self.filter(Q(expires_at=None) | Q(expires_at__gt=now))
 
     def first_due_since(self, moment: datetime) -> MessageQuerySet:
-        """From when a deadline counts: the later of acceptance and schedule."""
+        """By the time from which a deadline counts, the later of acceptance and schedule."""
         return self.filter(Q(created_at__gte=moment) | Q(deliver_at__gte=moment))
 
     def first_due_before(self, moment: datetime) -> MessageQuerySet:
         return self.filter(Q(created_at__lt=moment) & (Q(deliver_at=None) | Q(deliver_at__lt=moment)))
 
     def claim(self, ids: Sequence[int], *, worker_id: int, now: datetime) -> dict[int, Priority]:
-        """PENDING → DELIVERING for one worker, of those that are still due; answers which it has now. The caller
-        holds their services' locks."""
+        """PENDING → DELIVERING for one worker, for messages that are still due; returns the claimed ones. The caller
+        holds the locks of their services."""
         at = sql.moment(now)
         with sql.prepared() as cursor:
             cursor.execute(CLAIM.format(these=sql.is_any("id")), [worker_id, at, sql.array(ids), at])
             return {pk: Priority(priority) for pk, priority in cursor.fetchall()}
 
     def outgoing(self, ids: Sequence[int], *, worker_id: int) -> dict[int, Outgoing]:
-        """What a worker holds of ``ids``, with its content, by id."""
+        """The messages of ``ids`` that the worker has claimed, with their content, by id."""
         reader = _outgoing_reader()
         statement = OUTGOING.format(columns=reader.columns, these=sql.is_any("m.id"))
         with sql.prepared() as cursor:
@@ -304,7 +305,7 @@ class MessageQuerySet(models.QuerySet["Message"]):
             return {row[0]: Outgoing(*reader.read(row)) for row in cursor.fetchall()}
 
     def mark_probes(self, ids: Sequence[int], generation: int) -> None:
-        """Remembers which claims are a half-open breaker's probes: their places are counted from these rows."""
+        """Mark claims as a half-open breaker's probes: the number of probes in flight is counted from these rows."""
         self.filter(pk__any=ids).update(probe_generation=generation)
 
     def held_by(self, worker_id: int) -> MessageQuerySet:
@@ -312,11 +313,11 @@ class MessageQuerySet(models.QuerySet["Message"]):
 
     # ---- leave a claim ---------------------------------------------------------------------------------------------
     def give_back(self, ids: Sequence[int], *, worker_id: int, now: datetime) -> int:
-        """DELIVERING → PENDING for claims that were never sent: no call was made, nothing is counted."""
+        """DELIVERING → PENDING for claims that were never sent: no call was made, so nothing is counted."""
         return self.held_by(worker_id).filter(pk__any=ids).update(**_pending(due_at=now))
 
     def settle(self, settled: Sequence[Settled]) -> None:
-        """Leaves the claims after their calls, all in one statement; the caller has locked and fenced the rows."""
+        """End the claims after their calls, in one statement; the caller has locked and fenced the rows."""
         if not settled:
             return
         source, parameters = _settled_source(settled)
@@ -324,12 +325,12 @@ class MessageQuerySet(models.QuerySet["Message"]):
             cursor.execute(SETTLE.format(source=source), parameters)
 
     def settle_as(self, ids: Sequence[int], *, changes: dict[str, Any]) -> int:
-        """Leaves the claim with the same changes for all of ``ids``; the caller has locked and fenced the rows."""
+        """End the claims of ``ids`` with the same changes for all; the caller has locked and fenced the rows."""
         return self.delivering().filter(pk__any=ids).update(**changes)
 
     # ---- waiting ---------------------------------------------------------------------------------------------------
     def park(self, ids: Sequence[int]) -> int:
-        """Takes messages out of the due ones until the one ahead of them in their ordering key is finished."""
+        """Make messages wait, not due, until the earlier message of their ordering key is finished."""
         return self.filter(pk__any=ids, status=Status.PENDING).update(parked=True, due_at=None)
 
     def unpark(self) -> int:
@@ -339,7 +340,7 @@ class MessageQuerySet(models.QuerySet["Message"]):
         return self.parked().update(parked=False, due_at=natural)
 
     def promote(self, keys: Iterable[tuple[int, str]]) -> int:
-        """Makes the head of each (service id, ordering key) due again, if it was parked."""
+        """Make the head of each (service id, ordering key) due again, if it was parked."""
         keys = {(service_id, key) for service_id, key in keys if key}
         if not keys:
             return 0
@@ -358,11 +359,11 @@ class MessageQuerySet(models.QuerySet["Message"]):
         return self.filter(pk__any=heads).unpark()
 
     def hold(self) -> int:
-        """Leaves pending messages back until retry-now or cancel."""
+        """Make pending messages wait for retry-now or cancel."""
         return self.filter(status=Status.PENDING).update(held=True, due_at=None)
 
     def retry_now(self, now: datetime, priority: Priority = Priority.FIRST) -> int:
-        """Makes pending messages due: no schedule, no retry time, no hold, and outside the retry budget by priority."""
+        """Make pending messages due: without schedule, retry time or hold, and outside the retry budget by priority."""
         time = models.DateTimeField(null=True)
         return self.filter(status=Status.PENDING).update(
             held=False,
@@ -375,7 +376,7 @@ class MessageQuerySet(models.QuerySet["Message"]):
 
     # ---- ends ------------------------------------------------------------------------------------------------------
     def cancel(self, now: datetime) -> list[Message]:
-        """PENDING → CANCELLED; answers what was cancelled."""
+        """PENDING → CANCELLED; returns the cancelled messages."""
         return self._finish(Status.CANCELLED, now)
 
     def bury(self, reason: DeadReason, now: datetime) -> list[Message]:
@@ -394,7 +395,7 @@ class MessageQuerySet(models.QuerySet["Message"]):
                 tally.add({service_id: tally.Counts(dead=count) for service_id, count in counted.items()}, now)
                 return messages
             for service_id, count in counted.items():
-                # The stream counts from the tallies, which have no such column: see history/event_stream.py.
+                # The event stream counts from the tallies, which have no column for this: see history/event_stream.py.
                 facts = {status.value: count}
                 Service(pk=service_id).events.create(type=MESSAGES_ENDED, at=now, facts=facts)
         return messages
@@ -404,8 +405,8 @@ class MessageQuerySet(models.QuerySet["Message"]):
 
 
 def around(endpoint: Endpoint | None, query: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
-    """A draft's ``query``, ``headers`` and ``own``: the message's win over its endpoint's, and are kept apart too, so
-    that a replay can resolve the endpoint anew."""
+    """A draft's ``query``, ``headers`` and ``own``: the message's values override its endpoint's, and are stored apart
+    too, so that a replay can resolve the endpoint again."""
     if endpoint is None or not (endpoint.query or endpoint.headers):
         return {"query": query, "headers": headers}
     own = {"query": query, "headers": headers}
@@ -413,7 +414,7 @@ def around(endpoint: Endpoint | None, query: dict[str, Any], headers: dict[str, 
 
 
 def _accepted(draft: Draft, key: int, now: datetime) -> dict[str, Any]:
-    """The row of a new message, every column of it and in the model's order."""
+    """The row of a new message, with every column in the model's order."""
     return {
         **_blank(),
         "id": key,
@@ -452,12 +453,12 @@ def _content(draft: Draft, key: int) -> dict[str, Any]:
 
 
 def _natural_due() -> Coalesce:
-    """When a message would be due on its own: its retry time, else its schedule, else its acceptance."""
+    """When a message is due by itself: its retry time, else its schedule, else its acceptance."""
     return Coalesce(F("retry_at"), F("deliver_at"), F("created_at"))
 
 
 def _pending(**changes: Any) -> dict[str, Any]:
-    """The changes that put a claimed message back."""
+    """The changes that return a claimed message to PENDING."""
     return {"status": Status.PENDING, "worker_id": None, "claimed_at": None, "probe_generation": None, **changes}
 
 
@@ -486,7 +487,7 @@ def times_of(times: dict[int, datetime]) -> Case:
 
 
 class Message(Named, models.Model):
-    """One message: the small row that is claimed; what it carries is in ``MessageContent``."""
+    """One message: the small row that workers claim; its content is in ``MessageContent``."""
 
     nonce = models.BigIntegerField(default=identifiers.fresh_nonce, editable=False)
     service = models.ForeignKey(Service, on_delete=models.CASCADE, db_index=False, related_name="messages")
@@ -503,9 +504,9 @@ class Message(Named, models.Model):
     parked = models.BooleanField(default=False)
     ordering_key = models.CharField(max_length=200, blank=True)
 
-    attempts = models.PositiveIntegerField(default=0)  # used: what the retry policy counts
-    calls = models.PositiveIntegerField(default=0)  # made, lost ones included: the number of the newest attempt row
-    losses = models.PositiveSmallIntegerField(default=0)  # claims lost in a row; more than none is claimed alone
+    attempts = models.PositiveIntegerField(default=0)  # used attempts, for the retry policy
+    calls = models.PositiveIntegerField(default=0)  # all calls, with lost ones: the number of the newest attempt row
+    losses = models.PositiveSmallIntegerField(default=0)  # claims lost in a row; with one or more it is claimed alone
     worker_id = models.BigIntegerField(null=True)
     claimed_at = models.DateTimeField(null=True)
     probe_generation = models.IntegerField(null=True)
@@ -513,7 +514,7 @@ class Message(Named, models.Model):
     last_status_code = models.PositiveSmallIntegerField(null=True)
     last_fault = models.CharField(max_length=11, blank=True)
     last_detail = models.CharField(max_length=500, blank=True)
-    # The group of its last failure. Without a constraint, so that a delivery does not look it up.
+    # The group of its last failure. Without a constraint, so that a delivery does not check it.
     failure = models.ForeignKey(
         "Failure", null=True, on_delete=models.DO_NOTHING, db_constraint=False, db_index=False, related_name="+"
     )
@@ -532,34 +533,34 @@ class Message(Named, models.Model):
 
     class Meta:
         indexes = (
-            # what is due for a service, in the order it is claimed
+            # due messages of a service, in the order of claims
             models.Index(
                 fields=["service", "priority", "due_at", "id"],
                 name="message_due",
                 condition=Q(status="pending", due_at__isnull=False),
             ),
-            # what is in flight: a service's concurrency, a worker's claims
+            # messages in flight: a service's concurrency, a worker's claims
             models.Index(fields=["worker_id"], name="message_claimed", condition=Q(status="delivering")),
             models.Index(fields=["service"], name="message_in_flight", condition=Q(status="delivering")),
-            # what is unfinished: of a service, and ahead in an ordering key
+            # unfinished messages: of a service, and earlier ones of an ordering key
             models.Index(
                 fields=["service", "ordering_key", "id"],
                 name="message_unfinished_keyed",
                 condition=Q(finished_at__isnull=True),
             ),
-            # what is claimed alone, and what waits behind its key: few rows, looked for often
+            # messages that are claimed alone, and parked messages: few rows, read often
             models.Index(fields=["due_at"], name="message_suspect", condition=Q(status="pending", losses__gt=0)),
             models.Index(fields=["service", "ordering_key"], name="message_parked", condition=Q(parked=True)),
             models.Index(
                 fields=["expires_at"], name="message_expiring", condition=Q(status="pending", expires_at__isnull=False)
             ),
-            # what failed alike; few messages fail, so few rows pay for this one
+            # failed messages by group; few messages fail, so few rows pay for this index
             models.Index(fields=["failure", "-id"], name="message_failure", condition=Q(failure__isnull=False)),
-            # few messages are replays, so few rows pay for this one
+            # few messages are replays, so few rows pay for this index
             models.Index(fields=["replay_of"], name="message_replays", condition=Q(replay_of__isnull=False)),
-            # what an operation has made; seldom, too
+            # replays made by an operation: few, too
             models.Index(fields=["operation_id", "-id"], name="message_made", condition=Q(operation_id__isnull=False)),
-            # what people list
+            # lists for people
             models.Index(fields=["service", "-id"], name="message_of_service"),
             models.Index(fields=["-id"], name="message_unfinished", condition=Q(finished_at__isnull=True)),
             models.Index(fields=["service", "-id"], name="message_dead", condition=Q(status="dead")),
@@ -585,14 +586,17 @@ class Message(Named, models.Model):
         }
 
     def cancel(self) -> None:
-        """Raises Conflict unless it is pending."""
+        """Cancel a pending message. Raises Conflict in any other status."""
         if not Message.objects.filter(pk=self.pk).cancel(timezone.now()):
             self.refresh_from_db()
             raise Conflict(f"it is {self.status}; only a pending message can be cancelled")
         self.refresh_from_db()
 
     def retry_now(self) -> None:
-        """Clears the schedule, the retry time and the hold; never a pause, a breaker, a rate or the order."""
+        """Make a pending message due: ends its schedule, retry time and hold, but no pause, breaker, rate or order.
+
+        Raises Conflict in any other status.
+        """
         changed = Message.objects.filter(pk=self.pk).retry_now(timezone.now())
         self.refresh_from_db()
         if not changed:
@@ -607,10 +611,10 @@ class Message(Named, models.Model):
         headers: dict[str, str] | None = None,
         endpoint: Endpoint | None = None,
     ) -> tuple[Message, bool]:
-        """A new message with ``replay_of``, and whether it was made now: while a replay is unfinished, the same one
-        is answered again. ``current`` resolves the endpoint anew. Raises Conflict while this one is unfinished."""
+        """Queue a new message with ``replay_of``; returns it and whether it is new. While a replay is unfinished, that
+        one is returned. ``current`` resolves the endpoint again. Raises Conflict while this message is unfinished."""
         with transaction.atomic():
-            # The lock makes two clicks at once into one replay.
+            # The lock turns two clicks at once into one replay.
             original = Message.objects.select_for_update().filter(pk=self.pk).first()
             if original is None:
                 raise Conflict("it is no longer kept")
@@ -634,7 +638,7 @@ class Message(Named, models.Model):
         priority: Priority = Priority.FIRST,
         operation_id: int | None = None,
     ) -> Draft:
-        """The draft of its replay: what is not given is as it was."""
+        """The draft of its replay: values that are not given stay as they are."""
         content = self.content
         target = endpoint or (self.endpoint if current else None)
         edited = body is not None or headers is not None or endpoint is not None
@@ -663,12 +667,12 @@ class Message(Named, models.Model):
 
 
 class MessageContent(models.Model):
-    """What a message carries, apart from the row that is claimed and updated: fixed at acceptance."""
+    """The content of a message, fixed at acceptance, apart from the row that workers claim and update."""
 
     message = models.OneToOneField(Message, on_delete=models.CASCADE, primary_key=True, related_name="content")
     query = models.JSONField(default=dict)
     headers = models.JSONField(default=dict)
-    own = models.JSONField(default=dict)  # query and headers without the endpoint's, where that has added some
+    own = models.JSONField(default=dict)  # query and headers without the endpoint's, if it has added some
     content_type = models.CharField(max_length=200, blank=True)
     body = models.BinaryField(default=bytes)
 
@@ -683,7 +687,7 @@ def has_replay() -> Exists:
 
 
 def parked_without_predecessor() -> QuerySet[Message, int]:
-    """Parked messages with no unfinished one of their key ahead: nobody would ever bring them back."""
+    """Parked messages without an unfinished earlier one of their key: no settlement will make them due again."""
     return Message.objects.parked().filter(~Exists(_ahead())).values_list("pk", flat=True)
 
 
@@ -694,6 +698,6 @@ def _ahead() -> MessageQuerySet:
 
 
 def behind_their_key(ids: Sequence[int]) -> QuerySet[Message, int]:
-    """Of these messages, the ones that have an unfinished message of their ordering key ahead of them."""
+    """Those of these messages that have an unfinished earlier message of their ordering key."""
     ordered = Message.objects.filter(pk__any=ids).exclude(ordering_key="")
     return ordered.filter(Exists(_ahead())).values_list("pk", flat=True)
