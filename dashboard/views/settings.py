@@ -151,6 +151,6 @@ def retention_edit(request: HttpRequest) -> HttpResponse:
         context |= {"loss": loss, "agreed": agreed, "given": given, "looked_at": retention.PREVIEWED}
         return form_page(request, "settings/retention.html", context, is_refused=False)
     kept = retention.change(given, actor=actor(request))
-    words = f"Finished messages are kept for {retention.in_days(kept.messages_days)}"
-    messages.success(request, f"{words}, audit entries for {retention.in_days(kept.audit_days)}.")
+    words = f"Finished messages are kept {retention.for_days(kept.messages_days)}"
+    messages.success(request, f"{words}, audit entries {retention.for_days(kept.audit_days)}.")
     return see_other("settings")

@@ -48,8 +48,8 @@ def test_it_is_for_admins(operator: Api, viewer: Api) -> None:
 
 def test_a_message_that_is_not_there_never_was_or_is_no_longer_kept(viewer: Api) -> None:
     detail = is_problem(viewer.get("/messages/msg_77_0000001"), 404)["detail"]
-    assert detail.endswith("It never was, or is no longer kept: finished messages are kept for 90 days.")
+    assert detail.endswith("It never existed, or is no longer kept: finished messages are kept for 90 days.")
     retention.change({"messages_days": 1}, actor="person ada")
     assert is_problem(viewer.get("/messages/msg_77_0000001"), 404)["detail"].endswith("kept for 1 day.")
     retention.change({"messages_days": None}, actor="person ada")
-    assert "kept for ever" in is_problem(viewer.get("/messages/msg_77_0000001"), 404)["detail"]
+    assert "kept forever" in is_problem(viewer.get("/messages/msg_77_0000001"), 404)["detail"]

@@ -39,7 +39,7 @@ def test_settings_say_how_long_history_is_kept_and_how_old_it_is() -> None:
 def test_what_deletes_nothing_is_saved_at_once() -> None:
     of_age(3)
     answer = browser(Role.ADMIN, "ada").post(PAGE, {"messages_days": "7", "audit_days": ""}, follow=True)
-    assert "Finished messages are kept for 7 days, audit entries for ever." in words(answer)
+    assert "Finished messages are kept for 7 days, audit entries forever." in words(answer)
     entry = AuditEntry.objects.get(action="retention.changed")
     assert (entry.actor, entry.before["messages_days"], entry.after["messages_days"]) == ("person ada", 90, 7)
 
@@ -85,7 +85,7 @@ def test_it_is_for_admins(role: Role) -> None:
 def test_a_page_that_is_not_there_says_how_long_messages_are_kept(path: str) -> None:
     answer = browser(Role.VIEWER).get(path)
     assert answer.status_code == 404
-    assert "It never was, or is no longer kept: finished messages are kept for 90 days." in words(answer)
+    assert "It never existed, or is no longer kept: finished messages are kept for 90 days." in words(answer)
 
 
 def test_a_replay_whose_original_is_gone_says_so() -> None:

@@ -223,7 +223,7 @@ def test_what_an_open_operation_names_stays(history: History, state: str) -> Non
 def test_an_operation_goes_after_the_last_message_that_it_names(
     history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retention, "LOOKED_AT", 2)
+    monkeypatch.setattr(retention, "ITEMS_READ", 2)
     monkeypatch.setattr(retention, "STEP", 2)
     (late,) = history(age=DAY)
     gone = history(5)
