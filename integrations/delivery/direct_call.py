@@ -97,7 +97,7 @@ class DirectResult:
 
 
 @dataclass(frozen=True, slots=True)
-class AdmittedCall:
+class _AdmittedCall:
     """A call that may be made: its attempt is on disk, its lease in the runtime row."""
 
     target: Target
@@ -112,7 +112,7 @@ class AdmittedCall:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class _Refusal:
     """The reason why no call may be made now."""
 
     kind: Literal["paused", "breaker_open", "rate"]
@@ -186,7 +186,7 @@ class _DirectCall:
 
     async def _try(self) -> DirectResult:
         admitted = await self._begin()
-        if isinstance(admitted, Refusal):
+        if isinstance(admitted, _Refusal):
             again = admitted.kind == "rate"
             if self.result:  # the result of a call says more than the reason why there was no other
                 return replace(self.result, again=again)
@@ -208,17 +208,17 @@ class _DirectCall:
         )
         return self.result
 
-    async def _begin(self) -> AdmittedCall | Refusal:
+    async def _begin(self) -> _AdmittedCall | _Refusal:
         try:
             async with asyncio.timeout(self.time_left):
-                admitted: AdmittedCall | Refusal = await self.in_thread(_begin)(
+                admitted: _AdmittedCall | _Refusal = await self.in_thread(_begin)(
                     self.request, self.calls + 1, self.time_left
                 )
         except TimeoutError:
             raise OperationalError("the database did not answer in time") from None
         return admitted
 
-    async def _send(self, admitted: AdmittedCall) -> tuple[Call | None, Outcome]:
+    async def _send(self, admitted: _AdmittedCall) -> tuple[Call | None, Outcome]:
         if admitted.delay > 0:
             await asyncio.sleep(admitted.delay)
         target = admitted.target
@@ -237,7 +237,7 @@ def _build(draft: Draft, target: Target, identifier: str, now: datetime) -> Call
     return build_call(target.service, draft, identifier=identifier, now=now, target=target)
 
 
-def _judge(admitted: AdmittedCall, call: Call | None, outcome: Outcome) -> Verdict:
+def _judge(admitted: _AdmittedCall, call: Call | None, outcome: Outcome) -> Verdict:
     """Judge an outcome. A caller's timeout shorter than the service's says nothing about the service."""
     verdict = judge(outcome, admitted.target.retry, admitted.attempt.started_at)
     if outcome.fault is Fault.TIMEOUT and call and call.total_timeout < FULL_TIME * admitted.target.timeouts.total:
@@ -246,7 +246,7 @@ def _judge(admitted: AdmittedCall, call: Call | None, outcome: Outcome) -> Verdi
 
 
 # ---- begin ----------------------------------------------------------------------------------------------------------
-def _begin(request: DirectRequest, number: int, time_left: float) -> AdmittedCall | Refusal:
+def _begin(request: DirectRequest, number: int, time_left: float) -> _AdmittedCall | _Refusal:
     """Admit one call under the lock of its service's runtime row, and write its attempt."""
     draft = request.draft
     with transaction.atomic():
@@ -277,38 +277,40 @@ def _begin(request: DirectRequest, number: int, time_left: float) -> AdmittedCal
         probing_for = runtime.generation if admission.is_probing else None
         runtime.lease(attempt.pk, probing_for, now, max(time_left, 0) + LEASE_MARGIN)
         runtime.save_decided()
-    return AdmittedCall(target, attempt, runtime.generation, (slot - now).total_seconds())
+    return _AdmittedCall(target, attempt, runtime.generation, (slot - now).total_seconds())
 
 
-def _refuse_paused(runtime: Runtime, now: datetime) -> Refusal | None:
+def _refuse_paused(runtime: Runtime, now: datetime) -> _Refusal | None:
     """Refuse calls to a paused or throttled service. Read for each try: an operator may have paused it since."""
     status, reason, name = Service.objects.values_list("status", "paused_reason", "name").get(pk=runtime.pk)
     if status == ServiceStatus.PAUSED:
-        return Refusal("paused", f"{name} is paused{f': {reason}' if reason else ''}.")
+        return _Refusal("paused", f"{name} is paused{f': {reason}' if reason else ''}.")
     if runtime.is_throttled(now):
-        return Refusal("rate", f"{name} asked us to wait until {cast(datetime, runtime.throttled_until):%H:%M:%S} UTC.")
+        return _Refusal(
+            "rate", f"{name} asked us to wait until {cast(datetime, runtime.throttled_until):%H:%M:%S} UTC."
+        )
     return None
 
 
-def _refuse(admission: Admission, now: datetime, *, is_retry: bool) -> Refusal | None:
+def _refuse(admission: Admission, now: datetime, *, is_retry: bool) -> _Refusal | None:
     runtime, target, name = admission.runtime, admission.target, admission.target.service.name
     state = runtime.breaker
     if admission.permits > 0:
         if is_retry and not admission.is_probing and admission.retries < 1:
-            return Refusal("rate", f"The retry budget of {name} is used up for this minute.")
+            return _Refusal("rate", f"The retry budget of {name} is used up for this minute.")
         return None
     if breaker.allowance(state, target.breaker, runtime.probes_in_flight, now) == 0:
         if state.state == "half_open":
-            return Refusal("breaker_open", f"The breaker of {name} is half-open and waits for its probe.")
-        return Refusal("breaker_open", f"The breaker of {name} is open{f' ({state.reason})' if state.reason else ''}.")
+            return _Refusal("breaker_open", f"The breaker of {name} is half-open and waits for its probe.")
+        return _Refusal("breaker_open", f"The breaker of {name} is open{f' ({state.reason})' if state.reason else ''}.")
     if runtime.in_flight >= breaker.ceiling(state, target.limits.concurrency):
-        return Refusal("rate", f"{name} has {runtime.in_flight} calls in flight, its maximum.")
-    return Refusal("rate", f"The rate limit of {name} is used up for the moment.")
+        return _Refusal("rate", f"{name} has {runtime.in_flight} calls in flight, its maximum.")
+    return _Refusal("rate", f"The rate limit of {name} is used up for the moment.")
 
 
 # ---- end ------------------------------------------------------------------------------------------------------------
 def _end(
-    admitted: AdmittedCall, request: DirectRequest, call: Call | None, outcome: Outcome, verdict: Verdict
+    admitted: _AdmittedCall, request: DirectRequest, call: Call | None, outcome: Outcome, verdict: Verdict
 ) -> bytes:
     """Write the result of a call, and return the body that the caller may see."""
     columns = unqueued_call.end_columns(admitted.target, call, outcome)
@@ -337,7 +339,7 @@ def _end(
     return body
 
 
-def _write(admitted: AdmittedCall, columns: dict[str, Any], outcome: Outcome, verdict: Verdict) -> None:
+def _write(admitted: _AdmittedCall, columns: dict[str, Any], outcome: Outcome, verdict: Verdict) -> None:
     target, attempt = admitted.target, admitted.attempt
     body = columns["response_body"]
     stored = body[: target.service.response_cap]

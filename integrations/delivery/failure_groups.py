@@ -25,7 +25,7 @@ MAX_GROUPS = 200  # unresolved groups of one service and endpoint; further cause
 
 
 @dataclass(frozen=True, slots=True)
-class FailedAttempt:
+class _FailedAttempt:
     """One failed call, and the group that its message belonged to before."""
 
     attempt: Mapping[str, Any]  # the columns of its attempt, without secrets
@@ -54,7 +54,7 @@ def record(
     the attempts.
     """
     failed = [
-        FailedAttempt(attempt, group)
+        _FailedAttempt(attempt, group)
         for attempt, group in zip(attempts, previous_groups, strict=True)
         if attempt["outcome"] == Result.FAILED
     ]
@@ -68,8 +68,8 @@ def record(
         return {}
 
 
-def _record(failed: Sequence[FailedAttempt], now: datetime) -> dict[int, int]:
-    groups: dict[str, tuple[Fingerprint, list[FailedAttempt]]] = {}
+def _record(failed: Sequence[_FailedAttempt], now: datetime) -> dict[int, int]:
+    groups: dict[str, tuple[Fingerprint, list[_FailedAttempt]]] = {}
     causes = _fingerprints(failed)
     known = Failure.objects.ids_by_key(sorted({cause.key for cause in causes}))
     for cause, call in zip(_bounded(causes, failed, known), failed, strict=True):
@@ -86,7 +86,7 @@ def _record(failed: Sequence[FailedAttempt], now: datetime) -> dict[int, int]:
     return {call.attempt["id"]: group.pk for group in written for call in groups[group.key][1]}
 
 
-def _fingerprints(failed: Sequence[FailedAttempt]) -> list[Fingerprint]:
+def _fingerprints(failed: Sequence[_FailedAttempt]) -> list[Fingerprint]:
     """Compute the fingerprint of each call, once for equal ones: a service that is down fails all calls alike."""
     causes: dict[FailureDetails, Fingerprint] = {}
     for details in (of_calls := [call.details for call in failed]):
@@ -96,7 +96,7 @@ def _fingerprints(failed: Sequence[FailedAttempt]) -> list[Fingerprint]:
 
 
 def _bounded(
-    causes: Sequence[Fingerprint], failed: Sequence[FailedAttempt], known: Mapping[str, int]
+    causes: Sequence[Fingerprint], failed: Sequence[_FailedAttempt], known: Mapping[str, int]
 ) -> Iterator[Fingerprint]:
     """Replace the fingerprints of new groups beyond MAX_GROUPS of a service and endpoint by their remainder group.
 
@@ -119,7 +119,7 @@ def _bounded(
         yield cause
 
 
-def _seen(cause: Fingerprint, failed: Sequence[FailedAttempt], group: int | None) -> FailureUpdate:
+def _seen(cause: Fingerprint, failed: Sequence[_FailedAttempt], group: int | None) -> FailureUpdate:
     attempts = [call.attempt for call in failed]
     starts = [attempt["started_at"] for attempt in attempts]
     messages = [attempt["message_id"] for attempt in attempts if attempt["message_id"] is not None]

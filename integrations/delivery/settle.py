@@ -45,7 +45,7 @@ def settle(results: Sequence[CallResult]) -> None:
     """Write a batch of results in one transaction. A late result, whose claim was lost, only completes the history."""
     with transaction.atomic():
         now, fences = queue.fence([result.claim.message.pk for result in results])
-        current, late = _fenced(results, fences)
+        current, late = _split_late(results, fences)
         decisions = [_decide(result, now) for result in current]
         attempts = [_attempt(decision, fences[decision.message.pk].attempt_id) for decision in decisions]
         sql.append(Attempt, attempts)
@@ -73,7 +73,9 @@ def settle_bare(result: CallResult) -> None:
     settle([replace(result, outcome=outcome)])
 
 
-def _fenced(results: Sequence[CallResult], fences: dict[int, queue.Fence]) -> tuple[list[CallResult], list[CallResult]]:
+def _split_late(
+    results: Sequence[CallResult], fences: dict[int, queue.Fence]
+) -> tuple[list[CallResult], list[CallResult]]:
     """Split results into those whose claim is still current and late ones."""
     current: list[CallResult] = []
     late: list[CallResult] = []
@@ -86,7 +88,7 @@ def _fenced(results: Sequence[CallResult], fences: dict[int, queue.Fence]) -> tu
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class _Decision:
     """The next state of a message after its call."""
 
     result: CallResult
@@ -104,17 +106,17 @@ class Decision:
         return self.status != Status.PENDING
 
 
-def _decide(result: CallResult, now: datetime) -> Decision:
+def _decide(result: CallResult, now: datetime) -> _Decision:
     retry, message = result.claim.target.retry, result.claim.message
     verdict = judge(result.outcome, retry, now)
     if verdict.action == "deliver":
-        return Decision(result, verdict, Status.DELIVERED)
+        return _Decision(result, verdict, Status.DELIVERED)
     if verdict.action == "bury":
-        return Decision(result, verdict, Status.DEAD, dead_reason=verdict.dead_reason)
+        return _Decision(result, verdict, Status.DEAD, dead_reason=verdict.dead_reason)
     if verdict.action == "pause":
         if message.attempts + 1 >= retry.attempts_allowed:
-            return Decision(result, verdict, Status.DEAD, dead_reason=DeadReason.GONE)
-        return Decision(result, verdict, Status.PENDING, due_at=now)
+            return _Decision(result, verdict, Status.DEAD, dead_reason=DeadReason.GONE)
+        return _Decision(result, verdict, Status.PENDING, due_at=now)
     next_due = next_attempt(
         retry,
         attempts=message.attempts + 1,
@@ -125,11 +127,11 @@ def _decide(result: CallResult, now: datetime) -> Decision:
         random=random,
     )
     if isinstance(next_due, DeadReason):
-        return Decision(result, verdict, Status.DEAD, dead_reason=next_due)
-    return Decision(result, verdict, Status.PENDING, due_at=next_due)
+        return _Decision(result, verdict, Status.DEAD, dead_reason=next_due)
+    return _Decision(result, verdict, Status.PENDING, due_at=next_due)
 
 
-def _attempt(decision: Decision, key: int) -> dict[str, Any]:
+def _attempt(decision: _Decision, key: int) -> dict[str, Any]:
     """The columns of the attempt."""
     result = decision.result
     claimed, outcome = result.claim, result.outcome
@@ -151,7 +153,7 @@ def _attempt(decision: Decision, key: int) -> dict[str, Any]:
     }
 
 
-def _settled(decision: Decision, now: datetime, failure_id: int | None) -> Settled:
+def _settled(decision: _Decision, now: datetime, failure_id: int | None) -> Settled:
     """The new values of the message's row."""
     message, outcome = decision.message, decision.result.outcome
     is_pending = decision.status == Status.PENDING
@@ -170,9 +172,9 @@ def _settled(decision: Decision, now: datetime, failure_id: int | None) -> Settl
     )
 
 
-def _write_runtimes(decisions: Sequence[Decision], attempts: Sequence[dict[str, Any]], now: datetime) -> None:
+def _write_runtimes(decisions: Sequence[_Decision], attempts: Sequence[dict[str, Any]], now: datetime) -> None:
     """Feed the results back into each service's breaker and throttle."""
-    by_service: dict[int, list[tuple[Decision, dict[str, Any]]]] = defaultdict(list)
+    by_service: dict[int, list[tuple[_Decision, dict[str, Any]]]] = defaultdict(list)
     for decision, attempt in zip(decisions, attempts, strict=True):
         by_service[decision.message.service_id].append((decision, attempt))
     runtimes = Runtime.objects.locked(by_service)
@@ -181,14 +183,14 @@ def _write_runtimes(decisions: Sequence[Decision], attempts: Sequence[dict[str, 
     Runtime.objects.save_decided(runtimes)
 
 
-def _write_runtime(runtime: Runtime, pairs: list[tuple[Decision, dict[str, Any]]], now: datetime) -> None:
+def _write_runtime(runtime: Runtime, pairs: list[tuple[_Decision, dict[str, Any]]], now: datetime) -> None:
     target = pairs[0][0].result.claim.target
     samples = [_sample(decision, attempt, target.breaker, now) for decision, attempt in pairs]
     feed_back(runtime, target, samples, [decision.verdict for decision, _ in pairs], now)
 
 
 def _sample(
-    decision: Decision, attempt: dict[str, Any], policy: breaker.BreakerPolicy, now: datetime
+    decision: _Decision, attempt: dict[str, Any], policy: breaker.BreakerPolicy, now: datetime
 ) -> breaker.Sample:
     return breaker.Sample(
         failed=decision.verdict.breaker == "failure",
@@ -200,7 +202,7 @@ def _sample(
     )
 
 
-def _counts(decisions: Sequence[Decision]) -> dict[int, tally.Counts]:
+def _counts(decisions: Sequence[_Decision]) -> dict[int, tally.Counts]:
     counts: dict[int, tally.Counts] = defaultdict(tally.Counts)
     for decision in decisions:
         totals = counts[decision.message.service_id]
@@ -223,7 +225,7 @@ def _complete_lost(result: CallResult) -> None:
     log.warning(line("late", message=result.claim.message.public_id, attempt=result.claim.number))
 
 
-def _log_line(decision: Decision) -> str:
+def _log_line(decision: _Decision) -> str:
     claimed, outcome = decision.result.claim, decision.result.outcome
     return line(
         "attempt",
