@@ -1,4 +1,4 @@
-"""/api/v1: the same verbs as the console's, for programs."""
+"""/api/v1: the console's actions for programs."""
 
 from __future__ import annotations
 
@@ -20,58 +20,58 @@ from integrations.api.openapi import complete
 from integrations.api.problems import Problem, add_problem_handlers
 
 DESCRIPTION = """\
-Every call but this page needs `Authorization: Bearer TOKEN`; errors are `application/problem+json` (RFC 9457).
-Lists give `next_cursor`; times are RFC 3339 in UTC, durations are seconds. A request that is repeated with the same
-`Idempotency-Key` is done once."""
+Every request except for this document needs `Authorization: Bearer TOKEN`. Errors are `application/problem+json`
+(RFC 9457). Lists return `next_cursor`. Times are RFC 3339 in UTC, durations are seconds. Requests repeated with the
+same `Idempotency-Key` are carried out once."""
 
 
 class Api(NinjaAPI):
-    """ninja's API, whose own 404 and 405 are problem documents too."""
+    """ninja's API with problem documents for its own 404 and 405 responses too."""
 
     def _get_urls(self) -> list[URLResolver | URLPattern]:
         routes = super()._get_urls()
         for route in routes:
             if isinstance(route, URLPattern):
-                route.callback = in_words(route.callback)
-        return [*routes, re_path("", csrf_exempt(nothing_here))]
+                route.callback = with_problems(route.callback)
+        return [*routes, re_path("", csrf_exempt(not_found))]
 
     def get_openapi_schema(self, **kwargs: Any) -> OpenAPISchema:
         schema = super().get_openapi_schema(**kwargs)
-        complete(schema, dict(self._gates()))
+        complete(schema, dict(self._authentication()))
         return schema
 
-    def _gates(self) -> Iterator[tuple[str, Bearer]]:
-        """Who may make each call, by the call's name."""
+    def _authentication(self) -> Iterator[tuple[str, Bearer]]:
+        """Yield the authentication of each operation, by operation id."""
         for router in self._get_bound_routers():
             for view in router.path_operations.values():
                 for operation in view.operations:
-                    (gate,) = operation.auth_callbacks
-                    yield self.get_openapi_operation_id(operation), cast(Bearer, gate)
+                    (bearer,) = operation.auth_callbacks
+                    yield self.get_openapi_operation_id(operation), cast(Bearer, bearer)
 
     def get_openapi_operation_id(self, operation: Any) -> str:
         name: str = operation.view_func.__name__
         return name
 
 
-def in_words(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
+def with_problems(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
     @wraps(view)
-    def spoken(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+    def wrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         try:
             response = view(request, *args, **kwargs)
         except Http404:
-            return nothing_here(request)
+            return not_found(request)
         keep_out_of_caches(response)
         if response.status_code == 405:
             allowed = response.headers.get("Allow", "")
-            words = f"{request.method} is not offered here; use {allowed}."
-            return Problem(405, words, headers={"Allow": allowed}).as_response()
+            detail = f"{request.method} is not allowed here; use {allowed}."
+            return Problem(405, detail, headers={"Allow": allowed}).as_response()
         return response
 
-    return spoken
+    return wrapped
 
 
-def nothing_here(request: HttpRequest) -> HttpResponse:
-    return Problem(404, f"There is nothing at {request.path[:200]}.").as_response()
+def not_found(request: HttpRequest) -> HttpResponse:
+    return Problem(404, f"Nothing exists at {request.path[:200]}.").as_response()
 
 
 api = Api(

@@ -1,4 +1,4 @@
-"""Tokens, the audit, and how long history is kept: for admins only."""
+"""Tokens, the audit log and the retention of history, for admins only."""
 
 from __future__ import annotations
 
@@ -26,23 +26,25 @@ Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max
 
 
 class TokenIn(StrictModel):
-    """A token to make."""
+    """A token to create."""
 
-    name: Name = Field(description="Who or what will use it; it is named in the audit.")
-    role: Role = Field(description="What it may do.")
-    expires_in: float | None = Field(None, ge=1, le=TEN_YEARS, description="Seconds it is valid; left out, for ever.")
+    name: Name = Field(description="Program that will use the token; shown in the audit log.")
+    role: Role = Field(description="Role of the token: viewer reads, operator acts on traffic, admin also administers.")
+    expires_in: float | None = Field(
+        None, ge=1, le=TEN_YEARS, description="Lifetime in seconds. Omit it for a token that does not expire."
+    )
 
 
 @router.get("/tokens", response=TokenPage)
 def list_tokens(request: HttpRequest, limit: Limit = LIMIT, cursor: Cursor = None) -> HttpResponse:
-    """All tokens, expired ones too; never the tokens themselves."""
+    """List all tokens, including expired ones. The secrets are not shown."""
     rows, next_cursor = page(Token.objects.select_related("created_by"), "tokens", limit, cursor)
     return json_response(list_json([token_json(token) for token in rows], next_cursor))
 
 
 @router.post("/tokens", response={201: IssuedTokenOut})
 def issue_token(request: HttpRequest, data: TokenIn) -> HttpResponse:
-    """Makes a token and shows it, this once."""
+    """Create a token. Its secret is returned only here."""
     lifetime = None if data.expires_in is None else timedelta(seconds=data.expires_in)
     with transaction.atomic():
         token, secret = Token.objects.issue(data.name, data.role, lifetime)
@@ -53,10 +55,10 @@ def issue_token(request: HttpRequest, data: TokenIn) -> HttpResponse:
 
 @router.delete("/tokens/{int:token_id}", response={204: None})
 def revoke_token(request: HttpRequest, token_id: int) -> HttpResponse:
-    """Ends a token at once."""
+    """Revoke a token."""
     token = Token.objects.filter(pk=token_id).first() if token_id < 2**63 else None
     if token is None:
-        raise Http404(f"There is no token {token_id}.")
+        raise Http404(f"No token has the id {token_id}.")
     with transaction.atomic():
         facts = {"role": token.role, "prefix": token.prefix}
         AuditEntry.objects.record(caller(request).actor, "token.deleted", token.name, before=facts)
@@ -67,13 +69,13 @@ def revoke_token(request: HttpRequest, token_id: int) -> HttpResponse:
 @router.get("/audit", response=AuditPage)
 def list_audit(
     request: HttpRequest,
-    target: Annotated[str | None, Query(max_length=200, description="What was changed.")] = None,
-    actor: Annotated[str | None, Query(max_length=200, description="Who, such as `token deploy`.")] = None,
-    action: Annotated[str | None, Query(max_length=60, description="Such as `service.paused`.")] = None,
+    target: Annotated[str | None, Query(max_length=200, description="Changed resource, such as `billing`.")] = None,
+    actor: Annotated[str | None, Query(max_length=200, description="Actor, such as `token deploy`.")] = None,
+    action: Annotated[str | None, Query(max_length=60, description="Action, such as `service.paused`.")] = None,
     limit: Limit = LIMIT,
     cursor: Cursor = None,
 ) -> HttpResponse:
-    """Who changed what, from what to what, and why."""
+    """List changes with actor, reason, and the values before and after; newest first."""
     equal = {"target": target, "actor": actor, "action": action}
     rows = AuditEntry.objects.filter(**{name: value for name, value in equal.items() if value is not None})
     found, next_cursor = page(rows, "audit", limit, cursor)
@@ -83,13 +85,13 @@ def list_audit(
 
 @router.get("/retention", response=RetentionOut)
 def get_retention(request: HttpRequest) -> HttpResponse:
-    """How long history is kept."""
+    """Return how long history is kept."""
     return json_response(Retention.objects.current().periods)
 
 
 @router.patch("/retention", response=RetentionOut)
 def change_retention(request: HttpRequest, data: RetentionIn) -> HttpResponse:
-    """Keeps history for another while; what is left out stays. The workers delete what is older from now on."""
+    """Change how long history is kept; workers delete older history. Omitted fields keep their values."""
     given = {name: getattr(data, name) for name in data.model_fields_set}
     return json_response(retention.change(given, actor=caller(request).actor).periods)
 

@@ -1,4 +1,4 @@
-"""What is decided before a call's body is looked at: who calls, whether the role is enough, how often, how much."""
+"""The checks before a request is parsed: caller, role, request rate, size of the body."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from integrations.models import Account, Role, Token
 
 BODY_LIMIT = 2 * 1024 * 1024  # bytes of a request's body
 BATCH_LIMIT = 16 * 1024 * 1024
-RATE = 200.0  # requests a second and token; SWITCHBOARD_TOKEN_RATE where settings know it
+RATE = 200.0  # requests a second per token, unless SWITCHBOARD_TOKEN_RATE sets another rate
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who makes a call: ``actor`` for the audit, ``owner`` for what is kept per token."""
+    """The token or person behind a request: ``actor`` for the audit, ``owner`` as the key of rates and idempotency."""
 
     actor: str
     role: Role
     owner: str
     expires_at: datetime | None = None  # of the token
-    session: str = ""  # its key, where a page calls
+    session: str = ""  # session key of a page's request
 
 
 def caller(request: HttpRequest) -> Caller:
@@ -40,11 +40,14 @@ def caller(request: HttpRequest) -> Caller:
 
 
 class Bearer(AuthBase):
-    """Lets in a token, or for GET a signed-in person of the same origin, with at least the ``needed`` role."""
+    """Admit a token, or for GET a signed-in person of the same origin, with at least the ``needed`` role.
+
+    ninja names the security scheme of the OpenAPI document after this class.
+    """
 
     openapi_type = "http"
     openapi_scheme = "bearer"
-    openapi_description = "A token, made by an admin or by `manage.py token`."
+    openapi_description = "An API token. An admin creates one in the console, or with `manage.py token`."
 
     def __init__(self, needed: Role, body_limit: int = BODY_LIMIT) -> None:
         super().__init__()
@@ -52,27 +55,30 @@ class Bearer(AuthBase):
         self.body_limit = body_limit
 
     def __call__(self, request: HttpRequest) -> Caller:
-        who = identify(request)
-        self.admit(who)
+        identified = identify(request)
+        self.admit(identified)
         read_body(request, self.body_limit)
-        return who
+        return identified
 
-    def admit(self, who: Caller) -> None:
-        """Raises Problem(429) or Problem(403). It touches no database."""
-        if wait := buckets.take(who.owner):
+    def admit(self, identified: Caller) -> None:
+        """Check rate and role, without the database. Raises Problem(429) or Problem(403)."""
+        if wait := buckets.take(identified.owner):
+            seconds = math.ceil(wait)
             raise Problem(
-                429, "This token sends too many requests a second.", headers={"Retry-After": str(math.ceil(wait))}
+                429,
+                f"This token sends too many requests. Try again after {seconds} s.",
+                headers={"Retry-After": str(seconds)},
             )
-        if not who.role.covers(self.needed):
-            raise Problem(403, f"This needs the {self.needed} role; yours is {who.role}.")
+        if not identified.role.covers(self.needed):
+            raise Problem(403, f"This needs the {self.needed} role; yours is {identified.role}.")
 
 
 def identify(request: HttpRequest) -> Caller:
-    """Who calls, as the database has it. Raises Problem(401)."""
-    who = _by_token(request) or _by_session(request)
-    if who is None:
+    """Look up the caller in the database. Raises Problem(401)."""
+    identified = _by_token(request) or _by_session(request)
+    if identified is None:
         raise Problem(401, "Send Authorization: Bearer TOKEN.", headers=CHALLENGE)
-    return who
+    return identified
 
 
 def _by_token(request: HttpRequest) -> Caller | None:
@@ -82,14 +88,14 @@ def _by_token(request: HttpRequest) -> Caller | None:
     scheme, _, secret = given.partition(" ")
     token = Token.objects.holding(secret.strip()) if scheme.lower() == "bearer" else None
     if token is None:
-        refused = {"WWW-Authenticate": f'{CHALLENGE["WWW-Authenticate"]}, error="invalid_token"'}
-        raise Problem(401, "This token is not valid, or no longer.", headers=refused)
+        challenge = {"WWW-Authenticate": f'{CHALLENGE["WWW-Authenticate"]}, error="invalid_token"'}
+        raise Problem(401, "This token is unknown, revoked or expired.", headers=challenge)
     token.touch()
     return Caller(f"token {token.name}", Role(token.role), f"token {token.pk}", token.expires_at)
 
 
 def _by_session(request: HttpRequest) -> Caller | None:
-    """Pages of our own origin may read with their session; writing needs a token, which no other site can send."""
+    """Let pages of the same origin read with their session. Writing needs a token, which no other site can send."""
     if request.method != "GET" or request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
         return None
     person = request.user
@@ -103,56 +109,56 @@ def _by_session(request: HttpRequest) -> Caller | None:
     )
 
 
-def is_signed_in(who: Caller) -> bool:
-    """Whether the session that a page has called with stands, and is still this person's."""
+def is_signed_in(page: Caller) -> bool:
+    """Check whether the session of a page is still valid and still belongs to the same person."""
     request = HttpRequest()
-    request.session = import_module(settings.SESSION_ENGINE).SessionStore(who.session)
+    request.session = import_module(settings.SESSION_ENGINE).SessionStore(page.session)
     person = get_user(request)
-    return isinstance(person, Account) and person.is_active and f"person {person.pk}" == who.owner
+    return isinstance(person, Account) and person.is_active and f"person {person.pk}" == page.owner
 
 
 def read_body(request: HttpRequest, limit: int) -> None:
-    """Reads at most ``limit`` bytes into ``request.body``; raises Problem(413), unread where the length says so."""
-    length = announced(request, limit)
+    """Read at most ``limit`` bytes into ``request.body``. Raises Problem(413), before reading if the length says so."""
+    length = announced_length(request, limit)
     source = request
     if not length and "chunked" in request.headers.get("Transfer-Encoding", "").lower():
-        # WSGI has no length for a chunked body, and Django reads none then; the server's stream knows its end.
+        # WSGI gives a chunked body no length, so Django would read nothing. The server's stream knows its end.
         source = getattr(request, "environ", {}).get("wsgi.input", request)
     try:
         body = source.read(limit + 1)
     except (UnreadablePostError, OSError):
-        raise Problem(400, "The body ended early.") from None
+        raise Problem(400, "The connection was closed before the end of the body.") from None
     if len(body) > limit:
         raise too_large(limit)
     request._body = body
 
 
-def announced(request: HttpRequest, limit: int) -> int:
-    """The body's length by its header, 0 without one. Raises Problem(413) or Problem(400)."""
+def announced_length(request: HttpRequest, limit: int) -> int:
+    """Return Content-Length, 0 without the header. Raises Problem(413) or Problem(400)."""
     try:
         length = int(request.META.get("CONTENT_LENGTH") or 0)
     except ValueError:
-        raise Problem(400, "Content-Length is not a number.") from None
+        raise Problem(400, "Content-Length must be a number.") from None
     if length > limit:
         raise too_large(limit)
     return length
 
 
 def too_large(limit: int) -> Problem:
-    return Problem(413, f"The body is larger than {limit:,} bytes.")
+    return Problem(413, f"The body is too large; the limit is {limit:,} bytes.")
 
 
 class Buckets:
-    """A token bucket for each caller, in this process: a burst of one second's worth, then an even rate."""
+    """A token bucket per caller and process: a burst of one second's requests, then an even rate."""
 
-    KEPT = 10_000
+    LIMIT = 10_000  # callers; then all buckets start full again
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._levels: dict[str, tuple[float, float]] = {}  # owner: (requests left, as of)
 
     def take(self, owner: str) -> float:
-        """Seconds to wait until the next request is allowed; 0 where this one is."""
+        """Take one request. Return the seconds to wait, 0 if it is allowed."""
         rate = float(getattr(settings, "TOKEN_RATE", RATE))
         if rate <= 0:
             return 0
@@ -161,7 +167,7 @@ class Buckets:
             left, since = self._levels.get(owner, (rate, now))
             left = min(rate, left + (now - since) * rate)
             allowed = left >= 1
-            if len(self._levels) > self.KEPT:
+            if len(self._levels) > self.LIMIT:
                 self._levels.clear()
             self._levels[owner] = (left - 1 if allowed else left, now)
         return 0 if allowed else (1 - left) / rate

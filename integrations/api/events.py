@@ -1,4 +1,4 @@
-"""What can be followed with `GET /events`, and how it is told; `stream.py` answers the call."""
+"""The topics of `GET /events` and the format of its events. `asgi/events.py` serves the streams."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from integrations.models import MESSAGES_CHANGED, identifiers
 router = Router(tags=["Events"], auth=viewer)
 
 TOPICS = ("services", "messages", "breakers", "operations", "failures", "workers")
-OF_TYPE = {topic.rstrip("s"): topic for topic in TOPICS} | {"messages": "messages"}  # by a type's first word
-SINGLE = {"message": "msg", "operation": "op"}
-FOLLOWED = f"Any of {', '.join(TOPICS)}, message:ID and operation:ID"
+TOPIC_OF = {topic.rstrip("s"): topic for topic in TOPICS} | {"messages": "messages"}  # by the first word of a type
+PREFIXES = {"message": "msg", "operation": "op"}  # of the ids that can be followed one by one
+TOPICS_TEXT = f"Any of {', '.join(TOPICS)}, message:ID and operation:ID"
 IDENTIFIER = re.compile(r"[a-z0-9_]{1,60}")
-SINGLES = 100  # of one stream
+TOPIC_LIMIT = 100  # per stream
 MEDIA_TYPE = "text/event-stream"
-RETRY = 2  # seconds until a client whose stream has ended comes back
+RETRY = 2  # seconds until a client reconnects after its stream has ended
 
 
 @router.get(
@@ -34,59 +34,59 @@ RETRY = 2  # seconds until a client whose stream has ended comes back
 )
 def follow_events(
     request: HttpRequest,
-    topics: Annotated[str, Query(description=f"{FOLLOWED}, with commas; left out, all but the single ones.")] = "",
+    topics: Annotated[str, Query(description=f"{TOPICS_TEXT}, separated by commas. Default: all without ids.")] = "",
 ) -> HttpResponse:
-    """Server-Sent Events: what happens from now on, or since the `Last-Event-ID` that is sent along.
+    """Stream events as Server-Sent Events, from now on or since the `Last-Event-ID` header.
 
-    `hello` comes first, with the state of the messages that are followed singly. `messages.changed` tells, once a
-    second and for each service, how many messages came to each status and how many calls were made; of a message that
-    is followed singly it tells the state, when it has changed. `reset` says that what was missed is no longer known;
-    `bye` that the server ends the stream, and why.
+    `hello` is the first event; it contains the state of the messages given by id. `messages.changed` reports, once a
+    second for each service, how many messages changed to each status and how many calls were made; for a message given
+    by id it contains the new state. `reset` means that missed events are no longer stored. `bye` ends the stream and
+    gives the reason.
     """
     parse_topics([topics])
-    raise Problem(503, "This server cannot stream: it does not run dashboard.asgi.")
+    raise Problem(503, "This server does not support streaming; run dashboard.asgi.")
 
 
 @dataclass(frozen=True, slots=True)
 class Topics:
-    """What one stream follows."""
+    """The topics of one stream."""
 
     names: frozenset[str]
-    messages: dict[int, int]  # nonces of single messages, by id
+    messages: dict[int, int]  # nonces of the messages given by id, by primary key
 
 
 def parse_topics(given: Sequence[str]) -> Topics:
-    """The topics of a query. Raises Problem(422), or Http404 for what can be no message."""
+    """Parse the topics of a query. Raises Problem(422), or Http404 for a malformed message id."""
     names = {name.strip() for text in given for name in text.split(",") if name.strip()} or set(TOPICS)
-    if len(names) > SINGLES:
-        raise _refused(f"at most {SINGLES} can be followed in one stream")
+    if len(names) > TOPIC_LIMIT:
+        raise _topics_problem(f"a stream can follow at most {TOPIC_LIMIT} topics")
     messages: dict[int, int] = {}
     for name in sorted(names):
         kind, colon, identifier = name.partition(":")
-        is_one = kind in SINGLE and bool(IDENTIFIER.fullmatch(identifier)) if colon else name in TOPICS
-        if not is_one:
-            raise _refused(f"{name[:60]!r} is no topic. {FOLLOWED}.")
+        is_topic = kind in PREFIXES and bool(IDENTIFIER.fullmatch(identifier)) if colon else name in TOPICS
+        if not is_topic:
+            raise _topics_problem(f"{name[:60]!r} is not a topic. {TOPICS_TEXT}.")
         if colon and kind == "message":
-            if (parsed := identifiers.parse(SINGLE[kind], identifier)) is None:
+            if (parsed := identifiers.parse(PREFIXES[kind], identifier)) is None:
                 raise message_not_found(identifier)
             messages[parsed[0]] = parsed[1]
     return Topics(frozenset(name for name in names if not name.startswith("message:")), messages)
 
 
 def message_not_found(identifier: str) -> Http404:
-    return Http404(f"There is no message {identifier[:60]}. It never was, or is no longer kept.")
+    return Http404(f"No message has the id {identifier[:60]}. It never existed, or was deleted.")
 
 
-def _refused(words: str) -> Problem:
-    return validation_problem([(("query", "topics"), words)])
+def _topics_problem(text: str) -> Problem:
+    return validation_problem([(("query", "topics"), text)])
 
 
-# ---- how it is told -------------------------------------------------------------------------------------------------
+# ---- format ---------------------------------------------------------------------------------------------------------
 def topics_of(entry: StreamedEvent) -> frozenset[str]:
-    """Under which topics an event is told."""
+    """Return the topics of an event."""
     kind = entry.type.partition(".")[0]
-    found = {OF_TYPE[kind]} if kind in OF_TYPE else set()
-    return frozenset(found | ({f"{kind}:{entry.subject}"} if kind in SINGLE and entry.subject else set()))
+    found = {TOPIC_OF[kind]} if kind in TOPIC_OF else set()
+    return frozenset(found | ({f"{kind}:{entry.subject}"} if kind in PREFIXES and entry.subject else set()))
 
 
 def event_frame(entry: StreamedEvent) -> bytes:
@@ -97,7 +97,7 @@ def event_frame(entry: StreamedEvent) -> bytes:
 
 
 def message_frame(state: dict[str, Any]) -> bytes:
-    """Without an id: where a client resumes, it is told how the message stands."""
+    """Return an event without an id: a client that resumes gets the message's state in `hello`."""
     return frame(MESSAGES_CHANGED, {"type": MESSAGES_CHANGED, "at": timezone.now(), **state})
 
 
@@ -106,6 +106,6 @@ def server_frame(type_: str, position: int | None = None, **facts: Any) -> bytes
 
 
 def frame(type_: str, data: dict[str, Any], position: int | None = None) -> bytes:
-    """One event as it goes over the wire; JSON has no line breaks outside of its escapes."""
+    """Return one event in the stream's format. JSON contains no unescaped line breaks."""
     number = b"" if position is None else b"id: %d\n" % position
     return b"event: %b\n%bdata: %b\n\n" % (type_.encode(), number, to_json(data, inf_nan_mode="null"))

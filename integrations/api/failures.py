@@ -1,4 +1,4 @@
-"""Failure groups: what went wrong, and what somebody has decided about it."""
+"""Failure groups: list, read, triage."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ router = Router(tags=["Failures"])
 @router.get("/failures", auth=viewer, response=FailurePage)
 def list_failures(
     request: HttpRequest,
-    service: Annotated[str | None, Query(description="Name of a service.")] = None,
-    state: Annotated[FailureState | None, Query(description="One of the four words.")] = None,
+    service: Annotated[str | None, Query(description="Name of the service.")] = None,
+    state: Annotated[FailureState | None, Query(description="State of the group.")] = None,
     limit: Limit = LIMIT,
     cursor: Cursor = None,
 ) -> HttpResponse:
-    """Failed calls by what went wrong, the newest kind first."""
+    """List groups of equal failures, the newest first."""
     equal = {"service__name": service, "state": state}
     rows = Failure.objects.filter(**{name: value for name, value in equal.items() if value is not None})
     found, next_cursor = page(_with_names(rows), "failures", limit, cursor)
@@ -38,13 +38,13 @@ def list_failures(
 
 @router.get("/failures/{failure_id}", auth=viewer, response=FailureOut)
 def get_failure(request: HttpRequest, failure_id: str) -> HttpResponse:
-    """One group. Its messages are found with `failure:ID`."""
+    """Return one failure group. Find its messages with the search `failure:ID`."""
     return json_response(_documents([_find(failure_id)])[0])
 
 
 @router.patch("/failures/{failure_id}", auth=operator, response=FailureOut)
 def change_failure(request: HttpRequest, failure_id: str, data: FailureIn) -> HttpResponse:
-    """Resolves, ignores, opens again, notes or assigns; what is left out stays."""
+    """Change the state, the note or the assignee of a group. Omitted fields keep their values."""
     failures.change(_find(failure_id), data, actor=caller(request).actor)
     return json_response(_documents([_find(failure_id)])[0])
 
@@ -52,12 +52,12 @@ def change_failure(request: HttpRequest, failure_id: str, data: FailureIn) -> Ht
 def _find(text: str) -> Failure:
     failure = _with_names(Failure.objects.all()).by_public_id(text)
     if failure is None:
-        raise Http404(f"There is no failure group {text[:50]}.")
+        raise Http404(f"No failure group has the id {text[:50]}.")
     return failure
 
 
 def _with_names(rows: FailureQuerySet) -> FailureQuerySet:
-    # A service's configuration is long, and its secrets would be decrypted.
+    # Without the service's other columns: its settings are large, and reading its secrets would decrypt them.
     return rows.select_related("service", "endpoint").only(
         *(field.name for field in Failure._meta.concrete_fields), "service__name", "endpoint__name"
     )
@@ -75,7 +75,7 @@ def _documents(found: Sequence[Failure]) -> list[dict[str, Any]]:
             "fingerprint": failure.key,
             **{name: getattr(failure, name) for name in (*names, "first_seen", "last_seen", "note")},
             "assignee": failure.assignee or None,
-            # It may be pruned by now.
+            # None if the message was deleted since.
             "sample": public_id("msg", failure.sample_id, samples[failure.sample_id])
             if failure.sample_id in samples
             else None,

@@ -23,7 +23,8 @@ PARAMETER = {
             "name": "Idempotency-Key",
             "required": False,
             "schema": {"type": "string", "minLength": 1, "maxLength": KEY_LIMIT},
-            "description": "The same key with the same body is done once; the first answer is given again for 24 h.",
+            "description": "Requests with the same key and body are carried out once. For 24 h, repeated ones get the "
+            "first response.",
         }
     ]
 }
@@ -55,7 +56,7 @@ def _keyed(request: HttpRequest) -> KeyedRequest | Problem | None:
     if key is None:
         return None
     if not 0 < len(key) <= KEY_LIMIT or not key.isprintable():
-        return validation_problem([(("header", "Idempotency-Key"), f"1 to {KEY_LIMIT} printable characters are taken")])
+        return validation_problem([(("header", "Idempotency-Key"), f"must be 1 to {KEY_LIMIT} printable characters")])
     return KeyedRequest(caller(request).owner, key, request.path[:500], hashlib.sha256(request.body).hexdigest())
 
 
@@ -65,7 +66,7 @@ def _answer(
     if not isinstance(result, IdempotentAnswer):
         return result
     if request is None or (result.path, result.body_digest) != (request.path, request.body_digest):
-        return Problem(409, "This Idempotency-Key was used for another request; use a new one.")
+        return Problem(409, "This Idempotency-Key was used for a different request; use a new key.")
     answer = HttpResponse(bytes(result.content), status=result.status, content_type="application/json")
     if result.location:
         answer["Location"] = result.location

@@ -1,4 +1,4 @@
-"""JSON in and out: read strictly, written compactly, times as RFC 3339 in UTC."""
+"""JSON of requests, parsed strictly, and of responses: compact, times as RFC 3339 in UTC."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from pydantic_core import ValidationError, to_json
 from integrations.api.problems import Problem
 
 Model = TypeVar("Model", bound=BaseModel)
-NESTING_LIMIT = 100  # brackets inside brackets; deeper ones are an attack, or a mistake
+NESTING_LIMIT = 100  # levels of brackets; a deeper body is an attack or a mistake
 
 
 class StrictParser(Parser):
-    """For ninja: bodies are JSON of RFC 8259, in UTF-8, and nothing that merely looks like it."""
+    """ninja's parser of bodies: strict RFC 8259 JSON in UTF-8."""
 
     def parse_body(self, request: HttpRequest) -> Any:
         return parsed_body(request)
 
 
 def body_as(request: HttpRequest, model: type[Model]) -> Model:
-    """A request's body, as ninja reads it. Raises Problem, or pydantic's ValidationError."""
+    """Validate a request's body like ninja does. Raises Problem, or pydantic's ValidationError."""
     if not request.body:
         raise ValidationError.from_exception_data("body", [{"type": "missing", "loc": (), "input": None}])
     return model.model_validate(parsed_body(request))
@@ -37,40 +37,40 @@ def body_as(request: HttpRequest, model: type[Model]) -> Model:
 def parsed_body(request: HttpRequest) -> Any:
     kind = request.content_type or ""
     if kind and kind != "application/json" and not kind.endswith("+json"):
-        raise Problem(415, f"Send the body as application/json, not {kind[:100]}.")
+        raise Problem(415, f"Send the body with Content-Type: application/json, not {kind[:100]}.")
     return parse(request.body)
 
 
 def parse(raw: bytes) -> Any:
-    """The value of a JSON text. Raises Problem(400) for what is not one, or not safely one."""
+    """Parse JSON text. Raises Problem(400) for invalid JSON, duplicate names, deep nesting and lone surrogates."""
     try:
         value = _decode(raw.decode())
     except UnicodeDecodeError:
-        raise Problem(400, "The body is not UTF-8.") from None
+        raise Problem(400, "The body must be UTF-8.") from None
     except RecursionError:
         raise _too_deep() from None
     except ValueError as error:  # JSONDecodeError, and integers of thousands of digits
-        raise Problem(400, f"The body is not JSON: {error}.") from None
+        raise Problem(400, f"The body is not valid JSON: {error}.") from None
     if _is_too_deep(raw):
         raise _too_deep()
     if b"\\u" in raw and _has_lone_surrogates(value):
-        raise Problem(400, "The body holds half a surrogate pair, which is no Unicode text.")
+        raise Problem(400, "The body contains half of a surrogate pair, which is not valid Unicode.")
     return value
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON value")
+    raise ValueError(f"{name} is not a JSON value")
 
 
-def _without_repetition(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """Of two members with one name, one would be lost without a word."""
+def _without_duplicates(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse duplicate names: Python would silently keep only the last value."""
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise ValueError("an object names a member twice")
+        raise ValueError("an object has the same name twice")
     return members
 
 
-_decode = json.JSONDecoder(object_pairs_hook=_without_repetition, parse_constant=_refuse_constant).decode
+_decode = json.JSONDecoder(object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant).decode
 
 
 def _too_deep() -> Problem:
@@ -81,7 +81,7 @@ _NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 
 def _is_too_deep(raw: bytes) -> bool:
-    """Peels off a level of brackets at a time; brackets inside strings only make it more careful than it has to be."""
+    """Remove innermost pairs of brackets level by level. Brackets inside strings cost time, but no wrong result."""
     brackets = raw.translate(None, _NOT_BRACKETS)
     if len(brackets) <= 2 * NESTING_LIMIT:
         return False
@@ -108,7 +108,7 @@ def _has_lone_surrogates(value: Any) -> bool:
 
 
 def json_response(document: Any, status: int = 200, *, location: str | None = None) -> HttpResponse:
-    """A JSON answer; aware datetimes become RFC 3339 with Z."""
+    """Return a JSON response. Aware datetimes become RFC 3339 with Z."""
     response = HttpResponse(to_json(document, inf_nan_mode="null"), status=status, content_type="application/json")
     if location is not None:
         response["Location"] = location
@@ -116,7 +116,7 @@ def json_response(document: Any, status: int = 200, *, location: str | None = No
 
 
 def keep_out_of_caches(response: HttpResponseBase) -> None:
-    """A token is shown once, and a backlog is old at once."""
+    """Forbid caching: a response may contain a new token, and a backlog is outdated at once."""
     response.headers.setdefault("Cache-Control", "no-store")
 
 
@@ -125,7 +125,7 @@ def no_content() -> HttpResponse:
 
 
 def api_path(*parts: str | int) -> str:
-    """The path of a thing under the API's root."""
+    """Return the path of a resource below the API's root."""
     return _root() + "/".join(str(part) for part in parts)
 
 

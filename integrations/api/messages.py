@@ -1,4 +1,4 @@
-"""Messages: queue, look at, replay, cancel."""
+"""Messages: queue, list, read, replay, cancel, retry."""
 
 from __future__ import annotations
 
@@ -57,20 +57,21 @@ router = Router(tags=["Messages"])
 # ---- queue --------------------------------------------------------------------------------------------------------
 @router.post("/messages", auth=operator, response={202: MessageOut}, openapi_extra=PARAMETER)
 def queue_message(request: HttpRequest, data: MessageIn) -> HttpResponse:
-    """Queues one message; after the 202 it is on disk and ends delivered, dead or cancelled by somebody."""
-    (given,) = queue([(request, data)])
-    if isinstance(given, Exception):
-        raise given
-    return given
+    """Queue one message. After the 202 it is stored; it will be delivered, or end as dead or cancelled."""
+    (response,) = queue([(request, data)])
+    if isinstance(response, Exception):
+        raise response
+    return response
 
 
 def queue(asked: Sequence[tuple[HttpRequest, MessageIn]]) -> Answers:
-    """Queues a message for each request, all in one transaction; a refusal is the answer to its request alone."""
+    """Queue a message for each request, all in one transaction. An error concerns only its own request."""
 
     def prepare(wanted: Sequence[int]) -> Callable[[], Answers]:
         data = [asked[position][1] for position in wanted]
-        known = accept.Lookup.for_names({one.service for one in data}, {one.endpoint for one in data if one.endpoint})
-        drafts = [_drafted(one, known) for one in data]
+        services, endpoints = {item.service for item in data}, {item.endpoint for item in data if item.endpoint}
+        known = accept.Lookup.for_names(services, endpoints)
+        drafts = [_drafted(item, known) for item in data]
         return lambda: _queued(drafts)
 
     return all_once([request for request, _ in asked], prepare)
@@ -90,10 +91,10 @@ def _queued(drafts: Sequence[Draft | Exception]) -> Answers:
     for draft in drafts:
         if isinstance(draft, Draft):
             message = next(messages)
-            reason = (message.service_id, message.deliver_at)  # nothing else tells new messages apart in this
+            reason = (message.service_id, message.deliver_at)  # new messages with both equal wait for the same
             if reason not in waits:
                 waits[reason] = waiting_for(message, message.created_at, Load())
-            document = _accepted(message, draft, waits[reason])
+            document = _accepted_json(message, draft, waits[reason])
             answers.append(json_response(document, 202, location=api_path("messages", message.public_id)))
         else:
             answers.append(draft)
@@ -102,7 +103,7 @@ def _queued(drafts: Sequence[Draft | Exception]) -> Answers:
 
 @router.post("/messages/batch", auth=operator_batch, response={200: BatchOut}, openapi_extra=PARAMETER)
 def queue_batch(request: HttpRequest, data: BatchIn) -> HttpResponse:
-    """Queues up to 1,000 in one transaction; one bad entry never rejects the others."""
+    """Queue up to 1,000 messages in one transaction. An invalid one does not reject the others."""
 
     def prepare(_: Sequence[int]) -> Callable[[], Answers]:
         drafts, rejected = _drafts_of(data)
@@ -116,14 +117,14 @@ def queue_batch(request: HttpRequest, data: BatchIn) -> HttpResponse:
 
         return work
 
-    (given,) = all_once([request], prepare)
-    if isinstance(given, Exception):
-        raise given
-    return given
+    (response,) = all_once([request], prepare)
+    if isinstance(response, Exception):
+        raise response
+    return response
 
 
 def _drafts_of(data: BatchIn) -> tuple[list[tuple[int, Draft]], list[dict[str, Any]]]:
-    """What can be accepted, by index, and the problems of the others."""
+    """Return the valid drafts by index, and the problems of the others."""
     drafts: list[tuple[int, Draft]] = []
     rejected: list[dict[str, Any]] = []
     known = accept.Lookup.for_names(_named(data, "service"), _named(data, "endpoint"))
@@ -138,35 +139,35 @@ def _drafts_of(data: BatchIn) -> tuple[list[tuple[int, Draft]], list[dict[str, A
 
 
 def _named(data: BatchIn, field: str) -> set[str]:
-    """What the entries of a batch name; an entry that is no object is refused in its turn."""
+    """Return the names in this field of all entries. Entries that are not objects are rejected later."""
     entries = (entry.get(field) for entry in data.messages if isinstance(entry, dict))
     return {name for name in entries if isinstance(name, str) and "\0" not in name}
 
 
-def _accepted(message: Message, draft: Draft, waiting: Waiting | None) -> dict[str, Any]:
-    """A message as it is read back the moment it is accepted, without another look at the database."""
+def _accepted_json(message: Message, draft: Draft, waiting: Waiting | None) -> dict[str, Any]:
+    """Return a new message as GET would, without reading the database again."""
     content = MessageContent(
         message=message, query=draft.query, headers=draft.headers, content_type=draft.content_type, body=draft.body
     )
-    return {**_document(message, waiting, replays=[], replay_of=None), **_content_document(content)}
+    return {**_listed_json(message, waiting, replays=[], replay_of=None), **_content_json(content)}
 
 
-# ---- look at ------------------------------------------------------------------------------------------------------
+# ---- read ---------------------------------------------------------------------------------------------------------
 SEARCH = (
-    "The console's search: words of method and path, qualifiers such as `service:billing`, `-status:delivered`, "
-    "`code:500..599`, `older:1h`, `tag:customer=acme`, and ids of messages."
+    "Search as in the console: words of method and path, message ids, and qualifiers such as `service:billing`, "
+    "`-status:delivered`, `code:500..599`, `older:1h` or `tag:customer=acme`."
 )
 
 
 @router.get("/messages", auth=viewer, response=MessagePage)
 def list_messages(
     request: HttpRequest,
-    service: Annotated[str | None, Query(description="Name of a service.")] = None,
-    endpoint: Annotated[str | None, Query(description="Name of an endpoint.")] = None,
-    status: Annotated[Status | None, Query(description="One of the five words.")] = None,
-    dead_reason: Annotated[DeadReason | None, Query(description="Why it is dead.")] = None,
+    service: Annotated[str | None, Query(description="Name of the service.")] = None,
+    endpoint: Annotated[str | None, Query(description="Name of the endpoint.")] = None,
+    status: Annotated[Status | None, Query(description="Status of the message.")] = None,
+    dead_reason: Annotated[DeadReason | None, Query(description="Reason of a dead message.")] = None,
     fault: Annotated[Fault | None, Query(description="Fault of the last call.")] = None,
-    status_code: Annotated[int | None, Query(ge=100, le=599, description="Answer to the last call.")] = None,
+    status_code: Annotated[int | None, Query(ge=100, le=599, description="Status code of the last call.")] = None,
     replayed: Annotated[bool | None, Query(description="Whether a replay of it is unfinished or delivered.")] = None,
     created_after: Annotated[Timestamp | None, Query(description="Accepted after this time.")] = None,
     created_before: Annotated[Timestamp | None, Query(description="Accepted before this time.")] = None,
@@ -174,12 +175,12 @@ def list_messages(
     limit: Limit = LIMIT,
     cursor: Cursor = None,
 ) -> HttpResponse:
-    """The explorer: what was accepted, newest first, without headers and bodies.
+    """List messages without headers and bodies, newest first.
 
-    What no index answers is looked for in steps: such a page may have fewer messages than `limit`, even none, and
-    `next_cursor` goes on from there.
+    A search that no index supports proceeds in steps: a page may have fewer messages than `limit`, or none, and
+    `next_cursor` continues the search.
     """
-    asked = grammar.read(q or "")
+    search = grammar.read(q or "")
     given = {
         "service": service,
         "endpoint": endpoint,
@@ -190,13 +191,13 @@ def list_messages(
     }
     for name, value in given.items():
         if value is not None:
-            asked.add(name, str(value))
+            search.add(name, str(value))
     if replayed is not None:
-        asked.add("is", "replayed", is_negated=not replayed)
-    asked.between(created_after, created_before)
-    if asked.problems:
-        raise validation_problem([(("query", "q"), problem) for problem in asked.problems])
-    found = pages.Found(asked).older(position_of("messages", cursor), limit)
+        search.add("is", "replayed", is_negated=not replayed)
+    search.between(created_after, created_before)
+    if search.problems:
+        raise validation_problem([(("query", "q"), problem) for problem in search.problems])
+    found = pages.Found(search).older(position_of("messages", cursor), limit)
     return json_response(
         list_json(messages_json(found.rows), cursor_to("messages", found.ahead) if found.ahead else None)
     )
@@ -204,13 +205,13 @@ def list_messages(
 
 @router.get("/messages/{message_id}", auth=viewer, response=MessageOut)
 def get_message(request: HttpRequest, message_id: str) -> HttpResponse:
-    """One message with what it carries."""
-    return json_response(_full_document(find_message(message_id)))
+    """Return one message with its headers and body."""
+    return json_response(_message_json(find_message(message_id)))
 
 
 @router.get("/messages/{message_id}/attempts", auth=viewer, response=AttemptPage)
 def list_attempts(request: HttpRequest, message_id: str, limit: Limit = LIMIT, cursor: Cursor = None) -> HttpResponse:
-    """Every call made for a message, oldest first."""
+    """List the attempts of a message, oldest first."""
     message = find_message(message_id)
     rows, next_cursor = page(
         Attempt.objects.filter(message=message), f"attempts.{message.pk}", limit, cursor, oldest_first=True
@@ -227,43 +228,43 @@ def list_attempts(request: HttpRequest, message_id: str, limit: Limit = LIMIT, c
     openapi_extra=PARAMETER,
 )
 def replay_message(request: HttpRequest, message_id: str, data: ReplayIn | None = None) -> HttpResponse:
-    """A new message from a finished one; while a replay of it is unfinished, that one is answered again (200)."""
+    """Queue a finished message again as a new one (202). Returns its unfinished replay (200) if there is one."""
     message = find_message(message_id)
 
     def work() -> HttpResponse:
         replay, is_new = traffic.replay(message, data or ReplayIn(), actor=caller(request).actor)
         location = api_path("messages", replay.public_id)
-        return json_response(_full_document(replay), 202 if is_new else 200, location=location)
+        return json_response(_message_json(replay), 202 if is_new else 200, location=location)
 
     return once(request, work)
 
 
 @router.post("/messages/{message_id}/cancel", auth=operator, response=MessageOut)
 def cancel_message(request: HttpRequest, message_id: str) -> HttpResponse:
-    """Cancels a pending message; while it is being delivered, or finished, it cannot be."""
+    """Cancel a pending message. Fails while it is being delivered, or after it has finished."""
     message = find_message(message_id)
     traffic.cancel(message, actor=caller(request).actor)
-    return json_response(_full_document(message))
+    return json_response(_message_json(message))
 
 
 @router.post("/messages/{message_id}/retry-now", auth=operator, response=MessageOut)
 def retry_message_now(request: HttpRequest, message_id: str) -> HttpResponse:
-    """Clears a pending message's schedule, retry time and hold; never a pause, breaker, rate or order."""
+    """Make a pending message due now and release it if it is held. Pause, breaker, limits and order still apply."""
     message = find_message(message_id)
     traffic.retry_now(message, actor=caller(request).actor)
-    return json_response(_full_document(message))
+    return json_response(_message_json(message))
 
 
 def find_message(text: str) -> Message:
     message = Message.objects.by_public_id(text)
     if message is None:
-        raise Http404(f"There is no message {text[:50]}. {retention.explain_missing()}")
+        raise Http404(f"No message has the id {text[:50]}. {retention.explain_missing()}")
     return message
 
 
 # ---- as JSON ------------------------------------------------------------------------------------------------------
 def messages_json(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Messages as they are listed; the number of queries does not grow with the number of messages."""
+    """Return messages as listed. The number of queries does not depend on the number of messages."""
     now = timezone.now()
     services = Service.objects.select_related("runtime").defer("secrets").in_bulk({row.service_id for row in messages})
     endpoints = Endpoint.objects.in_bulk({row.endpoint_id for row in messages if row.endpoint_id})
@@ -281,7 +282,7 @@ def messages_json(messages: Sequence[Message]) -> list[dict[str, Any]]:
         row.endpoint = endpoints.get(row.endpoint_id) if row.endpoint_id else None
         replay_of = row.replay_of_id
         documents.append(
-            _document(
+            _listed_json(
                 row,
                 waiting_for(row, now, loads.get(row.service_id)),
                 replays=replays.get(row.pk, []),
@@ -292,8 +293,8 @@ def messages_json(messages: Sequence[Message]) -> list[dict[str, Any]]:
     return documents
 
 
-def _full_document(message: Message) -> dict[str, Any]:
-    return {**messages_json([message])[0], **_content_document(message.content)}
+def _message_json(message: Message) -> dict[str, Any]:
+    return {**messages_json([message])[0], **_content_json(message.content)}
 
 
 def _replays(ids: Sequence[int]) -> dict[int, list[str]]:
@@ -306,7 +307,7 @@ def _replays(ids: Sequence[int]) -> dict[int, list[str]]:
 
 
 def _loads(ids: set[int], services: dict[int, Service], now: datetime) -> dict[int, Load]:
-    """What each service is busy with, counted once for all."""
+    """Count the calls in flight and the probes of each service, in one query for all."""
     if not ids:
         return {}
     has_workers = Worker.objects.alive(now).exists()
@@ -332,7 +333,7 @@ def _loads(ids: set[int], services: dict[int, Service], now: datetime) -> dict[i
     }
 
 
-def _document(
+def _listed_json(
     message: Message, waiting: Any, *, replays: list[str], replay_of: str | None, operation: str | None = None
 ) -> dict[str, Any]:
     return {
@@ -359,8 +360,8 @@ def _document(
     }
 
 
-def _content_document(content: MessageContent) -> dict[str, Any]:
-    """What a message carries: ``body`` where its bytes are our own writing of a JSON value, else ``body_base64``."""
+def _content_json(content: MessageContent) -> dict[str, Any]:
+    """Return a message's content: ``body`` if its bytes are compact JSON as ``json_bytes`` writes it, else base64."""
     raw = bytes(content.body)
     body: dict[str, Any] = {"body_base64": b64encode(raw).decode()}
     try:
@@ -369,5 +370,5 @@ def _content_document(content: MessageContent) -> dict[str, Any]:
             body = {"body": value}
     except (ValueError, RecursionError):
         pass
-    headers = dict(redacted_headers(content.headers.items(), ()))  # a viewer reads this
+    headers = dict(redacted_headers(content.headers.items(), ()))  # viewers may read it
     return {"query": content.query, "headers": headers, "content_type": content.content_type, **body}

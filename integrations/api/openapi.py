@@ -1,7 +1,7 @@
-"""The API's OpenAPI description, completed by what ninja does not know: who may call, what may come back, examples.
+"""Complete ninja's OpenAPI document with roles, error responses, examples, headers and links.
 
-Each fact is taken from where it is decided: the role from a call's gate, the fields and their help from `schemas.py`,
-the problems from `problems.py`. `manage.py openapi` prints it, and `docs/openapi.json` keeps it.
+Roles come from each operation's authentication, fields and helps from `schemas/`, problems from `problems.py`.
+`manage.py openapi` prints the document, and `docs/openapi.json` holds it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from integrations.schemas.actions import FailureIn, RetentionIn
 from integrations.schemas.service import EndpointIn, ServiceIn
 
 REFERENCE = "#/components/schemas/{model}"
-ALWAYS = (400, 401, 403, 413, 429, 503)  # what the gate may say before a call is looked at, and a database away
+ALWAYS = (400, 401, 403, 413, 429, 503)  # from authentication, limits and an unavailable database
 
-# Beyond what follows from a call's form: it conflicts with the present state.
+# Operations that can return 409.
 CONFLICTS = frozenset(
     {
         "change_service",
@@ -49,7 +49,7 @@ CONFLICTS = frozenset(
     }
 )
 
-# What a PATCH takes: the fields of the whole thing, none of them needed.
+# The body of a PATCH: all fields of the resource, each optional.
 CHANGES: dict[str, tuple[str, type[BaseModel]]] = {
     "change_service": ("ServiceChange", ServiceIn),
     "change_endpoint": ("EndpointChange", EndpointIn),
@@ -58,16 +58,16 @@ CHANGES: dict[str, tuple[str, type[BaseModel]]] = {
 }
 
 HEADERS: dict[str, dict[str, Any]] = {
-    "Location": {"description": "The path of what was made.", "schema": {"type": "string"}},
+    "Location": {"description": "Path of the created resource.", "schema": {"type": "string"}},
     "Idempotent-Replayed": {
-        "description": "`true` where it is the first answer to this Idempotency-Key, given again.",
+        "description": "`true` if this is the stored response to an earlier request with this Idempotency-Key.",
         "schema": {"const": "true", "type": "string"},
     },
     "Retry-After": {
-        "description": "Seconds to wait before the next try.",
+        "description": "Seconds to wait before the next request.",
         "schema": {"type": "string", "pattern": "^[0-9]+$"},
     },
-    "WWW-Authenticate": {"description": "How to prove who you are.", "schema": {"type": "string"}},
+    "WWW-Authenticate": {"description": "Required authentication scheme.", "schema": {"type": "string"}},
 }
 HEADERS_OF = {401: "WWW-Authenticate", 429: "Retry-After", 503: "Retry-After"}
 
@@ -96,7 +96,7 @@ EXAMPLES: dict[str, Any] = {
     "issue_token": {"name": "billing-backend", "role": "operator", "expires_in": 7776000},
 }
 
-# What follows from an answer: (the call, its parameter, where its value is). Stateful tests go by these too.
+# Links from a response: (operation, its parameter, source of the value). Stateful tests follow them too.
 SERVICE_LINKS = [
     (call, "name", "$response.body#/name")
     for call in ("get_service", "change_service", "pause_service", "resume_service", "get_breaker", "steer_breaker")
@@ -135,8 +135,8 @@ LINKS: dict[tuple[str, str], list[tuple[str, str, str]]] = {
 }
 
 
-def complete(schema: dict[str, Any], gates: dict[str, Bearer]) -> None:
-    """Adds to ninja's description; ``gates`` by the name of the call."""
+def complete(schema: dict[str, Any], authentication: dict[str, Bearer]) -> None:
+    """Complete ninja's document in place. ``authentication``: by operation id."""
     components = schema["components"]
     components["schemas"]["Problem"] = ProblemOut.model_json_schema()
     components["headers"] = deepcopy(HEADERS)
@@ -145,13 +145,13 @@ def complete(schema: dict[str, Any], gates: dict[str, Bearer]) -> None:
         components["schemas"][name] = _all_optional(name, model)
     for path, methods in schema["paths"].items():
         for method, operation in methods.items():
-            _complete_operation(operation, gates[operation["operationId"]], method, path)
+            _complete_operation(operation, authentication[operation["operationId"]], method, path)
 
 
-def _complete_operation(operation: dict[str, Any], gate: Bearer, method: str, path: str) -> None:
+def _complete_operation(operation: dict[str, Any], bearer: Bearer, method: str, path: str) -> None:
     name = operation["operationId"]
     operation["summary"] = name.replace("_", " ").capitalize()
-    operation["description"] = f"{operation['description']}\n\nNeeds the {gate.needed} role."
+    operation["description"] = f"{operation['description']}\n\nNeeds the {bearer.needed} role."
     if name in CHANGES:
         operation["requestBody"]["content"]["application/json"]["schema"] = {
             "$ref": REFERENCE.format(model=CHANGES[name][0])
@@ -160,25 +160,25 @@ def _complete_operation(operation: dict[str, Any], gate: Bearer, method: str, pa
         operation["requestBody"]["content"]["application/json"]["example"] = EXAMPLES[name]
     operation["responses"] = {str(status): response for status, response in operation["responses"].items()}
     for status, response in operation["responses"].items():
-        _complete_answer(response, method, status, takes_key=_takes_key(operation))
+        _complete_response(response, method, status, takes_key=_takes_key(operation))
         for call, parameter, value in LINKS.get((name, status), ()):
             response.setdefault("links", {})[call] = {"operationId": call, "parameters": {parameter: value}}
     for refused in sorted(_refusals(operation, name, path)):
         operation["responses"][str(refused)] = {"$ref": f"#/components/responses/Problem{refused}"}
 
 
-def _complete_answer(response: dict[str, Any], method: str, status: str, *, takes_key: bool) -> None:
+def _complete_response(response: dict[str, Any], method: str, status: str, *, takes_key: bool) -> None:
     headers = (["Location"] if status in ("201", "202") else []) + (["Idempotent-Replayed"] if takes_key else [])
     if headers:
         response["headers"] = {header: {"$ref": f"#/components/headers/{header}"} for header in headers}
-    words = {"201": "Made.", "202": "Accepted: it is on disk.", "204": "Gone."}
+    texts = {"201": "Created.", "202": "Accepted and stored.", "204": "Deleted."}
     if response["description"] in ("OK", "Created", "Accepted", "No Content"):
-        response["description"] = words.get(status, "As it is now.")
+        response["description"] = texts.get(status, "The current state.")
 
 
 def _refusals(operation: dict[str, Any], name: str, path: str) -> set[int]:
     refusals = set(ALWAYS)
-    if "{" in path or name == "follow_events":  # a message that is followed singly has to be there
+    if "{" in path or name == "follow_events":  # 404 if a message to follow does not exist
         refusals.add(404)
     if "requestBody" in operation:
         refusals |= {415, 422}
@@ -205,7 +205,7 @@ def _problem(status: int) -> dict[str, Any]:
 
 
 def _all_optional(name: str, model: type[BaseModel]) -> dict[str, Any]:
-    """The model's fields for a change: what is left out stays, so nothing is needed and nothing has a default."""
+    """Return the model's schema for a PATCH: no field is required or has a default, since omitted ones keep theirs."""
     schema = model.model_json_schema(ref_template=REFERENCE)
     fields = {
         field: {key: value for key, value in rule.items() if key != "default"}
@@ -214,7 +214,7 @@ def _all_optional(name: str, model: type[BaseModel]) -> dict[str, Any]:
     return {
         "type": "object",
         "title": name,
-        "description": "What is left out stays as it is.",
+        "description": "Omitted fields keep their values.",
         "properties": fields,
         "additionalProperties": False,
     }

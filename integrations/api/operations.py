@@ -1,4 +1,4 @@
-"""Operations: plan, look at, steer."""
+"""Bulk operations: plan, read, change, pause, resume, cancel."""
 
 from __future__ import annotations
 
@@ -27,35 +27,35 @@ Reason = Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)
 
 
 class OperationIn(StrictModel):
-    """An act on many messages."""
+    """One action on many messages."""
 
-    kind: Kind = Field(description="What to do: replay what is finished; cancel, or retry now, what waits.")
+    kind: Kind = Field(description="Replay finished messages, or cancel or retry pending ones.")
     filter: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=5000)] = Field(
-        description="Which messages, in the words of the console's search; `id:a,b` for single ones."
+        description="Search that selects the messages, as in the console; `id:a,b` selects single ones."
     )
-    reason: Reason = Field("", description="Why; kept with what is done. Only a dry run needs none.")
-    rate: Rate = Field(bulk_operations.RATE, description="Messages a second.")
-    dry_run: bool = Field(False, description="Only freeze the selection and say what is in it.")
-    stop_at_failure_rate: float | None = Field(None, gt=0, le=1, description="Not offered yet: leave it out.")
+    reason: Reason = Field("", description="Reason, kept in the audit log. Required unless dry_run is true.")
+    rate: Rate = Field(bulk_operations.RATE, description="Messages per second; default 50.")
+    dry_run: bool = Field(False, description="Only freeze and describe the selection; start the operation later.")
+    stop_at_failure_rate: float | None = Field(None, gt=0, le=1, description="Not supported yet; omit it.")
 
     @field_validator("stop_at_failure_rate")
     @classmethod
-    def is_left_out(cls, value: float | None) -> None:
+    def is_omitted(cls, value: float | None) -> None:
         if value is not None:
-            raise ValueError("stopping by failure rate is not offered yet; leave it out, and pause or cancel by hand")
+            raise ValueError("not supported yet; omit it, and pause or cancel the operation yourself")
 
 
 class OperationChange(StrictModel):
-    """What is left out stays as it is."""
+    """Omitted fields keep their values."""
 
-    reason: Reason = Field("", description="Another reason.")
-    rate: Rate | None = Field(None, description="Another pace: messages a second.")
-    dry_run: Literal[False] | None = Field(None, description="false starts a dry run that has come to its end.")
+    reason: Reason = Field("", description="New reason.")
+    rate: Rate | None = Field(None, description="New rate, in messages per second.")
+    dry_run: Literal[False] | None = Field(None, description="false starts a finished dry run.")
 
 
 @router.post("/operations", auth=operator, response={202: OperationOut}, openapi_extra=PARAMETER)
 def plan_operation(request: HttpRequest, data: OperationIn) -> HttpResponse:
-    """Plans bulk work. Workers freeze what the filter finds now; later messages are not touched."""
+    """Plan an action on all messages that match a filter. Messages accepted later are not affected."""
 
     def work() -> HttpResponse:
         operation = bulk_operations.plan(
@@ -74,12 +74,12 @@ def plan_operation(request: HttpRequest, data: OperationIn) -> HttpResponse:
 @router.get("/operations", auth=viewer, response=OperationPage)
 def list_operations(
     request: HttpRequest,
-    kind: Annotated[Kind | None, Query(description="What is done.")] = None,
-    state: Annotated[State | None, Query(description="How far it is.")] = None,
+    kind: Annotated[Kind | None, Query(description="Action of the operation.")] = None,
+    state: Annotated[State | None, Query(description="State of the operation.")] = None,
     limit: Limit = LIMIT,
     cursor: Cursor = None,
 ) -> HttpResponse:
-    """Bulk work, newest first."""
+    """List operations, newest first."""
     equal = {"kind": kind, "state": state}
     rows = Operation.objects.filter(**{name: value for name, value in equal.items() if value is not None})
     found, next_cursor = page(rows, "operations", limit, cursor)
@@ -88,7 +88,7 @@ def list_operations(
 
 @router.get("/operations/{operation_id}", auth=viewer, response=OperationOut)
 def get_operation(request: HttpRequest, operation_id: str) -> HttpResponse:
-    """One operation, and how far it is."""
+    """Return one operation with its progress."""
     return json_response(operation_json(_find(operation_id)))
 
 
@@ -96,11 +96,11 @@ def get_operation(request: HttpRequest, operation_id: str) -> HttpResponse:
 def list_operation_items(
     request: HttpRequest,
     operation_id: str,
-    outcome: Annotated[ItemOutcome | None, Query(description="Only what ended like this.")] = None,
+    outcome: Annotated[ItemOutcome | None, Query(description="Outcome of the item.")] = None,
     limit: Limit = LIMIT,
     cursor: Cursor = None,
 ) -> HttpResponse:
-    """What came of each message of the selection, newest first."""
+    """List the messages of the selection with their results, newest first."""
     operation = _find(operation_id)
     rows = operation.items.filter(outcome=outcome) if outcome else operation.items.all()
     found, next_cursor = page(rows, f"items.{operation.pk}", limit, cursor)
@@ -109,7 +109,7 @@ def list_operation_items(
 
 @router.patch("/operations/{operation_id}", auth=operator, response=OperationOut)
 def change_operation(request: HttpRequest, operation_id: str, data: OperationChange) -> HttpResponse:
-    """Another pace or reason; or starts what a dry run has planned, on exactly its selection."""
+    """Change the rate or the reason, or start a finished dry run on the selection it froze."""
     operation = _find(operation_id)
     verb = bulk_operations.start if data.dry_run is False else bulk_operations.change
     verb(operation, by=caller(request).actor, reason=data.reason, rate=data.rate)
@@ -118,7 +118,7 @@ def change_operation(request: HttpRequest, operation_id: str, data: OperationCha
 
 @router.post("/operations/{operation_id}/pause", auth=operator, response=OperationOut)
 def pause_operation(request: HttpRequest, operation_id: str) -> HttpResponse:
-    """Nothing more is done until it is resumed."""
+    """Stop after the current step, until the operation is resumed."""
     operation = _find(operation_id)
     bulk_operations.pause(operation, by=caller(request).actor)
     return json_response(operation_json(operation))
@@ -126,7 +126,7 @@ def pause_operation(request: HttpRequest, operation_id: str) -> HttpResponse:
 
 @router.post("/operations/{operation_id}/resume", auth=operator, response=OperationOut)
 def resume_operation(request: HttpRequest, operation_id: str) -> HttpResponse:
-    """Goes on where it was paused."""
+    """Continue a paused operation."""
     operation = _find(operation_id)
     bulk_operations.resume(operation, by=caller(request).actor)
     return json_response(operation_json(operation))
@@ -134,7 +134,7 @@ def resume_operation(request: HttpRequest, operation_id: str) -> HttpResponse:
 
 @router.post("/operations/{operation_id}/cancel", auth=operator, response=OperationOut)
 def cancel_operation(request: HttpRequest, operation_id: str) -> HttpResponse:
-    """Ends it: what is done stays done."""
+    """End an operation. Finished items stay finished; the others are not touched."""
     operation = _find(operation_id)
     bulk_operations.cancel(operation, by=caller(request).actor)
     return json_response(operation_json(operation))
@@ -143,12 +143,12 @@ def cancel_operation(request: HttpRequest, operation_id: str) -> HttpResponse:
 def _find(operation_id: str) -> Operation:
     operation = Operation.objects.by_public_id(operation_id)
     if operation is None:
-        raise Http404(f"There is no operation {operation_id[:60]}.")
+        raise Http404(f"No operation has the id {operation_id[:60]}.")
     return operation
 
 
-# ---- how they are read ---------------------------------------------------------------------------------------------
-AS_THEY_ARE = ("kind", "filter", "reason", "rate", "dry_run", "state", "note", "total", "done", "succeeded", "failed")
+# ---- as JSON -------------------------------------------------------------------------------------------------------
+COPIED = ("kind", "filter", "reason", "rate", "dry_run", "state", "note", "total", "done", "succeeded", "failed")
 
 
 def operation_json(operation: Operation) -> dict[str, Any]:
@@ -161,7 +161,7 @@ def operations_json(found: Sequence[Operation]) -> list[dict[str, Any]]:
     return [
         {
             "id": operation.public_id,
-            **{name: getattr(operation, name) for name in AS_THEY_ARE},
+            **{name: getattr(operation, name) for name in COPIED},
             "skipped": operation.skipped,
             "stop_at_failure_rate": None,
             "created_by": operation.created_by,
@@ -186,7 +186,7 @@ def _estimate(operation: Operation, names: dict[int, str]) -> dict[str, Any]:
 
 
 def items_json(operation: Operation, items: Sequence[Item]) -> list[dict[str, Any]]:
-    """Each with its message and, of a replay, the new one; a message that was pruned has no id any more."""
+    """Return items with their message and, of a replay, the new one. A deleted message has no id."""
     ids = [item.message_id for item in items]
     rows = Message.objects.filter(pk__any=ids).values_list("pk", "nonce")
     messages = {pk: public_id("msg", pk, nonce) for pk, nonce in rows}

@@ -1,4 +1,4 @@
-"""Errors of the API: the one place that makes `application/problem+json` (RFC 9457)."""
+"""Errors of the API as `application/problem+json` (RFC 9457). No other module writes them."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from integrations.schemas.fields import rule_text
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
-BUSY_RETRY = 2  # seconds: a write lock of SQLite or a failover is usually over by then
+BUSY_RETRY = 2  # seconds; a write lock of SQLite or a failover is usually over by then
 
 # status: (the end of `type`, `title`)
 KINDS = {
-    400: ("malformed", "The request cannot be read"),
-    401: ("unauthenticated", "A valid token is needed"),
+    400: ("malformed", "The request is malformed"),
+    401: ("unauthenticated", "A valid token is required"),
     403: ("forbidden", "Your role does not allow this"),
-    404: ("not-found", "There is no such thing"),
-    405: ("method-not-allowed", "This method is not offered here"),
-    409: ("conflict", "This does not fit the present state"),
-    413: ("too-large", "This is too large"),
-    415: ("unsupported-type", "This type of body is not taken"),
-    422: ("validation", "A rule is broken"),
+    404: ("not-found", "Not found"),
+    405: ("method-not-allowed", "Method not allowed"),
+    409: ("conflict", "The current state does not allow this"),
+    413: ("too-large", "The request is too large"),
+    415: ("unsupported-type", "Unsupported content type"),
+    422: ("validation", "The request is invalid"),
     429: ("too-many-requests", "Too many requests"),
-    500: ("internal", "Something is validation_problem here"),
-    503: ("unavailable", "Not available for the moment"),
+    500: ("internal", "Internal error"),
+    503: ("unavailable", "Temporarily unavailable"),
 }
 
 Location = Sequence[str | int]
@@ -44,7 +44,7 @@ Errors = Sequence[tuple[Location, str]]
 
 
 class Problem(Exception):
-    """An answer other than 2xx. ``errors`` are [(location, words)] for a 422; ``headers`` go along."""
+    """An error response. ``errors``: pairs of location and text, for a 422. ``headers``: additional headers."""
 
     def __init__(self, status: int, detail: str, *, errors: Errors = (), headers: dict[str, str] | None = None) -> None:
         super().__init__(detail)
@@ -62,7 +62,7 @@ class Problem(Exception):
             "detail": self.detail,
         }
         if self.status == 422:
-            document["errors"] = [{"loc": list(location), "msg": words} for location, words in self.errors]
+            document["errors"] = [{"loc": list(location), "msg": text} for location, text in self.errors]
         return document
 
     def as_response(self) -> HttpResponse:
@@ -70,20 +70,20 @@ class Problem(Exception):
 
 
 def validation_problem(errors: Errors) -> Problem:
-    """A 422 whose detail says the first validation_problem rule, so that a log line of the client is enough."""
-    location, words = errors[0] if errors else ((), "a rule is broken")
+    """Return a 422 whose detail is the first error, so that it shows in clients that log only the detail."""
+    location, text = errors[0] if errors else ((), "the request is invalid")
     where = ".".join(str(part) for part in location if part != "body")
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    return Problem(422, (f"{where}: {words}" if where else words) + more, errors=errors)
+    return Problem(422, (f"{where}: {text}" if where else text) + more, errors=errors)
 
 
 def problem_of(error: Exception, prefix: Location = ("body",)) -> Problem | None:
-    """What a refusal of the domain is over HTTP; None for what is not one. ``prefix`` says where its fields were."""
+    """Convert a domain error to a problem; None for other errors. ``prefix``: location of the fields it names."""
     match error:
         case Problem():
             return error
         case Invalid():
-            return validation_problem([((*prefix, *location), words) for location, words in error.errors])
+            return validation_problem([((*prefix, *location), text) for location, text in error.errors])
         case pydantic.ValidationError():
             return validation_problem(
                 [((*prefix, *rule["loc"]), rule_text(rule)) for rule in error.errors(include_input=False)]
@@ -94,40 +94,40 @@ def problem_of(error: Exception, prefix: Location = ("body",)) -> Problem | None
             return Problem(409, str(error))
         case OverflowError() | DataError():
             return validation_problem(
-                [(prefix, "it holds a value that cannot be stored: out of range, or a NUL character")]
+                [(prefix, "contains a value that cannot be stored: out of range, or a NUL character")]
             )
     return None
 
 
 def add_problem_handlers(api: NinjaAPI) -> None:
-    """Makes every error of an API a problem document."""
+    """Answer every error of an API with a problem document."""
 
-    def answers(kind: type[Exception], problem: Callable[[Any], Problem | None]) -> None:
+    def handle(kind: type[Exception], problem: Callable[[Any], Problem | None]) -> None:
         def handler(request: HttpRequest, error: Any) -> HttpResponse:
             return (problem(error) or _internal(request, error)).as_response()
 
         api.add_exception_handler(kind, handler)
 
     for kind in (Problem, Invalid, pydantic.ValidationError, TooLarge, Conflict, OverflowError):
-        answers(kind, problem_of)
-    answers(DataError, problem_of)
-    answers(NinjaValidationError, _of_parameters)
-    answers(HttpError, _of_body)
-    answers(AuthenticationError, lambda _: Problem(401, "Send Authorization: Bearer TOKEN.", headers=CHALLENGE))
-    answers(Http404, lambda error: Problem(404, str(error) or "There is nothing at this address."))
-    answers(RequestDataTooBig, lambda _: Problem(413, "The body is too large."))
-    answers(UnreadablePostError, lambda _: Problem(400, "The body ended early."))
-    answers(IntegrityError, lambda _: Problem(409, "It was changed by somebody else at the same time; look again."))
-    answers(OperationalError, _of_database)
-    answers(InterfaceError, _of_database)  # psycopg's word for a connection that was cut
-    answers(Exception, lambda _: None)
+        handle(kind, problem_of)
+    handle(DataError, problem_of)
+    handle(NinjaValidationError, _parameters_problem)
+    handle(HttpError, _body_problem)
+    handle(AuthenticationError, lambda _: Problem(401, "Send Authorization: Bearer TOKEN.", headers=CHALLENGE))
+    handle(Http404, lambda error: Problem(404, str(error) or "Nothing exists at this address."))
+    handle(RequestDataTooBig, lambda _: Problem(413, "The body is too large."))
+    handle(UnreadablePostError, lambda _: Problem(400, "The connection was closed before the end of the body."))
+    handle(IntegrityError, lambda _: Problem(409, "Another request changed it at the same time. Reload and try again."))
+    handle(OperationalError, _database_problem)
+    handle(InterfaceError, _database_problem)  # psycopg raises it for a lost connection
+    handle(Exception, lambda _: None)
 
 
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="switchboard"'}
 
 
-def _of_parameters(error: NinjaValidationError) -> Problem:
-    """Body errors lose the name of the view's parameter, which ninja puts after "body"."""
+def _parameters_problem(error: NinjaValidationError) -> Problem:
+    """Remove from locations the name of the view's parameter, which ninja puts after "body"."""
     return validation_problem([(_location(rule["loc"]), rule_text(cast(ErrorDetails, rule))) for rule in error.errors])
 
 
@@ -135,19 +135,19 @@ def _location(location: tuple[str | int, ...]) -> Location:
     return ("body", *location[2:]) if location[0] == "body" else location
 
 
-def _of_body(error: HttpError) -> Problem:
-    # ninja wraps whatever the parser raised; the parser's own words are the better ones.
+def _body_problem(error: HttpError) -> Problem:
+    # ninja wraps the parser's error; the parser's own text is better.
     if isinstance(error.__cause__, Problem):
         return error.__cause__
     status = error.status_code if error.status_code in KINDS else 400
     return Problem(status, error.message)
 
 
-def _of_database(error: OperationalError | InterfaceError) -> Problem:
-    logger.warning("the database did not answer: %s", error)
-    return Problem(503, "The database is busy or away; try again.", headers={"Retry-After": str(BUSY_RETRY)})
+def _database_problem(error: OperationalError | InterfaceError) -> Problem:
+    logger.warning("database unavailable: %s", error)
+    return Problem(503, "The database is busy or unreachable; try again.", headers={"Retry-After": str(BUSY_RETRY)})
 
 
 def _internal(request: HttpRequest, error: Exception) -> Problem:
-    logger.error("api call failed: %s %s", request.method, request.path, exc_info=error)
-    return Problem(500, "This is a fault of the server; its log says more.")
+    logger.error("API request failed: %s %s", request.method, request.path, exc_info=error)
+    return Problem(500, "The server failed to handle the request. Its log has the details.")

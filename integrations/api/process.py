@@ -1,4 +1,4 @@
-"""`POST /process` as a view: what the description is made of, and the same call for a server without its route."""
+"""`POST /process` as a view, for the OpenAPI document and for servers that do not run `asgi/direct_call.py`."""
 
 from __future__ import annotations
 
@@ -23,42 +23,42 @@ router = Router(tags=["Messages"])
 
 @router.post("/process", auth=operator, response={200: ProcessedOut | UnprocessedOut})
 def process_now(request: HttpRequest, data: ProcessIn) -> HttpResponse:
-    """Calls a service now and waits for its answer, with up to two short retries inside `timeout`.
+    """Call a service now and return its response, with up to two short retries within `timeout`.
 
-    It feeds and obeys the breaker, the rate, the concurrency and a pause. All tries carry the same `webhook-id`. After
-    a 503 the call *may* have been made.
+    The call obeys breaker, rate, concurrency and pause, and counts for them. All attempts have the same `webhook-id`.
+    After a 503 the call *may* have been made.
     """
-    return document(async_to_sync(_run)(direct_call.prepare(data, caller(request).actor)))
+    return result_response(async_to_sync(_run)(direct_call.prepare(data, caller(request).actor)))
 
 
-async def _run(asked: DirectRequest) -> DirectResult:
+async def _run(prepared: DirectRequest) -> DirectResult:
     client = new_client()
     try:
-        return await direct_call.run(asked, client=client, in_thread=sync_to_async)
+        return await direct_call.run(prepared, client=client, in_thread=sync_to_async)
     finally:
         await client.aclose()
 
 
 # ---- as JSON --------------------------------------------------------------------------------------------------------
-def document(answered: DirectResult) -> HttpResponse:
-    spent = {"attempts": answered.attempts, "duration": round(answered.duration, 6)}
-    status = {} if answered.status_code is None else {"status_code": answered.status_code}
-    if answered.kind:
-        error = {"kind": answered.kind, "detail": answered.detail}
-        return json_response({"success": False, "error": error, "retry": answered.retry, **status, **spent})
-    return json_response({"success": True, **_result(answered), **status, **spent, "cached": answered.cached})
+def result_response(result: DirectResult) -> HttpResponse:
+    spent = {"attempts": result.attempts, "duration": round(result.duration, 6)}
+    status = {} if result.status_code is None else {"status_code": result.status_code}
+    if result.kind:
+        error = {"kind": result.kind, "detail": result.detail}
+        return json_response({"success": False, "error": error, "retry": result.retry, **status, **spent})
+    return json_response({"success": True, **_body(result), **status, **spent, "cached": result.cached})
 
 
-def _result(answered: DirectResult) -> dict[str, Any]:
-    """The answer's body: JSON where it says so and is, as strictly as we take it ourselves; else text, else bytes."""
-    raw = answered.body
+def _body(result: DirectResult) -> dict[str, Any]:
+    """Return the response's body: parsed if it is strict JSON of a JSON type, else as text, else as bytes."""
+    raw = result.body
     if not raw:
         return {"result": None}
-    kind = answered.content_type.partition(";")[0].strip().lower()
+    kind = result.content_type.partition(";")[0].strip().lower()
     if kind == "application/json" or kind.endswith("+json"):
         try:
             value = parse(raw)
-            json_bytes(value)  # 1e999 is read as infinity, which JSON cannot say
+            json_bytes(value)  # refuses 1e999, which Python parses as infinity
             return {"result": value}
         except (Problem, ValueError, RecursionError):
             pass

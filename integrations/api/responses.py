@@ -1,4 +1,4 @@
-"""Shapes of what the API answers, for its description and for the tests that hold every answer against it."""
+"""Models of the API's responses, for the OpenAPI document and for tests, which validate every response."""
 
 from __future__ import annotations
 
@@ -24,29 +24,33 @@ class ResponseModel(BaseModel):
 
 
 class ProblemOut(BaseModel):
-    """An error, as RFC 9457 has it."""
+    """An error (RFC 9457)."""
 
     type: str
     title: str
     status: int
     detail: str
-    errors: list[dict[str, Any]] | None = Field(None, description="For a 422: where, and which rule.")
+    errors: list[dict[str, Any]] | None = Field(None, description="Location and text of each error, for a 422.")
 
 
 class ListPage(ResponseModel, Generic[Item]):
     items: list[Item]
-    next_cursor: str | None = Field(description="Give it as `cursor` for the next page; null on the last.")
+    next_cursor: str | None = Field(description="Cursor of the next page; null on the last page.")
 
 
 # ---- services -----------------------------------------------------------------------------------------------------
 class SigningOut(Signing):
-    public_key: str | None = Field(description="What a receiver checks `v1a` with (`whpk_…`); null before any keys.")
+    public_key: str | None = Field(
+        description="Key with which receivers verify `v1a` signatures (`whpk_…`); null before signing was turned on."
+    )
 
 
 class RotatedOut(ResponseModel):
-    secret: str = Field(description="The secret itself (`whsec_…`): shown now and never again.")
-    public_key: str = Field(description="What a receiver checks `v1a` with (`whpk_…`).")
-    previous_valid_until: datetime | None = Field(description="Until then the earlier keys sign too; null: none do.")
+    secret: str = Field(description="Signing secret (`whsec_…`), returned only here.")
+    public_key: str = Field(description="Key with which receivers verify `v1a` signatures (`whpk_…`).")
+    previous_valid_until: datetime | None = Field(
+        description="Time until which the previous keys also sign; null if there are none."
+    )
 
 
 class ServiceOut(ResponseModel):
@@ -60,7 +64,7 @@ class ServiceOut(ResponseModel):
     search_fields: list[str]
     response_cap: int
     ordering: Literal["none", "key"]
-    auth: dict[str, Any] = Field(description="Secrets show only `set` and `set_at`.")
+    auth: dict[str, Any] = Field(description="Authentication. Secrets appear only as `set` and `set_at`.")
     signing: SigningOut
     timeout: Timeout
     retry: RetryPolicy
@@ -74,7 +78,7 @@ class ServiceOut(ResponseModel):
     paused_until: datetime | None
     health: Literal["up", "down", "unknown"]
     breaker_state: Literal["closed", "open", "half_open"]
-    backlog: int = Field(description="Messages that are not finished; counting stops at 10,000.")
+    backlog: int = Field(description="Number of unfinished messages; counting stops at 10,000.")
     oldest_due_age: float | None = Field(description="Seconds since the oldest waiting message was due.")
     source: Literal["form", "api", "file", "environment"]
     created_at: datetime
@@ -126,7 +130,7 @@ class BreakerOut(ResponseModel):
     observed_open: bool
     window: BreakerWindow
     probes: BreakerProbes
-    held: int = Field(description="Due messages that the breaker holds back.")
+    held: int = Field(description="Number of due messages that the breaker blocks.")
 
 
 # ---- messages -----------------------------------------------------------------------------------------------------
@@ -171,8 +175,8 @@ class MessageOut(ListedMessageOut):
     query: dict[str, Any]
     headers: dict[str, str]
     content_type: str
-    body: Any = Field(None, description="Where the body is JSON as we write it.")
-    body_base64: str | None = Field(None, description="Where it is not: its bytes.")
+    body: Any = Field(None, description="Body as a JSON value, if its bytes are compact JSON.")
+    body_base64: str | None = Field(None, description="Body as bytes in base64, if they are not.")
 
 
 class MessagePage(ListPage[ListedMessageOut]):
@@ -180,18 +184,18 @@ class MessagePage(ListPage[ListedMessageOut]):
 
 
 class BatchIn(StrictModel):
-    """Up to 1,000 messages; each is checked by itself."""
+    """Up to 1,000 messages, each validated on its own."""
 
     messages: list[Any] = Field(
         max_length=BATCH_COUNT,
-        description="Each as for POST /messages.",
+        description="Messages as for POST /messages.",
         json_schema_extra={"items": {"type": "object"}},
     )
 
     @field_validator("*", mode="before")
     @classmethod
-    def holds_no_nul(cls, value: Any, info: ValidationInfo) -> Any:
-        return value  # each message is asked by itself, so that a bad one does not reject the others
+    def has_no_nul(cls, value: Any, info: ValidationInfo) -> Any:
+        return value  # each message is checked on its own, so that a bad one does not reject the others
 
 
 class AcceptedOut(ResponseModel):
@@ -210,7 +214,7 @@ class BatchOut(ResponseModel):
 
 
 class ProcessedOut(ResponseModel):
-    """The service answered 2xx."""
+    """The service responded with 2xx."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -228,23 +232,23 @@ class ProcessedOut(ResponseModel):
     )
 
     success: Literal[True]
-    result: Any = Field(description="A JSON answer parsed, another text as a string; null where there is none.")
-    result_base64: str | None = Field(None, description="In its place the bytes of an answer that is no text.")
+    result: Any = Field(description="Response body: JSON parsed, other text as a string, null if empty.")
+    result_base64: str | None = Field(None, description="Response body in base64, if it is not text.")
     status_code: int
-    attempts: int = Field(description="Calls that were made; 0 where the answer was kept from before.")
-    duration: float = Field(description="Seconds, waits and retries included.")
-    cached: bool = Field(description="Whether it is an earlier answer, within the service's cache.ttl.")
+    attempts: int = Field(description="Number of calls made; 0 for a cached response.")
+    duration: float = Field(description="Seconds, including waits and retries.")
+    cached: bool = Field(description="Whether the response was reused within the service's cache.ttl.")
 
 
 class ProcessErrorOut(ResponseModel):
     kind: Fault | Literal["breaker_open", "paused", "rate"] = Field(
-        description="A fault word, or why no call was made; `rate` also where all places for calls are taken."
+        description="Fault of the last call, or the reason why none was made. `rate` includes the concurrency limit."
     )
     detail: str
 
 
 class UnprocessedOut(ResponseModel):
-    """The call did not go well, or none was made."""
+    """The call failed, or none was made."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -273,10 +277,10 @@ class UnprocessedOut(ResponseModel):
 
     success: Literal[False]
     error: ProcessErrorOut
-    retry: bool = Field(description="Whether the same call may go well later.")
-    status_code: int | None = Field(None, description="Left out where there was no answer.")
+    retry: bool = Field(description="Whether the same call may succeed later.")
+    status_code: int | None = Field(None, description="Omitted if there was no response.")
     attempts: int
-    duration: float = Field(description="Seconds, waits and retries included.")
+    duration: float = Field(description="Seconds, including waits and retries.")
 
 
 class AttemptOut(ResponseModel):
@@ -301,10 +305,10 @@ class AttemptPage(ListPage[AttemptOut]):
 
 # ---- operations ---------------------------------------------------------------------------------------------------
 class EstimateOut(ResponseModel):
-    services: dict[str, int] = Field(description="How many messages of each service.")
-    delivered: int = Field(description="Of them delivered when it was planned.")
-    oldest: datetime | None = Field(description="When the oldest was accepted.")
-    seconds: float = Field(description="How long the rest takes at this rate.")
+    services: dict[str, int] = Field(description="Number of messages by service.")
+    delivered: int = Field(description="Messages among them that were already delivered at planning.")
+    oldest: datetime | None = Field(description="Time at which the oldest message was accepted.")
+    seconds: float = Field(description="Seconds for the remaining messages at this rate.")
 
 
 class OperationOut(ResponseModel):
@@ -312,16 +316,16 @@ class OperationOut(ResponseModel):
     kind: Literal["replay", "cancel", "retry_now"]
     filter: str
     reason: str
-    rate: float = Field(description="Messages a second.")
+    rate: float = Field(description="Messages per second.")
     dry_run: bool
     stop_at_failure_rate: None
     state: Literal["planning", "running", "paused", "finished", "cancelled", "stopped"]
-    note: str = Field(description="Why it was stopped.")
-    total: int = Field(description="Messages in the selection, as far as it is planned.")
+    note: str = Field(description="Reason why the operation was stopped.")
+    total: int = Field(description="Number of messages in the selection so far.")
     done: int
-    succeeded: int = Field(description="The act was done; what becomes of a replay is in its message.")
+    succeeded: int = Field(description="Messages acted on. The result of a replay is in its new message.")
     failed: int
-    skipped: int = Field(description="The act did not fit them any more.")
+    skipped: int = Field(description="Messages that the operation could no longer act on.")
     created_by: str
     created_at: datetime
     started_at: datetime | None
@@ -334,10 +338,10 @@ class OperationPage(ListPage[OperationOut]):
 
 
 class ItemOut(ResponseModel):
-    message: str | None = Field(description="Null where it is no longer kept.")
-    outcome: Literal["succeeded", "failed", "skipped"] | None = Field(description="Null: not yet done.")
+    message: str | None = Field(description="Id of the message; null if it was deleted.")
+    outcome: Literal["succeeded", "failed", "skipped"] | None = Field(description="Null until the item is done.")
     detail: str
-    replay: str | None = Field(description="The new message.")
+    replay: str | None = Field(description="Id of the new message of a replay.")
     done_at: datetime | None
 
 
@@ -353,22 +357,22 @@ class FailureOut(ResponseModel):
     fault: Fault
     status_code: int | None
     title: str
-    fingerprint: str = Field(description="The same for failures of the same kind.")
-    version: int = Field(description="Of the fingerprint; a new one makes new groups.")
-    because: dict[str, Any] = Field(description="What its calls have in common: why they are one group.")
+    fingerprint: str = Field(description="Equal for failures of the same kind.")
+    version: int = Field(description="Version of the fingerprint. A new version starts new groups.")
+    because: dict[str, Any] = Field(description="Properties that the calls of the group have in common.")
     state: Literal["open", "resolved", "ignored", "regressed"]
     ignored_until: datetime | None
-    count: int = Field(description="Failed calls.")
-    messages: int = Field(description="How often a message came into this group.")
+    count: int = Field(description="Number of failed calls.")
+    messages: int = Field(description="Number of times that a message entered the group.")
     first_seen: datetime
     last_seen: datetime
-    sample: str | None = Field(description="Its last message.")
+    sample: str | None = Field(description="Id of the last message; null if it was deleted.")
     note: str
     assignee: str | None
 
 
 class FailurePage(ListPage[FailureOut]):
-    """Failure groups, the newest kind first."""
+    """Failure groups, newest first."""
 
 
 # ---- administration -----------------------------------------------------------------------------------------------
@@ -384,7 +388,7 @@ class TokenOut(ResponseModel):
 
 
 class IssuedTokenOut(TokenOut):
-    token: str = Field(description="The token itself: shown now and never again.")
+    token: str = Field(description="The token's secret, returned only here.")
 
 
 class TokenPage(ListPage[TokenOut]):
@@ -392,8 +396,8 @@ class TokenPage(ListPage[TokenOut]):
 
 
 class RetentionOut(ResponseModel):
-    messages_days: int | None = Field(description="Days that finished messages are kept; null is for ever.")
-    audit_days: int | None = Field(description="Days that audit entries are kept; null is for ever.")
+    messages_days: int | None = Field(description="Days to keep finished messages; null keeps them forever.")
+    audit_days: int | None = Field(description="Days to keep audit entries; null keeps them forever.")
 
 
 class AuditEntryOut(ResponseModel):
@@ -408,4 +412,4 @@ class AuditEntryOut(ResponseModel):
 
 
 class AuditPage(ListPage[AuditEntryOut]):
-    """Who changed what, newest first."""
+    """Audit entries, newest first."""

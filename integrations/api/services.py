@@ -24,7 +24,7 @@ from integrations.registration import deletion, endpoints, registry
 from integrations.schemas.actions import BreakerIn, PauseIn, ResumeIn, RotateIn
 from integrations.schemas.service import EndpointIn, ServiceIn
 
-HEALTHY_FOR = timedelta(hours=1)  # a success longer ago says nothing about now
+HEALTHY_FOR = timedelta(hours=1)  # an older success is no sign of present health
 
 router = Router(tags=["Services"])
 
@@ -32,14 +32,14 @@ router = Router(tags=["Services"])
 # ---- services -----------------------------------------------------------------------------------------------------
 @router.get("/services", auth=viewer, response=ServicePage)
 def list_services(request: HttpRequest, limit: Limit = LIMIT, cursor: Cursor = None) -> HttpResponse:
-    """All registrations, newest first."""
+    """List all services, newest first."""
     rows, next_cursor = page(Service.objects.all(), "services", limit, cursor)
     return json_response(list_json(services_json(rows), next_cursor))
 
 
 @router.post("/services", auth=operator, response={201: ServiceOut})
 def register_service(request: HttpRequest, data: ServiceIn) -> HttpResponse:
-    """Registers a service."""
+    """Register a service."""
     _check_networks(request, data, present=[])
     service = registry.register(
         data, actor=caller(request).actor, source=Source.API, may_allow_private=_is_admin(request)
@@ -49,15 +49,15 @@ def register_service(request: HttpRequest, data: ServiceIn) -> HttpResponse:
 
 @router.get("/services/{name}", auth=viewer, response=ServiceOut)
 def get_service(request: HttpRequest, name: str) -> HttpResponse:
-    """One registration; secrets show only that they are set."""
+    """Return one service. Secrets appear only as `set` and `set_at`."""
     return json_response(services_json([find_service(name)])[0])
 
 
 @router.patch("/services/{name}", auth=operator, response=ServiceOut)
 def change_service(request: HttpRequest, name: str, data: Annotated[dict[str, Any], Body()]) -> HttpResponse:
-    """Changes what is given; objects such as `retry` merge with what is set. A new host clears the secrets."""
+    """Change the given fields; objects such as `retry` are merged field by field. A new host clears the secrets."""
     with transaction.atomic():
-        service = find_service(name, locked=True)  # what it merges with must not change before it is saved
+        service = find_service(name, locked=True)  # no other change between merging and saving
         wanted = ServiceIn.model_validate(_merged(service, data))
         if "network" in data:
             _check_networks(request, wanted, present=service.network.get("allow_private", []))
@@ -71,9 +71,9 @@ def change_service(request: HttpRequest, name: str, data: Annotated[dict[str, An
 def delete_service(
     request: HttpRequest,
     name: str,
-    force: Annotated[bool, Query(description="Cancel what is unfinished.")] = False,
+    force: Annotated[bool, Query(description="Cancel unfinished messages first.")] = False,
 ) -> HttpResponse:
-    """Removes a service and its history; with unfinished messages only where `force` says so."""
+    """Delete a service with its history. Fails if it has unfinished messages, unless `force` is true."""
     service = find_service(name)
     actor = caller(request).actor
     deletion.delete(service, force=force, actor=actor)
@@ -82,7 +82,7 @@ def delete_service(
 
 @router.post("/services/{name}/pause", auth=operator, response=ServiceOut)
 def pause_service(request: HttpRequest, name: str, data: PauseIn) -> HttpResponse:
-    """Messages are accepted and held from now on, never dropped."""
+    """Stop calls to a service. Its messages are accepted and wait."""
     service = find_service(name)
     traffic.pause(service, data, actor=caller(request).actor)
     return json_response(services_json([service])[0])
@@ -90,7 +90,7 @@ def pause_service(request: HttpRequest, name: str, data: PauseIn) -> HttpRespons
 
 @router.post("/services/{name}/resume", auth=operator, response=ServiceOut)
 def resume_service(request: HttpRequest, name: str, data: ResumeIn | None = None) -> HttpResponse:
-    """Ends a pause and says what becomes of the messages that waited; an empty body releases all."""
+    """End a pause and release or hold the waiting messages. Without a body, all are released."""
     service = find_service(name)
     traffic.resume(service, data or ResumeIn(), actor=caller(request).actor)
     return json_response(services_json([service])[0])
@@ -98,9 +98,9 @@ def resume_service(request: HttpRequest, name: str, data: ResumeIn | None = None
 
 @router.post("/services/{name}/signing/rotate", auth=operator, response=RotatedOut)
 def rotate_signing(request: HttpRequest, name: str, data: RotateIn | None = None) -> HttpResponse:
-    """Makes new signing keys and shows the secret, this once. The keys so far sign too until the overlap has passed.
+    """Create new signing keys and return the secret, only here. The previous keys also sign during the overlap.
 
-    It does not turn signing on: a receiver may have the secret before the first signature.
+    Signing stays off if it is off, so that the receiver can get the secret before the first signed call.
     """
     overlap = timedelta(seconds=(data or RotateIn()).overlap)
     newest, *earlier = registry.rotate_signing(find_service(name), overlap, actor=caller(request).actor)
@@ -117,18 +117,12 @@ def find_service(name: str, *, locked: bool = False) -> Service:
     services = Service.objects.select_for_update() if locked else Service.objects.all()
     service = services.filter(name=name).first()
     if service is None:
-        raise Http404(f"There is no service named {name}.")
+        raise Http404(f"No service is named {name}.")
     return service
 
 
-def _health(breaker_state: str, checked: str, has_answered: bool) -> str:
-    if breaker_state == "open" or checked == "down":
-        return "down"
-    return "up" if checked == "up" or has_answered else "unknown"
-
-
 def services_json(services: Sequence[Service]) -> list[dict[str, Any]]:
-    """Services as they are read back: configuration and present state, in five queries for any number of them."""
+    """Return services with their settings and present state, in five queries for any number of services."""
     now = timezone.now()
     ids = [service.pk for service in services]
     runtimes = Runtime.objects.in_bulk(ids)
@@ -161,8 +155,14 @@ def services_json(services: Sequence[Service]) -> list[dict[str, Any]]:
     return documents
 
 
+def _health(breaker_state: str, checked: str, has_succeeded: bool) -> str:
+    if breaker_state == "open" or checked == "down":
+        return "down"
+    return "up" if checked == "up" or has_succeeded else "unknown"
+
+
 def _waiting(ids: Sequence[int], now: datetime) -> dict[int, tuple[int, datetime | None]]:
-    """For each service, how many messages are unfinished and since when the oldest is due."""
+    """Return the unfinished messages of each service, and since when the oldest is due."""
     due = backlog.earliest(now)
     rows = Service.objects.filter(pk__in=ids).order_by().annotate(count=backlog.unfinished(), **due)
     return {
@@ -172,9 +172,9 @@ def _waiting(ids: Sequence[int], now: datetime) -> dict[int, tuple[int, datetime
 
 
 def _merged(service: Service, data: dict[str, Any]) -> dict[str, Any]:
-    """The registration as it would be: what is given over what is set, one level deep."""
+    """Merge the patch into the current registration."""
     present = registry.configuration(service)
-    # Without what is only read back: the marks that stand for secrets, and the public key.
+    # Drop read-only values: the marks that stand for secrets, and the public key.
     present["auth"], present["signing"] = dict(service.auth), dict(service.signing)
     if service.url_env:
         present["base_url"] = None
@@ -183,18 +183,18 @@ def _merged(service: Service, data: dict[str, Any]) -> dict[str, Any]:
     merged = {**present, **data}
     for name in (*registry.POLICY_FIELDS, "auth"):
         given = data.get(name)
-        another_kind = (
+        is_new_type = (
             name == "auth"
             and isinstance(given, dict)
             and given.get("type", present[name].get("type")) != (present[name].get("type"))
         )
-        if isinstance(given, dict) and not another_kind:
-            merged[name] = _over(present[name], given)
+        if isinstance(given, dict) and not is_new_type:
+            merged[name] = _merged_policy(present[name], given)
     return merged
 
 
-def _over(present: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Objects inside merge too, so that {"window": {"size": 10}} keeps the window's type."""
+def _merged_policy(present: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Merge inner objects too, so that {"window": {"size": 10}} keeps the window's type."""
     merged = {**present, **given}
     for name, value in given.items():
         if isinstance(value, dict) and isinstance(present.get(name), dict):
@@ -218,7 +218,7 @@ def _check_networks(request: HttpRequest, data: ServiceIn, present: list[str]) -
 # ---- endpoints ----------------------------------------------------------------------------------------------------
 @router.get("/services/{name}/endpoints", auth=viewer, response=EndpointPage)
 def list_endpoints(request: HttpRequest, name: str, limit: Limit = LIMIT, cursor: Cursor = None) -> HttpResponse:
-    """The named operations of a service, newest first."""
+    """List the endpoints of a service, newest first."""
     service = find_service(name)
     rows, next_cursor = page(Endpoint.objects.filter(service=service), f"endpoints.{service.pk}", limit, cursor)
     return json_response(list_json([endpoint_json(row) for row in rows], next_cursor))
@@ -226,14 +226,14 @@ def list_endpoints(request: HttpRequest, name: str, limit: Limit = LIMIT, cursor
 
 @router.post("/services/{name}/endpoints", auth=operator, response={201: EndpointOut})
 def register_endpoint(request: HttpRequest, name: str, data: EndpointIn) -> HttpResponse:
-    """Names an operation of a service."""
+    """Register an endpoint of a service."""
     endpoint = endpoints.save(find_service(name), data, actor=caller(request).actor)
     return json_response(endpoint_json(endpoint), 201, location=api_path("services", name, "endpoints", endpoint.name))
 
 
 @router.get("/services/{name}/endpoints/{endpoint}", auth=viewer, response=EndpointOut)
 def get_endpoint(request: HttpRequest, name: str, endpoint: str) -> HttpResponse:
-    """One named operation."""
+    """Return one endpoint."""
     return json_response(endpoint_json(_find_endpoint(name, endpoint)))
 
 
@@ -241,7 +241,7 @@ def get_endpoint(request: HttpRequest, name: str, endpoint: str) -> HttpResponse
 def change_endpoint(
     request: HttpRequest, name: str, endpoint: str, data: Annotated[dict[str, Any], Body()]
 ) -> HttpResponse:
-    """Changes what is given; `query` and `headers` are replaced as a whole."""
+    """Change the given fields. `query` and `headers` are replaced as a whole."""
     with transaction.atomic():
         service = find_service(name, locked=True)
         found = _find_endpoint(name, endpoint)
@@ -252,7 +252,7 @@ def change_endpoint(
 
 @router.delete("/services/{name}/endpoints/{endpoint}", auth=operator, response={204: None})
 def delete_endpoint(request: HttpRequest, name: str, endpoint: str) -> HttpResponse:
-    """Forgets a named operation; messages accepted for it keep what they were accepted with."""
+    """Delete an endpoint. Messages already accepted for it keep their method, path, headers and body."""
     endpoints.delete(_find_endpoint(name, endpoint), actor=caller(request).actor)
     return no_content()
 
@@ -260,7 +260,7 @@ def delete_endpoint(request: HttpRequest, name: str, endpoint: str) -> HttpRespo
 def _find_endpoint(name: str, endpoint: str) -> Endpoint:
     found = Endpoint.objects.select_related("service").filter(service__name=name, name=endpoint).first()
     if found is None:
-        raise Http404(f"There is no endpoint {endpoint} of a service {name}.")
+        raise Http404(f"No endpoint of {name} is named {endpoint}.")
     return found
 
 
@@ -275,14 +275,14 @@ def endpoint_json(endpoint: Endpoint) -> dict[str, Any]:
 # ---- breaker ------------------------------------------------------------------------------------------------------
 @router.get("/services/{name}/breaker", auth=viewer, response=BreakerOut, tags=["Breakers"])
 def get_breaker(request: HttpRequest, name: str) -> HttpResponse:
-    """The breaker as all workers see it."""
+    """Return the breaker's state, which all workers share."""
     service = find_service(name)
     return json_response(breaker_json(service, Runtime.objects.get(service=service)))
 
 
 @router.post("/services/{name}/breaker", auth=operator, response=BreakerOut, tags=["Breakers"])
 def steer_breaker(request: HttpRequest, name: str, data: BreakerIn) -> HttpResponse:
-    """Opens, closes, half-opens, resets, disables or observes; `auto` ends a manual mode."""
+    """Override the breaker: open, close, half-open, reset, disable or observe it; `auto` ends an override."""
     service = find_service(name)
     return json_response(breaker_json(service, traffic.override_breaker(service, data, actor=caller(request).actor)))
 

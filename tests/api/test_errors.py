@@ -88,7 +88,7 @@ def test_an_unknown_address_is_a_problem_too(path: str, method: str) -> None:
 def test_an_unknown_service_is_not_found(operator: Api) -> None:
     for method, path in (("GET", ""), ("PATCH", ""), ("POST", "/resume"), ("GET", "/breaker")):
         body = None if method == "GET" else {}
-        assert "nobody" in is_problem(operator.call(method, f"/services/nobody{path}", body), 404)["detail"]
+        assert "unknown" in is_problem(operator.call(method, f"/services/unknown{path}", body), 404)["detail"]
 
 
 def test_a_method_that_is_not_offered_says_which_are(operator: Api) -> None:

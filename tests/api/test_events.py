@@ -1,4 +1,4 @@
-"""`GET /events` over real HTTP: what is told, to whom, resumed how exactly, and how it ends."""
+"""`GET /events` over real HTTP: the events and their readers, exact resumption, and the end of a stream."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def until(condition: Callable[[], Any]) -> None:
         time.sleep(0.01)
 
 
-# ---- what is told ---------------------------------------------------------------------------------------------------
+# ---- events ---------------------------------------------------------------------------------------------------------
 def test_it_says_hello_and_tells_what_happens(serve: Callable[..., Served], viewer: Api, billing: Service) -> None:
     with serve().stream(**bearer(viewer)) as stream:
         assert stream.answer.headers["Content-Type"] == "text/event-stream"
@@ -210,7 +210,7 @@ def test_changes_of_messages_are_counted_by_service_and_second(
     queue: Callable[..., Message],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    queue()  # before anybody follows
+    queue()  # before any client follows
     with serve().stream("messages", **bearer(viewer)) as stream:
         stream.next()
         monkeypatch.setattr(
@@ -227,8 +227,8 @@ def test_changes_of_messages_are_counted_by_service_and_second(
             for name, number in {**told[-1]["counts"], "calls": told[-1]["calls"]}.items():
                 total[name] = total.get(name, 0) + number
         assert all(event["type"] == "messages.changed" and event["service"] == "billing" for event in told)
-        assert len(told) <= 2, "what has changed between two counts is told together"
-    add({billing.pk: Counts(calls=1, delivered=1)}, timezone.now())  # nobody follows now
+        assert len(told) <= 2, "changes between two counts are reported together"
+    add({billing.pk: Counts(calls=1, delivered=1)}, timezone.now())  # no client follows now
     with serve().stream("messages", last_id=told[-1]["position"], **bearer(viewer)) as again:
         again.next()
         late = again.next()
@@ -305,7 +305,7 @@ def test_what_commits_late_is_told_after_what_came_before(
             has_inserted.wait(PATIENCE)
             happen("service.changed", billing, name="early")
             early = stream.next()
-            assert early["name"] == "early", "nobody waits for an open transaction"
+            assert early["name"] == "early", "no event waits for an open transaction"
         may_commit.set()
         late.result()
     with served.stream("services", last_id=early["position"], **bearer(viewer)) as again:
@@ -382,7 +382,7 @@ def test_counts_are_forgotten_after_an_hour(billing: Service, monkeypatch: pytes
     housekeeping.tidy()
     kept = [entry.type for entry in event_stream.events_after(0)]
     assert kept == ["service.created", "service.changed", models.MESSAGES_CHANGED], "what else has happened is history"
-    assert event_stream.advance().floor == position - 2, "what comes after the last forgotten one can still be resumed"
+    assert event_stream.advance().floor == position - 2, "a client can still resume after the last deleted event"
 
 
 def test_what_waits_to_be_counted_does_not_pile_up_while_nobody_follows(
@@ -413,7 +413,7 @@ def test_while_nothing_happens_it_is_one_glance(
         assert event_stream.advance().position == position
 
 
-# ---- who may --------------------------------------------------------------------------------------------------------
+# ---- access ---------------------------------------------------------------------------------------------------------
 def test_without_a_token_there_is_no_stream(serve: Callable[..., Served], viewer: Api) -> None:
     served = serve()
     for headers in ({}, {"Authorization": "Bearer wrong"}):

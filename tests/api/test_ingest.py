@@ -136,7 +136,7 @@ def test_a_busy_token_is_told_when_to_come_back_both_ways(
 
 
 def told(answer: httpx.Response) -> tuple[int, dict[str, str], str]:
-    """An answer without what differs from message to message."""
+    """An answer without the parts that differ from message to message."""
     assert int(answer.headers.get("content-length", len(answer.content))) == len(answer.content)
     moving = ("date", "content-length")
     headers = {name: MOVING.sub("…", value) for name, value in answer.headers.items() if name not in moving}
@@ -254,11 +254,11 @@ def test_a_key_whose_first_request_was_refused_is_free_for_the_second(
 
 
 # ---- when it is too much --------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("room", [Capacity(2, 1_000_000), Capacity(100, 150)], ids=["requests", "bytes"])
+@pytest.mark.parametrize("capacity", [Capacity(2, 1_000_000), Capacity(100, 150)], ids=["requests", "bytes"])
 def test_more_than_there_is_room_for_is_told_to_come_back(
-    served: Served, operator: Api, billing: Service, monkeypatch: pytest.MonkeyPatch, room: Capacity
+    served: Served, operator: Api, billing: Service, monkeypatch: pytest.MonkeyPatch, capacity: Capacity
 ) -> None:
-    monkeypatch.setattr(ingest._ingest, "room", room)
+    monkeypatch.setattr(ingest._ingest, "capacity", capacity)
     with gathered(served, post(operator), post(operator)) as answers:
         (refused,) = served.send(post(operator))
     assert refused.status_code == 503
@@ -275,8 +275,8 @@ def test_a_slow_database_is_a_503_and_what_still_waited_is_not_stored(
         hasty.setattr(ingest, "DATABASE_TIMEOUT", 0.3)
         first, second = served.send(*(post(operator, Idempotency_Key=f"k{number}") for number in range(2)))
         (third,) = served.send(post(operator))
-    assert "did not answer in time" in second.json()["detail"]
-    assert "does not answer;" in third.json()["detail"], "it waited for a database that is known to hang"
+    assert "did not respond in time" in second.json()["detail"]
+    assert "does not respond;" in third.json()["detail"], "it waited for a database that is known to hang"
     assert {first.status_code, second.status_code, third.status_code} == {503}
     assert "Idempotency-Key" in first.json()["detail"]
     assert "retry-after" in first.headers
@@ -299,7 +299,7 @@ def test_a_database_that_fails_is_a_503_for_everybody(
     assert served.send(post(operator))[0].status_code == 202
 
 
-# ---- who calls ------------------------------------------------------------------------------------------------------
+# ---- callers --------------------------------------------------------------------------------------------------------
 def test_a_revoked_token_is_let_in_for_a_second_at_most(
     served: Served, operator: Api, billing: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -319,7 +319,7 @@ def test_a_changed_endpoint_counts_at_once(served: Served, operator: Api, billin
     assert served.send(to_endpoint)[0].json()["path"] == "/bills"
 
 
-# ---- beside busy threads --------------------------------------------------------------------------------------------
+# ---- with busy threads ----------------------------------------------------------------------------------------------
 def test_health_and_acceptance_do_not_wait_for_busy_threads(served: Served, operator: Api, billing: Service) -> None:
     with held(asgi.console.executor, asgi.THREADS):
         alive, accepted = served.send({"method": "GET", "url": "/healthz"}, post(operator))
@@ -332,7 +332,7 @@ def test_a_server_that_stops_answers_what_it_has_begun(operator: Api, billing: S
     one = Served(asgi.application)
     with gathered(one, *[post(operator)] * 4) as answers:
         one.server.should_exit = True
-        until(lambda: not is_open(one))  # it takes nobody else, and the group still waits
+        until(lambda: not is_open(one))  # the listener accepts no more connections, and the group still waits
     one.thread.join()
     assert [answer.status_code for answer in answers] == [202] * 4
     assert Message.objects.count() == 4
@@ -343,7 +343,7 @@ def test_a_server_that_stops_answers_what_it_has_begun(operator: Api, billing: S
 def is_open(one: Served) -> bool:
     try:
         one.send({"method": "GET", "url": "/healthz"})
-    except httpx.TransportError:  # refused, or taken by a listener that closes: nobody answers either way
+    except httpx.TransportError:  # refused, or accepted by a listener that closes: there is no answer either way
         return False
     return True
 

@@ -1,7 +1,7 @@
-"""Requests that Schemathesis makes up from the API's own description, against a running server.
+"""Requests that Schemathesis generates from the API's OpenAPI document, against a running server.
 
-No answer may be a 5xx, or one that the description does not have: status, type of content, headers and body. What is
-made up is a valid request, an invalid one, or a walk along the links from one answer to the next call.
+No response may be a 5xx, or differ from the document in status, content type, headers or body. The requests are valid
+ones, invalid ones, and walks along the links from one response to the next request.
 """
 
 from __future__ import annotations

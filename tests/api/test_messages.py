@@ -95,7 +95,7 @@ def test_a_message_to_an_endpoint_takes_what_it_has(operator: Api, invoices: End
 @pytest.mark.parametrize(
     ("change", "location"),
     [
-        ({"service": "nobody"}, ["body", "service"]),
+        ({"service": "unknown"}, ["body", "service"]),
         ({"path": None, "endpoint": "nothing"}, ["body", "endpoint"]),
         ({"path": "in"}, ["body", "path"]),
         ({"method": "CONNECT"}, ["body", "method"]),
@@ -153,7 +153,7 @@ def test_times_are_answered_in_utc(operator: Api, billing: Service) -> None:
 def test_one_bad_entry_never_rejects_the_others(operator: Api, invoices: Endpoint) -> None:
     good = {"service": "billing", "endpoint": "invoices"}
     huge = {"service": "billing", "path": "/", "body_base64": b64encode(b"x" * (BODY_LIMIT + 1)).decode()}
-    entries = [good, {"service": "nobody", "path": "/"}, 5, {**good, "endpoint": "none"}, huge, {**good, "x": 1}, good]
+    entries = [good, {"service": "unknown", "path": "/"}, 5, {**good, "endpoint": "none"}, huge, {**good, "x": 1}, good]
     answer = operator.post("/messages/batch", {"messages": entries})
     assert answer.status_code == 200
     batch = BatchOut.model_validate_json(answer.content)
@@ -162,7 +162,7 @@ def test_one_bad_entry_never_rejects_the_others(operator: Api, invoices: Endpoin
         (1, 422), (2, 422), (3, 422), (4, 413), (5, 422),
     ]  # fmt: skip
     assert batch.rejected[0].error.errors == [
-        {"loc": ["body", "messages", 1, "service"], "msg": "there is no service named nobody"}
+        {"loc": ["body", "messages", 1, "service"], "msg": "there is no service named unknown"}
     ]
     assert {message.public_id for message in Message.objects.all()} == {entry.id for entry in batch.accepted}
 
@@ -170,9 +170,9 @@ def test_one_bad_entry_never_rejects_the_others(operator: Api, invoices: Endpoin
 def test_a_batch_of_a_thousand_costs_as_many_queries_as_one(
     operator: Api, invoices: Endpoint, django_assert_max_num_queries: Any
 ) -> None:
-    entries = [{"service": "billing", "endpoint": "invoices"}, {"service": "nobody", "path": "/"}] * 500
+    entries = [{"service": "billing", "endpoint": "invoices"}, {"service": "unknown", "path": "/"}] * 500
     operator.get("/services")
-    with django_assert_max_num_queries(30):  # inserts go in portions of what a statement can hold
+    with django_assert_max_num_queries(30):  # inserts are split to fit the parameters that a statement can have
         answer = operator.post("/messages/batch", {"messages": entries})
     assert len(answer.json()["accepted"]) == 500
     is_problem(operator.post("/messages/batch", {"messages": [*entries, entries[0]]}), 422)
@@ -191,7 +191,7 @@ def test_pages_follow_each_other_without_gap_or_repetition(viewer: Api, queue: A
         answer = viewer.get(path).json()
         MessagePage.model_validate(answer)
         seen += [item["id"] for item in answer["items"]]
-        queue()  # what comes in meanwhile does not shift the pages
+        queue()  # new messages do not shift the pages
         path = f"/messages?limit=3&cursor={answer['next_cursor']}" if answer["next_cursor"] else ""
     assert seen == ids[::-1]
 

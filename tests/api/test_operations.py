@@ -1,4 +1,4 @@
-"""Operations by the API: docs/contract.md, who may what, and what is refused."""
+"""Operations by the API, as docs/contract.md has them: roles, and refused requests."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def plan(caller: Api, **changes: Any) -> dict[str, Any]:
 
 
 def work() -> None:
-    """What the workers would do until nothing is left."""
+    """Do the work of the workers until no step is left."""
     for pk in Operation.objects.active().values_list("pk", flat=True):
         while bulk_operations.step(pk):
             pass
@@ -101,7 +101,7 @@ def test_it_is_paused_resumed_and_cancelled(operator: Api, dead: list[Message]) 
         ({"reason": ""}, "a reason is required"),
         ({"rate": 0}, "rate"),
         ({"rate": 1001}, "rate"),
-        ({"stop_at_failure_rate": 0.5}, "not offered yet"),
+        ({"stop_at_failure_rate": 0.5}, "not supported yet"),
         ({"mode": "as_is"}, "mode"),
     ],
 )

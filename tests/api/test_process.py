@@ -54,7 +54,7 @@ def ask(api: Api, **fields: Any) -> dict[str, Any]:
     return document
 
 
-# ---- what is answered ---------------------------------------------------------------------------------------------
+# ---- responses ----------------------------------------------------------------------------------------------------
 def test_the_answer_of_the_service_comes_back(operator: Api, service: Callable[..., Service], sink: Receiver) -> None:
     Endpoint.objects.create(service=service(), name="order", method="PUT", path="/orders", query={"v": "1"})
     sink.answer(201, body={"id": 42})
@@ -142,7 +142,7 @@ def test_an_answer_has_a_mebibyte_at_most(operator: Api, service: Callable[..., 
     assert Runtime.objects.get().consecutive == 0  # neutral for the breaker
 
 
-# ---- what fails, and is tried again ---------------------------------------------------------------------------------
+# ---- failures and retries -------------------------------------------------------------------------------------------
 def test_a_refusal_of_the_service_is_told_and_not_repeated(
     operator: Api, service: Callable[..., Service], sink: Receiver
 ) -> None:
@@ -433,7 +433,7 @@ def test_nothing_is_kept_unless_the_service_says_so(
     assert [ask(operator, method="GET")["cached"] for _ in range(2)] == [False, False]
 
 
-# ---- what is refused ------------------------------------------------------------------------------------------------
+# ---- refusals -------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("fields", "where"),
     [
@@ -483,7 +483,7 @@ def test_the_description_shows_it_with_examples() -> None:
 
 # ---- the route of the web server ------------------------------------------------------------------------------------
 def test_slow_calls_hold_up_nobody(start_installation: Callable[..., Installation], sink: Receiver) -> None:
-    """60 calls that wait for a slow service; meanwhile the web answers, and no call goes beyond the concurrency."""
+    """60 calls wait for a slow service: the web server still answers, and no call exceeds the concurrency."""
     slow = 60
     house = start_installation("--no-workers")
     with house.api() as api:
@@ -509,7 +509,7 @@ def test_slow_calls_hold_up_nobody(start_installation: Callable[..., Installatio
             await asyncio.to_thread(sink.wait_until, lambda: sink.in_flight == slow, 50)
             for path in ("/healthz", "/api/v1/services", "/login/"):
                 assert (await web.get(path)).status_code == 200
-            assert sink.in_flight == slow, "they have all waited meanwhile"
+            assert sink.in_flight == slow, "all of them were waiting"
             may_answer.set()
             assert all(answer["success"] for answer in await asyncio.gather(*calls))
 

@@ -59,7 +59,7 @@ def test_a_message_without_an_endpoint_can_be_replayed_to_one(
 
 
 def replayed(operator: Api, message: Message, asked: dict[str, Any]) -> dict[str, Any]:
-    """The new message, as it is read back; what was there is finished before."""
+    """Finish the messages, replay one, and return the new message as the API shows it."""
     Message.objects.update(status=Status.DEAD)
     made: dict[str, Any] = operator.post(f"/messages/{message.public_id}/replay", asked).json()
     return made

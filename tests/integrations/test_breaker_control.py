@@ -45,7 +45,7 @@ def fine(_: httpx.Request) -> httpx.Response:
 
 
 def breaker_events() -> list[Event]:
-    """What was told of the breaker: of a mode alone as a change of the service."""
+    """Return the breaker's events. A change of the mode alone is an event of the service."""
     return list(
         Event.objects.filter(type__in=[f"breaker.{kind}" for kind in KINDS] + ["service.changed"]).order_by("pk")
     )

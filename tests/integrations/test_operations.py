@@ -41,7 +41,7 @@ def plan(kind: Kind = Kind.REPLAY, q: str = "service:billing status:dead", **giv
 
 
 def work(operation: Operation) -> Operation:
-    """What the workers would do until nothing more can be done at once."""
+    """Do the work of the workers until no step can follow at once."""
     while bulk_operations.step(operation.pk):
         pass
     operation.refresh_from_db()
@@ -268,7 +268,7 @@ def test_its_rate_holds_and_can_be_changed(billing: Service) -> None:
     operation = plan(rate=10)
     bulk_operations.step(operation.pk)  # planned
     start = timezone.now()
-    # What one second allows at once, and then as time goes by.
+    # One second's messages at once, then at the rate.
     for seconds, done in ((0, 10), (0, 10), (0.5, 15), (0.6, 16)):
         _at(operation, start + timedelta(seconds=seconds))
         assert operation.done == done

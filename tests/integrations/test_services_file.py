@@ -70,7 +70,7 @@ def test_what_changed_is_said_line_by_line_without_secrets() -> None:
     later = TWO.replace("max_attempts: 5", "max_attempts: 7").replace("path: /pay", "path: /v2/pay")
     changes = services_file.apply(later, {**ENVIRONMENT, "TOKEN": "another-secret"}, actor="command line")
     assert changes[0].details == (
-        "owner: ada → none",  # what is left out has its default
+        "owner: ada → none",  # an omitted field has its default
         "auth.token: value changed",
         "retry.max_attempts: 5 → 7",
         "endpoint pay: path: /pay → /v2/pay",
@@ -370,7 +370,7 @@ def everything() -> list[Any]:
 
 
 def as_registered(service: Service) -> dict[str, Any]:
-    """What was configured, without the times at which secrets were set, and the keys that each installation makes."""
+    """Return the settings without the times at which secrets were set, and without keys, which differ each time."""
     readable = registry.configuration(service)
     auth = {name: value["set"] if isinstance(value, dict) else value for name, value in readable["auth"].items()}
     of_service = [endpoints.configuration(endpoint) for endpoint in service.endpoints.all()]

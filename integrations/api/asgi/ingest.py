@@ -1,11 +1,11 @@
-"""`POST /messages` on the event loop, by group commit: what arrived while one group was written is the next group.
+"""`POST /messages` on the event loop, with group commit: requests that arrive during a write form the next group.
 
-One thread with one connection reads, checks and stores a whole group with the functions of the view in `messages.py`,
-in one transaction, and each request is answered after the commit. So look-ups, commit and doorbell are shared by as
-many as came together, and a lone request waits for nobody.
+One thread with one connection parses, checks and stores a whole group with the functions of the view in `messages.py`,
+in one transaction. The responses are sent after the commit. So the requests of a group share look-ups, commit and
+doorbell, and a single request waits for no other.
 
-A 503 says that the message *may* have been accepted: the database did not answer in time, and nobody knows. The same
-request with the same `Idempotency-Key` is safe.
+After a 503 the message *may* have been accepted: the database did not respond in time. Sending the same request with
+the same `Idempotency-Key` is safe.
 """
 
 from __future__ import annotations
@@ -38,118 +38,121 @@ from integrations.api.messages import queue
 from integrations.idempotency import Answers
 from integrations.schemas.message import MessageIn
 
-GROUP = 250  # requests in a transaction: some 30 ms on SQLite, where nobody else writes meanwhile
-GATHER = 0.003  # seconds between groups at most, under load
-GROUP_SIZE = 4 * 1024 * 1024  # bytes of their bodies after which a group is closed
-ROOM = 2_000  # requests
-ROOM_SIZE = 64 * 1024 * 1024
+GROUP = 250  # requests in a transaction: some 30 ms on SQLite, during which no other process can write
+GATHER = 0.003  # seconds to wait for more requests between groups, at most
+GROUP_SIZE = 4 * 1024 * 1024  # bytes of bodies that complete a group
+CAPACITY = 2_000  # requests
+CAPACITY_SIZE = 64 * 1024 * 1024  # bytes of their bodies
 
 
 @dataclass(slots=True, eq=False)
-class _Waiting:
+class _QueuedRequest:
     request: ASGIRequest
-    answer: asyncio.Future[HttpResponse]
+    response: asyncio.Future[HttpResponse]
 
 
 class Ingest:
-    """The requests that wait to be stored, and the thread that stores them. Lives on one event loop."""
+    """The queue of requests to store, and the thread that stores them. Belongs to one event loop."""
 
     def __init__(self) -> None:
-        self.room = Capacity(ROOM, ROOM_SIZE)
-        self._waiting: deque[_Waiting] = deque()
+        self.capacity = Capacity(CAPACITY, CAPACITY_SIZE)
+        self._waiting: deque[_QueuedRequest] = deque()
         self._thread = ThreadPoolExecutor(1, "ingest")
         self._work: asyncio.Task[None] | None = None
         self._group_began = 0.0
         self._expected = 0  # requests that the next group waits for
-        self._have_come = asyncio.Event()
+        self._expected_arrived = asyncio.Event()
 
-    async def answer(self, request: ASGIRequest, receive: Receive) -> HttpResponse:
-        with self.room.place() as place:
-            await read_body(request, receive, BODY_LIMIT, place)
-            return await self._stored(request)
+    async def respond(self, request: ASGIRequest, receive: Receive) -> HttpResponse:
+        with self.capacity.reserve() as reservation:
+            await read_body(request, receive, BODY_LIMIT, reservation)
+            return await self._store(request)
 
-    async def _stored(self, request: ASGIRequest) -> HttpResponse:
+    async def _store(self, request: ASGIRequest) -> HttpResponse:
         if self._work is None or self._work.done():
             self._work = asyncio.create_task(self._store_groups())
         elif self._group_began and time.monotonic() - self._group_began > DATABASE_TIMEOUT:
-            raise unavailable("The database does not answer; try again.")
-        waiting = _Waiting(request, asyncio.get_running_loop().create_future())
-        self._waiting.append(waiting)
+            raise unavailable("The database does not respond; try again.")
+        queued = _QueuedRequest(request, asyncio.get_running_loop().create_future())
+        self._waiting.append(queued)
         if len(self._waiting) == self._expected:
-            self._have_come.set()
+            self._expected_arrived.set()
         try:
             async with asyncio.timeout(DATABASE_TIMEOUT):
-                return await waiting.answer
+                return await queued.response
         except TimeoutError:
-            words = "The database did not answer in time. The message may have been accepted; an Idempotency-Key"
-            raise unavailable(f"{words} makes it safe to try again.") from None
+            raise unavailable(
+                "The database did not respond in time. The message may have been accepted; send it again with the same "
+                "Idempotency-Key, which prevents a duplicate."
+            ) from None
 
     async def _store_groups(self) -> None:
         loop = asyncio.get_running_loop()
-        await asyncio.sleep(0)  # what has arrived at the same moment goes along
+        await asyncio.sleep(0)  # include requests that arrived at the same moment
         while group := self._next_group():
             self._group_began = time.monotonic()
-            responses = await loop.run_in_executor(self._thread, _store, [waiting.request for waiting in group])
+            responses = await loop.run_in_executor(self._thread, _store, [queued.request for queued in group])
             self._group_began = 0.0
-            for waiting, response in zip(group, responses, strict=True):
-                if not waiting.answer.done():
-                    waiting.answer.set_result(response)
+            for queued, response in zip(group, responses, strict=True):
+                if not queued.response.done():
+                    queued.response.set_result(response)
             await self._gather(min(GROUP, len(group) + len(self._waiting)))
 
     async def _gather(self, count: int) -> None:
-        """Under load, who was answered just now often has a next one: waits until so many are there, or for GATHER.
+        """Wait up to GATHER until ``count`` requests are there: under load, clients usually send again at once.
 
-        Without it, those who send one after the other fall into two halves, and each group has only one of them.
+        Otherwise, clients that send one message after the other would split into two halves that alternate, and each
+        group would contain only one half.
         """
         if count == 1:
             return
-        self._expected, self._have_come = count, asyncio.Event()
+        self._expected, self._expected_arrived = count, asyncio.Event()
         if len(self._waiting) < count:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._have_come.wait(), GATHER)
+                await asyncio.wait_for(self._expected_arrived.wait(), GATHER)
         self._expected = 0
 
-    def _next_group(self) -> list[_Waiting]:
-        group: list[_Waiting] = []
+    def _next_group(self) -> list[_QueuedRequest]:
+        group: list[_QueuedRequest] = []
         size = 0
         while self._waiting and len(group) < GROUP and size < GROUP_SIZE:
-            waiting = self._waiting.popleft()
-            if not waiting.answer.done():  # else it was told 503, and is not stored after all
-                group.append(waiting)
-                size += len(waiting.request.body)
+            queued = self._waiting.popleft()
+            if not queued.response.done():  # otherwise it timed out with a 503 and must not be stored
+                group.append(queued)
+                size += len(queued.request.body)
         return group
 
 
 @with_connection_check
 def _store(requests: Sequence[HttpRequest]) -> list[HttpResponse]:
-    """The answer to each request; what was accepted is on disk."""
-    read_ones = [_read(request) for request in requests]
-    asked = [(request, data) for request, data in zip(requests, read_ones, strict=True) if isinstance(data, MessageIn)]
-    stored = iter(_queued(asked))
-    answers = [next(stored) if isinstance(data, MessageIn) else data for data in read_ones]
+    """Store the messages of these requests in one transaction. Return the responses after the commit."""
+    parsed = [_parsed(request) for request in requests]
+    valid = [(request, data) for request, data in zip(requests, parsed, strict=True) if isinstance(data, MessageIn)]
+    stored = iter(_queue(valid))
+    answers = [next(stored) if isinstance(data, MessageIn) else data for data in parsed]
     return [
         api.on_exception(request, answer) if isinstance(answer, Exception) else answer
         for request, answer in zip(requests, answers, strict=True)
     ]
 
 
-def _read(request: HttpRequest) -> MessageIn | Exception:
+def _parsed(request: HttpRequest) -> MessageIn | Exception:
     try:
         return body_as(request, MessageIn)
     except Exception as error:
         return error
 
 
-def _queued(asked: Sequence[tuple[HttpRequest, MessageIn]]) -> Answers:
+def _queue(valid: Sequence[tuple[HttpRequest, MessageIn]]) -> Answers:
     try:
-        return queue(asked) if asked else []
-    except (OperationalError, InterfaceError) as error:  # the database's fault, so it is everybody's
+        return queue(valid) if valid else []
+    except (OperationalError, InterfaceError) as error:  # the database failed, so every request fails
         close_old_connections()
-        return [error] * len(asked)
+        return [error] * len(valid)
     except Exception as error:
-        # One of them broke the transaction; by itself, each gets its own answer.
-        return [error] if len(asked) == 1 else [answer for one in asked for answer in _queued([one])]
+        # One request broke the transaction: store each on its own, so that only that one fails.
+        return [error] if len(valid) == 1 else [answer for request in valid for answer in _queue([request])]
 
 
 _ingest = Ingest()
-route = route_for(operator, _ingest.answer)
+route = route_for(operator, _ingest.respond)

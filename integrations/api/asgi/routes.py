@@ -1,7 +1,7 @@
-"""What routes on the event loop share: they answer ahead of Django's handler and hold none of its threads.
+"""The base of routes on the event loop, which respond without Django's handler and hold none of its threads.
 
-A route is given Django's request with its body unread, and ASGI's ``receive`` and ``send``; `dashboard/asgi.py` lists
-them. Whatever asks the database runs in a ``Pool``, whose few threads keep a connection each: a route holds neither
+A route gets Django's request with its body unread, and ASGI's ``receive`` and ``send``. `dashboard/asgi.py` lists the
+routes. Database access runs in a ``DatabasePool``, whose few threads keep a connection each; a route holds neither
 while it waits for something else.
 """
 
@@ -26,7 +26,7 @@ from django.http import HttpResponse
 from django.utils.log import log_response
 
 from integrations.api import api
-from integrations.api.auth import Bearer, Caller, announced, identify, too_large
+from integrations.api.auth import Bearer, Caller, announced_length, identify, too_large
 from integrations.api.json_io import keep_out_of_caches
 from integrations.api.problems import BUSY_RETRY, Problem
 
@@ -34,26 +34,26 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Route = Callable[[ASGIRequest, Receive, Send], Awaitable[None]]
 
-DATABASE_TIMEOUT = 4.0  # seconds with the database; a server that stops gives its requests 5
-CARE_EVERY = 1.0  # seconds
-LOOK_UPS = 2  # threads that ask who calls: a look-up takes a millisecond and is asked once a second for each token
+DATABASE_TIMEOUT = 4.0  # seconds; a stopping server gives its requests 5
+CONNECTION_CHECK_EVERY = 1.0  # seconds
+LOOK_UPS = 2  # threads that identify callers: one look-up a second per token, of a millisecond each
 
 
 class ClientDisconnected(Exception):
-    """The client left before its request was whole: nobody waits for an answer."""
+    """The client disconnected before its request was complete; no response is needed."""
 
 
-def unavailable(words: str) -> Problem:
-    return Problem(503, words, headers={"Retry-After": str(BUSY_RETRY)})
+def unavailable(detail: str) -> Problem:
+    return Problem(503, detail, headers={"Retry-After": str(BUSY_RETRY)})
 
 
-def route_for(gate: Bearer, answer: Callable[[ASGIRequest, Receive], Awaitable[HttpResponse]]) -> Route:
-    """The route that lets in whom ``gate`` lets in and sends what ``answer`` gives, errors as the API's views do."""
+def route_for(bearer: Bearer, respond: Callable[[ASGIRequest, Receive], Awaitable[HttpResponse]]) -> Route:
+    """Build a route that authenticates with ``bearer`` and sends the result of ``respond``, or a problem document."""
 
     async def route(request: ASGIRequest, receive: Receive, send: Send) -> None:
         try:
-            await authenticate(request, gate)
-            response = await answer(request, receive)
+            await authenticate(request, bearer)
+            response = await respond(request, receive)
         except ClientDisconnected:
             return
         except Exception as error:
@@ -65,7 +65,7 @@ def route_for(gate: Bearer, answer: Callable[[ASGIRequest, Receive], Awaitable[H
 
 
 async def send_response(request: ASGIRequest, response: HttpResponse, send: Send) -> None:
-    """Sends a whole answer, and logs it where Django would."""
+    """Send a whole response. Log an error response as Django does."""
     if response.status_code >= 400:
         log_response("%s: %s", response.reason_phrase, request.path, response=response, request=request)
     headers = [(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in response.items()]
@@ -75,39 +75,39 @@ async def send_response(request: ASGIRequest, response: HttpResponse, send: Send
 
 
 # ---- the database ---------------------------------------------------------------------------------------------------
-class Pool:
-    """A few lasting threads, each with its connection; so many may wait for one, and for so long."""
+class DatabasePool:
+    """A few permanent threads, each with its own connection. The queue for them and the waiting time are limited."""
 
-    ROOM = 1000
+    QUEUE_LIMIT = 1000
 
     def __init__(self, threads: int, name: str) -> None:
         self._threads = ThreadPoolExecutor(threads, name)
         self._waiting = 0
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What the function returns or raises. Raises Problem(503) where the database takes too long."""
-        if self._waiting >= self.ROOM:
-            raise unavailable("Too many requests wait for the database; try again.")
+        """Run the function in a thread. Raises its errors, and Problem(503) if the database takes too long."""
+        if self._waiting >= self.QUEUE_LIMIT:
+            raise unavailable("Too many requests are waiting for the database; try again.")
         self._waiting += 1
         try:
             async with asyncio.timeout(DATABASE_TIMEOUT):
                 return await asyncio.wrap_future(self._threads.submit(with_connection_check(function), *args, **kwargs))
         except TimeoutError:
-            raise unavailable("The database did not answer in time; try again.") from None
+            raise unavailable("The database did not respond in time; try again.") from None
         finally:
             self._waiting -= 1
 
 
 def with_connection_check(function: Callable[P, T]) -> Callable[P, T]:
-    """The function, with the care for this thread's connection that Django takes around a request.
+    """Wrap a function so that it replaces a dead database connection of its thread, as Django does per request.
 
-    Once a second is enough: on PostgreSQL it asks whether the connection still lives.
+    Once a second is enough: on PostgreSQL the check is a query.
     """
 
-    def with_care(*args: P.args, **kwargs: P.kwargs) -> T:
+    def checked(*args: P.args, **kwargs: P.kwargs) -> T:
         now = time.monotonic()
-        if now - getattr(_cared, "at", 0.0) > CARE_EVERY:
-            _cared.at = now
+        if now - getattr(_last_check, "at", 0.0) > CONNECTION_CHECK_EVERY:
+            _last_check.at = now
             close_old_connections()
         try:
             return function(*args, **kwargs)
@@ -115,24 +115,24 @@ def with_connection_check(function: Callable[P, T]) -> Callable[P, T]:
             close_old_connections()
             raise
 
-    return with_care
+    return checked
 
 
-_cared = threading.local()
+_last_check = threading.local()
 
 
-# ---- who calls ------------------------------------------------------------------------------------------------------
-async def authenticate(request: ASGIRequest, gate: Bearer) -> Caller:
-    """Who calls, from now on ``request.auth``; looked up in a thread, or less than a second ago. Raises Problem."""
+# ---- callers --------------------------------------------------------------------------------------------------------
+async def authenticate(request: ASGIRequest, bearer: Bearer) -> Caller:
+    """Set ``request.auth`` to the caller, looked up in a thread or less than a second ago. Raises Problem."""
     authorization = request.META.get("HTTP_AUTHORIZATION", "")
-    who = recent_callers.find(authorization) or await recent_callers.look_up(authorization, request)
-    gate.admit(who)
-    request.auth = who  # type: ignore[attr-defined]
-    return who
+    caller = recent_callers.find(authorization) or await recent_callers.look_up(authorization, request)
+    bearer.admit(caller)
+    request.auth = caller  # type: ignore[attr-defined]
+    return caller
 
 
 def _identify(request: ASGIRequest) -> Caller:
-    if "HTTP_AUTHORIZATION" not in request.META:  # a page's session: read where it is asked for, and nothing is written
+    if "HTTP_AUTHORIZATION" not in request.META:  # the session of a page: loaded on demand and never written
         _session.process_request(request)
         _user.process_request(request)
     return identify(request)
@@ -143,18 +143,18 @@ def _no_view(request: Any) -> HttpResponse:
 
 
 _session, _user = SessionMiddleware(_no_view), AuthenticationMiddleware(_no_view)
-_look_ups = Pool(LOOK_UPS, "look-up")
+_look_ups = DatabasePool(LOOK_UPS, "look-up")
 
 
 class RecentCallers:
-    """Whose token was looked up within the last second: for so long at most one that was revoked is let in."""
+    """Callers whose token was looked up within the last second. A revoked token is accepted no longer than that."""
 
     KEPT_FOR = 1.0  # seconds
-    ROOM = 10_000
+    LIMIT = 10_000
 
     def __init__(self) -> None:
-        self._callers: dict[bytes, tuple[Caller, float]] = {}  # by the header's digest: (who, until)
-        self._under_way: dict[bytes, asyncio.Task[Caller]] = {}  # many that come together ask once
+        self._callers: dict[bytes, tuple[Caller, float]] = {}  # by the header's digest: (caller, valid until)
+        self._under_way: dict[bytes, asyncio.Task[Caller]] = {}  # simultaneous requests share one look-up
 
     def find(self, authorization: str) -> Caller | None:
         found = self._callers.get(_digest(authorization)) if authorization else None
@@ -167,17 +167,17 @@ class RecentCallers:
         if (task := self._under_way.get(key)) is None:
             task = self._under_way[key] = asyncio.create_task(_look_ups.run(_identify, request))
             task.add_done_callback(lambda _: self._under_way.pop(key))
-        who = await asyncio.shield(task)
-        self._keep(key, who)
-        return who
+        caller = await asyncio.shield(task)
+        self._keep(key, caller)
+        return caller
 
-    def _keep(self, key: bytes, who: Caller) -> None:
-        if len(self._callers) >= self.ROOM:
+    def _keep(self, key: bytes, caller: Caller) -> None:
+        if len(self._callers) >= self.LIMIT:
             self._callers.clear()
-        lives = self.KEPT_FOR
-        if who.expires_at is not None:
-            lives = min(lives, who.expires_at.timestamp() - time.time())
-        self._callers[key] = (who, time.monotonic() + lives)
+        lifetime = self.KEPT_FOR
+        if caller.expires_at is not None:
+            lifetime = min(lifetime, caller.expires_at.timestamp() - time.time())
+        self._callers[key] = (caller, time.monotonic() + lifetime)
 
 
 def _digest(authorization: str) -> bytes:
@@ -189,52 +189,55 @@ recent_callers = RecentCallers()
 
 # ---- the body -------------------------------------------------------------------------------------------------------
 class Capacity:
-    """How much may be in the house at once, so that a slow database cannot fill the memory. Counted on the loop."""
+    """The requests and bytes that may still be accepted, so that a slow database cannot exhaust the memory.
+
+    Belongs to one event loop.
+    """
 
     def __init__(self, requests: int, size: int) -> None:
-        """``size``: bytes of their bodies."""
+        """``size``: bytes of the bodies."""
         self.requests, self.size = requests, size
 
     @contextmanager
-    def place(self) -> Iterator[Reservation]:
-        """A place for one request, given back at the end. Raises Problem(503) where there is none."""
-        place = Reservation(self)
+    def reserve(self) -> Iterator[Reservation]:
+        """Reserve capacity for one request until the end of the block. Raises Problem(503) if none is left."""
+        reservation = Reservation(self)
         if self.requests < 1:
             raise at_capacity()
         self.requests -= 1
         try:
-            yield place
+            yield reservation
         finally:
             self.requests += 1
-            self.size += place.size
+            self.size += reservation.size
 
 
 class Reservation:
-    def __init__(self, room: Capacity) -> None:
-        self._room, self.size = room, 0
+    def __init__(self, capacity: Capacity) -> None:
+        self._capacity, self.size = capacity, 0
 
-    def hold(self, size: int) -> None:
-        """Takes more bytes. Raises Problem(503) where there is no room for them."""
-        if size > self._room.size:
+    def add(self, size: int) -> None:
+        """Reserve more bytes. Raises Problem(503) if they are not left."""
+        if size > self._capacity.size:
             raise at_capacity()
-        self._room.size -= size
+        self._capacity.size -= size
         self.size += size
 
 
 def at_capacity() -> Problem:
-    return unavailable("Too much waits to be stored; try again.")
+    return unavailable("The server has too many requests in progress; try again.")
 
 
-async def read_body(request: ASGIRequest, receive: Receive, limit: int, place: Reservation) -> None:
-    """Reads at most ``limit`` bytes into ``request.body``. Raises Problem, or ClientDisconnected."""
-    announced(request, limit)
+async def read_body(request: ASGIRequest, receive: Receive, limit: int, reservation: Reservation) -> None:
+    """Read at most ``limit`` bytes into ``request.body``. Raises Problem, or ClientDisconnected."""
+    announced_length(request, limit)
     body, has_more = b"", True
     while has_more:
         event = await receive()
         if event["type"] != "http.request":
             raise ClientDisconnected
         part = event["body"]
-        place.hold(len(part))
+        reservation.add(len(part))
         body += part
         has_more = event["more_body"]
         if len(body) > limit:
