@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: help run demo setup test test-fast check format faults bench lock vendor clean
+.PHONY: help run demo setup test test-fast test-sqlite test-postgres test-browser check format faults bench lock vendor clean
 .DEFAULT_GOAL := help
 # With it each process of a test run would compile the project again.
 export PYTHONDONTWRITEBYTECODE :=
@@ -41,6 +41,16 @@ test: $(VENV)/.test  ## Run the whole suite on both databases and in a browser
 
 test-fast: $(VENV)/.test  ## Run the tests on SQLite that need no browser, no installation and no made-up requests
 	$(PYTEST) -m "not browser and not faults and not slow"
+
+# The jobs of .github/workflows/ci.yml; the fourth part of the suite is `make faults`.
+test-sqlite: $(VENV)/.test
+	$(PYTEST) -m "not browser and not faults"
+
+test-postgres: $(VENV)/.test
+	$(PYTEST) -m "not faults" --database postgres
+
+test-browser: $(VENV)/.test
+	$(PYTEST) -m browser
 
 check: $(VENV)/.test  ## Check format, lint, types, imports, migrations, OpenAPI and deployment
 	$(VENV)/bin/ruff format --check .
