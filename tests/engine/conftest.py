@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # pytest may load this file before there are settings
     from integrations.models import Message, Service
 
 READY_WITHIN = 30.0  # seconds; a start takes a second of CPU
-ENDS_WITHIN = 30.0  # seconds until what was queued has ended
+ENDS_WITHIN = 30.0  # seconds until all queued messages have ended
 
 
 class Pumps:
@@ -38,7 +38,7 @@ class Pumps:
         until(lambda: self._beating() >= len(self.processes), READY_WITHIN, lambda: f"no pumps:\n{self.log[-3000:]}")
 
     def kill_a_busy_one(self) -> None:
-        """kill -9 while it holds claims; its lease runs out at once, so that nobody has to wait for 20 s."""
+        """Kill -9 while it holds claims. Its lease is ended at once, so that the test need not wait 20 s."""
         from integrations.models import Message, Worker, database_now
 
         deadline = time.monotonic() + ENDS_WITHIN

@@ -1,4 +1,4 @@
-"""Services beside one that hangs or has a backlog. The long form is `python -m bench scenarios fairness`."""
+"""Services next to one that hangs or has a backlog. The long form is `python -m bench scenarios fairness`."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ pytestmark = pytest.mark.django_db(transaction=True)
 OTHERS = 30
 EACH = 10
 BACKLOG = 5_000
-IN_BETWEEN = 800  # calls of the backlog between the acceptance of another message and its receipt: what a pump holds,
-# what it may have taken meanwhile, and what the test itself needs to look
+IN_BETWEEN = 800  # calls of the backlog between the acceptance of another message and its receipt: those in flight,
+# those claimed since, and those sent until the test looks
 
 
 def test_a_hanging_service_keeps_to_its_places_and_the_others_are_served(

@@ -42,7 +42,7 @@ def test_rate_and_concurrency_hold_with_four_pumps(
     # One more than the limit, and one for this receiver, which shares an interpreter with the test.
     assert most_in_a_window(at, 1.0) <= RATE + 2
     assert (MESSAGES - 1) / (at[-1] - at[0]) <= RATE * 1.02
-    assert (MESSAGES - 1) / (at[-1] - at[0]) >= RATE * 0.7, "most of what is allowed is used"
+    assert (MESSAGES - 1) / (at[-1] - at[0]) >= RATE * 0.7, "most of the allowed rate is used"
 
 
 def most_in_a_window(at: list[float], seconds: float) -> int:

@@ -1,4 +1,4 @@
-"""What a machine that has gone leaves locked. The long form, with a real cut, is tests/faults/test_two_machines.py."""
+"""Locks left by a machine that disappears. The long form, with a real cut, is tests/faults/test_two_machines.py."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.servers_only]
 def test_a_transaction_that_stands_still_does_not_hold_a_service_for_long(
     register: Callable[..., Service], send: Callable[..., list[Message]], pumps: Pumps, sink: Receiver
 ) -> None:
-    """A machine that was cut off in the middle of a claim held its service's row: nobody could send, for ever."""
+    """A machine that was cut off in the middle of a claim held its service's row, and no worker could send again."""
     service = register("billing", sink.url)
     holds, may_go = threading.Event(), threading.Event()
 

@@ -43,7 +43,7 @@ def test_each_item_is_done_once_when_its_worker_is_killed(
         process.wait(timeout=10)
     operation.refresh_from_db()
     assert operation.done < DEAD
-    # What it says, what its items say, and what was made are the same, however it ended.
+    # The operation, its items and the messages it made agree, however it ended.
     made = Message.objects.filter(operation_id=operation.pk)
     assert operation.done == operation.items.filter(outcome="succeeded").count() == made.count()
 

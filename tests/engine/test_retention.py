@@ -1,4 +1,4 @@
-"""What is older than an admin wants it kept goes, and nothing else does."""
+"""Rows older than their retention are pruned, and nothing else."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _call(service: Service, at: datetime, **fields: Any) -> Attempt:
 
 
 def prune(slices: int = 200) -> None:
-    """Slices until it rests; what is begun anew is a pass of its own."""
+    """Run slices until it rests; a restart is a pass of its own."""
     Retention.objects.current()
     Retention.objects.update(rests_until=database_now() - MOMENT)
     for _ in range(slices):
@@ -86,7 +86,7 @@ def left(found: models.Manager[Any] | models.QuerySet[Any] = Message.objects) ->
     return set(found.values_list("pk", flat=True))
 
 
-# ---- what goes ------------------------------------------------------------------------------------------------------
+# ---- pruned -------------------------------------------------------------------------------------------------------
 def test_a_message_goes_with_all_that_is_its_own_when_its_days_are_over(history: History) -> None:
     history(2, age=90 * DAY + MOMENT)
     (kept,) = history(age=90 * DAY - MOMENT)

@@ -1,4 +1,4 @@
-"""What a backlog costs the database: statements are counted, which no neighbour on the machine disturbs."""
+"""The cost of a backlog, in statements: their number does not depend on the load of the machine."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from integrations.models import Account, Role, Service, Token
 
 pytestmark = pytest.mark.django_db
 
-# (settings, the field, what is said about it)
+# (settings, the field, its error)
 BROKEN: list[tuple[dict[str, Any], str, str]] = [
     ({"breaker": {"failure_rate": 0}}, "breaker.failure_rate", "must be more than 0"),
     ({"breaker": {"failure_rate": 1.01}}, "breaker.failure_rate", "must be at most 1"),
@@ -119,7 +119,7 @@ def submit(settings: dict[str, Any]) -> Any:
 
 
 def complaints(page: str) -> dict[str, str]:
-    """What is said about each field, by its name: from the error that the field's input points at."""
+    """The error of each field by its name: the text that the field's input points at."""
     found: dict[str, str] = {}
     for tag in re.findall(r"<(?:input|select|textarea)\b[^>]*>", page):
         name, described = re.search(r'name="([^"]+)"', tag), re.search(r'aria-describedby="([^"]+)"', tag)

@@ -388,11 +388,11 @@ def test_a_service_that_hangs_leaves_room_for_the_others(register: Register, sen
         await pump.close()
         return hung, client.served
 
-    assert asyncio.run(pump()) == (14, 20)  # an eighth of what the pump can do is for others
+    assert asyncio.run(pump()) == (14, 20)  # an eighth of the pump's capacity is for others
 
 
 class Answering(Client):
-    """Answers a call when it is let go; ``calls`` are the paths that were called."""
+    """Respond to a call once ``let_go`` is set; ``calls`` are the paths that were called."""
 
     def __init__(self) -> None:
         super().__init__()

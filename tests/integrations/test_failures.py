@@ -127,7 +127,7 @@ def test_an_ignored_group_is_quiet_until_its_time(service: Service, send: Send, 
     assert (group.state, group.ignored_until) == ("open", None)
     assert events("failure.opened") == [group.public_id] * 2
 
-    decide(group, state="ignored")  # for ever
+    decide(group, state="ignored")  # forever
     failure_groups.record([_attempt(service)], [None], database_now())
     group.refresh_from_db()
     assert group.state == "ignored"

@@ -1,4 +1,4 @@
-"""Regular checks of a service: who makes them, what they find, and what they leave alone."""
+"""Regular checks of a service: one worker makes each, and they leave the breaker and the traffic alone."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What each outcome means, row by row, through the whole engine and real servers.
+"""The meaning of each outcome, row by row, through the whole engine and real servers.
 
-Each row: what the other side does, then what becomes of the message, what the breaker counts, and whether the service
-as a whole has to wait. `tests/policies/test_verdict.py` has the decision alone.
+Each row: what the other side does, then the message's next state, what the breaker counts, and whether the whole
+service has to wait. `tests/policies/test_verdict.py` has the decision alone.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def test_a_name_without_an_address(register: Register, send: Send, deliver: Deli
 
 def test_a_port_where_nobody_listens(register: Register, send: Send, deliver: Deliver) -> None:
     row = again("connect")
-    with closing(socket.socket()) as bound:  # bound and not listening: nobody else can take it meanwhile
+    with closing(socket.socket()) as bound:  # bound and not listening: no other process can take the port
         bound.bind(("127.0.0.1", 0))
         (message,) = send(a_service(register, f"http://127.0.0.1:{bound.getsockname()[1]}", row))
         deliver()

@@ -1,4 +1,4 @@
-"""Payloads that nobody here wrote arrive as they were sent: byte for byte, or equal as JSON."""
+"""Payloads from elsewhere arrive as they were sent: byte for byte, or equal as JSON."""
 
 from __future__ import annotations
 
