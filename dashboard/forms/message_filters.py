@@ -45,7 +45,7 @@ def read(query: QueryDict) -> tuple[FilterForm, Search]:
     form = FilterForm(query)
     form.is_valid()
     given = {name: value for name, value in form.cleaned_data.items() if value not in (None, "")}
-    found = grammar.read(given.pop("q", ""))
+    found = grammar.parse(given.pop("q", ""))
     found.between(**{name: given.pop(name) for name in TIMES if name in given})
     for name, value in given.items():
         if name not in found.values:

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from integrations.api.messages import messages_json
-from integrations.search.pages import Found
+from integrations.search.pages import SearchResults
 
 LIMIT = 1_000_000  # messages in one file
 STEP = 500  # messages read at once
@@ -27,7 +27,7 @@ COLUMNS = (
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for one, at the beginning of a cell
 
 
-def as_ndjson(found: Found) -> Iterator[bytes]:
+def as_ndjson(found: SearchResults) -> Iterator[bytes]:
     """A JSON object a line; where the file ends too early, the last one is ``{"notice": …}``."""
     for documents in _documents(found):
         if isinstance(documents, str):
@@ -36,7 +36,7 @@ def as_ndjson(found: Found) -> Iterator[bytes]:
             yield b"".join(to_json(document) + b"\n" for document in documents)
 
 
-def as_csv(found: Found) -> Iterator[bytes]:
+def as_csv(found: SearchResults) -> Iterator[bytes]:
     """A line of names, then a line for each; where the file ends too early, the last one has only a notice."""
     yield _lines([COLUMNS])
     for documents in _documents(found):
@@ -46,7 +46,7 @@ def as_csv(found: Found) -> Iterator[bytes]:
             yield _lines([[_cell(_at(document, name)) for name in COLUMNS] for document in documents])
 
 
-def _documents(found: Found) -> Iterator[list[dict[str, Any]] | str]:
+def _documents(found: SearchResults) -> Iterator[list[dict[str, Any]] | str]:
     """The messages that there are now, newest first, as the API lists them; at the limit, a notice at the end."""
     place, left = found.newest + 1, LIMIT
     while place and left:

@@ -8,7 +8,7 @@ from typing import Any
 from django.core.signing import BadSignature, Signer
 from django.db.models import QuerySet
 
-from integrations.search.pages import Found, Listed
+from integrations.search.pages import RowPages, SearchResults
 
 PAGE = 50
 _signer = Signer(salt="switchboard.cursor")
@@ -27,27 +27,27 @@ class CursorPage:
     refused: bool = False
 
 
-def page(source: QuerySet[Any] | Found, cursor: str, size: int = PAGE) -> CursorPage:
+def page(source: QuerySet[Any] | SearchResults, cursor: str, size: int = PAGE) -> CursorPage:
     """The page at a cursor made by this function; with another one, the first page and ``refused``."""
-    rows: Found | Listed[Any] = Listed(source) if isinstance(source, QuerySet) else source
+    rows: SearchResults | RowPages[Any] = RowPages(source) if isinstance(source, QuerySet) else source
     direction, place, refused = _place(cursor)
     if direction == "newer":
         newer = rows.newer(place, size)
-        if not newer.ahead and len(newer.rows) < size:  # the beginning: a whole page reads better than its rest
+        if not newer.next_id and len(newer.rows) < size:  # the beginning: a whole page reads better than its rest
             return page(source, "", size)
         shown: list[Any] = newer.rows[::-1]
         return CursorPage(
             rows=shown,
-            newer=cursor_of("newer", newer.ahead),
+            newer=cursor_of("newer", newer.next_id),
             older=cursor_of("older", shown[-1].pk if shown else place + 1),
-            is_first=not newer.ahead,
+            is_first=not newer.next_id,
         )
     older = rows.older(place if direction else None, size)
     shown = older.rows
     return CursorPage(
         rows=shown,
         newer=cursor_of("newer", (shown[0].pk if shown else place - 1) if direction else 0),
-        older=cursor_of("older", older.ahead),
+        older=cursor_of("older", older.next_id),
         is_first=not direction,
         is_cut=older.is_cut,
         refused=refused,

@@ -16,7 +16,7 @@ from django.views.decorators.http import require_GET
 from dashboard.access import admin
 from dashboard.presenters.pagination import page
 from integrations.models import AuditEntry
-from integrations.search.pages import SEARCHED
+from integrations.search.pages import SCAN_LIMIT
 
 VALUE_SHOWN = 120  # characters of a value in the list
 FILTERS = ("target", "actor", "action")
@@ -45,7 +45,7 @@ def _found(filters: dict[str, str]) -> Any:
     if not filters.get("actor") and not filters.get("action"):
         return found
     newest = AuditEntry.objects.order_by("-pk").values_list("pk", flat=True).first() or 0
-    found = found.filter(pk__gt=newest - SEARCHED)
+    found = found.filter(pk__gt=newest - SCAN_LIMIT)
     if who := filters.get("actor"):
         found = found.filter(actor__icontains=who)
     if what := filters.get("action"):

@@ -180,7 +180,7 @@ def list_messages(
     A search that no index supports proceeds in steps: a page may have fewer messages than `limit`, or none, and
     `next_cursor` continues the search.
     """
-    search = grammar.read(q or "")
+    search = grammar.parse(q or "")
     given = {
         "service": service,
         "endpoint": endpoint,
@@ -197,9 +197,9 @@ def list_messages(
     search.between(created_after, created_before)
     if search.problems:
         raise validation_problem([(("query", "q"), problem) for problem in search.problems])
-    found = pages.Found(search).older(position_of("messages", cursor), limit)
+    found = pages.SearchResults(search).older(position_of("messages", cursor), limit)
     return json_response(
-        list_json(messages_json(found.rows), cursor_to("messages", found.ahead) if found.ahead else None)
+        list_json(messages_json(found.rows), cursor_to("messages", found.next_id) if found.next_id else None)
     )
 
 

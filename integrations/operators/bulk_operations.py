@@ -46,7 +46,7 @@ def plan(kind: Kind, q: str, *, by: str, reason: str = "", rate: float = RATE, d
 
     A dry run ends after the planning, until it is started. Raises Invalid.
     """
-    search = grammar.read(q)
+    search = grammar.parse(q)
     search.require("filter")
     if search.is_empty:
         raise Invalid((("filter",), "choose the messages: an empty filter would match all of them"))
@@ -201,7 +201,7 @@ def _freeze(operation: Operation, now: datetime) -> bool:
 
 def _wanted(operation: Operation) -> MessageQuerySet:
     """Return the messages that match the filter and that the operation can act on. Raises Invalid."""
-    search = grammar.read(operation.filter, operation.created_at)  # ages such as older:1h count from the planning
+    search = grammar.parse(operation.filter, operation.created_at)  # ages such as older:1h count from the planning
     search.require("filter")
     found = pages.selection(search)
     if operation.kind == Kind.REPLAY:

@@ -1,10 +1,10 @@
-"""Finding messages: one grammar for the console's search, the API's ``q``, exports and operations.
+"""The search grammar: one for the console's search, the API's ``q``, exports and operations.
 
     service:billing -status:delivered code:500..599 older:1h tag:customer=acme body.order.id:42 /orders
 
-A word is a qualifier (``key:value``) or free text, which is looked for in method and path; ``-`` before it means “not”.
-Nothing here may get slow with history. What an index answers is asked of all of it; for anything else a page looks
-through the next SEARCHED messages, says so, and leads on from there.
+A word is a qualifier (``key:value``) or free text, which matches method and path; a leading ``-`` negates it. A search
+must not become slow with a long history. A condition with an index searches the whole history; for any other, a page
+scans the next SCAN_LIMIT messages, says so, and links to the next scan.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from integrations.policies.retry import DeadReason
 from integrations.schemas.fields import METHODS, checked_field
 
 WORDS_LIMIT = 50
-IDS_LIMIT = 1_000  # messages picked one by one
+IDS_LIMIT = 1_000  # messages chosen by id
 
 
 @dataclass(frozen=True, slots=True)
 class Qualifier:
-    """One key of the grammar: ``read`` turns its value into a condition or raises ValueError in words."""
+    """One key of the grammar. ``read`` turns its value into a condition, or raises ValueError with a message."""
 
-    words: str  # what it finds, for people
+    description: str  # for users
     read: Callable[[str], Q]
-    values: tuple[str, ...] = ()  # what may stand behind it, where that is a closed list
+    values: tuple[str, ...] = ()  # the permitted values, if they are a closed list
     is_indexed: bool = False  # an index finds its messages, newest first
 
 
@@ -53,11 +53,11 @@ def _equal(column: str) -> Callable[[str], Q]:
 
 
 def _one_of(column: str, values: tuple[str, ...], **implied: str) -> Callable[[str], Q]:
-    """``implied``: what is so wherever the column has a value, said for the sake of an index."""
+    """``implied``: conditions that hold whenever the column has a value, so that an index serves the search."""
 
     def read(value: str) -> Q:
         if value not in values:
-            raise ValueError(f"is one of {', '.join(values)}")
+            raise ValueError(f"has an unknown value; use {', '.join(values)}")
         return Q(**{column: value}, **implied)
 
     return read
@@ -70,10 +70,10 @@ _LOOKUPS = {">=": "gte", "<=": "lte", ">": "gt", "<": "lt", "": "exact"}
 
 
 def compared(column: str, value: str) -> Q:
-    """``42``, ``>42``, ``<=42`` or ``40..49``. Raises ValueError in words."""
+    """A condition from ``42``, ``>42``, ``<=42`` or ``40..49``. Raises ValueError with a message for users."""
     if found := _RANGE.fullmatch(value):
         if float(found[1]) > float(found[2]):
-            raise ValueError(f"ends before it begins; write {found[2]}..{found[1]}")
+            raise ValueError(f"ends before it starts; write {found[2]}..{found[1]}")
         return Q(**{f"{column}__gte": float(found[1]), f"{column}__lte": float(found[2])})
     if found := _COMPARED.fullmatch(value):
         return Q(**{f"{column}__{_LOOKUPS[found[1]]}": float(found[2])})
@@ -90,7 +90,7 @@ def _number(column: str, digits: int) -> Callable[[str], Q]:
 
 
 def _status_code(value: str) -> Q:
-    """A number, or a class as retry settings name it: ``5xx``."""
+    """A number, or a class of codes as in the retry settings: ``5xx``."""
     if of_class := re.fullmatch(r"([1-5])xx", value):
         value = f"{of_class[1]}00..{of_class[1]}99"
     return _number("last_status_code", 3)(value)
@@ -102,11 +102,11 @@ def _picked(value: str) -> Q:
     if None in parsed or len(parsed) > IDS_LIMIT:
         example = identifiers.public_id("msg", 42, 0x9F3A7C21)
         raise ValueError(f"takes up to {IDS_LIMIT:,} ids of messages, such as {example}, with commas")
-    return Q(pk__any=[one[0] for one in parsed if one], nonce__any=[one[1] for one in parsed if one])
+    return Q(pk__any=[pair[0] for pair in parsed if pair], nonce__any=[pair[1] for pair in parsed if pair])
 
 
 def _named(prefix: str, column: str) -> Callable[[str], Q]:
-    """The row of a public id, to which ``column`` points."""
+    """A condition for the row with a public id, to which ``column`` points."""
 
     def read(value: str) -> Q:
         number, nonce = _identified(prefix, value)
@@ -128,12 +128,12 @@ def _identified(prefix: str, value: str) -> tuple[int, int]:
 
 def _state(value: str) -> Q:
     if value not in STATES:
-        raise ValueError(f"is one of {', '.join(STATES)}")
+        raise ValueError(f"has an unknown value; use {', '.join(STATES)}")
     return STATES[value]
 
 
 def _since(value: str, now: datetime) -> datetime:
-    """A time of the past from its age. Raises ValueError in words."""
+    """The time at an age, such as 15m, before now. Raises ValueError with a message for users."""
     found = re.fullmatch(r"(\d{1,6})(s|m|h|d|w)", value)
     if found is None:
         raise ValueError("takes an age, such as 90s, 15m, 1h, 7d or 2w")
@@ -145,7 +145,7 @@ _OLDEST = timedelta(days=36_500)
 
 
 def _moment(value: str, _: datetime) -> datetime:
-    """A time as it is written. Raises ValueError in words."""
+    """A time from ISO 8601. Raises ValueError with a message for users."""
     try:
         found = datetime.fromisoformat(value)
         return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
@@ -153,10 +153,10 @@ def _moment(value: str, _: datetime) -> datetime:
         raise ValueError("takes a time, such as 2026-01-31 or 2026-01-31T09:30, in UTC unless it says a zone") from None
 
 
-class Time(NamedTuple):
-    """A key for the time of acceptance."""
+class TimeQualifier(NamedTuple):
+    """A key of the grammar for the time of acceptance."""
 
-    words: str
+    description: str
     bound: str
     read: Callable[[str, datetime], datetime]
 
@@ -173,9 +173,9 @@ STATES = {
 QUALIFIERS = {
     "service": Qualifier("name of a service", _equal("service__name")),
     "endpoint": Qualifier("name of an endpoint", _equal("endpoint__name")),
-    "status": Qualifier("where it stands", _one_of("status", STATUSES), STATUSES),
-    "reason": Qualifier("why it is dead", _one_of("dead_reason", REASONS, status="dead"), REASONS),
-    "fault": Qualifier("what went wrong last", _one_of("last_fault", FAULTS), FAULTS),
+    "status": Qualifier("message status", _one_of("status", STATUSES), STATUSES),
+    "reason": Qualifier("reason why it is dead", _one_of("dead_reason", REASONS, status="dead"), REASONS),
+    "fault": Qualifier("fault of the last failed call", _one_of("last_fault", FAULTS), FAULTS),
     "code": Qualifier("last status code", _status_code),
     "key": Qualifier("ordering key", _equal("ordering_key")),
     "method": Qualifier("HTTP method", lambda value: _one_of("method", METHODS)(value.upper()), METHODS),
@@ -187,20 +187,20 @@ QUALIFIERS = {
     "operation": Qualifier("made by this operation", _operation, is_indexed=True),
     "replay_of": Qualifier("replays of this message", _named("msg", "replay_of"), is_indexed=True),
 }
-ALSO = {"dead_reason": "reason", "status_code": "code", "ordering_key": "key"}  # as the API calls them
+ALIASES = {"dead_reason": "reason", "status_code": "code", "ordering_key": "key"}  # the names of the API's parameters
 TIMES = {
-    "after": Time("accepted since, in UTC", "created_after", _moment),
-    "before": Time("accepted before, in UTC", "created_before", _moment),
-    "newer": Time("accepted in the last 15m, 1h, 7d", "created_after", _since),
-    "older": Time("accepted longer ago than 15m, 1h, 7d", "created_before", _since),
+    "after": TimeQualifier("accepted since, in UTC", "created_after", _moment),
+    "before": TimeQualifier("accepted before, in UTC", "created_before", _moment),
+    "newer": TimeQualifier("accepted in the last 15m, 1h, 7d", "created_after", _since),
+    "older": TimeQualifier("accepted longer ago than 15m, 1h, 7d", "created_before", _since),
 }
 KEYS = (*QUALIFIERS, *TIMES, "tag")
 BODY = "body."
 _KEY = re.compile(r"[a-z_]+(\.[^:]*)?")
 
 
-class Field(NamedTuple):
-    """What is asked of a declared field of the body."""
+class FieldCondition(NamedTuple):
+    """A condition on a declared field of the body."""
 
     path: str
     condition: Q
@@ -216,16 +216,16 @@ class Field(NamedTuple):
 
 @dataclass(slots=True)
 class Search:
-    """What is looked for. ``values``: service, status and times, which have their own ways to the messages; the other
-    conditions hold all at once. ``problems`` says, a sentence without its full stop each, what was left out."""
+    """The conditions of a search. ``values`` holds service, status and times, which have their own indexes; all other
+    conditions must hold too. ``problems`` lists the parts left out, as sentences without a full stop."""
 
     values: dict[str, Any] = field(default_factory=dict)
     indexed: list[Q] = field(default_factory=list)
     others: list[Q] = field(default_factory=list)
-    fields: list[Field] = field(default_factory=list)
-    labels: list[tuple[str, bool]] = field(default_factory=list)  # name=value or a name; whether it is negated
+    fields: list[FieldCondition] = field(default_factory=list)
+    tags: list[tuple[str, bool]] = field(default_factory=list)  # name=value or a name; True if it is negated
     problems: list[str] = field(default_factory=list)
-    now: datetime = field(default_factory=timezone.now)  # what ages count from
+    now: datetime = field(default_factory=timezone.now)  # ages count from this time
 
     @property
     def is_empty(self) -> bool:
@@ -233,13 +233,13 @@ class Search:
 
     @property
     def has_conditions(self) -> bool:
-        """Whether it asks for more than service, status and time."""
-        return bool(self.indexed or self.fields or self.others or self.labels)
+        """Whether it has conditions other than service, status and time."""
+        return bool(self.indexed or self.fields or self.others or self.tags)
 
     @property
-    def needs_a_bound(self) -> bool:
-        """Whether something is asked for that no index answers, newest first."""
-        if self.fields or self.others or self.labels:
+    def needs_scan(self) -> bool:
+        """Whether no single index gives the results, newest first."""
+        if self.fields or self.others or self.tags:
             return True
         status = self.values.get("status")
         if self.indexed:
@@ -247,14 +247,14 @@ class Search:
         return status in (Status.DELIVERED, Status.CANCELLED)
 
     def require(self, *location: str) -> None:
-        """Raises Invalid where something could not be understood: what is left out would find too much."""
+        """Raise Invalid if a part was not understood: without it the search would find too much."""
         if self.problems:
             raise Invalid(*((location, problem) for problem in self.problems))
 
     def add(self, key: str, value: str, *, is_negated: bool = False) -> None:
-        """One more qualifier; what cannot be understood becomes a problem."""
+        """Add a qualifier; one that is not understood becomes a problem."""
         try:
-            self._qualify(ALSO.get(key, key), value, is_negated)
+            self._qualify(ALIASES.get(key, key), value, is_negated)
         except ValueError as problem:
             self.problems.append(f"“{key}:{value[:80]}” {problem}")
 
@@ -262,12 +262,12 @@ class Search:
         if not value or "\0" in value:
             raise ValueError("needs a value, without a NUL character")
         if key == "tag":
-            self.labels.append((value, is_negated))
+            self.tags.append((value, is_negated))
         elif key.startswith(BODY):
             self._qualify_field(key.removeprefix(BODY), value, is_negated)
         elif key in TIMES:
             if is_negated:
-                raise ValueError("cannot be negated; turn it round instead")
+                raise ValueError("cannot be negated; use the opposite qualifier instead")
             moment = TIMES[key].read(value, self.now)
             self.between(**{TIMES[key].bound: moment})
         elif key in QUALIFIERS:
@@ -286,23 +286,23 @@ class Search:
             raise ValueError(_undeclared(path))
         is_compared = value[0] in "<>" or _RANGE.fullmatch(value)
         condition = compared("number", value) if is_compared else Q(text=value[:TEXT_LIMIT])
-        self.fields.append(Field(path, condition, is_negated, is_indexed=not (is_compared or is_negated)))
+        self.fields.append(FieldCondition(path, condition, is_negated, is_indexed=not (is_compared or is_negated)))
 
     def between(self, created_after: datetime | None = None, created_before: datetime | None = None) -> None:
-        """Narrows the time of acceptance."""
+        """Narrow the time of acceptance."""
         if created_after:
             self.values["created_after"] = max(created_after, self.values.get("created_after", created_after))
         if created_before:
             self.values["created_before"] = min(created_before, self.values.get("created_before", created_before))
 
 
-def read(text: str, now: datetime | None = None) -> Search:
-    """A search as it is typed; ages count from ``now``."""
+def parse(text: str, now: datetime | None = None) -> Search:
+    """Parse a search as typed; ages count from ``now``."""
     search = Search(now=now or timezone.now())
     try:
         words = [word for word in shlex.split(text) if word]
     except ValueError:
-        search.problems.append("A quote has no end" if re.search("['\"]", text) else "Nothing follows a backslash")
+        search.problems.append("A quote is not closed" if re.search("['\"]", text) else "Nothing follows the backslash")
         return search
     if len(words) > WORDS_LIMIT or "\0" in text:
         search.problems.append(f"A search has up to {WORDS_LIMIT} words, and no NUL character")
@@ -328,14 +328,14 @@ def declared_fields() -> set[str]:
 
 
 def _undeclared(path: str) -> str:
-    """What is said of a field that no service has declared: what is wrong with it, or how to declare it."""
+    """The message for a field that no service has declared: the fault of its name, or the way to declare it."""
     try:
         checked_field(path)
     except ValueError as problem:
         return f"names no field: {problem}"
     return (
-        f"asks for a field that no service has declared: add {path} to its service's fields of the body to search "
-        "(search_fields); messages accepted from then on are found by it"
+        f"uses a field that no service has declared: add {path} to its service's fields of the body to search "
+        "(search_fields); it finds messages accepted from then on"
     )
 
 
@@ -344,7 +344,7 @@ def negated(condition: Q, is_negated: bool) -> Q:
 
 
 def _unknown(key: str) -> str:
-    """What is said of a key that is none, with the nearest one."""
-    near = get_close_matches(key, [*KEYS, *ALSO], 1)
-    hint = f"the nearest one is “{near[0]}:”" if near else f"use {', '.join(KEYS)}, or tag:{key[:40]}=… for a label"
-    return f"has no qualifier that is known: {hint}"
+    """The message for an unknown key, with the nearest known key."""
+    near = get_close_matches(key, [*KEYS, *ALIASES], 1)
+    hint = f"the nearest one is “{near[0]}:”" if near else f"use {', '.join(KEYS)}, or tag:{key[:40]}=… for a tag"
+    return f"is not a known qualifier: {hint}"

@@ -248,7 +248,7 @@ def test_q_is_the_search_of_the_console(viewer: Api, queue: Any) -> None:
 
 
 def test_what_no_index_answers_is_looked_for_in_steps(viewer: Api, queue: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("integrations.search.pages.SEARCHED", 2)
+    monkeypatch.setattr("integrations.search.pages.SCAN_LIMIT", 2)
     wanted = queue(path="/wanted")
     for _ in range(3):
         queue()

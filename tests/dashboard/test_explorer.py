@@ -57,7 +57,7 @@ def test_a_file_of_nothing_is_a_file(viewer: Client, db: None) -> None:
 
 
 def test_a_file_goes_on_where_a_search_is_cut(viewer: Client, queue: Queue, monkeypatch: Any) -> None:
-    monkeypatch.setattr("integrations.search.pages.SEARCHED", 2)
+    monkeypatch.setattr("integrations.search.pages.SCAN_LIMIT", 2)
     old = queue(path="/wanted")
     for _ in range(5):
         queue()

@@ -180,7 +180,7 @@ def test_a_search_without_an_index_says_that_it_is_bounded(viewer: Client, queue
     old = queue(path="/wanted")
     for _ in range(5):
         queue()
-    monkeypatch.setattr("integrations.search.pages.SEARCHED", 3)
+    monkeypatch.setattr("integrations.search.pages.SCAN_LIMIT", 3)
     page = page_of(viewer, "/messages/?q=/wanted")
     assert old.public_id not in page
     assert "Searched the newest 3 messages" in page.replace("100,000", "3")

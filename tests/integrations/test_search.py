@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from integrations.models import Draft, Failure, FieldValue, Message, Operation, Service, Status
 from integrations.models.field_value import VALUES_LIMIT
 from integrations.schemas.service import ServiceIn
-from integrations.search.grammar import read
-from integrations.search.pages import Found, selection
+from integrations.search.grammar import parse
+from integrations.search.pages import SearchResults, selection
 
 pytestmark = pytest.mark.django_db
 
@@ -35,10 +35,10 @@ def a_message(service: Service, **fields: Any) -> Message:
 
 def found_by(text: str) -> set[int]:
     """By pages and by operations, which must agree."""
-    asked = read(text)
+    asked = parse(text)
     assert asked.problems == []
-    paged = {message.pk for message in Found(asked).older(None, 50).rows}
-    assert paged == {message.pk for message in Found(asked).newer(0, 50).rows}
+    paged = {message.pk for message in SearchResults(asked).older(None, 50).rows}
+    assert paged == {message.pk for message in SearchResults(asked).newer(0, 50).rows}
     assert paged == set(selection(asked).values_list("pk", flat=True))
     return paged
 
@@ -92,8 +92,8 @@ def test_ages_and_times_bound_the_acceptance(billing: Service) -> None:
     assert found_by("older:30m newer:6h") == {old.pk, new.pk}
     assert found_by(f"before:{(now - timedelta(hours=3)):%Y-%m-%dT%H:%M}") == {old.pk}
     assert found_by("after:2020-01-01 after:2019-01-01") == {old.pk, new.pk}
-    assert read("after:2026-01-31T09:30").values["created_after"] == datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
-    assert read("older:1h", now).values["created_before"] == now - timedelta(hours=1)
+    assert parse("after:2026-01-31T09:30").values["created_after"] == datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
+    assert parse("older:1h", now).values["created_before"] == now - timedelta(hours=1)
 
 
 @pytest.mark.parametrize(
@@ -101,12 +101,12 @@ def test_ages_and_times_bound_the_acceptance(billing: Service) -> None:
     [
         ("servcie:billing", "the nearest one is “service:”"),
         ("statuscode:503", "the nearest one is “status_code:”"),
-        ("colour:red", "tag:colour=… for a label"),
-        ("status:ded", "is one of pending, delivering, delivered, dead, cancelled"),
+        ("colour:red", "tag:colour=… for a tag"),
+        ("status:ded", "has an unknown value; use pending, delivering, delivered, dead, cancelled"),
         ("code:many", "takes a number"),
         ("code:99999", "takes a number"),
         ("code:500..400", "write 400..500"),
-        ("method:BREW", "is one of GET"),
+        ("method:BREW", "has an unknown value; use GET"),
         ("id:7", "ids of messages, such as msg_42_"),
         ("failure:7", "such as fail_42_9f3a7c21"),
         ("older:soon", "such as 90s, 15m"),
@@ -114,14 +114,14 @@ def test_ages_and_times_bound_the_acceptance(billing: Service) -> None:
         ("after:tomorrow", "such as 2026-01-31"),
         ("-after:2026-01-01", "cannot be negated"),
         ("key:", "needs a value"),
-        ("a 'quote", "A quote has no end"),
-        ("\\", "Nothing follows a backslash"),
+        ("a 'quote", "A quote is not closed"),
+        ("\\", "Nothing follows the backslash"),
         ("a\0b", "NUL"),
         ("a " * 60, "up to 50 words"),
     ],
 )
 def test_what_cannot_be_understood_is_said(text: str, words: str) -> None:
-    problems = read(text).problems
+    problems = parse(text).problems
     if words:
         assert len(problems) == 1
         assert words in problems[0]
@@ -138,17 +138,17 @@ def test_what_is_obvious_to_try_is_understood(billing: Service) -> None:
 
 @pytest.mark.parametrize("text", ["", "https://example.com/a", "12:30", "/a:b", "-", ":", "::", "a b", "\udc80", "é:x"])
 def test_what_looks_like_a_qualifier_and_is_none_is_looked_for(text: str) -> None:
-    assert read(text).problems == []
+    assert parse(text).problems == []
 
 
 def test_a_search_goes_through_history_in_steps_both_ways(billing: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("integrations.search.pages.SEARCHED", 3)
+    monkeypatch.setattr("integrations.search.pages.SCAN_LIMIT", 3)
     wanted = [a_message(billing, path="/wanted").pk]
     for _ in range(7):
         a_message(billing)
     wanted.append(a_message(billing, path="/wanted").pk)
     for text in ("/wanted", "service:billing /wanted"):
-        found = Found(read(text))
+        found = SearchResults(parse(text))
         down, up, place, steps = [], [], None, 0
         while place != 0:
             rows, place, is_cut = found.older(place, 5)
@@ -166,15 +166,15 @@ def test_a_search_goes_through_history_in_steps_both_ways(billing: Service, monk
 
 def test_a_page_that_is_full_goes_on_behind_its_last_row(billing: Service) -> None:
     made = [a_message(billing, path="/wanted").pk for _ in range(5)]
-    rows, place, is_cut = Found(read("/wanted")).older(None, 2)
+    rows, place, is_cut = SearchResults(parse("/wanted")).older(None, 2)
     assert [row.pk for row in rows] == made[:2:-1]
     assert (place, is_cut) == (made[3], False)
-    rows, place, is_cut = Found(read("/wanted")).older(made[2], 2)
+    rows, place, is_cut = SearchResults(parse("/wanted")).older(made[2], 2)
     assert ([row.pk for row in rows], place, is_cut) == (made[1::-1], 0, False)
 
 
 def test_what_an_index_answers_is_asked_of_all_of_history(billing: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("integrations.search.pages.SEARCHED", 2)
+    monkeypatch.setattr("integrations.search.pages.SCAN_LIMIT", 2)
     old = a_message(billing, status=Status.DEAD, finished_at=timezone.now(), due_at=None)
     waiting = a_message(billing)
     for _ in range(5):
@@ -186,8 +186,8 @@ def test_what_an_index_answers_is_asked_of_all_of_history(billing: Service, monk
         "service:billing status:pending": waiting.pk,
         old.public_id: old.pk,
     }.items():
-        found = Found(read(text)).older(None, 50)
-        assert ([row.pk for row in found.rows], found.ahead) == ([pk], 0), text
+        found = SearchResults(parse(text)).older(None, 50)
+        assert ([row.pk for row in found.rows], found.next_id) == ([pk], 0), text
 
 
 # ---- fields of the body -------------------------------------------------------------------------------------------
@@ -275,7 +275,7 @@ def test_a_replay_is_found_by_its_fields_too(billing: Service) -> None:
 def test_a_field_that_cannot_be_asked_for_is_said(billing: Service, text: str, words: str) -> None:
     billing.search_fields = ["a"]
     billing.save()
-    (problem,) = read(text).problems
+    (problem,) = parse(text).problems
     assert words in problem
 
 
@@ -284,12 +284,12 @@ def test_a_field_that_many_messages_share_is_looked_for_in_steps(
 ) -> None:
     billing.search_fields = ["a", "b"]
     billing.save()
-    monkeypatch.setattr("integrations.search.pages.SEARCHED", 2)
+    monkeypatch.setattr("integrations.search.pages.SCAN_LIMIT", 2)
     wanted = with_body(billing, {"a": 1, "b": 1})
     for _ in range(3):
         with_body(billing, {"a": 1})
         with_body(billing, {"a": 2})
-    found = Found(read("body.a:1 body.b:1"))
+    found = SearchResults(parse("body.a:1 body.b:1"))
     rows, place, is_cut = found.older(None, 5)
     assert (rows, is_cut) == ([], True)
     assert [row.pk for row in found.older(place, 5).rows] == [wanted]

@@ -11,7 +11,7 @@ from django.views.decorators.http import require_GET
 from dashboard.access import viewer
 from dashboard.forms.message_filters import read
 from dashboard.presenters.exports import as_csv, as_ndjson
-from integrations.search.pages import Found
+from integrations.search.pages import SearchResults
 
 FORMATS = {"csv": (as_csv, "text/csv; charset=utf-8"), "ndjson": (as_ndjson, "application/x-ndjson")}
 
@@ -27,7 +27,7 @@ def export(request: HttpRequest, name: str) -> HttpResponse:
         return HttpResponse(f"{'. '.join(asked.problems)}.", status=400, content_type="text/plain; charset=utf-8")
     lines, kind = FORMATS[name]
     stream = StreamingHttpResponse(
-        lines(Found(asked)),
+        lines(SearchResults(asked)),
         content_type=kind,
         headers={
             "Content-Disposition": f'attachment; filename="messages-{timezone.now():%Y%m%d-%H%M%S}.{name}"',

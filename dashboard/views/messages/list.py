@@ -24,7 +24,7 @@ from integrations.models import (
     Status,
 )
 from integrations.search.grammar import Search
-from integrations.search.pages import SEARCHED, Found, listed
+from integrations.search.pages import SCAN_LIMIT, SearchResults, with_endpoints
 
 NEW_LIMIT = 100  # “99+ new” says enough
 ON_SCREEN = 100  # rows that a panel asks for again
@@ -38,7 +38,7 @@ def listing(request: HttpRequest) -> HttpResponse:
     form, search = read(request.GET)
     if plain := plain_query(request.GET, search):
         return HttpResponseRedirect(f"?{plain.urlencode()}")
-    found = Found(search)
+    found = SearchResults(search)
     _know_service(search, found)
     # What cannot be read would find too much, and there are buttons for all that is found.
     shown = CursorPage(rows=[]) if search.problems else page(found, request.GET.get("cursor", ""))
@@ -49,7 +49,7 @@ def listing(request: HttpRequest) -> HttpResponse:
         **_listing_context(request, found, shown),
         "form": form,
         "search": search,
-        "searched": f"{SEARCHED:,}",
+        "searched": f"{SCAN_LIMIT:,}",
         "views": SavedView.objects.shown_to(person(request)),
         "service_names": list(found.services),
         "has_any": bool(shown.rows) or Message.objects.exists(),
@@ -65,24 +65,24 @@ MORE_FILTERS = ("dead_reason", "fault", "status_code", "ordering_key", "created_
 @require_GET
 def listing_panel(request: HttpRequest) -> HttpResponse:
     """The rows that are on the screen, as they are now, and how many newer ones there are. No row ever moves."""
-    found = Found(read(request.GET)[1])
+    found = SearchResults(read(request.GET)[1])
     ids = [
         int(part) for part in request.GET.get("rows", "").split("-")[:ON_SCREEN] if part.isdecimal() and len(part) < 19
     ]
-    rows = list(listed(Message.objects.filter(pk__in=ids)).newest_first())
+    rows = list(with_endpoints(Message.objects.filter(pk__in=ids)).newest_first())
     _with_services(rows, found)
     shown = CursorPage(rows=rows, is_first="first" in request.GET)
     return live.panel(request, "messages/_rows.html", _listing_context(request, found, shown))
 
 
-def _with_services(rows: list[Message], found: Found) -> None:
+def _with_services(rows: list[Message], found: SearchResults) -> None:
     """The names from what was read already: a join would read every service's configuration for each row."""
     by_number = {service.pk: service for service in found.services.values()}
     for row in rows:
         row.service = by_number[row.service_id]
 
 
-def _listing_context(request: HttpRequest, found: Found, shown: CursorPage) -> dict[str, Any]:
+def _listing_context(request: HttpRequest, found: SearchResults, shown: CursorPage) -> dict[str, Any]:
     filters = filters_of(request.GET)
     counts = found.counts
     first = shown.rows[0].pk if shown.rows else 0
@@ -135,7 +135,7 @@ def _named_in(text: str) -> str | None:
     return None
 
 
-def _know_service(search: Search, found: Found) -> None:
+def _know_service(search: Search, found: SearchResults) -> None:
     name = search.values.get("service")
     if name and name not in found.services:
         near = get_close_matches(name, found.services, 1)

@@ -7,14 +7,14 @@ from django.shortcuts import render
 from django.views.decorators.http import require_GET
 
 from dashboard.access import viewer
-from integrations.search.suggestions import offers
+from integrations.search.suggestions import suggest
 
 
 @viewer
 @require_GET
 def suggestions(request: HttpRequest) -> HttpResponse:
     """How what is typed into the search may go on, for its list of options."""
-    found = offers(request.GET.get("q", "")[-300:])
-    response = render(request, "messages/_suggestions.html", {"offers": found})
+    found = suggest(request.GET.get("q", "")[-300:])
+    response = render(request, "messages/_suggestions.html", {"suggestions": found})
     response["Cache-Control"] = "no-store"
     return response
