@@ -19,6 +19,8 @@ from tests.support.backends import Servers
 from tests.support.installation import Installation, clean_environment, fresh_keys
 from tests.support.receiver import Receiver
 
+pytest_plugins = ["tests.support.queueing", "tests.support.pumps"]
+
 SERVERS = pytest.StashKey[Servers]()
 
 DATABASE_FIXTURES = {"db", "transactional_db", "live_server", "database", "installation", "start_installation"}

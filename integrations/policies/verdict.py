@@ -1,6 +1,6 @@
 """Judge an outcome: its consequences for the message, for the breaker and for the pace of the whole service.
 
-This is the only place with that table. tests/integrations/test_outcome_table.py runs each of its rows through the whole
+This is the only place with that table. tests/delivery/test_outcome_table.py runs each of its rows through the whole
 engine.
 """
 

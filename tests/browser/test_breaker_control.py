@@ -10,8 +10,8 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import AT_NIGHT_BY_PHONE, WORKERS, Person, expect_clean
-from tests.engine.conftest import until
 from tests.support.installation import Installation
+from tests.support.pumps import until
 from tests.support.receiver import Answer, Receiver
 
 SENT = 6

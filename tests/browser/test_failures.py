@@ -10,7 +10,7 @@ import httpx
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import WORKERS, Look, Person, expect_clean
-from tests.engine.conftest import until
+from tests.support.pumps import until
 from tests.support.receiver import Answer, Receiver
 
 SENT = 15  # more than any other group of this installation, so that it is the first in the overview

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import WORKERS, expect_clean
-from tests.engine.conftest import until
 from tests.support.installation import Installation
+from tests.support.pumps import until
 from tests.support.receiver import Receiver
 
 PASSWORD = "correct horse battery"

@@ -12,8 +12,8 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.conftest import WORKERS
-from tests.engine.conftest import until
 from tests.support.installation import Installation
+from tests.support.pumps import until
 from tests.support.receiver import Answer, Call, Receiver
 
 LISTS = {  # a page, and the selector of its list

@@ -9,7 +9,7 @@ import httpx
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import WORKERS, Look, Person, expect_clean
-from tests.engine.conftest import until
+from tests.support.pumps import until
 from tests.support.receiver import Answer, Call, Receiver
 
 BODY = {"order": 12345678901234567890, "currency": "EURO", "lines": [{"sku": "a"}, {"sku": "b"}, {"sku": "c"}]}

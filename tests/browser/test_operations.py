@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import WORKERS, Look, Person, expect_clean
-from tests.engine.conftest import until
+from tests.support.pumps import until
 from tests.support.receiver import Answer, Receiver
 
 DEAD = 12

@@ -1,4 +1,4 @@
-"""The verdict on each outcome, alone. tests/integrations/test_outcome_table.py tests it with its effects."""
+"""The verdict on each outcome, alone. tests/delivery/test_outcome_table.py tests it with its effects."""
 
 from __future__ import annotations
 

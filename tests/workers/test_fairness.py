@@ -9,7 +9,7 @@ import pytest
 from django.db import transaction
 
 from integrations.models import Message, Priority, Service
-from tests.engine.conftest import ENDS_WITHIN, Pumps, until
+from tests.support.pumps import ENDS_WITHIN, OFF, Pumps, until
 from tests.support.receiver import Answer, Call, Receiver
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -25,13 +25,13 @@ def test_a_hanging_service_keeps_to_its_places_and_the_others_are_served(
     register: Callable[..., Service], send: Callable[..., list[Message]], pumps: Pumps, sink: Receiver
 ) -> None:
     sink.decide(lambda call: Answer(hang=True) if call.path.startswith("/hanging") else None)
-    hanging = register("hanging", f"{sink.url}/hanging", limits={"concurrency": 10})
-    others = [register(f"other-{number}", f"{sink.url}/{number}") for number in range(OTHERS)]
-    send(hanging, [b"{}"] * 500)
+    hanging = register("hanging", f"{sink.url}/hanging", breaker=OFF, limits={"concurrency": 10})
+    others = [register(f"other-{number}", f"{sink.url}/{number}", breaker=OFF) for number in range(OTHERS)]
+    send(hanging, 500)
     pumps.start(2)
     sink.wait_until(lambda: sink.in_flight == 10, ENDS_WITHIN, "calls that hang")
     for other in others:
-        send(other, [b"{}"] * EACH)
+        send(other, EACH)
     sink.wait_until(lambda: len(sink.calls) == 10 + OTHERS * EACH, ENDS_WITHIN, "the others' calls")
     received = Counter(call.path.split("/")[1] for call in sink.calls)
     assert received == {"hanging": 10} | {str(number): EACH for number in range(OTHERS)}
@@ -40,16 +40,16 @@ def test_a_hanging_service_keeps_to_its_places_and_the_others_are_served(
 def test_a_backlog_does_not_hold_up_another_service_and_first_tries_go_first(
     register: Callable[..., Service], send: Callable[..., list[Message]], pumps: Pumps, sink: Receiver
 ) -> None:
-    busy = register("busy", f"{sink.url}/busy", limits={"concurrency": 1000})
-    narrow = register("narrow", f"{sink.url}/narrow", limits={"concurrency": 1})
+    busy = register("busy", f"{sink.url}/busy", breaker=OFF, limits={"concurrency": 1000})
+    narrow = register("narrow", f"{sink.url}/narrow", breaker=OFF, limits={"concurrency": 1})
     for first in range(0, BACKLOG, 1_000):
-        send(busy, [b"{}"] * min(1_000, BACKLOG - first))
+        send(busy, min(1_000, BACKLOG - first))
     pumps.start(1)  # two would leave each other what they cannot lock
     sink.wait_for(BACKLOG // 20, ENDS_WITHIN)
     before = len(sink.calls)
     with transaction.atomic():
         for priority in (Priority.BULK, Priority.RETRY, Priority.FIRST):
-            send(narrow, [priority.name.encode()] * 5, priority=priority)
+            send(narrow, 5, body=priority.name.encode(), priority=priority)
 
     def came(call: Call) -> bool:
         return call.path.startswith("/narrow")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -29,13 +29,13 @@ def register(transactional_db: None, reachable_loopback: None) -> Callable[..., 
 
 @pytest.fixture
 def send() -> Callable[..., list[Message]]:
-    """Queues messages: `send(service, count=3, ordering_key="a")`."""
+    """Queues messages: `send(service, 3, ordering_key="a")`, or `send(service, each=[{"body": b"1"}, …])`."""
 
-    def some(service: Service, count: int = 1, **fields: Any) -> list[Message]:
+    def some(service: Service, count: int = 1, each: Sequence[dict[str, Any]] = (), **fields: Any) -> list[Message]:
         from integrations.models import Draft, Message
 
         fields = {"method": "POST", "path": "/hook", "body": b"{}", "content_type": "application/json", **fields}
-        return Message.objects.accept([Draft(service=service, **fields) for _ in range(count)])
+        return Message.objects.accept([Draft(service=service, **(fields | own)) for own in each or [{}] * count])
 
     return some
 

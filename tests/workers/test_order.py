@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from integrations.models import Attempt, Message, Service
-from tests.engine.conftest import ENDS_WITHIN, Pumps, nothing_is_unfinished, until
+from tests.support.pumps import ENDS_WITHIN, OFF, Pumps, nothing_is_unfinished, until
 from tests.support.receiver import Answer, Call, Receiver
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -38,8 +38,8 @@ def test_each_key_is_delivered_in_the_order_of_acceptance_whatever_fails(
     sink.decide(answer)
     pumps.start(4, suspects=True)
     bodies = [f"k{key}-{number}" for number in range(EACH) for key in range(KEYS)]
-    service = register("ledger", sink.url, ordering="key", retry=RETRY, limits={"concurrency": 100})
-    send(service, [body.encode() for body in bodies], [body.partition("-")[0] for body in bodies])
+    service = register("ledger", sink.url, ordering="key", retry=RETRY, breaker=OFF, limits={"concurrency": 100})
+    send(service, each=[{"body": body.encode(), "ordering_key": body.partition("-")[0]} for body in bodies])
     for part in (4, 2):
         sink.wait_for(KEYS * EACH // part, ENDS_WITHIN)
         pumps.kill_a_busy_one()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from django.db.models import F
 from django.utils import timezone
 
-from tests.engine.conftest import Pumps, until
+from tests.support.pumps import OFF, Pumps, until
 from tests.support.receiver import Receiver
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def test_each_item_is_done_once_when_its_worker_is_killed(
     from integrations.models.operation import Kind
     from integrations.operators import bulk_operations
 
-    messages = send(register("billing", sink.url), [b"%d" % number for number in range(DEAD)])
+    messages = send(register("billing", sink.url, breaker=OFF), DEAD)
     Message.objects.update(status="dead", due_at=None, finished_at=timezone.now())
     pumps.start(2)
     operation = bulk_operations.plan(Kind.REPLAY, "status:dead", by="person ada", reason="they are back", rate=5)

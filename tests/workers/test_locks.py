@@ -10,7 +10,7 @@ import pytest
 from django.db import DatabaseError, connection, transaction
 
 from integrations.models import Message, Runtime, Service
-from tests.engine.conftest import ENDS_WITHIN, Pumps, nothing_is_unfinished, until
+from tests.support.pumps import ENDS_WITHIN, OFF, Pumps, nothing_is_unfinished, until
 from tests.support.receiver import Receiver
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.servers_only]
@@ -20,7 +20,7 @@ def test_a_transaction_that_stands_still_does_not_hold_a_service_for_long(
     register: Callable[..., Service], send: Callable[..., list[Message]], pumps: Pumps, sink: Receiver
 ) -> None:
     """A machine that was cut off in the middle of a claim held its service's row, and no worker could send again."""
-    service = register("billing", sink.url)
+    service = register("billing", sink.url, breaker=OFF)
     holds, may_go = threading.Event(), threading.Event()
 
     def stand_still() -> None:
@@ -34,7 +34,7 @@ def test_a_transaction_that_stands_still_does_not_hold_a_service_for_long(
     standing.start()
     assert holds.wait(5)
     pumps.start(1)
-    send(service, [b"{}"])
+    send(service)
     try:
         until(nothing_is_unfinished, ENDS_WITHIN / 2, lambda: "the service stands still")
     finally:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from integrations.models import Attempt, Message, Service
-from tests.engine.conftest import ENDS_WITHIN, Pumps, nothing_is_unfinished, until
+from tests.support.pumps import ENDS_WITHIN, OFF, Pumps, nothing_is_unfinished, until
 from tests.support.receiver import Receiver
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.alone]
@@ -30,8 +30,8 @@ def test_rate_and_concurrency_hold_with_four_pumps(
     narrow, slow = start_receiver(), start_receiver()
     narrow.answer(200, delay=0.05)
     pumps.start(4)
-    send(register("narrow", narrow.url, limits={"concurrency": CONCURRENCY}), [b"{}"] * MESSAGES)
-    send(register("slow", slow.url, limits={"rate": RATE, "concurrency": 50}), [b"{}"] * MESSAGES)
+    send(register("narrow", narrow.url, breaker=OFF, limits={"concurrency": CONCURRENCY}), MESSAGES)
+    send(register("slow", slow.url, breaker=OFF, limits={"rate": RATE, "concurrency": 50}), MESSAGES)
     until(nothing_is_unfinished, ENDS_WITHIN, lambda: f"of {MESSAGES} each: {len(narrow.calls)}, {len(slow.calls)}")
 
     assert (len(narrow.calls), len(slow.calls)) == (MESSAGES, MESSAGES), "each was called for once"

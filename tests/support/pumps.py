@@ -9,17 +9,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.support.backends import ROOT
 
-if TYPE_CHECKING:  # pytest may load this file before there are settings
-    from integrations.models import Message, Service
-
 READY_WITHIN = 30.0  # seconds; a start takes a second of CPU
 ENDS_WITHIN = 30.0  # seconds until all queued messages have ended
+OFF = {"enabled": False}  # a breaker that stays closed, whatever fails
 
 
 class Pumps:
@@ -98,36 +95,6 @@ def pumps(transactional_db: None, request: pytest.FixtureRequest, database: str,
     pumps = Pumps(dict(os.environ) | wanted, tmp_path / "pumps.log")
     yield pumps
     pumps.close()
-
-
-@pytest.fixture
-def register(transactional_db: None) -> Callable[..., Service]:
-    """Registers a service that never opens its breaker: `register("billing", url, limits={…})`."""
-
-    def one(name: str, base_url: str, **fields: Any) -> Service:
-        from integrations.models import Service
-
-        return Service.objects.create(name=name, base_url=base_url, **({"breaker": {"enabled": False}} | fields))
-
-    return one
-
-
-@pytest.fixture
-def send() -> Callable[..., list[Message]]:
-    """Queues messages in the order of the bodies: `send(service, [b"1", b"2"], ordering_key="a")`."""
-
-    def some(service: Service, bodies: list[bytes], keys: list[str] | None = None, **fields: Any) -> list[Message]:
-        from integrations.models import Draft, Message
-
-        fields = {"method": "POST", "path": "/hook", "content_type": "application/json", **fields}
-        return Message.objects.accept(
-            [
-                Draft(service=service, body=body, ordering_key=key, **fields)
-                for body, key in zip(bodies, keys or [""] * len(bodies), strict=True)
-            ]
-        )
-
-    return some
 
 
 def until(condition: Callable[[], bool], within: float, words: Callable[[], str]) -> None:
