@@ -82,10 +82,10 @@ def identify(request: HttpRequest) -> Caller:
 
 
 def _by_token(request: HttpRequest) -> Caller | None:
-    given = request.headers.get("Authorization")
-    if given is None:
+    header = request.headers.get("Authorization")
+    if header is None:
         return None
-    scheme, _, secret = given.partition(" ")
+    scheme, _, secret = header.partition(" ")
     token = Token.objects.holding(secret.strip()) if scheme.lower() == "bearer" else None
     if token is None:
         challenge = {"WWW-Authenticate": f'{CHALLENGE["WWW-Authenticate"]}, error="invalid_token"'}

@@ -64,17 +64,17 @@ def queue_message(request: HttpRequest, data: MessageIn) -> HttpResponse:
     return response
 
 
-def queue(asked: Sequence[tuple[HttpRequest, MessageIn]]) -> Answers:
+def queue(requests: Sequence[tuple[HttpRequest, MessageIn]]) -> Answers:
     """Queue a message for each request, all in one transaction. An error concerns only its own request."""
 
     def prepare(wanted: Sequence[int]) -> Callable[[], Answers]:
-        data = [asked[position][1] for position in wanted]
+        data = [requests[position][1] for position in wanted]
         services, endpoints = {item.service for item in data}, {item.endpoint for item in data if item.endpoint}
         known = accept.Lookup.for_names(services, endpoints)
         drafts = [_drafted(item, known) for item in data]
         return lambda: _queued(drafts)
 
-    return all_once([request for request, _ in asked], prepare)
+    return all_once([request for request, _ in requests], prepare)
 
 
 def _drafted(data: MessageIn, known: accept.Lookup) -> Draft | Exception:

@@ -62,7 +62,7 @@ def change_service(request: HttpRequest, name: str, data: Annotated[dict[str, An
         if "network" in data:
             _check_networks(request, wanted, present=service.network.get("allow_private", []))
         registry.change(
-            service, wanted, _given(data), actor=caller(request).actor, may_allow_private=_is_admin(request)
+            service, wanted, _changed_fields(data), actor=caller(request).actor, may_allow_private=_is_admin(request)
         )
     return json_response(services_json([service])[0])
 
@@ -202,7 +202,7 @@ def _merged_policy(present: dict[str, Any], given: dict[str, Any]) -> dict[str, 
     return merged
 
 
-def _given(data: dict[str, Any]) -> set[str]:
+def _changed_fields(data: dict[str, Any]) -> set[str]:
     return set(data) | ({"url_env"} if "base_url" in data else set())
 
 

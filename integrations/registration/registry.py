@@ -58,19 +58,19 @@ def register(data: ServiceIn, *, actor: str, source: Source, may_allow_private: 
 
 
 def change(
-    service: Service, data: ServiceIn, given: set[str], *, actor: str, may_allow_private: bool = False
+    service: Service, data: ServiceIn, fields: set[str], *, actor: str, may_allow_private: bool = False
 ) -> Service:
-    """Change the fields of a service named in ``given``. A new host clears the secrets unless ``data`` brings new ones.
+    """Change the named ``fields`` of a service. A new host clears the secrets unless ``data`` brings new ones.
 
     Raises Invalid.
     """
     before = configuration(service)
-    if "name" in given and data.name != service.name:
+    if "name" in fields and data.name != service.name:
         raise Invalid((("name",), "a service cannot be renamed; register a new one instead"))
     with transaction.atomic():
         # Read the secrets again under the lock: another request may have rotated the signing keys.
         service.refresh_from_db(fields=["secrets"], from_queryset=Service.objects.select_for_update(no_key=True))
-        _fill(service, data, given, may_allow_private=may_allow_private)
+        _fill(service, data, fields, may_allow_private=may_allow_private)
         # Save configured columns only: a worker may have paused the service since it was read.
         service.save(update_fields=CONFIGURED)
         after = configuration(service)
@@ -91,21 +91,21 @@ def change(
     return service
 
 
-def _fill(service: Service, data: ServiceIn, given: set[str], *, may_allow_private: bool) -> None:
+def _fill(service: Service, data: ServiceIn, fields: set[str], *, may_allow_private: bool) -> None:
     for name in PLAIN_FIELDS:
-        if name in given:
+        if name in fields:
             setattr(service, name, getattr(data, name))
-    _fill_policies(service, data, given, may_allow_private=may_allow_private)
-    if given & {"base_url", "url_env"}:
+    _fill_policies(service, data, fields, may_allow_private=may_allow_private)
+    if fields & {"base_url", "url_env"}:
         _fill_address(service, data)
     _check_reachable(service)
-    if "auth" in given:
+    if "auth" in fields:
         _fill_auth(service, data)
 
 
-def _fill_policies(service: Service, data: ServiceIn, given: set[str], *, may_allow_private: bool) -> None:
+def _fill_policies(service: Service, data: ServiceIn, fields: set[str], *, may_allow_private: bool) -> None:
     for name in POLICY_FIELDS:
-        if name not in given:
+        if name not in fields:
             continue
         value = getattr(data, name).model_dump(mode="json")
         if name == "network" and value != (service.network or {"allow_private": []}) and not may_allow_private:

@@ -102,7 +102,7 @@ def _apply_service(service: Service | None, wanted: ServiceInFile, *, prune: boo
         return PlannedChange("registered", service.name, tuple(_lines(_document(service))))
     before = registry.configuration(service)
     with transaction.atomic():
-        registry.change(service, wanted, _given(service, wanted), actor=actor, may_allow_private=True)
+        registry.change(service, wanted, _fields_to_change(service, wanted), actor=actor, may_allow_private=True)
         after = registry.configuration(service)
         # Roll back if nothing changed, so that no audit entry or event is left.
         transaction.set_rollback(after == before)
@@ -113,17 +113,17 @@ def _apply_service(service: Service | None, wanted: ServiceInFile, *, prune: boo
     return PlannedChange("changed" if details else "unchanged", service.name, tuple(details))
 
 
-def _given(service: Service, wanted: ServiceInFile) -> set[str]:
+def _fields_to_change(service: Service, wanted: ServiceInFile) -> set[str]:
     """Return the fields to change: all, since an omitted field has its default.
 
     Without ``auth`` if the file repeats the stored settings without a secret that is not set: they were exported so.
     """
-    given = set(ServiceIn.model_fields)
+    fields = set(ServiceIn.model_fields)
     names = AUTH_SECRETS[wanted.auth.type]
     lacks_one = any(service.secret(f"auth.{name}") is None for name in names)
     brings_one = any(getattr(wanted.auth, name) for name in names)
     plain = wanted.auth.model_dump(exclude_none=True, exclude=set(SECRET_NAMES))
-    return given - {"auth"} if lacks_one and not brings_one and plain == service.auth else given
+    return fields - {"auth"} if lacks_one and not brings_one and plain == service.auth else fields
 
 
 def _apply_endpoints(service: Service, wanted: ServiceInFile, *, prune: bool, actor: str) -> list[str]:
