@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from integrations.errors import Invalid, TooLarge
 from integrations.models import Draft, Endpoint, Message, Service
-from integrations.models.message import around
+from integrations.models.message import merge_endpoint
 from integrations.schemas.fields import BODY_LIMIT
 from integrations.schemas.message import MessageIn, ReplayIn, body_bytes
 
@@ -69,7 +69,7 @@ def make_draft(data: MessageIn, lookup: Lookup | None = None) -> Draft:
         endpoint=endpoint,
         method=endpoint.method if endpoint else (data.method or "POST"),
         path=endpoint.path if endpoint else (data.path or "/"),
-        **around(endpoint, data.query, data.headers),
+        **merge_endpoint(endpoint, data.query, data.headers),
         body=body,
         content_type=content_type,
         ordering_key=data.ordering_key,

@@ -27,17 +27,7 @@ from django.db.models import OuterRef, Subquery
 
 from integrations.history import event_stream
 from integrations.logs import line
-from integrations.models import (
-    Attempt,
-    AuditEntry,
-    Item,
-    Message,
-    Operation,
-    Retention,
-    Service,
-    Worker,
-    database_now,
-)
+from integrations.models import Attempt, AuditEntry, Item, Message, Operation, Retention, Service, Worker, database_now
 from integrations.models.operation import State
 from integrations.models.retention import WORKERS_KEPT, delete_messages
 

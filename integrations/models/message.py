@@ -404,7 +404,7 @@ class MessageQuerySet(models.QuerySet["Message"]):
         return self.filter(status=Status.PENDING, expires_at__lte=now)
 
 
-def around(endpoint: Endpoint | None, query: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
+def merge_endpoint(endpoint: Endpoint | None, query: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
     """A draft's ``query``, ``headers`` and ``own``: the message's values override its endpoint's, and are stored apart
     too, so that a replay can resolve the endpoint again."""
     if endpoint is None or not (endpoint.query or endpoint.headers):
@@ -645,7 +645,7 @@ class Message(Named, models.Model):
         own = content.own or {"query": content.query, "headers": content.headers}
         own = own if headers is None else {**own, "headers": headers}
         if target:
-            parts = around(target, **own)
+            parts = merge_endpoint(target, **own)
         else:
             sent = content.headers if headers is None else headers
             parts = {"query": content.query, "headers": sent, "own": content.own and own}

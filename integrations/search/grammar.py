@@ -21,13 +21,7 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 
 from integrations.errors import Invalid
-from integrations.models import (
-    FieldValue,
-    Operation,
-    Service,
-    Status,
-    identifiers,
-)
+from integrations.models import FieldValue, Operation, Service, Status, identifiers
 from integrations.models.field_value import TEXT_LIMIT
 from integrations.models.message import has_replay
 from integrations.outbound.outcome import Fault

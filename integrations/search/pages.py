@@ -11,12 +11,7 @@ from django.db.models import Count, Max, Min, Model, Q, QuerySet, TextField
 from django.db.models.fields.json import KeyTransform
 from django.db.models.functions import Cast
 
-from integrations.models import (
-    UNFINISHED,
-    Message,
-    Service,
-    Status,
-)
+from integrations.models import UNFINISHED, Message, Service, Status
 from integrations.models.message import MessageQuerySet
 from integrations.search.grammar import FieldCondition, Search, negated
 

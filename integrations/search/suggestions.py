@@ -6,11 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from integrations.models import (
-    Endpoint,
-    Service,
-    field_value,
-)
+from integrations.models import Endpoint, Service, field_value
 from integrations.search.grammar import ALIASES, BODY, QUALIFIERS, TIMES, declared_fields
 
 
