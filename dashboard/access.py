@@ -1,4 +1,4 @@
-"""Who may open a page: checked in the view, never only by hiding a button."""
+"""Access to pages by role, checked in the view and never only by hiding a button."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ View = Callable[Concatenate[HttpRequest, P], HttpResponse]
 
 
 def needs(role: Role) -> Callable[[View[P]], View[P]]:
-    """Lets in who is signed in with at least this role; others get the login page or a 403 in words."""
+    """Require a signed-in account with at least this role; others get the login page or a 403 that says why."""
 
     def decorate(view: View[P]) -> View[P]:
         @login_required
         @wraps(view)
         def checked(request: HttpRequest, *args: P.args, **kwargs: P.kwargs) -> HttpResponse:
             if not person(request).may(role):
-                raise PermissionDenied(f"This needs the {role} role; yours is {person(request).role}.")
+                raise PermissionDenied(f"This needs the {role} role. Yours is {person(request).role}.")
             return view(request, *args, **kwargs)
 
         return _marked(cast("View[P]", checked), role)
@@ -38,12 +38,12 @@ admin = needs(Role.ADMIN)
 
 
 def public(view: View[P]) -> View[P]:
-    """Marks the few pages that anybody may open, so that a page without a rule is told apart."""
+    """Mark one of the few pages that are open to anyone, so that a test finds pages without a rule."""
     return _marked(view, None)
 
 
 def _marked(view: View[P], role: Role | None) -> View[P]:
-    """The rule travels with the view: a test reads it from every route."""
+    """Record the rule on the view: a test reads it from every route."""
     vars(view)["needed_role"] = role
     return view
 
@@ -53,5 +53,5 @@ def person(request: HttpRequest) -> Account:
 
 
 def actor(request: HttpRequest) -> str:
-    """How audit entries name who did it."""
+    """The name of the signed-in account in audit entries."""
     return f"person {person(request).username}"

@@ -1,4 +1,4 @@
-"""What every page of the console shows besides its own content."""
+"""Context of every page: the sidebar's counts and section, and the permissions of the account."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from dashboard.access import person
 from integrations.models import Failure, Role, Runtime
 
 FAILING_CAP = 100
-# The rail's word for an address that does not begin with it.
+# The sidebar's section for addresses that do not begin with its name.
 SECTIONS = {"": "overview", "attempts": "messages"}
 
 
 def console(request: HttpRequest) -> dict[str, Any]:
-    """``trouble`` (services that are down), ``failing`` (failure groups that somebody should see to), the
-    rail's ``section``, and what this person may do."""
+    """``trouble`` (services that are down), ``failing`` (open failure groups), the sidebar's ``section``, and the
+    account's permissions."""
     if not hasattr(request, "user") or not request.user.is_authenticated:
         return {}
     first = request.path.strip("/").split("/")[0]
@@ -33,10 +33,10 @@ def console(request: HttpRequest) -> dict[str, Any]:
 
 
 def trouble() -> int:
-    """How many services are down. One small row per service is read, so it is cheaper than a cache would be."""
+    """The number of services that are down. It reads one small row per service, which is cheaper than a cache."""
     return Runtime.objects.filter(Q(state="open") | Q(service__health__state="down", service__status="active")).count()
 
 
 def failing() -> int:
-    """How many failure groups are open or regressed; counting stops where the rail does."""
+    """The number of open or regressed failure groups; counting stops at the sidebar's maximum."""
     return Failure.objects.unresolved().order_by()[:FAILING_CAP].count()

@@ -1,4 +1,4 @@
-"""What the environment says: typed readers for the SWITCHBOARD_ variables, and the keys of this installation."""
+"""Typed readers for the SWITCHBOARD_ environment variables, and the keys of this installation."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ def flag(name: str, default: bool = False) -> bool:
 
 
 def number(name: str, default: float) -> float:
-    """Raises ImproperlyConfigured for what is no number, or a negative one."""
+    """A number from 0 to below 1,000,000. Raises ImproperlyConfigured for any other value."""
     value = text(name)
     try:
         read = float(value) if value else default
     except ValueError:
         read = -1
     if not 0 <= read < 1_000_000:
-        raise ImproperlyConfigured(f"SWITCHBOARD_{name} is “{value}”: give a number, such as {default:g}.")
+        raise ImproperlyConfigured(f"SWITCHBOARD_{name} must be a number such as {default:g}, not “{value}”.")
     return read
 
 
 def database_url() -> str:
-    """Raises ImproperlyConfigured for a database that Switchboard does not run on."""
+    """The database URL; empty for the embedded SQLite. Raises ImproperlyConfigured for an unsupported database."""
     url = text("DATABASE_URL")
     if url and not url.startswith(("sqlite:///", "postgres://", "postgresql://")):
         raise ImproperlyConfigured(
-            "SWITCHBOARD_DATABASE_URL begins with sqlite:///, postgres:// or postgresql://; leave it out for SQLite "
+            "SWITCHBOARD_DATABASE_URL must begin with sqlite:///, postgres:// or postgresql://. Omit it to use SQLite "
             "in the data folder."
         )
     return url
@@ -60,34 +60,36 @@ class InstallationKeys:
 
     secret_key: str
     encryption_keys: list[str]
-    given: bool  # False where neither the environment nor the data folder had them
+    are_stored: bool  # False if neither the environment nor the data folder has them
 
 
 def installation_keys(data: Path, embedded: bool) -> InstallationKeys:
-    """The keys from the environment, else from the data folder, where they are made on first use (mode 0600).
+    """The keys from the environment, else from the data folder, where they are created on first use (mode 0600).
 
-    Only an installation on its embedded database makes keys by itself: machines that share one database must
-    share the keys too, so there they have to be given (a system check says so).
+    Only an installation with the embedded database creates its own keys. Machines that share one database must share
+    the keys too, so there the environment must set them (a system check reports missing ones).
     """
-    given = InstallationKeys(text("SECRET_KEY"), listed("ENCRYPTION_KEYS"), given=True)
+    given = InstallationKeys(text("SECRET_KEY"), listed("ENCRYPTION_KEYS"), are_stored=True)
     if given.secret_key and given.encryption_keys:
         return given
-    kept = _kept_keys(data / "keys.json") if embedded else _fresh_keys()
+    stored = _stored_keys(data / "keys.json") if embedded else _fresh_keys()
     return InstallationKeys(
-        given.secret_key or kept.secret_key, given.encryption_keys or kept.encryption_keys, given=kept.given
+        given.secret_key or stored.secret_key,
+        given.encryption_keys or stored.encryption_keys,
+        are_stored=stored.are_stored,
     )
 
 
-def _kept_keys(path: Path) -> InstallationKeys:
+def _stored_keys(path: Path) -> InstallationKeys:
     if not path.exists():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _keep(path, _fresh_keys())
-    kept = json.loads(path.read_text())
-    return InstallationKeys(kept["secret_key"], kept["encryption_keys"], given=True)
+        _store(path, _fresh_keys())
+    stored = json.loads(path.read_text())
+    return InstallationKeys(stored["secret_key"], stored["encryption_keys"], are_stored=True)
 
 
-def _keep(path: Path, keys: InstallationKeys) -> None:
-    # Written whole under another name and then linked, so that two first starts agree on one file.
+def _store(path: Path, keys: InstallationKeys) -> None:
+    # Written under another name and then linked, so that two processes that start first at once agree on one file.
     draft = path.with_name(f".keys-{os.getpid()}.json")
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         json.dump({"secret_key": keys.secret_key, "encryption_keys": keys.encryption_keys}, file)
@@ -98,18 +100,18 @@ def _keep(path: Path, keys: InstallationKeys) -> None:
 
 def _fresh_keys() -> InstallationKeys:
     return InstallationKeys(
-        secrets.token_urlsafe(60), [urlsafe_b64encode(secrets.token_bytes(32)).decode()], given=False
+        secrets.token_urlsafe(60), [urlsafe_b64encode(secrets.token_bytes(32)).decode()], are_stored=False
     )
 
 
 def use_safe_sqlite() -> None:
-    """Puts the SQLite of the pysqlite3 wheel under Django's backend where the system's has the WAL-reset bug."""
+    """Replace the system's SQLite by that of the pysqlite3 wheel if the system's has the WAL-reset bug."""
     if sqlite3.sqlite_version_info >= SQLITE_WITHOUT_WAL_RESET_BUG:
         return
     try:
         import pysqlite3
     except ImportError:
-        return  # the doctor says so
+        return  # `manage.py doctor` reports it
     if pysqlite3.sqlite_version_info > sqlite3.sqlite_version_info:
         sys.modules["sqlite3"] = pysqlite3
         sys.modules["sqlite3.dbapi2"] = pysqlite3.dbapi2

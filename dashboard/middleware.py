@@ -1,4 +1,4 @@
-"""Small steps around every request."""
+"""Middleware: reject NUL characters, and use the viewer's time zone."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from django.utils import timezone
 ZONE_COOKIE = "switchboard_zone"  # written by console.js with the browser's own zone
 
 
-def no_nul(answer: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
-    """PostgreSQL has no text with a NUL character, so no page can be asked or told of one. The API says so itself."""
+def no_nul(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
+    """Reject NUL characters, which PostgreSQL cannot store in text. The API has its own check."""
 
     def middleware(request: HttpRequest) -> HttpResponse:
         if not request.path.startswith("/api/"):
             if "%00" in request.META.get("QUERY_STRING", ""):
-                raise BadRequest("The address holds a NUL character, which nothing here can be named or searched by.")
+                raise BadRequest("The address contains a NUL character. Remove it and try again.")
             if any("\0" in text for name, values in request.POST.lists() for text in (name, *values)):
-                raise BadRequest("The form holds a NUL character, which no text here can have.")
-        return answer(request)
+                raise BadRequest("The form contains a NUL character. Remove it and send the form again.")
+        return get_response(request)
 
     return middleware
 
 
-def zone_of_the_viewer(answer: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
-    """Renders times in the zone that the viewer's browser named; UTC until it has."""
+def viewer_time_zone(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
+    """Render times in the time zone of the viewer's browser; UTC until its cookie is set."""
 
     def middleware(request: HttpRequest) -> HttpResponse:
         try:
@@ -35,7 +35,7 @@ def zone_of_the_viewer(answer: Callable[[HttpRequest], HttpResponse]) -> Callabl
         except (ZoneInfoNotFoundError, ValueError, OSError):
             timezone.activate("UTC")
         try:
-            return answer(request)
+            return get_response(request)
         finally:
             timezone.deactivate()
 

@@ -1,4 +1,4 @@
-"""The answers that forms give."""
+"""Responses to forms: redirects, and pages with errors."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render, resolve_url
 
 
-class NotThere(Http404):
-    """A 404 whose words are meant for whoever looks."""
+class ExplainedNotFound(Http404):
+    """A 404 whose message the page shows."""
 
 
 class SeeOther(HttpResponseRedirect):
-    """303: what was sent is done, look there; unlike a 302 it never repeats the POST."""
+    """303 after a form was processed; unlike a 302 it never repeats the POST."""
 
     status_code = 303
 
@@ -23,10 +23,10 @@ def see_other(to: Any, *args: Any, **kwargs: Any) -> SeeOther:
 
 
 def posted(request: HttpRequest) -> QueryDict | None:
-    """What a form sent, be it nothing at all; None when there was no form."""
+    """The data of a submitted form, possibly empty; None if no form was submitted."""
     return request.POST if request.method == "POST" else None
 
 
 def form_page(request: HttpRequest, template: str, context: dict[str, Any], *, is_refused: bool) -> HttpResponse:
-    """A page with a form; 422 when it shows what was wrong with what was sent."""
+    """A page with a form; 422 if it shows the errors of a submitted one."""
     return render(request, template, context, status=422 if is_refused else 200)

@@ -1,5 +1,5 @@
-"""One settings file. Everything comes from SWITCHBOARD_ variables (docs/reference/configuration.md) with safe defaults;
-`manage.py check` says what is wrong with them."""
+"""Django's settings, in one file. They come from SWITCHBOARD_ variables (docs/reference/configuration.md) with safe
+defaults; `manage.py check` reports wrong ones."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ DEBUG = environment.flag("DEBUG")
 HTTPS = environment.flag("HTTPS")
 ALLOWED_HOSTS = environment.listed("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
 
-# ---- Switchboard's own --------------------------------------------------------------------------------------------
+# ---- Switchboard --------------------------------------------------------------------------------------------------
 METRICS_ALLOW = environment.text("METRICS_ALLOW", "127.0.0.0/8, ::1/128")  # CIDRs that read /metrics without a token
-ALLOW_PRIVATE = environment.text("ALLOW_PRIVATE")  # CIDRs that every service may reach; vetted by a check
+ALLOW_PRIVATE = environment.text("ALLOW_PRIVATE")  # CIDRs that every service may reach; a system check validates them
 TOKEN_RATE = environment.number("TOKEN_RATE", 200)  # API requests a second for each token; 0 is off
-CLUSTER = environment.text("CLUSTER", "switchboard")  # `manage.py up` names its own, so its lanes stay on its host
+CLUSTER = environment.text("CLUSTER", "switchboard")  # `manage.py up` sets its own, so that its lanes stay on its host
 OWN_PORT = int(environment.number("OWN_PORT", 0))  # set by `manage.py up`: never a target of a call
 
 INSTALLED_APPS = [
@@ -65,7 +65,7 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
     "dashboard.middleware.no_nul",
-    "dashboard.middleware.zone_of_the_viewer",
+    "dashboard.middleware.viewer_time_zone",
     "axes.middleware.AxesMiddleware",
 ]
 
@@ -91,8 +91,8 @@ TEMPLATES: list[dict[str, Any]] = [
 ]
 
 # ---- Database -----------------------------------------------------------------------------------------------------
-# IMMEDIATE: a transaction takes SQLite's one write lock when it begins, so that what it read cannot change under it
-# (select_for_update is silently nothing there). It also means: no ATOMIC_REQUESTS and no atomic() around reads.
+# IMMEDIATE: a transaction takes SQLite's one write lock when it begins, so that no other transaction changes the rows
+# that it has read (SQLite silently ignores select_for_update). So: no ATOMIC_REQUESTS, and no atomic() around reads.
 SQLITE_OPTIONS = {
     "transaction_mode": "IMMEDIATE",
     "timeout": 20,
@@ -100,10 +100,10 @@ SQLITE_OPTIONS = {
     "PRAGMA temp_store=MEMORY;PRAGMA journal_size_limit=67108864",
 }
 
-# A machine that is cut off must not keep its locks: the server ends a transaction that stands still, and either side
-# gives up a line that is dead. Five seconds are a quarter of a lease. What the URL says goes before it.
-# What every delivery repeats is prepared by the server (integrations/models/sql.py): so no pooler in between that
-# gives each transaction another connection; LISTEN would not go through one either.
+# A machine that is cut off must not keep its locks: PostgreSQL ends an idle transaction after 5 s, and both sides drop
+# a dead connection. Five seconds are a quarter of a lease. Options in the URL override these.
+# PostgreSQL prepares the statements that every delivery repeats (integrations/models/sql.py). So no pooler in
+# transaction mode can stand in between, which would also break LISTEN.
 POSTGRES_OPTIONS = {
     "prepare_threshold": 3,
     "connect_timeout": 5,
@@ -123,7 +123,7 @@ if EMBEDDED:
             "NAME": _path,
             "OPTIONS": SQLITE_OPTIONS,
             "CONN_MAX_AGE": None,
-            "TEST": {"NAME": f"{_path}.test"},  # a file: several processes look at it
+            "TEST": {"NAME": f"{_path}.test"},  # a file, because several processes read it
         }
     }
 else:
@@ -134,10 +134,10 @@ else:
 
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
-# ---- Workers: django-q2 is the process pool, the clock and the wake-up --------------------------------------------
+# ---- Workers: django-q2 is the process pool, the clock and the wake-up ---------------------------------------------
 Q_CLUSTER: dict[str, Any] = {
-    "name": "switchboard",  # salts the signature, so the same everywhere
-    "cluster_name": CLUSTER,  # the queue: one for each `manage.py up`
+    "name": "switchboard",  # salts the signature, so it is the same on every host
+    "cluster_name": CLUSTER,  # the queue: one per `manage.py up`
     "workers": int(environment.number("LANES", 2)),
     "queue_limit": int(environment.number("LANES", 2)),
     "bulk": 1,
@@ -145,9 +145,9 @@ Q_CLUSTER: dict[str, Any] = {
     "timeout": 60,  # a slice of a lane is 15 s
     "retry": 120,
     "max_attempts": 1,
-    "ack_failures": True,  # else a failed task would come back for ever
-    "save_limit": -1,  # its results are not kept; the default costs ten times the throughput
-    "scheduler": False,  # ticks every 30 s; the supervisor keeps our time
+    "ack_failures": True,  # otherwise a failed task would return forever
+    "save_limit": -1,  # do not store results: the default cuts the throughput to a tenth
+    "scheduler": False,  # it ticks only every 30 s; the supervisor schedules instead
     "catch_up": False,
     "recycle": 1_000_000,  # a lane keeps its connections and its calls in flight from slice to slice
     "guard_cycle": 0.5,
@@ -211,15 +211,15 @@ X_FRAME_OPTIONS = "DENY"
 SECURE_REFERRER_POLICY = "same-origin"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
 SECURE_SSL_REDIRECT = HTTPS
-SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$", r"^metrics$"]  # machines ask in the clear
+SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$", r"^metrics$"]  # monitoring uses plain HTTP
 SECURE_HSTS_SECONDS = 31_536_000 if HTTPS else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = HTTPS
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if HTTPS else None
 CSRF_TRUSTED_ORIGINS = [f"https://{host.lstrip('.')}" for host in ALLOWED_HOSTS if host != "*"] if HTTPS else []
-# A form sends a body of 1 MiB percent-encoded, three times as long; the API has limits of its own.
+# A form sends a body of 1 MiB percent-encoded, which is three times as long; the API has its own limits.
 DATA_UPLOAD_MAX_MEMORY_SIZE = 4 * 1024 * 1024
 
-# ---- The rest -----------------------------------------------------------------------------------------------------
+# ---- Static files, time and logs ----------------------------------------------------------------------------------
 STATIC_URL = "/static/"
 STATIC_ROOT = None
 STATICFILES_DIRS = [BASE_DIR / "static"]

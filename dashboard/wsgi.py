@@ -1,4 +1,4 @@
-"""The console and the API as a WSGI application: one thread per request, with its own lasting connection."""
+"""The console and the API as a WSGI application: one thread per request, with its own lasting database connection."""
 
 import os
 

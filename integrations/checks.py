@@ -15,7 +15,7 @@ from integrations.outbound.addresses import parse_networks
 @register(Tags.security)
 def keys_are_set(**_: Any) -> Sequence[CheckMessage]:
     errors: list[CheckMessage] = []
-    if not settings.KEYS.given:
+    if not settings.KEYS.are_stored:
         errors.append(
             Error(
                 "SWITCHBOARD_SECRET_KEY and SWITCHBOARD_ENCRYPTION_KEYS are not both set. Machines that share a "

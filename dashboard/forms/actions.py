@@ -14,16 +14,16 @@ from integrations.schemas.actions import BreakerIn, PauseIn, ResumeIn, Retention
 
 
 class RotateForm(SchemaForm):
-    """The spans that people think in; a program gives any number of seconds."""
+    """A choice of usual time spans; the API takes any number of seconds."""
 
     schema = RotateIn
     names = ("overlap",)
-    labels = {"overlap": "The secret so far"}
+    labels = {"overlap": "Current secret"}
     spans = {
-        "0": "ends now",
-        "3600": "signs too for 1 hour",
-        "86400": "signs too for 24 hours",
-        "604800": "signs too for 7 days",
+        "0": "Expires now",
+        "3600": "Also signs for 1 hour",
+        "86400": "Also signs for 24 hours",
+        "604800": "Also signs for 7 days",
     }
 
     def _field(self, name: str) -> forms.Field:
@@ -41,12 +41,12 @@ class PauseForm(SchemaForm):
 class ResumeForm(SchemaForm):
     schema = ResumeIn
     names = ("release", "newer_than", "rate")
-    labels = {"release": "What waits", "newer_than": "Accepted after", "rate": "Messages a second (optional)"}
+    labels = {"release": "Backlog", "newer_than": "Accepted after", "rate": "Messages per second (optional)"}
     choices = {
         "release": {
-            "all": "goes out now",
-            "none": "stays held until somebody decides",
-            "newer_than": "goes out if it is newer than",
+            "all": "Deliver all",
+            "none": "Keep held for a later decision",
+            "newer_than": "Deliver messages accepted after",
         }
     }
     shown_for = {"newer_than": "release=newer_than"}
@@ -55,28 +55,28 @@ class ResumeForm(SchemaForm):
 class RetentionForm(SchemaForm):
     schema = RetentionIn
     names = ("messages_days", "audit_days")
-    labels = {"messages_days": "Days that finished messages are kept", "audit_days": "Days that audit entries are kept"}
+    labels = {"messages_days": "Keep finished messages (days)", "audit_days": "Keep audit entries (days)"}
 
 
 class BreakerForm(SchemaForm):
-    """Steering by hand. ``ends`` is a convenience of the form: a span from now instead of a time."""
+    """An override of a breaker. ``ends`` is the form's own field: a time span from now instead of a time."""
 
     schema = BreakerIn
     names = ("action", "reason", "until")
-    labels = {"until": "At this time"}
+    labels = {"until": "End time"}
     choices = {
         "action": {
-            "open": "Open: stop calling",
+            "open": "Open: stop all calls",
             "half_open": "Probe now",
-            "close": "Close: call again",
-            "reset": "Reset: close and forget",
+            "close": "Close: resume calls",
+            "reset": "Reset: close and clear the window",
             "auto": "Back to automatic",
-            "observe": "Observe: call, measure, never stop",
-            "disable": "Disable: call, measure nothing",
+            "observe": "Observe: measure, never stop calls",
+            "disable": "Disable: neither measure nor stop calls",
         }
     }
-    timed = "open observe disable"  # actions that set a manual mode, which may end by itself
-    spans = {"900": "in 15 minutes", "3600": "in 1 hour", "14400": "in 4 hours", "86400": "in 1 day"}
+    timed = "open observe disable"  # actions that set a manual mode, which may end at a time
+    spans = {"900": "In 15 minutes", "3600": "In 1 hour", "14400": "In 4 hours", "86400": "In 1 day"}
     shown_for = {"until": "ends=at"}
 
     def __init__(self, given: Any = None, *, runtime: Runtime | None = None) -> None:
@@ -84,14 +84,16 @@ class BreakerForm(SchemaForm):
         ends = forms.ChoiceField(
             label="Ends",
             required=False,
-            choices=[("", "when somebody ends it"), *self.spans.items(), ("at", "at a time")],
-            help_text="Of open, observe and disable; then the breaker is automatic again.",
+            choices=[("", "Never, until changed by hand"), *self.spans.items(), ("at", "At a time")],
+            help_text="For open, observe and disable. The breaker then returns to automatic.",
         )
         self.fields = {name: self.fields[name] for name in ("action", "reason")} | {
             "ends": ends,
             "until": self.fields["until"],
         }
-        self.fields["action"].help_text = "Closing and resetting also forget how long the service asked to wait."
+        self.fields[
+            "action"
+        ].help_text = "Close and reset also clear the wait that the service asked for (Retry-After)."
         self.fields["until"].help_text = "In your time zone."
         if runtime is not None:
             self.fields["action"].initial = _next_action(runtime)
@@ -104,12 +106,12 @@ class BreakerForm(SchemaForm):
         return super()._typed(name, value)
 
     def _matters(self, name: str) -> bool:
-        # Not by ``ends``: who has no JavaScript, or sends few fields, gives the time alone.
+        # ``ends`` does not decide: a browser without JavaScript, or a script, sends the time alone.
         return name != "until" or self.cleaned_data.get("action") in self.timed.split()
 
 
 def _next_action(runtime: Runtime) -> str:
-    """What is mostly wanted of a breaker in this state."""
+    """The most frequent action on a breaker in this state."""
     if runtime.mode != "auto":
         return "auto"
     if runtime.state == "closed" and runtime.is_throttled(timezone.now()):
@@ -118,6 +120,6 @@ def _next_action(runtime: Runtime) -> str:
 
 
 class DeleteForm(forms.Form):
-    """Deleting a service with messages on the way has to be meant."""
+    """Confirm the deletion of a service that has unfinished messages."""
 
-    force = forms.BooleanField(required=False, label="Cancel its unfinished messages and delete it")
+    force = forms.BooleanField(required=False, label="Cancel unfinished messages and delete the service")

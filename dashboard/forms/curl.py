@@ -1,7 +1,7 @@
-"""A curl command, as people paste it from documentation or a browser's tools, read into the parts of a call.
+"""Parse a curl command, pasted from documentation or a browser's developer tools, into the parts of a call.
 
-Nothing is run. What the service brings by itself (its authentication) or what concerns the connection is left out and
-said; an option whose meaning is not known here is refused, because the call would be another one.
+Nothing runs. Authentication is left out and reported, because the service adds its own; options about the connection
+are ignored. An unknown option is refused, because without it the call could be a different one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from integrations.outbound.headers import FORBIDDEN_HEADERS
 
 LIMIT = 64 * 1024  # characters of a command
 
-_KINDS_OF_VALUES = {  # what the value of an option is
+_KINDS_OF_VALUES = {  # the meaning of an option's value
     "method": "-X --request",
     "header": "-H --header",
     "agent": "-A --user-agent",
@@ -24,25 +24,25 @@ _KINDS_OF_VALUES = {  # what the value of an option is
     "json": "--json",
     "url": "--url",
     "login": "-u --user --oauth2-bearer -b --cookie",
-    "aside": "-m --max-time --connect-timeout -o --output --retry -w --write-out",
+    "ignored": "-m --max-time --connect-timeout -o --output --retry -w --write-out",
 }
 _KINDS_OF_FLAGS = {
     "get": "-G --get",
     "head": "-I --head",
-    "aside": "-s --silent -S --show-error -i --include -v --verbose -f --fail -L --location -k --insecure --compressed "
-    "--http1.1 --http2 -g --globoff -# --progress-bar",
+    "ignored": "-s --silent -S --show-error -i --include -v --verbose -f --fail -L --location -k --insecure "
+    "--compressed --http1.1 --http2 -g --globoff -# --progress-bar",
 }
 _VALUES = {name: kind for kind, names in _KINDS_OF_VALUES.items() for name in names.split()}
 _FLAGS = {name: kind for kind, names in _KINDS_OF_FLAGS.items() for name in names.split()}
 _OF_SERVICE = {"authorization", "cookie", "accept-encoding"}
-_C_QUOTED = re.compile(r"\$'((?:[^'\\]|\\.)*)'", re.DOTALL)  # as browsers write what a plain quote cannot hold
+_C_QUOTED = re.compile(r"\$'((?:[^'\\]|\\.)*)'", re.DOTALL)  # browsers quote special characters this way
 
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\", "'": "'", '"': '"'}
 
 
 @dataclass(slots=True)
 class CurlCommand:
-    """What a command asks for. ``left_out`` names what of it the lab does not send."""
+    """The call of a curl command. ``left_out`` names the options and headers that the lab does not send."""
 
     method: str = ""
     url: str = ""
@@ -56,12 +56,12 @@ class CurlCommand:
 
 
 def read_curl(command: str) -> CurlCommand:
-    """Raises ValueError in words where it is no curl command, or one that cannot be repeated here."""
-    words = _words(command)
-    if not words or words[0].rpartition("/")[2] != "curl":
-        raise ValueError("A curl command begins with curl")
+    """Parse a curl command. Raises ValueError with a text for the operator if it is not one, or cannot be repeated."""
+    arguments = _arguments(command)
+    if not arguments or arguments[0].rpartition("/")[2] != "curl":
+        raise ValueError("Not a curl command: it must begin with curl")
     found, is_get = CurlCommand(), False
-    for name, kind, value in _options(words[1:]):
+    for name, kind, value in _options(arguments[1:]):
         if kind == "url":
             found.url = found.url or value
         elif kind == "method":
@@ -77,7 +77,7 @@ def read_curl(command: str) -> CurlCommand:
         elif kind == "get":
             is_get = True
     if not found.url:
-        raise ValueError("The command names no address")
+        raise ValueError("The command has no URL")
     if is_get and found.body:
         found.url += ("&" if "?" in found.url else "?") + found.body
         found.body = ""
@@ -87,35 +87,35 @@ def read_curl(command: str) -> CurlCommand:
     return found
 
 
-def _words(command: str) -> list[str]:
+def _arguments(command: str) -> list[str]:
     if len(command) > LIMIT:
-        raise ValueError(f"A command has at most {LIMIT:,} characters here")
+        raise ValueError(f"The command is longer than {LIMIT:,} characters. Shorten it")
     lines = command.strip().replace("\\\r\n", " ").replace("\\\n", " ")
     try:
         return shlex.split(_C_QUOTED.sub(lambda quoted: shlex.quote(_unescaped(quoted[1])), lines))
     except ValueError:
-        raise ValueError("A quote in the command has no end") from None
+        raise ValueError("A quote in the command is not closed") from None
 
 
 def _unescaped(text: str) -> str:
-    def one(found: re.Match[str]) -> str:
-        what = found[1]
-        return chr(int(what[1:], 16)) if len(what) > 1 else _ESCAPES.get(what, found[0])
+    def character(escape: re.Match[str]) -> str:
+        code = escape[1]
+        return chr(int(code[1:], 16)) if len(code) > 1 else _ESCAPES.get(code, escape[0])
 
-    return re.sub(r"\\(u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|.)", one, text, flags=re.DOTALL)
+    return re.sub(r"\\(u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|.)", character, text, flags=re.DOTALL)
 
 
-def _options(words: list[str]) -> Iterator[tuple[str, str, str]]:
-    """Each option as name, kind and value; an address that stands alone is a ``url``."""
-    rest = iter(words)
-    for word in rest:
-        if not word.startswith("-") or word == "-":
-            yield word, "url", word
-        elif word.startswith("--"):
-            yield _option(*word.partition("=")[::2], rest)
+def _options(arguments: list[str]) -> Iterator[tuple[str, str, str]]:
+    """Each option as name, kind and value; an argument without an option is a ``url``."""
+    rest = iter(arguments)
+    for argument in rest:
+        if not argument.startswith("-") or argument == "-":
+            yield argument, "url", argument
+        elif argument.startswith("--"):
+            yield _option(*argument.partition("=")[::2], rest)
         else:
-            letters = word[1:]
-            while letters:  # several in one word: -sSXPOST
+            letters = argument[1:]
+            while letters:  # several in one argument: -sSXPOST
                 name, letters = f"-{letters[0]}", letters[1:]
                 yield _option(name, letters if name in _VALUES else "", rest)
                 letters = "" if name in _VALUES else letters
@@ -125,7 +125,7 @@ def _option(name: str, value: str, rest: Iterator[str]) -> tuple[str, str, str]:
     if name in _FLAGS:
         return name, _FLAGS[name], ""
     if name not in _VALUES:
-        raise ValueError(f"The option {name[:40]} is not known here: take it out if the call is the same without it")
+        raise ValueError(f"Unknown option {name[:40]}. Remove it if the call is the same without it")
     value = value or next(rest, "")
     if not value:
         raise ValueError(f"The option {name} has no value")
@@ -143,9 +143,9 @@ def _add_header(found: CurlCommand, line: str) -> None:
 
 def _add_data(found: CurlCommand, kind: str, value: str) -> None:
     if kind != "raw" and value.startswith("@"):
-        raise ValueError("The body is in a file, which is not here: put its content into the command")
+        raise ValueError("The body is in a file, which Switchboard cannot read. Put its content into the command")
     if kind == "json":
         for name in ("Content-Type", "Accept"):
             found.headers.setdefault(name, "application/json")
-    # Of several, curl makes one form; of JSON, one text.
+    # curl joins several --data to one form, and several --json to one text.
     found.body += ("&" if found.body and kind != "json" else "") + value

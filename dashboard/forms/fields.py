@@ -11,7 +11,7 @@ from integrations.schemas.fields import in_utc
 
 
 class LinesField(forms.CharField):
-    """``name: value`` lines as pairs; the mark between name and value is given."""
+    """Lines of names and values as pairs; ``mark`` stands between name and value."""
 
     def __init__(self, mark: str, *, placeholder: str, rows: int = 3, **options: Any) -> None:
         self.mark = mark
@@ -27,13 +27,14 @@ class LinesField(forms.CharField):
                 continue
             name, mark, text = line.partition(self.mark)
             if not mark or not name.strip():
-                raise forms.ValidationError(f"Line {number}: write it as name{self.mark} value.")
+                example = "name=value" if self.mark == "=" else f"name{self.mark} value"
+                raise forms.ValidationError(f"Line {number}: write it as {example}.")
             pairs.append((name.strip(), text.strip()))
         return pairs
 
 
 class LocalTimeField(forms.DateTimeField):
-    """A time as the browser's own picker gives it, in the viewer's zone."""
+    """A time from the browser's own picker, in the viewer's time zone."""
 
     def __init__(self, **options: Any) -> None:
         widget = forms.DateTimeInput(attrs={"type": "datetime-local", "step": "1"}, format="%Y-%m-%dT%H:%M:%S")

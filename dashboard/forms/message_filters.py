@@ -16,7 +16,7 @@ from integrations.search.grammar import Search
 
 
 class FilterForm(forms.Form):
-    """Every filter has a name in the address; what cannot be read is said and left out."""
+    """Every filter has a name in the address. An invalid one is reported and left out."""
 
     q = forms.CharField(required=False, max_length=2000)
     service = forms.CharField(required=False, max_length=63)
@@ -36,12 +36,12 @@ TIMES = ("created_after", "created_before")
 
 
 def filters_of(query: QueryDict) -> dict[str, str]:
-    """The filters that an address gives, always in the same order."""
+    """The filters of an address, always in the same order."""
     return {name: value for name in FilterForm.base_fields if (value := query.get(name, ""))}
 
 
 def read(query: QueryDict) -> tuple[FilterForm, Search]:
-    """The filters of an address, besides those typed into the search; a service or status typed there wins."""
+    """The filters of an address, added to those typed into the search. A service or status typed there wins."""
     form = FilterForm(query)
     form.is_valid()
     given = {name: value for name, value in form.cleaned_data.items() if value not in (None, "")}
@@ -51,18 +51,18 @@ def read(query: QueryDict) -> tuple[FilterForm, Search]:
         if name not in found.values:
             found.add(name, str(value))
     for name in form.errors:
-        found.problems.append(f"The filter {name} was left out: {str(form.errors[name][0]).rstrip('.')}")
+        found.problems.append(f"Filter {name} ignored: {str(form.errors[name][0]).rstrip('.')}")
     return form, found
 
 
 def plain_query(query: QueryDict, search: Search) -> QueryDict | None:
     """The address with ``service:`` and ``status:`` moved out of the search into their own fields, which the page
-    shows; None where there is nothing to move."""
+    shows; None if there is nothing to move."""
     text = query.get("q", "")
     named = [name for name in ("service", "status") if len(re.findall(rf"(?:^|\s){name}:\S", text)) == 1]
     named = [name for name in named if name in search.values]
     if "service" in named and not Service.objects.filter(name=search.values["service"]).exists():
-        named.remove("service")  # it has no place among the names to choose from
+        named.remove("service")  # the page's choices do not have it
     if not named:
         return None
     plain = query.copy()

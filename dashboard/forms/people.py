@@ -1,4 +1,4 @@
-"""Forms about people and their keys."""
+"""Forms for accounts, passwords and API tokens."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from django.core.validators import RegexValidator
 from integrations.models import Account, Role
 
 ROLE_HELP = "A viewer reads; an operator also acts; an admin also manages people, tokens and deletion."
-NAME_TAKEN = "There is an account with this name already."
+NAME_TAKEN = "This username is taken. Choose another one."
 LIFETIMES = {
-    "": ("never", None),
-    "365d": ("in a year", timedelta(days=365)),
-    "90d": ("in 90 days", timedelta(days=90)),
-    "30d": ("in 30 days", timedelta(days=30)),
-    "1d": ("in 24 hours", timedelta(days=1)),
+    "": ("Never", None),
+    "365d": ("In 1 year", timedelta(days=365)),
+    "90d": ("In 90 days", timedelta(days=90)),
+    "30d": ("In 30 days", timedelta(days=30)),
+    "1d": ("In 24 hours", timedelta(days=1)),
 }
 
 
@@ -37,15 +37,15 @@ def _new_password(label: str = "Password", *, required: bool = True) -> forms.Ch
 
 def _username() -> forms.CharField:
     return forms.CharField(
-        label="User name",
+        label="Username",
         max_length=150,
-        validators=[RegexValidator(r"^[\w.@+-]+\Z", "Letters, digits and . @ + - _ only.")],
+        validators=[RegexValidator(r"^[\w.@+-]+\Z", "Use letters, digits and . @ + - _ only.")],
         widget=forms.TextInput(attrs={"autocomplete": "username", "autocapitalize": "none", "spellcheck": "false"}),
     )
 
 
 class _PasswordRules(forms.Form):
-    """Checks ``password`` by the installation's rules, with what is known about its owner."""
+    """Validate ``password`` against the installation's rules and its owner's username."""
 
     owner: Account | None = None
 
@@ -61,19 +61,24 @@ class _PasswordRules(forms.Form):
 
 
 class FirstAdminForm(_PasswordRules):
-    """The first account, by the one-time link."""
+    """The first admin account, created through the one-time link."""
 
     username = _username()
     password = _new_password()
 
 
 class OwnPasswordForm(PasswordChangeForm):
-    """Django's, with its rules and its refusal in the words of the other forms."""
+    """Django's form, with the help and error texts of the other forms."""
 
     error_messages = {
         **PasswordChangeForm.error_messages,
-        "password_incorrect": "This is not your present password.",
+        "password_incorrect": "Wrong current password.",
     }
+    old_password = forms.CharField(
+        label="Current password",
+        strip=False,
+        widget=forms.PasswordInput(attrs={"autocomplete": "current-password", "autofocus": True}),
+    )
     new_password1 = _new_password("New password")
 
 
@@ -92,15 +97,15 @@ class PersonForm(_PasswordRules):
 
 
 class PersonEditForm(_PasswordRules):
-    """Role, access and password of somebody who has an account."""
+    """Role, access and password of an existing account."""
 
     role = forms.ChoiceField(choices=Role.choices, help_text=ROLE_HELP)
-    # No checkbox: one that is left out of what is sent cannot be told from one that was cleared.
+    # Not a checkbox: a request without the field would look like a cleared box.
     is_active = forms.ChoiceField(
         label="May sign in",
         required=False,
-        choices=[("on", "yes"), ("off", "no")],
-        help_text="Taken away, every session of theirs ends at once.",
+        choices=[("on", "Yes"), ("off", "No")],
+        help_text="“No” ends all their sessions at once.",
     )
     password = _new_password("New password", required=False)
 
@@ -108,7 +113,7 @@ class PersonEditForm(_PasswordRules):
         super().__init__(*args, **kwargs)
         self.owner = owner
         self.present = owner.is_active
-        self.fields["password"].help_text = f"Leave empty to keep theirs. {self.fields['password'].help_text}"
+        self.fields["password"].help_text = f"Leave empty to keep the current one. {self.fields['password'].help_text}"
 
     def clean_is_active(self) -> bool:
         given: str = self.cleaned_data["is_active"]
@@ -116,12 +121,12 @@ class PersonEditForm(_PasswordRules):
 
 
 class TokenForm(forms.Form):
-    """A key to the API."""
+    """An API token."""
 
-    name = forms.CharField(max_length=100, help_text="What uses it, such as “billing-backend”.")
+    name = forms.CharField(max_length=100, help_text="The program that uses it, such as “billing-backend”.")
     role = forms.ChoiceField(choices=Role.choices, initial=Role.OPERATOR, help_text=ROLE_HELP)
     expires = forms.ChoiceField(
-        required=False, choices=[(key, words) for key, (words, _) in LIFETIMES.items()], initial="90d"
+        required=False, choices=[(key, label) for key, (label, _) in LIFETIMES.items()], initial="90d"
     )
 
     @property

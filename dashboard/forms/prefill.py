@@ -16,8 +16,8 @@ from integrations.models import Attempt, Draft, Endpoint, Message, Service
 from integrations.outbound.redaction import MASK
 
 
-def starting_point(query: QueryDict) -> dict[str, Any]:
-    """What a form begins with: an endpoint, a message, a call from the lab, or only a service."""
+def from_query(query: QueryDict) -> dict[str, Any]:
+    """Initial values from the address: of an endpoint, a message, a call from the lab, or only of a service."""
     if message := Message.objects.select_related("service", "content").by_public_id(query.get("message", "")):
         return from_draft(message)
     if attempt := Attempt.objects.select_related("service", "endpoint").by_public_id(query.get("attempt", "")):
@@ -31,7 +31,7 @@ def starting_point(query: QueryDict) -> dict[str, Any]:
 
 
 def from_endpoint(endpoint: Endpoint) -> dict[str, Any]:
-    """A form's initial text that does what the endpoint says."""
+    """Initial values for a call of an endpoint."""
     return {
         "service": endpoint.service.name,
         "endpoint": endpoint.name,
@@ -44,7 +44,7 @@ def from_endpoint(endpoint: Endpoint) -> dict[str, Any]:
 
 
 def from_draft(draft: Draft | Message) -> dict[str, Any]:
-    """A form's initial text that repeats a message."""
+    """Initial values that repeat a message."""
     content = draft.content if isinstance(draft, Message) else draft
     return {
         "service": draft.service.name,
@@ -57,7 +57,7 @@ def from_draft(draft: Draft | Message) -> dict[str, Any]:
 
 
 def from_attempt(attempt: Attempt) -> dict[str, Any]:
-    """A form's initial text that repeats a call from the lab: what the service adds by itself is left out."""
+    """Initial values that repeat a call from the lab, without the headers that the service adds."""
     service = attempt.service
     base = service.base_url.partition("?")[0].rstrip("/")
     url = attempt.url.removeprefix(base) if base else attempt.url
@@ -77,12 +77,12 @@ def from_attempt(attempt: Attempt) -> dict[str, Any]:
 
 
 def from_curl(command: CurlCommand) -> dict[str, Any]:
-    """A form's initial text that does what a curl command does, through the service that has its address. Raises
-    ValueError in words where there is none."""
+    """Initial values that repeat a curl command, for the service whose base URL it has. Raises ValueError with a text
+    for the operator if no service has it."""
     bases = ((name, url.partition("?")[0].rstrip("/")) for name, url in Service.objects.values_list("name", "base_url"))
     fitting = [(base, name) for name, base in bases if base and re.match(rf"{re.escape(base)}(?=[/?]|$)", command.url)]
     if not fitting:
-        raise ValueError(f"No service has the address {command.url[:200]}: register it, and the lab can call it")
+        raise ValueError(f"No service has the base URL of {command.url[:200]}. Register it first")
     base, service = max(fitting, key=lambda pair: len(pair[0]))
     path, _, query = command.url.removeprefix(base).partition("?")
     headers = {name: value for name, value in command.headers.items() if name.lower() != "content-type"}

@@ -15,27 +15,27 @@ from integrations.schemas.message import ReplayIn
 
 
 class ReplayForm(forms.Form):
-    """An edited replay. What is left as it was is not given, so that the replay keeps the first message's id."""
+    """An edited replay. Unchanged parts are left out, so that an unchanged replay keeps the first message's id."""
 
     endpoint = forms.CharField(
         required=False,
         max_length=63,
-        help_text="Another endpoint of the same service. Empty: the same address as before.",
+        help_text="Another endpoint of the same service. Empty: the same method and path as before.",
         widget=forms.TextInput(attrs={"list": "endpoints", "autocomplete": "off", "class": "mono"}),
     )
-    headers = LinesField(":", placeholder="X-Request-Source: console", help_text="One header a line: Name: value.")
+    headers = LinesField(":", placeholder="X-Request-Source: console", help_text="One header per line: Name: value.")
     body = forms.CharField(
         required=False,
         strip=False,
         max_length=2 * BODY_LIMIT,
-        help_text="JSON. Receivers see an edited replay as a new message, with an id of its own.",
+        help_text="JSON. Receivers see an edited replay as a new message with a new webhook-id.",
         widget=forms.Textarea(attrs={"class": "mono", "rows": 12, "spellcheck": "false"}),
     )
 
-    edited_body: bytes | None = None  # what was typed in place of the body, where it was
+    edited_body: bytes | None = None  # the new body, if it was edited
 
     def replay_in(self, message: Message) -> ReplayIn | None:
-        """What was changed, as a checked ReplayIn; None with errors on the fields."""
+        """The changes as a validated ReplayIn, or None with the errors at their fields."""
         if not self.is_valid():
             return None
         cleaned = self.cleaned_data
@@ -49,7 +49,7 @@ class ReplayForm(forms.Form):
             if refusal := json_refusal(body):
                 self.add_error("body", f"This is {refusal}." if refusal.startswith("not") else refusal)
                 return None
-            # As typed, so that the numbers nobody touched keep their digits.
+            # As typed, so that unchanged numbers keep their digits.
             self.edited_body = compact_json(body).encode("utf-8", "surrogatepass")
         try:
             return ReplayIn.model_validate(fields)
@@ -61,7 +61,7 @@ class ReplayForm(forms.Form):
 
 
 def editable_body(message: Message) -> str | None:
-    """The body as text for an edit, or None where it is not JSON or too long for a text field."""
+    """The body as text to edit, or None if it is not JSON or too long for a text field."""
     body = bytes(message.content.body)
     if len(body) > SHOWN:
         return None

@@ -23,13 +23,17 @@ BODY_KINDS = (("json", "JSON"), ("text", "Text"), ("base64", "Base64"))
 
 
 class RequestForm(forms.Form):
-    """What a call consists of, for whichever purpose."""
+    """The parts of a call: service, method, path, query, headers and body.
+
+    The form only turns typed text into the fields of ``MessageIn``. The rules are the schema's and those of accepting
+    a message, so form and API refuse the same input with the same texts.
+    """
 
     service = forms.CharField(widget=forms.Select, error_messages={"required": "Choose a service."})
     endpoint = forms.CharField(
         required=False,
         max_length=63,
-        help_text="Optional. Brings its method, path, query, headers and example body.",
+        help_text="Optional. Provides method, path, query, headers and example body.",
         widget=forms.TextInput(attrs={"list": "endpoints", "autocomplete": "off", "class": "mono"}),
     )
     method = forms.CharField(required=False, max_length=20, widget=forms.Select)
@@ -41,21 +45,21 @@ class RequestForm(forms.Form):
             attrs={"class": "mono", "placeholder": "/orders", "spellcheck": "false", "autocomplete": "off"}
         ),
     )
-    query = LinesField("=", placeholder="page=2", rows=2, help_text="One parameter a line: name=value.")
-    headers = LinesField(":", placeholder="X-Request-Source: console", help_text="One header a line: Name: value.")
-    body_kind = forms.ChoiceField(choices=BODY_KINDS, required=False, initial="json", label="Body is")
+    query = LinesField("=", placeholder="page=2", rows=2, help_text="One parameter per line: name=value.")
+    headers = LinesField(":", placeholder="X-Request-Source: console", help_text="One header per line: Name: value.")
+    body_kind = forms.ChoiceField(choices=BODY_KINDS, required=False, initial="json", label="Body format")
     content_type = forms.CharField(
         required=False,
         max_length=200,
         label="Content type",
-        help_text="Empty: application/json for JSON, text/plain for text.",
+        help_text="Default: application/json for JSON, text/plain for text.",
         widget=forms.TextInput(attrs={"class": "mono", "list": "content-types", "autocomplete": "off"}),
     )
     body = forms.CharField(
         required=False,
         strip=False,
         max_length=2 * BODY_LIMIT,
-        help_text="Numbers keep every digit. Empty: the endpoint's example, or no body.",
+        help_text="Sent exactly as typed, digit for digit. Empty: the endpoint's example, or no body.",
         widget=forms.Textarea(attrs={"class": "mono", "rows": 10, "spellcheck": "false"}),
     )
 
@@ -82,7 +86,7 @@ class RequestForm(forms.Form):
         return endpoints_of(self.chosen_service)
 
     def request_fields(self) -> dict[str, Any]:
-        """The cleaned text as fields of MessageIn; what was left empty is left out."""
+        """The cleaned text as fields of MessageIn, without empty ones."""
         cleaned = self.cleaned_data
         fields: dict[str, Any] = {
             "service": cleaned.get("service", ""),
@@ -110,12 +114,12 @@ class RequestForm(forms.Form):
             # As bytes and not as a value: a round trip through Python would rewrite 1.10 and drop duplicate keys.
             content, usual = compact_json(body), "application/json"
         else:
-            # A browser sends line ends as CRLF; what was typed had LF.
+            # A browser sends line ends as CRLF; the typed text had LF.
             content, usual = body.replace("\r\n", "\n"), "text/plain; charset=utf-8"
         return {"body_base64": b64encode(content.encode()).decode(), "content_type": content_type or usual}
 
     def accept_fields(self, fields: dict[str, Any]) -> MessageIn | None:
-        """The fields as a message in, or None with its errors beside the fields they are about."""
+        """The fields as a validated MessageIn, or None with the errors at their fields."""
         if self.errors:
             return None
         try:
@@ -126,34 +130,34 @@ class RequestForm(forms.Form):
         return None
 
     def draft(self, data: MessageIn) -> Draft | None:
-        """The message as intake would take it, or None with its errors beside the fields."""
+        """The message as the API would accept it, or None with the errors at their fields."""
         try:
             return accept.make_draft(data)
         except Invalid as error:
-            for location, words in error.errors:
-                self.refuse(location, words)
+            for location, text in error.errors:
+                self.refuse(location, text)
         except TooLarge as error:
             self.refuse(("body",), str(error))
         return None
 
-    def refuse(self, location: Iterable[Any], words: str) -> None:
-        words = words.removeprefix("Value error, ")
-        words = words[:1].upper() + words[1:] + ("" if words.endswith((".", "!", "?")) else ".")
+    def refuse(self, location: Iterable[Any], text: str) -> None:
+        text = text.removeprefix("Value error, ")
+        sentence = text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
         first = next(iter(location), None)
-        name = {"body_base64": "body", None: _field_of(words)}.get(first, first)
-        self.add_error(name if name in self.fields else None, words)
+        name = {"body_base64": "body", None: _field_of(sentence)}.get(first, first)
+        self.add_error(name if name in self.fields else None, sentence)
 
 
-def _field_of(words: str) -> str | None:
-    """A rule about several fields is shown beside the one that can be put right."""
-    lower = words.lower()
+def _field_of(error: str) -> str | None:
+    """The field that can fix a rule about several fields."""
+    lower = error.lower()
     if lower.startswith("expires_at"):
         return "expires_at"
     return "path" if "endpoint" in lower else None
 
 
 def _merged(pairs: list[tuple[str, str]]) -> dict[str, str | list[str]]:
-    """A repeated name becomes a list, as in the schema."""
+    """Pairs as a dict; a repeated name gets a list of values, as in the schema."""
     merged: dict[str, str | list[str]] = {}
     for name, value in pairs:
         before = merged.get(name)
@@ -165,20 +169,20 @@ def _merged(pairs: list[tuple[str, str]]) -> dict[str, str | list[str]]:
 
 
 class SendForm(RequestForm):
-    """A message by hand."""
+    """Send a message by hand."""
 
     ordering_key = forms.CharField(
         required=False,
         max_length=200,
         label="Ordering key",
-        help_text="Messages with the same key keep their order, where the service does.",
+        help_text="Messages with the same key are delivered in order, if the service uses ordering keys.",
     )
-    deliver_at = LocalTimeField(label="Not before", help_text="In your time zone. Empty: now.")
-    expires_at = LocalTimeField(label="Not after", help_text="Undelivered by then, it is dead.")
-    tags = LinesField("=", placeholder="customer=acme", rows=2, help_text="One label a line: name=value.")
+    deliver_at = LocalTimeField(label="Deliver at", help_text="In your time zone. Empty: now.")
+    expires_at = LocalTimeField(label="Expires at", help_text="If undelivered by then, the message is dead.")
+    tags = LinesField("=", placeholder="customer=acme", rows=2, help_text="One tag per line: name=value.")
 
     def message_in(self) -> MessageIn | None:
-        """What was typed as a checked MessageIn, or None with errors on the fields."""
+        """The typed values as a validated MessageIn, or None with the errors at their fields."""
         if not self.is_valid():
             return None
         cleaned = self.cleaned_data
@@ -186,11 +190,11 @@ class SendForm(RequestForm):
         if cleaned["endpoint"]:
             fields["endpoint"] = cleaned["endpoint"]
             if cleaned["path"]:
-                self.refuse(("path",), "An endpoint brings its own path; clear one of the two")
+                self.refuse(("path",), "An endpoint has its own path. Clear the endpoint or the path")
         else:
             fields |= {"method": cleaned["method"] or "POST", "path": cleaned["path"] or None}
             if not cleaned["path"]:
-                self.refuse(("path",), "Give an endpoint or a path")
+                self.refuse(("path",), "Enter an endpoint or a path")
         for name in ("ordering_key", "deliver_at", "expires_at"):
             if cleaned[name]:
                 fields[name] = cleaned[name]
@@ -199,24 +203,24 @@ class SendForm(RequestForm):
 
 
 class LabForm(RequestForm):
-    """One call from the lab: method and path are always explicit; an endpoint only fills them in."""
+    """One call from the lab. Method and path are always explicit; an endpoint only prefills them."""
 
     timeout = forms.FloatField(
         required=False,
         min_value=0.05,
         max_value=300,
-        label="Timeout",
-        help_text="Seconds for the whole call. Empty: the service's.",
+        label="Timeout (s)",
+        help_text="For the whole call. Default: the service's.",
         widget=forms.NumberInput(attrs={"step": "any"}),
     )
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.fields["body"].help_text = "Numbers keep every digit. Empty: no body."
-        self.fields["endpoint"].help_text = "Only a label in the history here; Load above fills in what it says."
+        self.fields["body"].help_text = "Sent exactly as typed, digit for digit. Empty: no body."
+        self.fields["endpoint"].help_text = "Only names the call in the history. “Load” above fills in its settings."
 
     def request(self) -> LabRequest | None:
-        """What was typed as a request that can be sent, or None with errors on the fields."""
+        """The typed values as a request that can be sent, or None with the errors at their fields."""
         if not self.is_valid():
             return None
         cleaned = self.cleaned_data

@@ -1,7 +1,7 @@
-"""Forms made from the schemas that the API uses: fields, help texts, defaults and rules stand in one place.
+"""Forms made from the API's schemas, so that fields, help texts, defaults and rules are defined once.
 
-A form field is named by its path in the schema (``retry.max_attempts``). What was typed is put together into the
-nested object, the schema judges it, and its complaints come back to the fields they belong to.
+A form field is named by its path in the schema (``retry.max_attempts``). The form puts the typed values together
+into the nested object, the schema validates it, and each error goes back to its field.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ Kind = Literal["text", "number", "check", "choice", "list", "lines", "time"]
 
 
 class SchemaForm(forms.Form):
-    """``names`` are the fields in their order; ``value`` is the judged object once ``is_valid()`` says yes."""
+    """``names`` are the fields in their order; ``value`` is the validated object once ``is_valid()`` is true."""
 
     schema: ClassVar[type[BaseModel]]
     names: ClassVar[tuple[str, ...]]
     labels: ClassVar[dict[str, str]] = {}
     choices: ClassVar[dict[str, dict[str, str]]] = {}
-    secret: ClassVar[frozenset[str]] = frozenset()  # never echoed; left empty, what was set stays
+    secret: ClassVar[frozenset[str]] = frozenset()  # never echoed; an empty one keeps its stored value
     large: ClassVar[frozenset[str]] = frozenset()  # text of several lines
-    shown_for: ClassVar[dict[str, str]] = {}  # "auth.type=basic": what another field must be for this one to matter
+    shown_for: ClassVar[dict[str, str]] = {}  # "auth.type=basic": the field counts only while auth.type is basic
     value: Any = None
 
     def __init__(
@@ -43,7 +43,7 @@ class SchemaForm(forms.Form):
         without: Iterable[str] = (),
         fixed: dict[str, Any] | None = None,
     ) -> None:
-        """``present``: what is set now, as the API reads it; ``fixed``: parts of the object that nobody types."""
+        """``present``: the current settings as the API returns them; ``fixed``: parts without a field."""
         self.leaves = leaves(self.schema)
         initial = (
             {name: _shown(_at(present, name), _sign(name)) for name in self.names if name not in self.secret}
@@ -71,9 +71,9 @@ class SchemaForm(forms.Form):
         if kind == "check":
             made = forms.BooleanField(**options)
         elif kind == "choice":
-            words = self.choices.get(name, {})
-            allowed = [word for word in get_args(_plain(info)) if isinstance(word, str)] or list(words)
-            made = forms.ChoiceField(choices=[(word, words.get(word, word)) for word in allowed], **options)
+            choice_labels = self.choices.get(name, {})
+            values = [value for value in get_args(_plain(info)) if isinstance(value, str)] or list(choice_labels)
+            made = forms.ChoiceField(choices=[(value, choice_labels.get(value, value)) for value in values], **options)
         elif kind == "time":
             made = forms.DateTimeField(
                 widget=forms.DateTimeInput(attrs={"type": "datetime-local"}, format="%Y-%m-%dT%H:%M"), **options
@@ -87,7 +87,7 @@ class SchemaForm(forms.Form):
         return None if info.is_required() else _shown(info.get_default(call_default_factory=True), _sign(name))
 
     def differs(self, name: str) -> bool:
-        """Whether what is set now is something else than the default."""
+        """Whether the current setting is not the default."""
         return name in self.initial and (self.initial[name] or None) != (self._default(name) or None)
 
     def _widget(self, name: str, kind: Kind) -> forms.Widget:
@@ -100,7 +100,7 @@ class SchemaForm(forms.Form):
             return forms.TextInput(attrs={"inputmode": "decimal"})
         return forms.TextInput()
 
-    # ---- from what was typed to the object ------------------------------------------------------------------------
+    # ---- from typed values to the object ---------------------------------------------------------------------------
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}
         nested: dict[str, Any] = {}
@@ -116,18 +116,18 @@ class SchemaForm(forms.Form):
         try:
             self.value = self.schema.model_validate(nested)
         except ValidationError as error:
-            self.refuse((tuple(map(str, row["loc"])), _words(row)) for row in error.errors(include_url=False))
+            self.refuse((tuple(map(str, row["loc"])), _error_text(row)) for row in error.errors(include_url=False))
         return cleaned
 
     def _typed(self, name: str, value: Any) -> tuple[bool, Any]:
-        """Whether this field says anything, and what."""
+        """Whether this field has a value, and the value."""
         kind, info = kind_of(self.leaves[name]), self.leaves[name]
         if not self._matters(name):
             return False, None
         if not self.was_sent(name):
-            # A script may send a few fields only: the others stay as they are, or get their defaults.
-            kept = None if name in self.secret else _at(self.present, name)
-            return kept is not None, kept
+            # A script may send a few fields only: the others keep their settings, or get their defaults.
+            current = None if name in self.secret else _at(self.present, name)
+            return current is not None, current
         if kind == "check":
             return True, bool(value)
         if value in (None, ""):
@@ -136,7 +136,7 @@ class SchemaForm(forms.Form):
                 return True, None
             if kind in ("list", "lines"):
                 return True, empty
-            # An empty text is a text; an empty number or choice is the default.
+            # An empty text is a value; an empty number or choice means the default.
             return kind == "text" and info.default == "", ""
         if kind == "lines":
             return True, _from_lines(value, _sign(name))
@@ -145,23 +145,23 @@ class SchemaForm(forms.Form):
         return True, value
 
     def was_sent(self, name: str) -> bool:
-        """A browser sends every field: the ``field`` tag puts a hidden “false” before each box."""
+        """A browser sends every field: the ``field`` tag puts a hidden “false” before each checkbox."""
         return name in self.data
 
     def _matters(self, name: str) -> bool:
         if name not in self.shown_for:
             return True
-        other, _, words = self.shown_for[name].partition("=")
+        other, _, values = self.shown_for[name].partition("=")
         chosen = self.cleaned_data.get(other) if self.was_sent(other) else _at(self.present, other)
-        return chosen in words.split()
+        return chosen in values.split()
 
-    # ---- from complaints to fields --------------------------------------------------------------------------------
-    def refuse(self, complaints: Invalid | Iterable[tuple[Sequence[str], str]]) -> None:
-        """Puts each complaint at the field it is about, the first one per field."""
-        for location, words in complaints.errors if isinstance(complaints, Invalid) else complaints:
-            # “basic authentication needs username” is said of auth as a whole; it belongs beside that field.
-            name = self._field_at((*location, words.split()[-1])) if words else self._field_at(location)
-            sentence = words[:1].upper() + words[1:]
+    # ---- from errors to fields -------------------------------------------------------------------------------------
+    def refuse(self, errors: Invalid | Iterable[tuple[Sequence[str], str]]) -> None:
+        """Add each error to its field, the first one per field."""
+        for location, text in errors.errors if isinstance(errors, Invalid) else errors:
+            # “basic authentication needs username” has the location auth; show it at that field.
+            name = self._field_at((*location, text.split()[-1])) if text else self._field_at(location)
+            sentence = text[:1].upper() + text[1:]
             if name is None:
                 self.add_error(None, sentence)
             elif name not in self.errors:
@@ -179,7 +179,7 @@ class SchemaForm(forms.Form):
 
 # ---- reading a schema ---------------------------------------------------------------------------------------------
 def leaves(schema: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
-    """Every plain field of a schema by its path."""
+    """Every field of a schema and its nested schemas, by path."""
     found: dict[str, FieldInfo] = {}
     for name, info in schema.model_fields.items():
         inner = info.annotation
@@ -220,7 +220,7 @@ def _plain(info: FieldInfo) -> Any:
 
 # ---- values and texts ---------------------------------------------------------------------------------------------
 def _sign(name: str) -> str:
-    """What stands between name and value in a line: “Accept: text/plain”, but “page=2”."""
+    """The separator of name and value in a line: “Accept: text/plain”, but “page=2”."""
     return "=" if name.endswith("query") else ": "
 
 
@@ -240,20 +240,20 @@ def _shown(value: Any, sign: str = ": ") -> Any:
 
 
 def _from_lines(text: str, sign: str) -> dict[str, Any]:
-    """The names and values of lines; in a query a name may come again, which makes a list of its values."""
+    """Names and values of lines. In a query a name may repeat; its value is then a list. Raises ValueError."""
     found: dict[str, Any] = {}
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
         name, divider, value = (part.strip() for part in line.partition(sign.strip()))
         if not name or not divider:
-            raise ValueError(f"Line {number} is not of the form “name{sign}value”.")
+            raise ValueError(f"Line {number}: write it as name{sign}value.")
         if name not in found:
             found[name] = value
         elif sign == "=":
             found[name] = [*(found[name] if isinstance(found[name], list) else [found[name]]), value]
         else:
-            raise ValueError(f"Line {number} names {name} again.")
+            raise ValueError(f"Line {number}: {name} is set twice. Keep one of the two lines.")
     return found
 
 
@@ -270,13 +270,13 @@ def _put(nested: dict[str, Any], path: str, value: Any) -> None:
     nested[last] = value
 
 
-def _words(row: ErrorDetails) -> str:
-    """A broken rule as it is said beside its field, with the entry of a list that breaks it."""
-    words = rule_text(row)
+def _error_text(row: ErrorDetails) -> str:
+    """A broken rule as its field shows it, with the entry of a list that breaks it."""
+    text = rule_text(row)
     in_a_list = any(isinstance(part, int) for part in row["loc"])
-    return f"“{row['input']}”: {words}" if in_a_list else f"{words[:1].upper()}{words[1:]}"
+    return f"“{row['input']}”: {text}" if in_a_list else f"{text[:1].upper()}{text[1:]}"
 
 
 def as_time(value: datetime | None) -> str:
-    """For a datetime-local input, in the viewer's zone."""
+    """Format for a datetime-local input, in the viewer's time zone."""
     return timezone.localtime(value).strftime("%Y-%m-%dT%H:%M") if value else ""

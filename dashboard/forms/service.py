@@ -1,4 +1,4 @@
-"""The forms of services and endpoints: groups and labels. The rules are in integrations.schemas."""
+"""Forms of services and endpoints: groups, labels and choices. The rules are in integrations.schemas."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class ShownGroup:
-    """A group in one form. One that was not sent is fetched when somebody unfolds it, and stays as it is until then."""
+    """A group in one form. A group that the page left out is fetched when the operator opens it; until then the form
+    does not change its settings."""
 
     key: str
     title: str
@@ -56,18 +57,18 @@ class ShownGroup:
 
     @property
     def names(self) -> str:
-        """Of its fields, as htmx takes them."""
+        """Names of its fields, as htmx takes them."""
         return ",".join(bound.html_name for bound in self.fields)
 
 
 NAMED = 3  # changed settings that a closed group names
 BASIC = ("name", "base_url", "description", "owner", "tags")
 GROUPS = (
-    Group("auth", "Authentication", "by default none", ("auth.type", *AUTH_FIELDS)),
+    Group("auth", "Authentication", "default: none", ("auth.type", *AUTH_FIELDS)),
     Group(
         "retries",
         "Retries",
-        "by default 10 calls over about 20 hours",
+        "default: 10 attempts over about 20 hours",
         (
             "retry.max_attempts",
             "retry.initial",
@@ -84,7 +85,7 @@ GROUPS = (
     Group(
         "breaker",
         "Circuit breaker",
-        "by default opens after 5 failures in a row, or half of 50 calls; probes after a minute",
+        "default: opens after 5 failures in a row or 50 % of 50 calls; probes after 1 min",
         (
             "breaker.enabled",
             "breaker.consecutive_failures",
@@ -102,8 +103,8 @@ GROUPS = (
     ),
     Group(
         "limits",
-        "Limits and order",
-        "by default 10 calls at once, 30 seconds each, no rate limit",
+        "Limits and ordering",
+        "default: 10 concurrent calls, 30 s timeout, no rate limit",
         (
             "timeout.connect",
             "timeout.total",
@@ -118,26 +119,26 @@ GROUPS = (
     Group(
         "health",
         "Health check",
-        "by default none",
+        "default: none",
         ("health_check.interval", "health_check.path", "health_check.expect"),
     ),
     Group(
         "content",
         "Headers and search",
-        "by default none",
+        "default: none",
         ("headers", "search_fields"),
     ),
     Group(
         "network",
         "Network",
-        "by default the address above, on the public internet",
+        "default: the base URL above, public internet only",
         ("url_env", "network.allow_private"),
     ),
 )
 
 
 class ServiceForm(SchemaForm):
-    """A registration. The address of a service that has it from the environment is not for the form to change."""
+    """A registration. If the environment sets a service's base URL, the form does not offer it."""
 
     schema = ServiceIn
     names = (*BASIC, *(name for group in GROUPS for name in group.names))
@@ -145,64 +146,66 @@ class ServiceForm(SchemaForm):
     large = frozenset({"description"})
     shown_for = {name: f"auth.type={kind}" for name, kind in AUTH_FIELDS.items()}
     labels = {
-        "base_url": "Address",
-        "url_env": "Address from the environment",
+        "base_url": "Base URL",
+        "url_env": "Base URL from environment variable",
         "auth.type": "Authentication",
-        "auth.username": "User name",
+        "auth.username": "Username",
         "auth.token": "Token",
         "auth.name": "Header",
-        "auth.token_url": "Token address",
-        "auth.client_id": "Client id",
+        "auth.token_url": "Token URL",
+        "auth.client_id": "Client ID",
         "auth.client_secret": "Client secret",
         "auth.header": "Header",
         "auth.secret": "Key",
-        "cache.ttl": "Keep GET answers, seconds",
-        "retry.max_attempts": "Calls at most",
-        "retry.initial": "First wait, seconds",
-        "retry.factor": "Growth of the waits",
-        "retry.max": "Longest wait, seconds",
-        "retry.jitter": "Spread",
+        "cache.ttl": "Cache GET responses (s)",
+        "retry.max_attempts": "Max attempts",
+        "retry.initial": "Initial backoff (s)",
+        "retry.factor": "Backoff multiplier",
+        "retry.max": "Max backoff (s)",
+        "retry.jitter": "Jitter",
         "retry.budget": "Retry budget",
-        "retry.schedule": "Waits one by one, seconds",
-        "retry.retry_on": "Answers to try again",
-        "retry.deadline": "Deadline, seconds",
-        "retry.on_gone": "When a service answers 410",
-        "breaker.enabled": "The breaker watches this service",
-        "breaker.failure_rate": "Share of failures",
-        "breaker.window.type": "Window of",
-        "breaker.window.size": "Size of the window",
-        "breaker.slow_call_rate": "Share of slow calls",
-        "breaker.slow_call_duration": "A call is slow after, seconds",
-        "breaker.open_for": "Open for, seconds",
-        "breaker.open_factor": "Longer each time by",
-        "breaker.open_max": "Open at most, seconds",
-        "breaker.half_open_calls": "Probes",
-        "timeout.connect": "Connect within, seconds",
-        "timeout.total": "Whole call within, seconds",
-        "limits.rate": "Calls in a period",
-        "limits.per": "Length of the period, seconds",
-        "health_check.interval": "Seconds between checks",
+        "retry.schedule": "Custom retry schedule (s)",
+        "retry.retry_on": "Retry on status codes",
+        "retry.deadline": "Retry deadline (s)",
+        "retry.on_gone": "On 410 Gone",
+        "breaker.enabled": "Circuit breaker enabled",
+        "breaker.consecutive_failures": "Consecutive failures",
+        "breaker.failure_rate": "Failure rate threshold",
+        "breaker.window.type": "Window type",
+        "breaker.window.size": "Window size",
+        "breaker.minimum_calls": "Minimum calls",
+        "breaker.slow_call_rate": "Slow call rate threshold",
+        "breaker.slow_call_duration": "Slow call threshold (s)",
+        "breaker.open_for": "Open duration (s)",
+        "breaker.open_factor": "Open duration multiplier",
+        "breaker.open_max": "Max open duration (s)",
+        "breaker.half_open_calls": "Probe calls",
+        "timeout.connect": "Connect timeout (s)",
+        "timeout.total": "Total timeout (s)",
+        "limits.rate": "Rate limit (calls per period)",
+        "limits.per": "Rate period (s)",
+        "health_check.interval": "Check interval (s)",
         "health_check.path": "Path",
-        "health_check.expect": "Healthy answers",
-        "limits.concurrency": "Calls at the same time",
-        "response_cap": "Kept of an answer, bytes",
-        "ordering": "Order of messages",
-        "headers": "Headers, one “Name: value” a line",
-        "search_fields": "Fields of the body to search",
-        "network.allow_private": "Private networks",
+        "health_check.expect": "Healthy status codes",
+        "limits.concurrency": "Max concurrent calls",
+        "response_cap": "Max stored response (bytes)",
+        "ordering": "Message ordering",
+        "headers": "Headers (one per line)",
+        "search_fields": "Searchable body fields",
+        "network.allow_private": "Allowed private networks",
     }
     choices = {
         "auth.type": {
             "none": "None",
-            "basic": "User name and password (basic)",
+            "basic": "Basic (username and password)",
             "bearer": "Bearer token",
-            "header": "Key in a header",
+            "header": "API key header",
             "oauth2": "OAuth 2 client credentials",
             "hmac": "HMAC of the body",
         },
-        "retry.on_gone": {"dead": "the message is dead", "pause": "the service pauses"},
-        "breaker.window.type": {"count": "calls", "time": "seconds"},
-        "ordering": {"none": "none: as fast as possible", "key": "one after the other for each ordering key"},
+        "retry.on_gone": {"dead": "Mark the message dead", "pause": "Pause the service"},
+        "breaker.window.type": {"count": "Calls", "time": "Seconds"},
+        "ordering": {"none": "Unordered (fastest)", "key": "In order per ordering key"},
     }
 
     def __init__(
@@ -226,10 +229,10 @@ class ServiceForm(SchemaForm):
         if service is not None:
             for name in self.secret & self.fields.keys():
                 if service.secret(name) is not None:
-                    self.fields[name].help_text = "It is set. Leave empty to keep it."
+                    self.fields[name].help_text = "Set. Leave empty to keep the current value."
             if "base_url" in self.fields and any(name.startswith("auth.") for name in service.secrets):
-                self.fields["base_url"].help_text = "Another host clears the secrets that were entered for this one."
-        for name, words in (
+                self.fields["base_url"].help_text = "Changing the host clears the stored secrets of this service."
+        for name, placeholder in (
             ("base_url", "https://api.example.com/v1"),
             ("tags", "payments, eu"),
             ("network.allow_private", "10.0.0.0/8"),
@@ -238,11 +241,11 @@ class ServiceForm(SchemaForm):
             ("retry.schedule", "5, 30, 120, 600"),
         ):
             if name in self.fields:
-                self.fields[name].widget.attrs["placeholder"] = words
+                self.fields[name].widget.attrs["placeholder"] = placeholder
 
     @property
     def given_fields(self) -> set[str]:
-        """The top-level fields that were sent; all others stay as they are."""
+        """The top-level fields in the request; the others keep their settings."""
         return {name.split(".")[0] for name in self.fields if self.was_sent(name)}
 
     @property
@@ -266,20 +269,20 @@ class ServiceForm(SchemaForm):
         return next((group for group in self.groups if group.key == key), None)
 
     def _changed_summary(self, fields: list[BoundField]) -> str:
-        changed = [str(bound.label).partition(",")[0].lower() for bound in fields if self.differs(bound.name)]
+        changed = [str(bound.label).partition(" (")[0].lower() for bound in fields if self.differs(bound.name)]
         more = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
         return f"changed: {', '.join(changed[:NAMED])}{more}" if changed else ""
 
 
 class Policies(BaseModel):
-    """The settings that can be looked at before they are saved."""
+    """The settings that have a preview."""
 
     retry: RetryPolicy = RetryPolicy()
     breaker: BreakerPolicy = BreakerPolicy()
 
 
 class PolicyForm(SchemaForm):
-    """The fields of some groups of a service's form alone: what else is typed there may still be wrong."""
+    """The fields of some groups of a service's form alone, because other fields may still be invalid."""
 
     schema = Policies
     names = tuple(name for group in GROUPS if group.key in ("retries", "breaker") for name in group.names)
@@ -291,8 +294,8 @@ class PolicyForm(SchemaForm):
         super().__init__(given, present=present, without=set(self.names) - named)
 
     @property
-    def complaints(self) -> tuple[tuple[str, str], ...]:
-        """What is wrong, each with the label of its field."""
+    def labelled_errors(self) -> tuple[tuple[str, str], ...]:
+        """Each error with the label of its field."""
         return tuple(
             (str(self.fields[name].label) if name in self.fields else "", str(error))
             for name, errors in self.errors.items()
@@ -309,26 +312,26 @@ class PolicyForm(SchemaForm):
 
 
 def policy_form(given: Any, service: Service | None, *groups: str) -> PolicyForm:
-    """A form over the settings in force (the defaults without a service), with the values that were sent."""
+    """A form over the current settings (the defaults without a service), with the values of the request."""
     present = registry.configuration(service) if service else None
     return PolicyForm({} if given is None else given, present=present, groups=groups)
 
 
 class EndpointForm(SchemaForm):
-    """A named operation of a service."""
+    """A named call of a service."""
 
     schema = EndpointIn
     names = ("name", "method", "path", "description", "query", "headers", "content_type", "body")
     large = frozenset({"body", "description"})
     labels = {
-        "content_type": "Type of the body",
-        "query": "Query, one “name=value” a line",
-        "headers": "Headers, one “Name: value” a line",
+        "content_type": "Content type",
+        "query": "Query (one name=value per line)",
+        "headers": "Headers (one per line)",
         "body": "Example body",
     }
 
     def _field(self, name: str) -> forms.Field:
         made = super()._field(name)
         if name == "method":
-            made.widget = forms.Select(choices=[(word, word) for word in METHODS])
+            made.widget = forms.Select(choices=[(method, method) for method in METHODS])
         return made

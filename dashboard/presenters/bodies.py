@@ -16,10 +16,10 @@ SHOWN = 64 * 1024  # bytes of a body on a page; more would freeze the browser, a
 HEX_SHOWN = 4 * 1024  # 256 lines
 DEEPEST = 40  # levels that are indented; beyond, the indentation outgrows the content
 LAID_OUT_LIMIT = 512 * 1024  # characters of indented JSON
-VIEWS = ("pretty", "raw", "hex")  # how a body can be asked for
+VIEWS = ("pretty", "raw", "hex")
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
 _CONTROLS = {code: 0x2400 + code for code in range(32) if code not in (9, 10, 13)} | {127: 0x2421}
-# Marks that turn the direction of the text: shown as they may stand in JSON, so that nothing reads as what it is not.
+# Marks that turn the direction of text are shown as JSON escapes, so that no body can look like different text.
 _TURNING = (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
 _DIRECTIONS = {code: f"\\u{code:04x}" for code in _TURNING}
 
@@ -31,7 +31,7 @@ def chosen_view(name: str | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """A body ready to be shown. ``kind`` is ``empty``, ``json``, ``text`` or ``hex``."""
+    """A body laid out for a page. ``kind`` is ``empty``, ``json``, ``text`` or ``hex``; sizes are in bytes."""
 
     kind: str
     text: str
@@ -44,8 +44,8 @@ class Payload:
 
 
 def payload(body: bytes, limit: int = SHOWN, *, view: str = "pretty") -> Payload:
-    """The body laid out for reading, at most ``limit`` bytes of it; pretty only where all of it is shown. ``view`` is
-    one of VIEWS; what is no text is always hex."""
+    """Lay out at most ``limit`` bytes of a body; pretty only if all of it fits. ``view`` is one of VIEWS; a body that
+    is not text is always shown as hex."""
     size = len(body)
     if not size:
         return Payload("empty", "", 0, 0)
@@ -62,7 +62,7 @@ def text_of(body: bytes) -> str | None:
     if b"\0" in body:
         return None
     try:
-        # An incomplete last character is left out: the cut may have gone through it.
+        # Leave out an incomplete last character: the cut may have split it.
         return codecs.getincrementaldecoder("utf-8")().decode(body, final=False)
     except UnicodeDecodeError:
         return None
@@ -73,7 +73,7 @@ def is_json(text: str) -> bool:
 
 
 def json_refusal(text: str) -> str | None:
-    """Why this text is not JSON, with the place; None where it is. NaN and Infinity are not JSON."""
+    """Why this text is not JSON, with line and column; None if it is. NaN and Infinity are not JSON."""
     try:
         json.loads(text, parse_int=str, parse_float=str, parse_constant=_not_json)
     except json.JSONDecodeError as error:
@@ -90,12 +90,12 @@ def _not_json(word: str) -> None:
 
 
 def compact_json(text: str) -> str:
-    """Valid JSON without the white space between its tokens; every number and key stays as it was typed."""
+    """Valid JSON without white space between its tokens; every number and key stays as typed."""
     return "".join(_TOKEN.findall(text))
 
 
 def pretty_json(text: str) -> str | None:
-    """The same JSON indented, or None where it is not JSON, nested too deeply or would grow too long."""
+    """The same JSON indented, or None if it is not JSON, nested too deeply or would grow too long."""
     if not is_json(text):
         return None
     lines: list[str] = []
@@ -118,7 +118,7 @@ def pretty_json(text: str) -> str | None:
 
 
 def hex_dump(body: bytes) -> str:
-    """Offset, sixteen bytes, and what of them is ASCII."""
+    """Lines of offset, sixteen bytes, and the same bytes as ASCII."""
     return "\n".join(
         f"{start:06x}  {body[start : start + 16].hex(' '):<47}  "
         + "".join(chr(byte) if 32 <= byte < 127 else "." for byte in body[start : start + 16])

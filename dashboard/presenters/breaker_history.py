@@ -1,4 +1,4 @@
-"""A breaker's history: its changes put together into periods, each with its cause, its length and what it held."""
+"""A breaker's history: its events paired into open periods, each with its cause, duration and held messages."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from dashboard.presenters.sentences import cause
 from integrations.models import Attempt, Event, Runtime, Service, identifiers
 
 OPENED, CLOSED = "breaker.opened", "breaker.closed"
-CHANGES_READ = 200  # a dead service that is probed every minute makes as many in three hours
+CHANGES_READ = 200  # a dead service that is probed every minute makes that many in three hours
 SHOWN = 12
 LINKED = 5  # calls of one opening
 
 
 @dataclass(frozen=True, slots=True)
 class FailedCall:
-    """One call that helped to open a breaker, and where to look at it."""
+    """One of the failed calls that opened a breaker, and its page."""
 
     url: str
     at: datetime
@@ -30,7 +30,7 @@ class FailedCall:
 
 @dataclass(slots=True)
 class BreakerOpening:
-    """One opening or reopening: its cause and the calls that brought it about."""
+    """One opening or reopening: its cause and the failed calls."""
 
     event: int  # primary key of the event: the row's id on a page
     at: datetime
@@ -41,18 +41,17 @@ class BreakerOpening:
     @classmethod
     def of(cls, event: Event) -> BreakerOpening:
         facts = event.facts
-        why = cause(facts.get("cause", ""), facts.get("by", ""))
-        return cls(event.pk, event.at, why, facts.get("attempts", []))
+        return cls(event.pk, event.at, cause(facts.get("cause", ""), facts.get("by", "")), facts.get("attempts", []))
 
     @property
     def more(self) -> int:
-        """Calls that are not linked."""
+        """Number of calls without a link."""
         return len(self.attempts) - len(self.calls)
 
 
 @dataclass(slots=True)
 class OpenPeriod:
-    """From an opening to the closing; the reopenings after failed probes belong to it."""
+    """From an opening to the closing, including the reopenings after failed probes."""
 
     service: Service
     first: BreakerOpening
@@ -60,12 +59,12 @@ class OpenPeriod:
     observed: bool
     reopened: int = 0
     closed_at: datetime | None = None
-    held: int | None = None  # messages, at the change when most waited; None where that was not recorded
-    began_earlier: bool = False  # than what was read
+    held: int | None = None  # messages, at the event when most waited; None if not recorded
+    began_earlier: bool = False  # the opening is older than the events read
 
     @property
-    def is_under_way(self) -> bool:
-        """A mode that is changed by hand can end an observed one without a closing."""
+    def is_ongoing(self) -> bool:
+        """Not closed yet. An override can end an observed period without a closing event, so the state counts too."""
         return self.closed_at is None and is_tripped(self.service.runtime)
 
     @property
@@ -74,19 +73,19 @@ class OpenPeriod:
 
 
 def is_tripped(runtime: Runtime) -> bool:
-    """Whether the breaker is open or half-open, or would be by what it observes."""
+    """Whether the breaker is open or half-open, or would be if it did more than observe."""
     return runtime.state != "closed" or runtime.observed_open
 
 
 def open_periods_of(service: Service) -> list[OpenPeriod]:
-    """The latest periods of one service, newest first, with links to the calls that caused each."""
+    """The latest open periods of one service, newest first, with links to the failed calls."""
     periods = _history(service)[:SHOWN]
     _link([period.first for period in periods] + [period.last for period in periods[:1]])
     return periods
 
 
 def open_periods_since(service: Service, since: datetime) -> list[OpenPeriod]:
-    """The openings of one service that were not over by ``since``, newest first; without what was only observed."""
+    """The open periods of a service that ended after ``since`` or are ongoing, newest first, without observed ones."""
     return [
         period
         for period in _history(service)
@@ -95,18 +94,18 @@ def open_periods_since(service: Service, since: datetime) -> list[OpenPeriod]:
 
 
 def add_waiting(periods: Iterable[OpenPeriod], waiting: dict[int, int]) -> None:
-    """What waits now, by service, is held by the periods that are under way."""
+    """Count the messages that wait now, by service, as held by the ongoing periods."""
     for period in periods:
-        if period.is_under_way and not period.observed:
+        if period.is_ongoing and not period.observed:
             period.held = max(waiting.get(period.service.pk, 0), period.held or 0)
 
 
 def latest_open_periods() -> list[OpenPeriod]:
-    """The latest periods of all services, newest first."""
+    """The latest open periods of all services, newest first."""
     services = Prefetch("service", Service.objects.select_related("runtime").defer("secrets"))
     changes: list[Event] = []
     oldest = 0
-    for type_ in (OPENED, CLOSED):  # one look into the index each; both are read as far back as the shorter one reaches
+    for type_ in (OPENED, CLOSED):  # one index lookup each; older events than the shorter result are dropped
         newest = list(Event.objects.filter(type=type_).order_by("-pk")[:CHANGES_READ])
         if len(newest) == CHANGES_READ:
             oldest = max(oldest, newest[-1].pk)
@@ -117,7 +116,7 @@ def latest_open_periods() -> list[OpenPeriod]:
 
 
 def latest_openings_of(service_ids: Iterable[int]) -> dict[int, BreakerOpening]:
-    """What opened each of these services' breakers last, with links to the calls that caused it."""
+    """The latest opening of each of these services' breakers, with links to the failed calls."""
     newest = Event.objects.filter(service=OuterRef("pk"), type=OPENED).order_by("-pk").values("pk")[:1]
     pks = Service.objects.order_by().filter(pk__in=list(service_ids)).values_list(Subquery(newest))
     openings = {event.service_id: BreakerOpening.of(event) for event in Event.objects.filter(pk__in=pks)}
@@ -126,9 +125,10 @@ def latest_openings_of(service_ids: Iterable[int]) -> dict[int, BreakerOpening]:
 
 
 def paired(changes: list[Event], is_whole: bool = True) -> list[OpenPeriod]:
-    """Trips, newest first, from openings and closings, oldest first; not ``is_whole``: there were earlier ones."""
+    """Pair openings with closings. ``changes``: events, oldest first; ``is_whole`` is False if earlier ones exist.
+    Returns open periods, newest first."""
     periods: list[OpenPeriod] = []
-    latest: dict[tuple[int | None, bool], OpenPeriod | None] = {}  # what a service is observed to do is a history apart
+    latest: dict[tuple[int | None, bool], OpenPeriod | None] = {}  # observed changes are a history of their own
     for event in changes:
         key = (event.service_id, bool(event.facts.get("observed")))
         period = latest.get(key)
@@ -156,7 +156,7 @@ def _history(service: Service) -> list[OpenPeriod]:
 
 
 def _link(openings: Iterable[BreakerOpening]) -> None:
-    """Looks up the calls that openings name: one query for all."""
+    """Load the calls that the openings name, in one query."""
     openings = list(openings)
     wanted = {
         parsed[0]

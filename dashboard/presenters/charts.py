@@ -1,4 +1,4 @@
-"""Charts of calls and how long they took, drawn by the server from the counters that the engine keeps."""
+"""Charts of calls and their durations, drawn by the server from the engine's counters."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ COLUMNS = ("calls", "failures", "seconds", *DURATIONS)
 
 @dataclass(frozen=True, slots=True)
 class TimeRange:
-    """How far back a chart goes, and what each of its bars stands for."""
+    """The time range of a chart, and the step of its bars."""
 
     name: str  # in addresses
     label: str  # "in the last …"
-    unit: str
+    unit: str  # of one bar: minute, hour or day
     counters: type[TallyBase]
     step: timedelta
     bars: int
@@ -42,7 +42,7 @@ TIME_RANGES = (
 
 
 def time_range_named(name: str | None) -> TimeRange:
-    """The shortest one where there is none of this name."""
+    """The time range of this name; the shortest one for an unknown name."""
     return next((time_range for time_range in TIME_RANGES if time_range.name == name), TIME_RANGES[0])
 
 
@@ -68,7 +68,7 @@ class CallBar:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """Calls with the failed ones at the foot of each bar, and their durations."""
+    """Calls, with the failed ones at the foot of each bar, and their durations."""
 
     time_range: TimeRange
     bars: list[CallBar]
@@ -79,7 +79,7 @@ class Chart:
 
     @property
     def ranges(self) -> Sequence[TimeRange]:
-        """All that there are, to choose from."""
+        """All time ranges, to choose from."""
         return TIME_RANGES
 
     @property
@@ -96,7 +96,7 @@ class Chart:
 
     @property
     def busy(self) -> list[CallBar]:
-        """For the table: when something happened, newest first."""
+        """The bars with calls, newest first, for the table."""
         return [bar for bar in reversed(self.bars) if bar.calls]
 
 
@@ -124,7 +124,7 @@ def _bar(
     calls, failures, seconds, *durations = row
     average = seconds / calls if calls else None
     p95 = quantile(0.95, [int(count) for count in durations])
-    # A single failure among thousands must still be seen: two units at least.
+    # At least two units, so that one failure among thousands stays visible.
     failed = max(2.0, failures * HEIGHT / most) if failures else 0.0
     whole = max(failed, max(1.0, calls * HEIGHT / most) if calls else 0.0)
     longer = max(1.0, p95 * HEIGHT / longest) if p95 and longest else 0.0

@@ -11,7 +11,7 @@ CURL_BODY_LIMIT = 8 * 1024  # a longer body does not fit a command line well
 
 
 def as_curl(method: str, url: str, headers: Iterable[Iterable[str]], body: bytes) -> str:
-    """A command that repeats a call; what was masked stays masked and has to be filled in."""
+    """The curl command that repeats a call. Masked secrets stay masked; the operator fills them in."""
     parts = [f"curl -X {shlex.quote(method)} {shlex.quote(url)}"]
     parts += [f"-H {shlex.quote(f'{name}: {value}')}" for name, value in headers]
     if body:

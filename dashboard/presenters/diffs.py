@@ -1,4 +1,4 @@
-"""What an edit changes, line by line."""
+"""The diff of two texts, line by line."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from difflib import SequenceMatcher
 
 CONTEXT = 3  # unchanged lines around a change
 WIDEST = 160  # characters; a longer line is compared in parts
-COMPARED = 800  # lines on one side; a longer change is shown as a whole, for the comparison grows with the square
+COMPARED = 800  # lines on one side; a longer change is shown as one block, because comparing takes quadratic time
 SHOWN = 1000  # lines of the result
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """``mark`` is ``-``, ``+``, a space for what stays, or ``…`` for what is left out."""
+    """``mark`` is ``-``, ``+``, a space for an unchanged line, or ``…`` for omitted lines."""
 
     mark: str
     text: str
 
 
 def difference(before: str, after: str, shown: Callable[[str], str] | None = None) -> list[Line]:
-    """The changed lines with what is around them; nothing where both are the same. ``shown`` makes of a whole line
-    what may be displayed; the lines themselves are compared."""
+    """The changed lines with their context; empty if both texts are equal. ``shown`` masks a line for display; the
+    unmasked lines are compared."""
     old, new = (_lines(text, is_split=shown is None) for text in (before, after))
     if old == new:
         return []
@@ -31,7 +31,7 @@ def difference(before: str, after: str, shown: Callable[[str], str] | None = Non
     last = 0
     for group in _groups(old, new):
         if (left_out := group[0][1] - last) > 0:
-            found.append(Line("…", f"{left_out} line{'s' if left_out > 1 else ''} as before"))
+            found.append(Line("…", f"{left_out} unchanged line{'s' if left_out > 1 else ''}"))
         for tag, i1, i2, j1, j2 in group:
             if tag == "equal":
                 found += [Line(" ", shown(text)) for text in old[i1:i2]]
@@ -41,14 +41,14 @@ def difference(before: str, after: str, shown: Callable[[str], str] | None = Non
                 ]
         last = group[-1][2]
         if len(found) > SHOWN:
-            return [*found[:SHOWN], Line("…", "the difference goes on")]
+            return [*found[:SHOWN], Line("…", "more changes are not shown")]
     if (left_out := len(old) - last) > 0:
-        found.append(Line("…", f"{left_out} line{'s' if left_out > 1 else ''} as before"))
+        found.append(Line("…", f"{left_out} unchanged line{'s' if left_out > 1 else ''}"))
     return found
 
 
 def _lines(text: str, *, is_split: bool) -> list[str]:
-    """The lines of a text, where asked for with the long ones in parts; none of an empty one."""
+    """The lines of a text; ``is_split`` cuts long ones into parts. None for an empty text."""
     lines = text.split("\n") if text else []
     if not is_split:
         return lines
@@ -59,7 +59,7 @@ Group = list[tuple[str, int, int, int, int]]
 
 
 def _groups(old: list[str], new: list[str]) -> list[Group]:
-    """difflib's groups of changes; the same beginning and end are taken off first, which is all of most bodies."""
+    """difflib's groups of changes, without the common beginning and end, which make up most of a body."""
     shorter = min(len(old), len(new))
     head = next((place for place in range(shorter) if old[place] != new[place]), shorter)
     tail = next((place for place in range(shorter - head) if old[-1 - place] != new[-1 - place]), shorter - head)

@@ -1,4 +1,4 @@
-"""Durations in words, at most two units."""
+"""Durations as text, in at most two units."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 
 def duration_text(seconds: float | None) -> str:
-    """340 ms, 1.2 s, 45 s, 12 min 5 s, 3 h 5 min, 2 d 4 h: at most two units."""
+    """“340 ms”, “1.2 s”, “45 s”, “12 min 5 s”, “3 h 5 min”, “2 d 4 h”; “–” for None."""
     if seconds is None:
         return "–"
     if seconds < 0.9995:
@@ -17,7 +17,7 @@ def duration_text(seconds: float | None) -> str:
 
 
 def two_units(left: int) -> str:
-    """Also in console.js."""
+    """“1 min 5 s” for 65. console.js has the same function."""
     parts = []
     for size, unit in UNITS:
         if left >= size:

@@ -1,7 +1,7 @@
-"""What a search finds, as a file: CSV or NDJSON, in the words of the API's list.
+"""Export the messages that a search finds, as CSV or NDJSON with the field names of the API's list.
 
-It is made while it is sent, a few hundred messages at a time. Nothing is held open between two of them: each step
-begins at the row number where the last one ended, so a slow reader costs the database nothing.
+The file is made while it is sent, 500 messages at a time. No transaction stays open between two steps: each begins at
+the row number where the last one ended, so a slow reader costs the database nothing.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ COLUMNS = (
     "deliver_at", "expires_at", "ordering_key", "tags", "dead_reason", "last.status_code", "last.fault", "last.detail",
     "replay_of", "operation",
 )  # fmt: skip
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for one, at the beginning of a cell
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet runs a cell that begins with one of these
 
 
 def as_ndjson(found: SearchResults) -> Iterator[bytes]:
-    """A JSON object a line; where the file ends too early, the last one is ``{"notice": …}``."""
+    """One JSON object per line. If the limit cuts the file, the last one is ``{"notice": …}``."""
     for documents in _documents(found):
         if isinstance(documents, str):
             yield to_json({"notice": documents}) + b"\n"
@@ -37,7 +37,7 @@ def as_ndjson(found: SearchResults) -> Iterator[bytes]:
 
 
 def as_csv(found: SearchResults) -> Iterator[bytes]:
-    """A line of names, then a line for each; where the file ends too early, the last one has only a notice."""
+    """A line of names, then a line per message. If the limit cuts the file, the last line is a notice."""
     yield _lines([COLUMNS])
     for documents in _documents(found):
         if isinstance(documents, str):
@@ -47,14 +47,14 @@ def as_csv(found: SearchResults) -> Iterator[bytes]:
 
 
 def _documents(found: SearchResults) -> Iterator[list[dict[str, Any]] | str]:
-    """The messages that there are now, newest first, as the API lists them; at the limit, a notice at the end."""
+    """Batches of messages as the API lists them, newest first; at the limit, a notice at the end."""
     place, left = found.newest + 1, LIMIT
     while place and left:
         rows, place, _ = found.older(place, min(STEP, left))
         left -= len(rows)
         yield messages_json(rows)
     if place:
-        yield f"The file ends here, at {LIMIT:,} messages. Narrow the search to get the others."
+        yield f"Export limit of {LIMIT:,} messages reached. Narrow the search to export the others."
 
 
 def _at(document: dict[str, Any], name: str) -> Any:
@@ -63,7 +63,7 @@ def _at(document: dict[str, Any], name: str) -> Any:
 
 
 def _cell(value: Any) -> str:
-    """The value as text that a spreadsheet does not run: what may be a formula gets a ' before it."""
+    """The value as text that a spreadsheet does not run: a possible formula gets a leading '."""
     if value is None:
         return ""
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""What Prometheus reads, from the same counters and index ends as the pages: no query goes through history.
+"""Metrics for Prometheus, from the same counters and index lookups as the pages: no query scans history.
 
 https://prometheus.io/docs/instrumenting/exposition_formats/ (text format 0.0.4, written by prometheus_client).
 """
@@ -20,11 +20,11 @@ from integrations.models import Failure, Service, TallyDay, Worker
 from integrations.models.tally import BOUNDS, COUNTER_COLUMNS, DURATIONS
 
 COUNTERS = {
-    "calls": "Calls that were made for messages and through POST /process.",
+    "calls": "Calls made for messages and through POST /process.",
     "failures": "Calls that failed.",
-    "retries": "Calls that were not the first of their message.",
-    "delivered": "Messages that were delivered.",
-    "dead": "Messages that were given up.",
+    "retries": "Calls after the first one of a message.",
+    "delivered": "Messages delivered.",
+    "dead": "Messages that became dead.",
 }
 UP = {"up": 1, "half_open": 0, "down": 0}
 BREAKER_STATES = ("closed", "open", "half_open")
@@ -42,9 +42,9 @@ class _Switchboard(Collector):
         now = timezone.now()
         found = standings(Service.objects.all(), now)
         yield _info()
-        yield GaugeMetricFamily("switchboard_workers", "Lanes that are alive.", Worker.objects.alive(now).count())
+        yield GaugeMetricFamily("switchboard_workers", "Live lanes.", Worker.objects.alive(now).count())
         failures = Failure.objects.unresolved().count()
-        yield GaugeMetricFamily("switchboard_failure_groups", "Failure groups that are open or regressed.", failures)
+        yield GaugeMetricFamily("switchboard_failure_groups", "Open or regressed failure groups.", failures)
         yield from _counted({standing.service.pk: standing.service.name for standing in found})
         yield from _standing(found)
 
@@ -52,24 +52,25 @@ class _Switchboard(Collector):
 def _info() -> Metric:
     try:
         number = version("switchboard")
-    except PackageNotFoundError:  # it is run from a checkout
+    except PackageNotFoundError:  # runs from a checkout
         number = "checkout"
-    family = GaugeMetricFamily("switchboard_info", "Always 1, with the version that runs.", labels=["version"])
+    family = GaugeMetricFamily("switchboard_info", "Always 1; its label is the running version.", labels=["version"])
     family.add_metric([number], 1)
     return family
 
 
 def _counted(names: dict[int, str]) -> Iterator[Metric]:
-    """Sums of the days, which are kept for ever: they never go back. They are brought up to date twice a minute."""
+    """Counters as sums of the daily tallies. Those are kept forever, so the sums never decrease; they are updated twice
+    a minute."""
     sums = TallyDay.objects.values_list("service_id").annotate(*(Sum(name) for name in COUNTER_COLUMNS)).order_by()
     rows = {names[pk]: dict(zip(COUNTER_COLUMNS, row, strict=True)) for pk, *row in sums if pk in names}
-    for counted, words in COUNTERS.items():
-        counter = CounterMetricFamily(f"switchboard_{counted}", words, labels=["service"])
+    for counted, description in COUNTERS.items():
+        counter = CounterMetricFamily(f"switchboard_{counted}", description, labels=["service"])
         for name, row in rows.items():
             counter.add_metric([name], row[counted])
         yield counter
     durations = HistogramMetricFamily(
-        "switchboard_call_duration_seconds", "How long calls took, from their start to their end.", labels=["service"]
+        "switchboard_call_duration_seconds", "Duration of calls from start to end.", labels=["service"]
     )
     bounds = [*(str(bound) for bound in BOUNDS[:-1]), "+Inf"]
     for name, row in rows.items():
@@ -79,19 +80,20 @@ def _counted(names: dict[int, str]) -> Iterator[Metric]:
 
 
 def _standing(found: list[Standing]) -> Iterator[Metric]:
-    """How each service stands now."""
+    """The current state of each service."""
     gauges = {
-        "waiting": f"Messages that are due or will be; counting stops at {WAITING_CAP}.",
-        "in_flight": "Calls that are under way.",
-        "dead_unanswered": f"Messages given up in the last day without a good replay; counting stops at {DEAD_CAP}.",
-        "oldest_due_age_seconds": "How long the message that is due longest has been due; 0 without one.",
+        "waiting": f"Messages with a due time, now or later; counting stops at {WAITING_CAP}.",
+        "in_flight": "Calls in flight.",
+        "dead_unanswered": f"Messages dead in the last 24 h and not yet redelivered; counting stops at {DEAD_CAP}.",
+        "oldest_due_age_seconds": "Age of the oldest due message; 0 without one.",
         "paused": "1 while the service is paused.",
-        "up": "1 or 0 as its breaker, its health check and its calls say; nothing where they do not.",
+        "up": "1 or 0 according to breaker, health check and calls; absent if they do not tell.",
     }
     families = {
-        name: GaugeMetricFamily(f"switchboard_{name}", words, labels=["service"]) for name, words in gauges.items()
+        name: GaugeMetricFamily(f"switchboard_{name}", description, labels=["service"])
+        for name, description in gauges.items()
     }
-    states = GaugeMetricFamily("switchboard_breaker_state", "1 for the state it is in.", labels=["service", "state"])
+    states = GaugeMetricFamily("switchboard_breaker_state", "1 for the current state.", labels=["service", "state"])
     for standing in found:
         values = {
             "waiting": standing.waiting,

@@ -16,8 +16,8 @@ _signer = Signer(salt="switchboard.cursor")
 
 @dataclass(slots=True)
 class CursorPage:
-    """One page, newest first, and the cursors of its neighbours. ``is_cut``: it ends where enough was looked through,
-    not where the list does."""
+    """One page, newest first, and the cursors of its neighbours. ``is_cut``: the page ends at the limit of rows to
+    search, not at the end of the list."""
 
     rows: list[Any]
     newer: str = ""
@@ -28,12 +28,12 @@ class CursorPage:
 
 
 def page(source: QuerySet[Any] | SearchResults, cursor: str, size: int = PAGE) -> CursorPage:
-    """The page at a cursor made by this function; with another one, the first page and ``refused``."""
+    """The page at a cursor. With a cursor that this function did not sign, the first page and ``refused``."""
     rows: SearchResults | RowPages[Any] = RowPages(source) if isinstance(source, QuerySet) else source
     direction, place, refused = _place(cursor)
     if direction == "newer":
         newer = rows.newer(place, size)
-        if not newer.next_id and len(newer.rows) < size:  # the beginning: a whole page reads better than its rest
+        if not newer.next_id and len(newer.rows) < size:  # the beginning: show a full page
             return page(source, "", size)
         shown: list[Any] = newer.rows[::-1]
         return CursorPage(
@@ -55,7 +55,7 @@ def page(source: QuerySet[Any] | SearchResults, cursor: str, size: int = PAGE) -
 
 
 def cursor_of(direction: str, place: int) -> str:
-    """The signed place; empty where there is nothing that way."""
+    """The signed position; empty if there are no rows in that direction."""
     return _signer.sign(f"{direction} {place}") if place > 0 else ""
 
 

@@ -1,4 +1,4 @@
-"""Previews of settings before they are saved: retry times and rules in sentences, and a backtest on the last day."""
+"""Preview settings before they are saved: retry times and rules in sentences, and a backtest on the last day."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from django.utils import timezone
 
 from dashboard.presenters.breaker_history import OpenPeriod, open_periods_since
-from dashboard.presenters.sentences import breaker_rules, open_summary, retry_summary, wait_summary
+from dashboard.presenters.sentences import backoff_summary, breaker_rules, open_duration_summary, retry_summary
 from integrations.history.recorded_calls import MOST, SPAN, recorded_calls
 from integrations.models import Service
 from integrations.policies.backtest import Backtest, RecordedCall, backtest
@@ -24,7 +24,7 @@ BARS_HIGH = 50.0
 
 @dataclass(frozen=True, slots=True)
 class PolicyPreview:
-    """One group of settings in words, or what is wrong with them: (name of the field, words)."""
+    """One group of settings in sentences, or its errors as (label of the field, text)."""
 
     group: str
     sentences: tuple[str, ...] = ()
@@ -41,19 +41,19 @@ def breaker_preview(policy: BreakerPolicy) -> PolicyPreview:
 
 def _retries(policy: RetryPolicy) -> Iterator[str]:
     yield retry_summary(policy, timezone.now())
-    yield from wait_summary(policy)
+    yield from backoff_summary(policy)
 
 
 def _breaker(policy: BreakerPolicy) -> Iterator[str]:
     yield breaker_rules(policy)
     if policy.enabled:
-        yield open_summary(policy)
+        yield open_duration_summary(policy)
 
 
 # ---- backtest on the last day --------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A part of the timeline, in minutes from its start."""
+    """A part of the backtest's chart, in minutes from its start."""
 
     x: float
     width: float
@@ -61,7 +61,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class BacktestBar:
-    """A quarter of an hour of calls, on a foot at ``BARS_HIGH``."""
+    """The calls of a quarter of an hour, on a base line at ``BARS_HIGH``."""
 
     x: float
     calls: int
@@ -80,17 +80,17 @@ class BacktestBar:
 
 @dataclass(frozen=True, slots=True)
 class BacktestReport:
-    """What a page says of a backtest, beside what really happened."""
+    """Simulated and recorded breaker openings of one backtest."""
 
     since: datetime
     until: datetime
     simulated: Backtest
-    recorded: list[OpenPeriod]  # recorded
+    recorded: list[OpenPeriod]
     bars: list[BacktestBar]
     recorded_intervals: list[Interval]
     simulated_intervals: list[Interval]
     longest_wait: float
-    is_cut: bool  # there were more calls than are looked at
+    is_cut: bool  # more calls were recorded than the backtest reads
 
     @property
     def openings(self) -> list[Any]:
@@ -120,7 +120,7 @@ def backtest_report(service: Service, breaker: BreakerPolicy, retry: RetryPolicy
 
 
 def _intervals(times: Iterable[tuple[datetime, datetime | None]], since: datetime, until: datetime) -> list[Interval]:
-    """Two minutes wide at least, so that they can be seen."""
+    """Intervals for the chart, at least two minutes wide to stay visible."""
     intervals = []
     for began, ended in times:
         x = max(0.0, (began - since) / timedelta(minutes=1))
@@ -139,7 +139,7 @@ def _bars(calls: list[RecordedCall], since: datetime) -> list[BacktestBar]:
     scale = BARS_HIGH / max((count for count, _ in counted.values()), default=1)
     bars = []
     for place, (count, failures) in sorted(counted.items()):
-        failed = max(2.0, failures * scale) if failures else 0.0  # one among thousands must still be seen
+        failed = max(2.0, failures * scale) if failures else 0.0  # one failure among thousands stays visible
         bars.append(
             BacktestBar(place * 15.0, count, failures, round(max(failed, 1.0, count * scale), 1), round(failed, 1))
         )

@@ -12,7 +12,7 @@ from integrations.outbound.redaction import redacted_headers, redacted_text
 
 
 def edited_parts(message: Message, draft: Draft) -> list[tuple[str, list[Line]]]:
-    """The parts that a replay changes, each with its difference; secret headers are masked in it."""
+    """The changed parts of a message, each with its diff; secret headers are masked."""
     content, secrets = message.content, message.service.secret_values
 
     def masked(line: str) -> str:
@@ -21,7 +21,7 @@ def edited_parts(message: Message, draft: Draft) -> list[tuple[str, list[Line]]]
 
     before = _address(message.method, message.path, content.query)
     parts = [
-        ("Address", difference(before, _address(draft.method, draft.path, draft.query))),
+        ("Method, path and query", difference(before, _address(draft.method, draft.path, draft.query))),
         ("Headers", difference(_headers(content), _headers(draft), masked)),
         ("Body", difference(_comparable(bytes(content.body)), _comparable(draft.body))),
     ]
@@ -33,12 +33,12 @@ def _address(method: str, path: str, query: dict[str, Any]) -> str:
 
 
 def _headers(of: Draft | MessageContent) -> str:
-    """In the order of their names: JSON keeps no other, and another order means no other request."""
+    """Sorted by name, because JSON keeps no order and the order does not change the request."""
     kind = [f"Content-Type: {of.content_type}"] if of.content_type else []
     return "\n".join([*kind, *sorted(as_lines(of.headers, ": ").splitlines())])
 
 
 def _comparable(body: bytes) -> str:
-    """As it is shown for an edit; what is no text is never edited."""
+    """The body as the form shows it. A body that is not text is never edited."""
     text = body.decode(errors="replace")
     return (pretty_json(text) or text) if len(body) <= SHOWN else text

@@ -1,4 +1,4 @@
-"""What happened and what will happen, in sentences."""
+"""Events, faults and settings as sentences for the pages."""
 
 from __future__ import annotations
 
@@ -8,42 +8,49 @@ from itertools import groupby, pairwise
 from django.utils import timezone
 
 from dashboard.presenters.durations import duration_text
-from integrations.models import Event, Service
+from integrations.models import Event, Message, Service
 from integrations.policies.breaker import BreakerPolicy, open_period
 from integrations.policies.retry import RetryPolicy, preview
 
-SHOWN_FIRST = 5  # retry times before the dots
-WAITS_SHOWN = 8  # different waits before the dots
+FIRST_ATTEMPTS_SHOWN = 5  # before the ellipsis
+DELAYS_SHOWN = 8  # different ones before the ellipsis
 OPEN_TIMES_SHOWN = 4
 MANY = 10_000  # reopenings in a row
 EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 FAULTS = {
-    "dns": "name not found",
-    "connect": "no connection",
-    "tls": "TLS failed",
+    "dns": "DNS lookup failed",
+    "connect": "connection failed",
+    "tls": "TLS handshake failed",
     "timeout": "timed out",
     "reset": "connection reset",
-    "protocol": "not valid HTTP",
-    "too_large": "answer too large",
+    "protocol": "invalid HTTP response",
+    "too_large": "response too large",
     "blocked": "address not allowed",
-    "status": "refused",
-    "config": "cannot be built",
+    "status": "error response",
+    "config": "invalid configuration",
     "worker_lost": "worker lost",
 }
 DEAD_REASONS = {
-    "attempts": "All attempts are used up.",
-    "status": "The service refused it with a status that is not tried again.",
-    "gone": "The service answered 410 Gone.",
-    "deadline": "The deadline for retries has passed.",
-    "expired": "It expired before it could be delivered.",
-    "worker_lost": "Workers were lost while sending it, several times in a row.",
-    "blocked": "The address is not allowed by the network rules.",
-    "config": "The request could not be built from the configuration.",
+    "attempts": "All attempts failed.",
+    "status": "Rejected (not retryable).",
+    "gone": "The service returned 410 Gone.",
+    "deadline": "The retry deadline has passed.",
+    "expired": "Expired before delivery.",
+    "worker_lost": "Workers were lost several times in a row while sending it.",
+    "blocked": "The network rules do not allow the address.",
+    "config": "The request cannot be built from the service's settings.",
 }
 
 
+def dead_reason(message: Message) -> str:
+    """Why a message is dead, such as “Rejected with 422 (not retryable).”"""
+    if message.dead_reason == "status" and message.last_status_code:
+        return f"Rejected with {message.last_status_code} (not retryable)."
+    return DEAD_REASONS.get(message.dead_reason, message.dead_reason)
+
+
 def event_summary(event: Event) -> str:
-    """One change of a service, in one sentence."""
+    """One event of a service in one sentence."""
     facts = event.facts
     by = f" by {facts['by']}" if facts.get("by") else ""
     why = f": {cause(facts['cause'], facts.get('by', ''))}" if facts.get("cause") else ""
@@ -59,12 +66,12 @@ def event_summary(event: Event) -> str:
         case "service.paused":
             return f"Paused{by}{reason}"
         case "service.resumed":
-            held = f", {facts['held']} stay held" if facts.get("held") else ""
+            held = f", {facts['held']} messages still held" if facts.get("held") else ""
             return f"Resumed{by}{held}"
         case "service.down":
-            return f"Found down by its health check{why}"
+            return f"Marked down by the health check{why}"
         case "service.up":
-            return "Found up again by its health check"
+            return "Marked up by the health check"
         case "breaker.opened":
             return f"Breaker {would}opened{why}"
         case "breaker.half_opened":
@@ -74,57 +81,57 @@ def event_summary(event: Event) -> str:
         case "breaker.mode":
             return f"Breaker changed{why}"
         case "failure.opened" if by:
-            return f"Failure opened again{by}: {facts.get('title')}"
+            return f"Failure reopened{by}: {facts.get('title')}"
         case "failure.opened":
-            return f"New kind of failure: {facts.get('title')}"
+            return f"New failure: {facts.get('title')}"
         case "failure.regressed":
-            return f"Failure came back: {facts.get('title')}"
+            return f"Failure regressed: {facts.get('title')}"
         case "failure.resolved":
             return f"Failure resolved{by}: {facts.get('title')}"
     return event.type.replace(".", " ").replace("_", "-").capitalize()
 
 
-def cause(words: str, by: str) -> str:
-    """Why a breaker changed; an operator by name."""
-    return words.replace("by an operator", f"by {by}", 1) if by else words
+def cause(text: str, by: str) -> str:
+    """Why a breaker changed, with the operator's name."""
+    return text.replace("by an operator", f"by {by}", 1) if by else text
 
 
 def retry_summary(policy: RetryPolicy, now: datetime) -> str:
-    """The times of a message that is due now and always fails at once: “tries at …; gives up tomorrow 05:40”."""
+    """The earliest attempts of a message that is due now and whose calls all fail at once."""
     times = preview(policy, now, limit=100)
     if len(times) == 1:
-        return "One call, no retry."
-    first = ", ".join(_clock(moment, now) for moment in times[:SHOWN_FIRST])
-    if len(times) <= SHOWN_FIRST:
-        return f"Tries at {first}, then gives up, at the earliest."
+        return "One attempt, no retries."
+    first = ", ".join(_clock(moment, now) for moment in times[:FIRST_ATTEMPTS_SHOWN])
+    if len(times) <= FIRST_ATTEMPTS_SHOWN:
+        return f"{len(times)} attempts, at the earliest at {first}. Then the message is dead."
     last = _clock(times[-1], now)
-    return f"Tries at {first} … gives up {last}, at the earliest, after {len(times)} calls."
+    return f"{len(times)} attempts, at the earliest at {first} … {last}. Then the message is dead."
 
 
-def wait_summary(policy: RetryPolicy) -> list[str]:
-    """How long the waits are, how much they spread, and what can make them longer; nothing where none is waited."""
+def backoff_summary(policy: RetryPolicy) -> list[str]:
+    """The delays between attempts, their jitter, and the causes of longer ones; empty without a retry."""
     times = preview(policy, EPOCH, limit=1000)
-    waits = [round((later - earlier).total_seconds(), 3) for earlier, later in pairwise(times)]
-    if not waits:
+    delays = [round((later - earlier).total_seconds(), 3) for earlier, later in pairwise(times)]
+    if not delays:
         return []
-    groups = [(duration_text(wait), len(list(same))) for wait, same in groupby(waits)]
-    words = [span if count == 1 else f"{span} ({count} times)" for span, count in groups[:WAITS_SHOWN]]
-    more = f", … {groups[-1][0]} at last" if len(groups) > WAITS_SHOWN else ""
-    spread = f", each up to {_share(policy.jitter)} shorter or longer" if policy.jitter else ""
+    groups = [(duration_text(delay), len(list(same))) for delay, same in groupby(delays)]
+    texts = [delay if count == 1 else f"{delay} ({count} times)" for delay, count in groups[:DELAYS_SHOWN]]
+    more = f" … {groups[-1][0]}" if len(groups) > DELAYS_SHOWN else ""
+    jitter = f" (each ±{_share(policy.jitter)} jitter)" if policy.jitter else ""
     return [
-        f"Waits {', '.join(words)}{more}{spread}: {duration_text(sum(waits))} in all.",
-        "Later where a Retry-After, an open breaker, the retry budget, a limit or a pause comes in between.",
+        f"Backoff {', '.join(texts)}{more}{jitter}: {duration_text(sum(delays))} in total.",
+        "Retry-After, an open breaker, the retry budget, a rate limit or a pause can delay an attempt further.",
     ]
 
 
-def open_summary(policy: BreakerPolicy) -> str:
-    """How long it stays open, the first time and after failed probes."""
+def open_duration_summary(policy: BreakerPolicy) -> str:
+    """How long the breaker stays open, the first time and after failed probes."""
     periods = [open_period(policy, reopenings) for reopenings in range(OPEN_TIMES_SHOWN)]
     if periods[0] == periods[-1]:
-        return f"Each opening lasts {duration_text(periods[0])}, until a first probe."
+        return f"Stays open for {duration_text(periods[0])} before each probe."
     longest = open_period(policy, MANY)
     first = ", ".join(duration_text(period) for period in periods)
-    return f"Each failed probe makes the next opening longer: {first} … {duration_text(longest)} at most."
+    return f"Stays open longer after each failed probe: {first} … at most {duration_text(longest)}."
 
 
 def _clock(moment: datetime, now: datetime) -> str:
@@ -137,19 +144,19 @@ def _clock(moment: datetime, now: datetime) -> str:
 
 
 def breaker_rules(policy: BreakerPolicy) -> str:
-    """When a breaker opens, and for how long."""
+    """The rules by which a breaker opens, and its first probe."""
     if not policy.enabled:
-        return "Switched off: every call is made, whatever comes back."
+        return "Disabled: calls are never stopped."
     unit = "calls" if policy.window.type == "count" else "seconds"
     window = f"the last {policy.window.size} {unit}"
-    rules = [f"{_share(policy.failure_rate)} of {window} failed (from {policy.minimum_calls} calls on)"]
+    rules = [f"{_share(policy.failure_rate)} of {window} fail (minimum {policy.minimum_calls} calls)"]
     if policy.consecutive_failures:
         count = policy.consecutive_failures
-        rules.insert(0, "a call failed" if count == 1 else f"{count} calls in a row failed")
+        rules.insert(0, "a call fails" if count == 1 else f"{count} calls in a row fail")
     if policy.slow_call_rate is not None:
-        rules.append(f"{_share(policy.slow_call_rate)} took longer than {policy.slow_call_duration:g} s")
+        rules.append(f"{_share(policy.slow_call_rate)} take longer than {policy.slow_call_duration:g} s")
     probes = "one probe" if policy.half_open_calls == 1 else f"{policy.half_open_calls} probes"
-    return f"Opens when {' or '.join(rules)}; after {duration_text(policy.open_for)} it sends {probes}."
+    return f"Opens when {' or '.join(rules)}. Sends {probes} after {duration_text(policy.open_for)}."
 
 
 def _share(share: float) -> str:
@@ -158,5 +165,7 @@ def _share(share: float) -> str:
 
 def limit_summary(service: Service) -> str:
     limits, timeout = service.limits_policy, service.timeouts
-    rate = f"{limits.rate:g} calls every {limits.per:g} s, " if limits.rate else ""
-    return f"{rate}{limits.concurrency} at the same time, {timeout.total:g} s each ({timeout.connect:g} s to connect)."
+    rate = f"{limits.rate:g} calls per {limits.per:g} s, " if limits.rate else ""
+    return (
+        f"{rate}{limits.concurrency} concurrent calls, {timeout.total:g} s timeout ({timeout.connect:g} s to connect)."
+    )

@@ -1,4 +1,4 @@
-"""The numbers on the pages, each from something that stays cheap: counters per minute, capped counts, index ends."""
+"""Numbers about services, each from a cheap source: counters per minute, capped counts, the ends of an index."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from integrations.models.tally import DURATIONS, quantile
 
 WAITING_CAP = BACKLOG_CAP
 DEAD_CAP = 100
-DEAD_LOOKED_AT = 500  # the newest dead messages of a service, of which the unanswered ones are counted
+DEAD_LOOKED_AT = 500  # the newest dead messages of a service; those not yet redelivered are counted
 BACKLOG_IS_LATE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
 FEW = 100
@@ -25,7 +25,7 @@ SUMMED = ("calls", "failures", "delivered", "dead", "seconds")
 
 @dataclass(slots=True)
 class HourStats:
-    """What the counters say about the last hour."""
+    """The counters of the last hour."""
 
     calls: int = 0
     failures: int = 0
@@ -46,12 +46,12 @@ class HourStats:
 
     @property
     def average(self) -> float | None:
-        """Seconds of a call."""
+        """Average duration of a call in seconds."""
         return self.seconds / self.calls if self.calls else None
 
     @property
     def p95(self) -> float | None:
-        """Seconds that 95 of 100 calls took at most."""
+        """95th percentile of the call duration in seconds."""
         return quantile(0.95, self.durations)
 
     def __add__(self, other: HourStats) -> HourStats:
@@ -62,27 +62,27 @@ class HourStats:
 
 @dataclass(slots=True)
 class Standing:
-    """How one service stands now."""
+    """The current state of one service."""
 
     service: Service
     runtime: Runtime
     waiting: int  # capped
     in_flight: int
-    dead: int  # of the last day, without an answer; capped
+    dead: int  # in the last day, not yet redelivered; capped
     oldest_due: datetime | None
     now: datetime
     hour: HourStats = field(default_factory=HourStats)
     last_minute: int = 0  # calls of the last whole minute
-    certificate: Certificate | None = None  # where it ends soon, and somebody has looked
+    certificate: Certificate | None = None  # if it expires soon; set by add_certificates
 
     @property
     def check(self) -> Health | None:
-        """How its regular checks find it, where they are made."""
+        """The result of its health checks, if it has any."""
         return getattr(self.service, "health", None)
 
     @property
     def is_unwell(self) -> bool:
-        """Found down by its checks, while its breaker lets calls through. A paused service is not checked."""
+        """Marked down by its health check while its breaker lets calls through. A paused service is not checked."""
         is_down = self.check is not None and self.check.state == "down" and not self.service.is_paused
         return is_down and not (self.is_open or self.is_probing)
 
@@ -92,7 +92,7 @@ class Standing:
 
     @property
     def state(self) -> str:
-        """In one word, for everybody: paused, down, half_open (being probed), up, or unknown."""
+        """``paused``, ``down``, ``half_open`` (being probed), ``up`` or ``unknown``."""
         if self.service.is_paused:
             return "paused"
         if self.is_open or self.is_unwell:
@@ -116,7 +116,7 @@ class Standing:
 
     @property
     def is_unguarded(self) -> bool:
-        """Its breaker has been told by hand to let everything through."""
+        """An override makes its breaker let every call through."""
         return self.runtime.mode in ("disabled", "observe")
 
     @property
@@ -125,19 +125,19 @@ class Standing:
 
     @property
     def lines(self) -> int:
-        """How many lines it has among what needs attention."""
+        """Number of its lines in the list of problems."""
         others = (self.service.is_paused, self.dead, self.is_unguarded, self.certificate)
         return (self.rank[0] < 3) + sum(map(bool, others))
 
     @property
     def is_late(self) -> bool:
-        """Something is due for longer than it should be, and neither breaker nor pause explains it."""
+        """A message has been due for more than a minute, and neither breaker nor pause explains it."""
         explained = self.is_open or self.is_probing or self.service.is_paused
         return not explained and self.oldest_due_age > BACKLOG_IS_LATE.total_seconds()
 
     @property
     def rank(self) -> tuple[int, float, str]:
-        """Trouble first: what kind, then how many messages it blocks for how long."""
+        """Sort key, worst first: the kind of problem, then messages waiting times the age of the oldest."""
         kind = (
             0 if self.is_open or self.is_unwell else 1 if self.is_probing else 2 if self.is_late
             else 3 if self.service.is_paused else 4 if self.dead or self.is_unguarded or self.certificate else 5
@@ -150,7 +150,7 @@ class Standing:
 
 
 def standings(services: QuerySet[Service], now: datetime, *, with_secrets: bool = False) -> list[Standing]:
-    """Two queries for any number of services: how they stand, and what their last hour was like."""
+    """The current state of services and the counters of their last hour, in two queries for any number of services."""
     rows = _annotated(services.select_related("runtime", "health"), now)
     if not with_secrets:
         rows = rows.defer("secrets")  # decrypting each would cost more
@@ -170,8 +170,8 @@ def standings(services: QuerySet[Service], now: datetime, *, with_secrets: bool 
     return found
 
 
-def see_certificates(found: list[Standing], now: datetime) -> None:
-    """Puts to each service the certificate of its address that ends soon."""
+def add_certificates(found: list[Standing], now: datetime) -> None:
+    """Set the certificate of each service whose certificate expires soon."""
     ending = {certificate.address: certificate for certificate in Certificate.objects.ending(now)}
     for standing in found:
         if ending and standing.service.base_url.startswith("https:"):
@@ -180,7 +180,7 @@ def see_certificates(found: list[Standing], now: datetime) -> None:
 
 def _annotated(services: QuerySet[Service], now: datetime) -> QuerySet[Service]:
     mine = Message.objects.filter(service=OuterRef("pk"))
-    # Through the index of what is due: its rows have a due_at, so what is held or parked is not among them.
+    # Through the index of due messages. Its rows have a due_at, so it holds no held or parked messages.
     due = mine.filter(status=Status.PENDING, due_at__isnull=False)
     newest_dead = (
         Message.objects.filter(service=OuterRef(OuterRef("pk")), status=Status.DEAD)
@@ -197,28 +197,28 @@ def _annotated(services: QuerySet[Service], now: datetime) -> QuerySet[Service]:
 
 
 def count_waiting(service: Service) -> int:
-    """Messages of a service that wait for whatever reason, held and parked ones among them; capped."""
+    """Messages of a service that wait for any reason, including held and parked ones; capped."""
     return count_unfinished(Message.objects.for_service(service).pending())
 
 
 def count_unfinished(messages: QuerySet[Message]) -> int:
-    """How many messages of a service are not finished; capped."""
-    # In the order of the index of just these: where any will do, the planner may read the whole table.
+    """Number of a service's messages that are not finished; capped."""
+    # Ordered like the index of unfinished messages: without an order the planner may read the whole table.
     unfinished = messages.filter(finished_at=None).order_by("ordering_key", "pk")
     return unfinished.values("pk")[:WAITING_CAP].count()
 
 
 def oldest_due(now: datetime) -> datetime | None:
-    """When the oldest message that is due has been due, over all services."""
+    """The due time of the oldest due message over all services."""
     names = [f"due_{priority}" for priority in Priority]
     rows = Service.objects.order_by().annotate(**earliest(now)).values_list(*names)
     return min((moment for row in rows for moment in row if moment), default=None)
 
 
 def hours_by_service(now: datetime, service_ids: list[int]) -> dict[int, tuple[HourStats, int]]:
-    """The last hour of each service that had one, and the calls of its last whole minute."""
+    """The counters of the last hour per service with calls, and the calls of its last whole minute."""
     last_minute = now.replace(second=0, microsecond=0) - timedelta(minutes=1)
-    # For a page of services the index by service is quicker, for all of them the one by minute.
+    # For a page of services the index by service is faster, for all services the one by minute.
     narrowed = {"service__in": service_ids} if len(service_ids) <= FEW else {}
     rows = (
         Tally.objects.filter(start__gt=now - HOUR, **narrowed)

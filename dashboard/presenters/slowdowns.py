@@ -1,4 +1,4 @@
-"""What slows a service down beside its breaker's state: the retry budget, the release after a closing, a 429."""
+"""Limits that slow calls to a service down while its breaker lets them through: retry budget, ramp-up, Retry-After."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from integrations.policies.limits import budget_use
 
 @dataclass(slots=True)
 class Slowdowns:
-    """How fast a service may be called now. ``waiting`` is capped, and None where it was not counted."""
+    """Current limits on calls to a service. ``waiting`` is capped, and None if it was not counted."""
 
-    retries: int  # of the last minute
+    retries: int  # in the last minute
     retries_allowed: int
-    concurrency_now: int  # calls at once, now
-    concurrency: int  # and at most
+    concurrency_now: int  # concurrent calls allowed during the ramp-up after the breaker closed
+    concurrency: int  # the service's limit
     throttled_until: datetime | None
     waiting: int | None = None  # due messages that wait for the retry budget
 
@@ -33,7 +33,7 @@ class Slowdowns:
 
 
 def slowdowns_of(standing: Standing, *, count_waiting: bool = False) -> Slowdowns:
-    """Reads nothing, but for the messages that wait for a budget that is spent, where they are to be counted."""
+    """The slowdowns of a service. Its one query counts the messages that wait for a spent retry budget, on request."""
     service, runtime, now = standing.service, standing.runtime, standing.now
     retries, allowed = budget_use(as_recent(runtime.recent), service.retry_policy.budget, now)
     concurrency = service.limits_policy.concurrency

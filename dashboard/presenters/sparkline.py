@@ -1,4 +1,4 @@
-"""The failed calls of a group in the last 24 hours, hour by hour: small in the list, larger on its own page."""
+"""Failed calls of a failure group in the last 24 hours, by hour: small in the list, larger on the group's page."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HEIGHT = 100
 
 @dataclass(frozen=True, slots=True)
 class SparklineBar:
-    """One bar, in units of the viewBox."""
+    """One hour; lengths are in units of the viewBox."""
 
     hour: datetime
     count: int
@@ -41,12 +41,12 @@ class Sparkline:
 
     @property
     def busy(self) -> list[SparklineBar]:
-        """For the table: the hours in which something failed, newest first."""
+        """The hours with failed calls, newest first, for the table."""
         return [hour for hour in reversed(self.hours) if hour.count]
 
 
 def sparklines(failure_ids: Collection[int], now: datetime) -> dict[int, Sparkline]:
-    """One for each group, in one query."""
+    """A sparkline per group, in one query."""
     this_hour = now.replace(minute=0, second=0, microsecond=0)
     hours = [this_hour - timedelta(hours=back) for back in range(HOURS - 1, -1, -1)]
     counts: dict[int, dict[datetime, int]] = defaultdict(dict)
@@ -62,6 +62,6 @@ def _sparkline(hours: list[datetime], counts: dict[datetime, int]) -> Sparkline:
 
 
 def _bar(place: int, hour: datetime, count: int, most: int) -> SparklineBar:
-    # A single call among thousands must still be seen.
+    # At least six units, so that one call among thousands stays visible.
     height = max(6.0, HEIGHT * count / most) if count else 0.0
     return SparklineBar(hour, count, place * WIDTH + 1, round(HEIGHT - height, 1), round(height, 1))

@@ -1,4 +1,4 @@
-"""How much of the time services worked, by their calls and health checks: hour by hour and day by day."""
+"""Uptime of services from their calls and health checks, by hour and by day."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from dashboard.presenters.charts import TIME_RANGES, TimeRange
 
 DAY, MONTH = TIME_RANGES[1], TIME_RANGES[2]
 WIDTH = 10  # of one hour or day, in units of the viewBox
-GOOD = 0.999  # share of calls and checks from which on an hour is said to be good
+GOOD = 0.999  # an hour is good from this share of successful calls and checks
 BAD = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Hours or days after each other of which the same is to be said."""
+    """Consecutive hours or days with the same tone."""
 
     tone: str  # good, mixed, bad, none
     start: datetime
@@ -38,7 +38,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Uptime:
-    """One service over one time_range."""
+    """The uptime of one service over one time range."""
 
     time_range: TimeRange
     runs: list[Run]
@@ -49,18 +49,18 @@ class Uptime:
 
     @property
     def share(self) -> float | None:
-        """Of all calls and checks, those that were good; None without any."""
+        """The share of successful calls and checks; None without any."""
         total = sum(run.total for run in self.runs)
         return 1 - sum(run.failed for run in self.runs) / total if total else None
 
     @property
     def troubled(self) -> int:
-        """Hours or days that were not good."""
+        """Number of hours or days that were not good."""
         return sum(run.length for run in self.runs if run.tone in ("mixed", "bad"))
 
 
 def uptimes(service_ids: Collection[int], time_range: TimeRange, now: datetime) -> dict[int, Uptime]:
-    """One for each service, in one query."""
+    """The uptime of each service, in one query."""
     starts = time_range.starts(now)
     counted: dict[int, dict[datetime, tuple[int, int]]] = defaultdict(dict)
     rows = time_range.counters._default_manager.filter(service__in=service_ids, start__gte=starts[0])

@@ -1,4 +1,4 @@
-"""Bodies, timings and commands in templates; what they show is decided in dashboard/presenters/bodies.py."""
+"""Bodies, timings and faults in templates; dashboard/presenters/bodies.py decides how a body is laid out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from django.utils.safestring import SafeString
 from dashboard.presenters import bodies as shown
 from dashboard.presenters import call_timing
 from dashboard.presenters.durations import duration_text
-from dashboard.presenters.sentences import DEAD_REASONS, FAULTS
+from dashboard.presenters.sentences import FAULTS, dead_reason
 from dashboard.templatetags.console import ago
 from integrations.outbound.redaction import MASK
 
@@ -23,7 +23,7 @@ register = template.Library()
 
 @register.filter
 def pretty_body(body: bytes | memoryview | None) -> str:
-    """JSON indented with every digit and key kept, else text, else a hex dump; at most 64 KB of it."""
+    """At most 64 KB of a body: JSON indented with every digit and key kept, or text, or a hex dump."""
     return shown.payload(bytes(body or b"")).text
 
 
@@ -38,42 +38,42 @@ def payload(
     label: str = "Body",
     view: str = "pretty",
 ) -> dict[str, Any]:
-    """A body with its size, what is missing of it, copy, wrap and download. ``name`` is unique on the page."""
+    """A body with its size, the missing part, copy, wrap and download. ``name`` is unique on the page."""
     laid_out = shown.payload(bytes(body or b""), limit, view=view)
-    kept = laid_out.size
+    stored = laid_out.size
     return {
         "payload": laid_out,
         "name": name,
         "url": url,
         "label": label,
-        "words": byte_size(kept),
-        "shown_words": byte_size(laid_out.shown),
-        "whole_words": byte_size(size) if size and size > kept else "",
+        "size": byte_size(stored),
+        "shown_size": byte_size(laid_out.shown),
+        "whole_size": byte_size(size) if size and size > stored else "",
         "truncated": truncated,
     }
 
 
 @register.filter
 def byte_size(size: int | None) -> str:
-    """0 bytes, 812 bytes, 64 KB."""
+    """“0 bytes”, “812 bytes”, “64 KB”."""
     return str(filesizeformat(size or 0)).replace("\xa0", " ").replace(".0 ", " ")
 
 
 @register.inclusion_tag("messages/_timing.html")
 def timing(timings: dict[str, float | None], name: str) -> dict[str, Any]:
-    """The phases of a call as one bar, with the numbers beside it."""
+    """The phases of a call as one bar, with their durations."""
     return {"phases": call_timing.phases(timings), "total": timings.get("total"), "name": name}
 
 
 @register.filter
 def is_masked(value: str) -> bool:
-    """Whether a part of this header's value was taken out before it was kept."""
+    """Whether a part of this header's value was masked before it was stored."""
     return MASK in value
 
 
 @register.filter
 def phase_duration(seconds: float | None) -> str:
-    """A part of a call: with a tenth under ten milliseconds, where a look-up or a connection mostly lies."""
+    """The duration of a phase, with a tenth below 10 ms, where most DNS lookups and connections are."""
     if seconds is None:
         return "–"
     return f"{seconds * 1000:.1f} ms" if seconds < 0.0095 else duration_text(seconds)
@@ -81,7 +81,7 @@ def phase_duration(seconds: float | None) -> str:
 
 @register.filter
 def due(moment: datetime | None) -> SafeString:
-    """“in 4 min”, or “due” where the time has come: what it waits for then is the message's own sentence."""
+    """“in 4 min”, or “due” once the time has come; the message's own page then explains what it waits for."""
     if moment is None or moment > timezone.now():
         return ago(moment)
     return format_html(
@@ -94,6 +94,4 @@ def fault_label(fault: str) -> str:
     return FAULTS.get(fault, fault)
 
 
-@register.filter
-def dead_reason_label(reason: str) -> str:
-    return DEAD_REASONS.get(reason, reason)
+register.filter(dead_reason)

@@ -1,4 +1,4 @@
-"""The console's vocabulary for templates: badges, times, numbers, icons, fields, panels."""
+"""Template tags and filters of every page: badges, times, numbers, icons, fields, panels."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ register = template.Library()
 register.filter("duration", duration_text)
 
 NOTHING: SafeString = mark_safe('<span class="muted">–</span>')
-WORDS = {"half_open": "half-open", "forced_open": "forced open", "unknown": "not known"}
+STATUS_LABELS = {"half_open": "half-open", "forced_open": "forced open"}
 ICONS = {
     name: format_html('<svg class="icon" viewBox="0 0 16 16" aria-hidden="true">{}</svg>', mark_safe(drawing))  # noqa: S308
     for name, drawing in re.findall(
@@ -34,18 +34,18 @@ ICONS = {
 }
 
 
-# ---- words --------------------------------------------------------------------------------------------------------
+# ---- badges and icons ---------------------------------------------------------------------------------------------
 @register.simple_tag
-def status_badge(word: str) -> SafeString:
-    """A status: a word with a shape and, where somebody is needed, a colour."""
-    return format_html('<span class="badge {}">{}</span>', word, WORDS.get(word, word))
+def status_badge(status: str) -> SafeString:
+    """A status as a word with a shape, and a colour if it needs an operator."""
+    return format_html('<span class="badge {}">{}</span>', status, STATUS_LABELS.get(status, status))
 
 
 @register.simple_tag
 def icon(name: str) -> SafeString:
-    """A drawing of ``templates/_partials/icons.svg``, put where it stands: a page carries those that it shows.
+    """A drawing of ``templates/_partials/icons.svg``, inline: a page carries only the icons that it shows.
 
-    Raises KeyError for a name that is not there.
+    Raises KeyError for an unknown name.
     """
     return ICONS[name]
 
@@ -53,7 +53,7 @@ def icon(name: str) -> SafeString:
 # ---- times --------------------------------------------------------------------------------------------------------
 @register.filter
 def ago(value: datetime | str | None) -> SafeString:
-    """“3 min ago” or “in 12 s”; the absolute time in the viewer's zone is its title. console.js keeps it current."""
+    """“3 min ago” or “in 12 s”, with the absolute time in the viewer's zone as title. console.js keeps it current."""
     moment = _moment(value)
     if moment is None:
         return NOTHING
@@ -67,7 +67,7 @@ def ago(value: datetime | str | None) -> SafeString:
 
 @register.filter
 def countdown(value: datetime | str | None) -> SafeString:
-    """“in 1 min 5 s”, then “due now”: for what is waited for. console.js counts it down."""
+    """“in 1 min 5 s”, then “due now”. console.js counts it down."""
     moment = _moment(value)
     if moment is None:
         return NOTHING
@@ -82,7 +82,7 @@ def countdown(value: datetime | str | None) -> SafeString:
 
 @register.filter
 def at(value: datetime | str | None) -> SafeString:
-    """The absolute time in the viewer's zone: the clock for today, with the day otherwise."""
+    """The absolute time in the viewer's zone: the time for today, with the date otherwise."""
     moment = _moment(value)
     if moment is None:
         return NOTHING
@@ -108,7 +108,7 @@ def _absolute(moment: datetime) -> str:
 
 
 def relative(seconds: float) -> str:
-    """The same words as in console.js."""
+    """“3 min ago” for -180, “in 12 s” for 12. console.js has the same function."""
     distance = abs(seconds)
     if distance < 2:
         return "now"
@@ -120,7 +120,7 @@ def relative(seconds: float) -> str:
 # ---- numbers ------------------------------------------------------------------------------------------------------
 @register.filter
 def short(number: float | None) -> SafeString:
-    """12.4k, with the exact number as its title."""
+    """“12.4k”, with the exact number as title."""
     if number is None:
         return NOTHING
     if abs(number) < 1000:
@@ -147,7 +147,7 @@ def capped(number: int | None, limit: int = 10_000) -> SafeString:
 
 @register.filter
 def percent(share: float | None) -> str:
-    """A share between 0 and 1; 100 % and 0 % are said only when they are exact."""
+    """A share between 0 and 1 as a percentage; 100 % and 0 % only for exact values."""
     if share is None:
         return "–"
     value = share * 100
@@ -160,20 +160,20 @@ def percent(share: float | None) -> str:
 
 @register.simple_tag
 def affected_messages(service: Service) -> SafeString:
-    """How many messages an act on a service concerns; counted once for a page, and no further than anybody reads."""
+    """The number of messages that an action on a service affects. Counted once per page, up to a cap."""
     if not hasattr(service, "_waiting_now"):
         service._waiting_now = count_waiting(service)  # type: ignore[attr-defined]
     count = service._waiting_now  # type: ignore[attr-defined]
     if not count:
-        return format_html('<p class="impact">{}</p>', f"Nothing waits for {service.name} now.")
-    words = "message waits" if count == 1 else "messages wait"
-    return format_html('<p class="impact"><strong>{}</strong> {} for {} now.</p>', capped(count), words, service.name)
+        return format_html('<p class="impact">{}</p>', f"No messages are waiting for {service.name}.")
+    waiting = "message is waiting" if count == 1 else "messages are waiting"
+    return format_html('<p class="impact"><strong>{}</strong> {} for {}.</p>', capped(count), waiting, service.name)
 
 
 # ---- links and forms ----------------------------------------------------------------------------------------------
 @register.simple_tag(takes_context=True)
 def query_with(context: Context, **changes: Any) -> str:
-    """The page's own query with some parameters changed; None or an empty text leaves one out."""
+    """The page's own query with some parameters changed; None or an empty text removes one."""
     query = context["request"].GET.copy()
     for name, value in changes.items():
         if value is None or value == "":
@@ -185,7 +185,7 @@ def query_with(context: Context, **changes: Any) -> str:
 
 @register.simple_tag
 def field(bound: BoundField, wide: bool | None = None, label: str = "") -> SafeString:
-    """A form's field with its label, help and errors, tied together for screen readers."""
+    """A form's field with its label, help and errors, linked for screen readers."""
     identity = bound.id_for_label or bound.html_name
     described = []
     parts = []
@@ -208,7 +208,7 @@ def field(bound: BoundField, wide: bool | None = None, label: str = "") -> SafeS
     title = format_html('<label for="{}">{}</label>', identity, label or bound.label)
     is_check = isinstance(bound.field.widget, CheckboxInput)
     if is_check and hasattr(bound.form, "was_sent"):
-        # An empty box sends nothing; this tells it from a box that was not on the form.
+        # A cleared checkbox sends nothing. The hidden field tells it from a checkbox that the form did not have.
         widget = format_html('<input type="hidden" name="{}" value="false">{}', bound.html_name, widget)
     classes = ["field"]
     if is_check:
@@ -228,7 +228,7 @@ def field(bound: BoundField, wide: bool | None = None, label: str = "") -> SafeS
 # ---- panels -------------------------------------------------------------------------------------------------------
 @register.simple_tag(takes_context=True)
 def panel(context: Context, name: str) -> SafeString:
-    """Includes a panel in its page, as its fragment's view renders it."""
+    """Include a panel in its page, as its fragment's view renders it."""
     engine = cast(template.Template, context.template).engine
     return live.versioned(engine.get_template(name).render(context))[0]
 
@@ -237,11 +237,10 @@ def panel(context: Context, name: str) -> SafeString:
 def live_attributes(
     url: str, every: int = 3, topics: str = "messages services breakers", service: str = ""
 ) -> SafeString:
-    """What makes a panel's root element ask for its next version: ``<section id="…" {% live url topics="workers" %}>``.
+    """Attributes of a panel's root element that reload it: ``<section id="…" {% live url topics="workers" %}>``.
 
-    It asks when the event stream tells of one of the ``topics`` (of this ``service``, where one is named), and for
-    counts of messages no more often than ``every`` so many seconds; where there is no stream, just so often. live.js
-    does both.
+    live.js reloads the panel after an event of one of the ``topics`` (only of ``service``, if given), but for counts
+    of messages at most every ``every`` seconds. Without the event stream it polls every ``every`` seconds.
     """
     return format_html(
         """hx-get="{}" hx-trigger="refresh" hx-swap="morph" hx-ext="morph" hx-vals='{{"v": "{}"}}' """

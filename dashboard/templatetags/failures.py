@@ -1,4 +1,4 @@
-"""Failure groups in templates: their messages' address, and notes with links."""
+"""Failure groups in templates: the query for their messages, and notes with links."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ ADDRESS = re.compile(r"(https?://[^\s<>\"']+[^\s<>\"'.,;:!?)\]])")
 
 @register.simple_tag
 def messages_of(failure: Failure) -> str:
-    """The query of the list of messages that finds its dead ones."""
+    """The query of the list of messages that finds the group's dead messages."""
     return urlencode({"q": f"failure:{failure.public_id}", "status": "dead"})
 
 
 @register.filter
 def linked(text: str) -> SafeString:
-    """Plain text with its http and https addresses as links, and nothing else."""
+    """Plain text, escaped, with its http and https URLs as links."""
     parts = ADDRESS.split(text)  # every second one is an address
     shown = (
         format_html('<a href="{0}" rel="noopener noreferrer nofollow">{0}</a>', part) if place % 2 else escape(part)

@@ -11,7 +11,7 @@ from django.template.context import Context
 
 register = template.Library()
 
-# A filter of the list of messages, and its word in the search.
+# A filter of the list of messages, and its qualifier in the search.
 QUALIFIERS = {
     "service": "service",
     "status": "status",
@@ -21,22 +21,22 @@ QUALIFIERS = {
     "status_code": "code",
     "ordering_key": "key",
 }
-TIMES = ("created_after", "created_before")  # they have no word
+TIMES = ("created_after", "created_before")  # they have no qualifier
 
 
 @register.inclusion_tag("operations/_bulk.html", takes_context=True)
 def bulk_bar(context: Context) -> dict[str, Any]:
-    """What can be done with the selected messages, or with all that the page's filters find."""
+    """The actions on the selected messages, or on all that the page's filters find."""
     query: QueryDict = context["request"].GET
     back = query.copy()
-    for name in ("v", "rows", "first"):  # of the panel alone
+    for name in ("v", "rows", "first"):  # parameters of the panel
         back.pop(name, None)
     return {"all_matching": as_text(query), "back": back.urlencode()}
 
 
 def as_text(filters: QueryDict) -> str:
-    """The filters of the list as one text of the search; empty where they have none."""
+    """The filters of the list as one search text; empty if a filter has no qualifier."""
     if any(filters.get(name) for name in TIMES):
         return ""
-    named = [f"{word}:{value}" for name, word in QUALIFIERS.items() if (value := filters.get(name))]
+    named = [f"{qualifier}:{value}" for name, qualifier in QUALIFIERS.items() if (value := filters.get(name))]
     return " ".join([*map(shlex.quote, named), filters.get("q", "")]).strip()

@@ -1,4 +1,4 @@
-"""The audit trail: who changed what, from what to what, and why."""
+"""The audit log: actor, action, target, changed values and reason."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def listing(request: HttpRequest) -> HttpResponse:
 
 
 def _found(filters: dict[str, str]) -> Any:
-    """A target is looked up by its index; who and what are looked for in the newest entries."""
+    """Entries by target come from an index; actor and action are searched in the newest entries only."""
     found = AuditEntry.objects.all()
     if target := filters.get("target"):
         found = found.filter(Q(target=target) | Q(target__startswith=f"{target}/"))
@@ -46,16 +46,16 @@ def _found(filters: dict[str, str]) -> Any:
         return found
     newest = AuditEntry.objects.order_by("-pk").values_list("pk", flat=True).first() or 0
     found = found.filter(pk__gt=newest - SCAN_LIMIT)
-    if who := filters.get("actor"):
-        found = found.filter(actor__icontains=who)
-    if what := filters.get("action"):
-        found = found.filter(action__icontains=what)
+    if actor := filters.get("actor"):
+        found = found.filter(actor__icontains=actor)
+    if action := filters.get("action"):
+        found = found.filter(action__icontains=action)
     return found
 
 
 @dataclass(frozen=True, slots=True)
 class ChangedValue:
-    """One value that was changed, set or removed; None stands for nothing."""
+    """A value that was changed, set or removed. None means no value."""
 
     name: str
     before: str | None
@@ -63,13 +63,13 @@ class ChangedValue:
 
 
 def changes(before: dict[str, Any], after: dict[str, Any]) -> list[ChangedValue]:
-    """What differs, by the full name of each value: ``retry.max_attempts`` from 10 to 5."""
+    """The changed values by full name: ``retry.max_attempts`` from 10 to 5."""
     old, new = dict(_flat(before)), dict(_flat(after))
     return [
         ChangedValue(name, was, became)
         for name in dict.fromkeys([*old, *new])
-        if (was := _words(old.get(name))) != (became := _words(new.get(name)))
-        or (was is not None and old.get(name) != new.get(name))  # alike only because the words were cut
+        if (was := _text(old.get(name))) != (became := _text(new.get(name)))
+        or (was is not None and old.get(name) != new.get(name))  # equal only because the text was cut
     ]
 
 
@@ -81,7 +81,7 @@ def _flat(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{name}", inner
 
 
-def _words(value: Any) -> str | None:
+def _text(value: Any) -> str | None:
     if value in (None, "", [], {}):
         return None
     if isinstance(value, bool):

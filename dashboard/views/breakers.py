@@ -1,4 +1,4 @@
-"""Every breaker as a tile, and steering one by hand."""
+"""Every breaker as a tile, and the override of one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from integrations.models import Runtime, Service
 from integrations.operators import traffic
 from integrations.policies import breaker as breaker_policy
 
-SHOWN = 96  # tiles, those in trouble first: what is drawn anew every few seconds has to stay small
+SHOWN = 96  # tiles, worst first; the page redraws them every few seconds, so it has to stay small
 
 
 @viewer
@@ -65,18 +65,20 @@ def _context() -> dict[str, Any]:
 
 def _summary(found: list[Standing]) -> str:
     if not found:
-        return "One for each service, once there is one."
+        return "Each service has a circuit breaker"
     is_open = sum(standing.is_open for standing in found)
     probing = sum(standing.is_probing for standing in found)
-    halves = f", {probing} half-open" if probing else ""
-    if not is_open:
-        return f"None open{halves}, of {len(found)}."
-    return f"{is_open} open{halves}, of {len(found)}. What is held goes out by itself once a probe has succeeded."
+    parts = [f"{is_open} of {len(found)} breaker{'s' if len(found) != 1 else ''} open"]
+    if probing:
+        parts.append(f"{probing} half-open")
+    if is_open:
+        parts.append("held messages are delivered once a probe succeeds")
+    return " · ".join(parts)
 
 
 @operator
-def steer(request: HttpRequest, name: str) -> HttpResponse:
-    """Opens, closes, probes … by hand. The form is on the service's page as well; a refused one has its own."""
+def override(request: HttpRequest, name: str) -> HttpResponse:
+    """Override a breaker. The service's page has the form, too; a form with errors gets its own page."""
     service = get_object_or_404(Service.objects.select_related("runtime"), name=name)
     form = BreakerForm(posted(request), runtime=service.runtime)
     if form.is_valid():
@@ -85,16 +87,16 @@ def steer(request: HttpRequest, name: str) -> HttpResponse:
         except Conflict as conflict:
             form.refuse([(("action",), str(conflict))])
         else:
-            messages.success(request, f"The breaker of {service.name} is {_standing_words(runtime)}.")
+            messages.success(request, f"Breaker of {service.name}: {_state(runtime)}.")
             return see_other(_next(request) or reverse("service", args=[service.name]))
     context = {"form": form, "service": service, "runtime": service.runtime, "next": _next(request)}
-    return form_page(request, "breakers/steer.html", context, is_refused=form.is_bound)
+    return form_page(request, "breakers/override.html", context, is_refused=form.is_bound)
 
 
-def _standing_words(runtime: Runtime) -> str:
-    mode = {"auto": "automatic", "forced_open": "by hand"}.get(runtime.mode, runtime.mode)
+def _state(runtime: Runtime) -> str:
+    mode = {"auto": "automatic", "forced_open": "override"}.get(runtime.mode, runtime.mode)
     until = f" until {timezone.localtime(runtime.mode_until):%-d %b %H:%M}" if runtime.mode_until else ""
-    return f"{runtime.state.replace('_', '-')} now ({mode}{until})"
+    return f"{runtime.state.replace('_', '-')} ({mode}{until})"
 
 
 def _next(request: HttpRequest) -> str:

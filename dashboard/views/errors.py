@@ -1,4 +1,4 @@
-"""Pages for what went wrong, in the console's look. They say what to do next."""
+"""Error pages in the console's look. Each says what to do next."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ from django.http import (
 )
 from django.template.loader import render_to_string
 
-from dashboard.responses import NotThere
+from dashboard.responses import ExplainedNotFound
 
 
 def malformed(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
-    """Without context processors: what cannot be trusted may be the very host that they would build addresses of."""
-    words = str(exception) if isinstance(exception, BadRequest) else ""
+    """400, rendered without context processors: the untrusted part may be the host that they build addresses from."""
+    message = str(exception) if isinstance(exception, BadRequest) else ""
     if isinstance(exception, (TooManyFieldsSent, TooManyFilesSent, RequestDataTooBig)):
-        words = "It is larger than anything that a form here sends, so nothing of it was read."
-    context = {"words": words, "is_of_another_host": isinstance(exception, DisallowedHost)}
+        message = "The request is larger than any form of this console, so it was not read."
+    context = {"message": message, "is_of_another_host": isinstance(exception, DisallowedHost)}
     return HttpResponseBadRequest(render_to_string("errors/malformed.html", context))
 
 
 def forbidden(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
-    context = {"layout": _layout(request), "words": str(exception or "") or "You may not open this page."}
+    context = {"layout": _layout(request), "message": str(exception or "") or "You do not have access to this page."}
     return HttpResponseForbidden(render_to_string("errors/forbidden.html", context, request))
 
 
 def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
-    words = str(exception) if isinstance(exception, NotThere) else ""
-    context = {"layout": _layout(request), "words": words}
+    message = str(exception) if isinstance(exception, ExplainedNotFound) else ""
+    context = {"layout": _layout(request), "message": message}
     return HttpResponseNotFound(render_to_string("errors/not_found.html", context, request))
 
 
 def broken(request: HttpRequest) -> HttpResponse:
-    """Asks nothing of the database, which may be what is broken: no request, so no context processor runs."""
+    """500, rendered without the request, so that no context processor reads the database, which may be down."""
     return HttpResponseServerError(render_to_string("errors/broken.html"))
 
 
 def csrf_refused(request: HttpRequest, reason: str = "") -> HttpResponse:
-    """Django's CSRF_FAILURE_VIEW: most often a form that was open while its session ended."""
-    words = "This form was open for too long, or was sent from elsewhere. Go back, reload the page and send it again."
-    context = {"layout": _layout(request), "words": words}
+    """Django's CSRF_FAILURE_VIEW. The usual cause is a form that was open while its session ended."""
+    message = "This form has expired or was sent from another site. Go back, reload the page and send it again."
+    context = {"layout": _layout(request), "message": message}
     return HttpResponseForbidden(render_to_string("errors/forbidden.html", context, request))
 
 

@@ -1,4 +1,4 @@
-"""Failure groups: what goes wrong, most harmful first, and the way out of each on one page."""
+"""Failure groups, most harmful first, and one group with its sample call, replay and decisions."""
 
 from __future__ import annotations
 
@@ -34,26 +34,26 @@ STATES = {
     "ignored": ("Ignored", (FailureState.IGNORED,)),
     "all": ("All", tuple(FailureState)),
 }
-SPANS = {"hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(days=7), "ever": None}
+IGNORE_TIMES = {"hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(days=7), "ever": None}
 
 
 class NoteForm(forms.Form):
-    """What to know about a group, and who sees to it."""
+    """The note and the assignee of a group."""
 
     note = forms.CharField(
         required=False,
         max_length=4000,
         widget=forms.Textarea(attrs={"rows": 4}),
-        help_text="Such as the address of a runbook.",
+        help_text="For example a link to a runbook.",
     )
     assignee = forms.ChoiceField(required=False)
 
     def __init__(self, *given: Any, assignee: str, **options: Any) -> None:
         super().__init__(*given, **options)
         names = set(Account.objects.filter(is_active=True).values_list("username", flat=True))
-        # Who has left stays until somebody changes it.
+        # A deactivated assignee stays until an operator changes it.
         self.fields["assignee"] = forms.ChoiceField(
-            required=False, choices=[("", "nobody"), *((name, name) for name in sorted(names | {assignee} - {""}))]
+            required=False, choices=[("", "Unassigned"), *((name, name) for name in sorted(names | {assignee} - {""}))]
         )
 
 
@@ -80,7 +80,7 @@ def _listing_context(request: HttpRequest) -> dict[str, Any]:
     chosen = _with_names(groups.filter(state__in=STATES[state][1])).most_harmful_first(now)
     found = list(chosen[:SHOWN])
     sparks = sparklines([failure.pk for failure in found], now)
-    total = sum(counts.get(word, 0) for word in STATES[state][1])
+    total = sum(counts.get(each, 0) for each in STATES[state][1])
     return {
         "groups": [{"failure": failure, "spark": sparks[failure.pk]} for failure in found],
         "total": total,
@@ -90,11 +90,11 @@ def _listing_context(request: HttpRequest) -> dict[str, Any]:
         "tabs": [
             {
                 "label": label,
-                "count": sum(counts.get(one, 0) for one in states),
-                "url": "?" + urlencode({**({"service": name} if name else {}), **({"state": word} if word else {})}),
-                "is_current": word == state,
+                "count": sum(counts.get(each, 0) for each in states),
+                "url": "?" + urlencode({**({"service": name} if name else {}), **({"state": key} if key else {})}),
+                "is_current": key == state,
             }
-            for word, (label, states) in STATES.items()
+            for key, (label, states) in STATES.items()
         ],
         "panel_url": f"{reverse('_failures')}?{urlencode({'state': state, 'service': name})}",
         "has_any": bool(counts) or Failure.objects.exists(),
@@ -105,10 +105,10 @@ def _listing_context(request: HttpRequest) -> dict[str, Any]:
 def _summary(counts: dict[str, int]) -> str:
     unresolved = sum(counts.get(state, 0) for state in UNRESOLVED)
     if not unresolved:
-        return "Nothing that somebody should see to."
+        return "No open failures"
     regressed = counts.get(FailureState.REGRESSED, 0)
-    back = f", {regressed} of them back after they were resolved" if regressed else ""
-    return f"{unresolved} open{back}. Those that struck most messages in the last day come first."
+    parts = [f"{unresolved} open", *([f"{regressed} regressed"] if regressed else [])]
+    return " · ".join([*parts, "most affected messages in the last 24 h first"])
 
 
 def _with_names(groups: FailureQuerySet) -> FailureQuerySet:
@@ -134,13 +134,13 @@ def detail_panel(request: HttpRequest, public_id: str) -> HttpResponse:
 def _failure_or_404(public_id: str) -> Failure:
     failure = _with_names(Failure.objects.all()).by_public_id(public_id)
     if failure is None:
-        raise Http404("There is no failure group with this id.")
+        raise Http404("There is no failure group with this ID.")
     return failure
 
 
 def _detail_context(failure: Failure) -> dict[str, Any]:
     selection = f"failure:{failure.public_id}"
-    # By the service too: the index of its dead ones is the shorter one where most of a group came through later.
+    # By service too: its index of dead messages is the shorter one if most messages of a group were delivered later.
     dead = Message.objects.dead().filter(service=failure.service_id, failure=failure)
     return {
         "failure": failure,
@@ -159,7 +159,7 @@ def _detail_context(failure: Failure) -> dict[str, Any]:
 
 
 def _because(failure: Failure) -> list[tuple[str, str]]:
-    """What its calls have in common, in words and in the order in which it is decided."""
+    """The common properties of its calls as (label, text), in the order in which grouping compares them."""
     because = failure.because
     rows = [
         ("Service", failure.service.name),
@@ -168,36 +168,36 @@ def _because(failure: Failure) -> list[tuple[str, str]]:
         ("Status code", str(failure.status_code or "")),
         ("Fault", failure.fault.replace("_", " ") if failure.fault != "status" else ""),
         ("Error code", because.get("code", "")),
-        ("Names in the JSON", ", ".join(because.get("names", ()))),
+        ("JSON fields", ", ".join(because.get("names", ()))),
         ("Text", because.get("text", "")),
-        ("The rest", because.get("other", "")),
+        ("Other", because.get("other", "")),
     ]
-    return [(label, words) for label, words in rows if words]
+    return [(label, text) for label, text in rows if text]
 
 
 # ---- decisions ----------------------------------------------------------------------------------------------------
 @operator
 @require_POST
 def resolve(request: HttpRequest, public_id: str) -> HttpResponse:
-    return _decide(request, public_id, FailureIn(state="resolved"), "Resolved. Should it fail again, it comes back.")
+    return _decide(request, public_id, FailureIn(state="resolved"), "Resolved. A new failure reopens it.")
 
 
 @operator
 @require_POST
 def reopen(request: HttpRequest, public_id: str) -> HttpResponse:
-    return _decide(request, public_id, FailureIn(state="open"), "Open again.")
+    return _decide(request, public_id, FailureIn(state="open"), "Reopened.")
 
 
 @operator
 @require_POST
 def ignore(request: HttpRequest, public_id: str) -> HttpResponse:
-    if (named := request.POST.get("for", "ever")) not in SPANS:
-        toasts.error(request, f"Nothing was changed: ignore it for one of {', '.join(SPANS)}.")
+    if (name := request.POST.get("for", "ever")) not in IGNORE_TIMES:
+        toasts.error(request, f"Not changed. Use one of {', '.join(IGNORE_TIMES)}.")
         return see_other("failure", public_id)
-    span = SPANS[named]
+    span = IGNORE_TIMES[name]
     until = timezone.now() + span if span else None
-    words = "It is counted, and nobody is told." + ("" if span else " For ever.")
-    return _decide(request, public_id, FailureIn(state="ignored", ignored_until=until), f"Ignored. {words}")
+    done = f"Ignored {f'for 1 {name}' if span else 'forever'}. Failures are still counted, but not reported."
+    return _decide(request, public_id, FailureIn(state="ignored", ignored_until=until), done)
 
 
 def _decide(request: HttpRequest, public_id: str, data: FailureIn, done: str) -> HttpResponse:
@@ -205,7 +205,7 @@ def _decide(request: HttpRequest, public_id: str, data: FailureIn, done: str) ->
     try:
         failures.change(failure, data, actor=actor(request))
     except (Conflict, Invalid) as refusal:
-        toasts.error(request, f"Nothing was changed: {refusal}.")
+        toasts.error(request, f"Not changed: {refusal}.")
     else:
         toasts.success(request, done)
     return see_other("failure", failure.public_id)
@@ -214,19 +214,19 @@ def _decide(request: HttpRequest, public_id: str, data: FailureIn, done: str) ->
 @operator
 @require_http_methods(["GET", "POST"])
 def note(request: HttpRequest, public_id: str) -> HttpResponse:
-    """The note and who sees to it. The form is on the group's page; a refused one has its own."""
+    """The note and the assignee. The group's page has the form; a form with errors gets its own page."""
     failure = _failure_or_404(public_id)
     form = _note_form(failure, posted(request))
     if form.is_bound and form.is_valid():
         try:
             failures.change(failure, FailureIn.model_validate(form.cleaned_data), actor=actor(request))
         except Invalid as refusal:
-            for location, words in refusal.errors:
-                form.add_error(str(location[0]), words)
+            for location, text in refusal.errors:
+                form.add_error(str(location[0]), text)
         except Conflict as refusal:
-            form.add_error(None, f"Nothing was changed: {refusal}.")
+            form.add_error(None, f"Not changed: {refusal}.")
         else:
-            toasts.success(request, "Kept.")
+            toasts.success(request, "Note saved.")
             return see_other("failure", failure.public_id)
     return form_page(request, "failures/note.html", {"failure": failure, "form": form}, is_refused=form.is_bound)
 

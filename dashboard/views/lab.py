@@ -1,4 +1,4 @@
-"""The endpoint tester: preview a call, make it, look at every part of it, make it again."""
+"""The lab: preview a call to a service, make it, inspect it, repeat it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from django.views.decorators.http import require_GET, require_http_methods
 from dashboard.access import actor, operator, viewer
 from dashboard.form_submission import fresh_key, submit_once_unlocked
 from dashboard.forms.curl import read_curl
-from dashboard.forms.prefill import from_curl, starting_point
+from dashboard.forms.prefill import from_curl, from_query
 from dashboard.forms.request import LabForm, endpoints_of
 from dashboard.presenters.bodies import chosen_view
 from dashboard.presenters.curl import as_curl
 from dashboard.presenters.pagination import CursorPage, page
 from dashboard.responses import see_other
-from integrations.delivery import lab_call as tester
+from integrations.delivery import lab_call
 from integrations.models import Attempt, Certificate, Endpoint
 
 HISTORY = 20
@@ -29,51 +29,51 @@ ENDPOINTS_OFFERED = 300
 @require_http_methods(["GET", "POST"])
 def lab(request: HttpRequest) -> HttpResponse:
     if "curl" in request.POST:
-        return _pasted(request)
+        return _from_curl(request)
     if request.method == "POST":
-        return _called(request)
-    start = {"method": "GET", **{name: value for name, value in starting_point(request.GET).items() if value}}
+        return _call(request)
+    start = {"method": "GET", **{name: value for name, value in from_query(request.GET).items() if value}}
     if not any(request.GET.get(name) for name in ("message", "attempt", "endpoint", "method")):
         start["method"] = "GET"
     return _lab_page(request, LabForm(initial=start))
 
 
 @operator
-def _called(request: HttpRequest) -> HttpResponse:
+def _call(request: HttpRequest) -> HttpResponse:
     form = LabForm(request.POST)
-    asked = form.request()
-    if asked is None:
+    lab_request = form.request()
+    if lab_request is None:
         return _lab_page(request, form, status=422)
     if "preview" in request.POST:
         try:
-            return _lab_page(request, form, preview=tester.preview(asked))
+            return _lab_page(request, form, preview=lab_call.preview(lab_request))
         except ValueError as error:
             form.add_error(None, f"The request cannot be built: {error}.")
             return _lab_page(request, form, status=422)
-    return submit_once_unlocked(request, lambda: _run(request, asked), lambda: _under_way(request))
+    return submit_once_unlocked(request, lambda: _run(request, lab_request), lambda: _under_way(request))
 
 
 @operator
-def _pasted(request: HttpRequest) -> HttpResponse:
-    """The form filled in from a curl command; nothing is sent."""
+def _from_curl(request: HttpRequest) -> HttpResponse:
+    """Fill in the form from a curl command. Sends nothing."""
     command = request.POST["curl"]
     try:
-        pasted = read_curl(command)
-        form = LabForm(initial=from_curl(pasted))
+        call = read_curl(command)
+        form = LabForm(initial=from_curl(call))
     except ValueError as error:
         toasts.error(request, f"{error}.")
         return _lab_page(request, LabForm(initial={"method": "GET"}), command=command, status=422)
-    if pasted.left_out:
-        toasts.info(request, f"Left out: {', '.join(pasted.left_out)}. The service brings its own authentication.")
+    if call.left_out:
+        toasts.info(request, f"Left out: {', '.join(call.left_out)}. The service adds its own authentication.")
     return _lab_page(request, form)
 
 
-def _run(request: HttpRequest, asked: tester.LabRequest) -> HttpResponse:
-    return see_other("lab-result", tester.run(asked, actor=actor(request)).public_id)
+def _run(request: HttpRequest, lab_request: lab_call.LabRequest) -> HttpResponse:
+    return see_other("lab-result", lab_call.run(lab_request, actor=actor(request)).public_id)
 
 
 def _under_way(request: HttpRequest) -> HttpResponse:
-    toasts.warning(request, "This call is under way already; it will be in the history when it is done.")
+    toasts.warning(request, "This call is already in flight. Its result will appear in the history.")
     return see_other("lab")
 
 
@@ -81,7 +81,7 @@ def _lab_page(
     request: HttpRequest,
     form: LabForm,
     *,
-    preview: tester.RequestPreview | None = None,
+    preview: lab_call.RequestPreview | None = None,
     command: str = "",
     status: int = 200,
 ) -> HttpResponse:
@@ -117,7 +117,7 @@ def _history(request: HttpRequest) -> dict[str, Any]:
 def result(request: HttpRequest, public_id: str) -> HttpResponse:
     attempt = Attempt.objects.from_lab().select_related("service", "endpoint").by_public_id(public_id)
     if attempt is None:
-        raise Http404("There is no call from the lab with this id. It may have been pruned.")
+        raise Http404("There is no lab call with this ID. It may have been pruned.")
     body = bytes(attempt.request_body or b"")
     context = {
         "attempt": attempt,
@@ -134,6 +134,6 @@ def result(request: HttpRequest, public_id: str) -> HttpResponse:
 @viewer
 @require_GET
 def endpoints(request: HttpRequest) -> HttpResponse:
-    """The suggestions for the endpoint field, when another service was chosen."""
+    """Suggestions for the endpoint field after a change of the service."""
     found = endpoints_of(request.GET.get("service", "")[:63])
     return render(request, "lab/_endpoints.html", {"endpoints": found})

@@ -1,4 +1,4 @@
-"""What machines ask: is the process alive, can it do its work, and how does the work go."""
+"""Endpoints for monitoring: liveness, readiness and metrics."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from integrations.outbound.addresses import parse_networks
 @public
 @never_cache
 def healthz(request: HttpRequest) -> HttpResponse:
-    """Alive. It touches nothing else, so that a slow database never gets the process killed."""
+    """Liveness. It reads nothing, so that a slow database never gets the process killed."""
     return JsonResponse({"status": "ok"})
 
 
 @public
 @never_cache
 def readyz(request: HttpRequest) -> HttpResponse:
-    """200 when the database answers and its migrations are applied, else 503; and how the work stands."""
+    """Readiness: 200 if the database responds and its migrations are applied, else 503; with counts of the work."""
     report: dict[str, Any] = {"database": False, "migrations": False}
     try:
         report["migrations"] = _migrations_are_applied()

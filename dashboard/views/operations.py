@@ -1,4 +1,4 @@
-"""Operations: bulk work, from the selection in the list of messages to what came of each."""
+"""Bulk operations: from the selection in the list of messages to the result of each message."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from integrations.models import Message, Operation, Service
 from integrations.models.operation import Item, ItemOutcome, Kind
 from integrations.operators import bulk_operations
 
-WORDS = {Kind.REPLAY: "Replay", Kind.CANCEL: "Cancel", Kind.RETRY_NOW: "Retry now"}
+LABELS = {Kind.REPLAY: "Replay", Kind.CANCEL: "Cancel", Kind.RETRY_NOW: "Retry now"}
 SHOWN = ("nonce", "status", "method", "path", "service__name")
 
 
 class StartForm(forms.Form):
-    """What is asked before an operation begins."""
+    """The reason and the rate of an operation, before it starts."""
 
     reason = forms.CharField(
-        max_length=500, help_text="Kept with the operation and in the audit.", widget=forms.TextInput()
+        max_length=500, help_text="Recorded with the operation and in the audit log.", widget=forms.TextInput()
     )
     rate = forms.FloatField(
-        label="Messages a second",
+        label="Messages per second",
         min_value=bulk_operations.SLOWEST,
         max_value=bulk_operations.RATE_LIMIT,
         initial=f"{bulk_operations.RATE:g}",
-        help_text="It can be changed while it runs.",
+        help_text="You can change it while the operation runs.",
     )
 
 
 class RateForm(forms.Form):
     rate = forms.FloatField(
-        label="Messages a second", min_value=bulk_operations.SLOWEST, max_value=bulk_operations.RATE_LIMIT
+        label="Messages per second", min_value=bulk_operations.SLOWEST, max_value=bulk_operations.RATE_LIMIT
     )
 
 
@@ -76,27 +76,27 @@ def _listing_context(request: HttpRequest) -> dict[str, Any]:
 @operator
 @require_POST
 def new(request: HttpRequest) -> HttpResponse:
-    """Plans a dry run of what was picked in the list; its page says what is in it, and asks."""
+    """Plan a dry run over the selected messages. Its page shows its content and asks for confirmation."""
     back = request.POST.get("back", "")
-    q = request.POST.get("q", "") if "all" in request.POST else _picked(request.POST)
+    q = request.POST.get("q", "") if "all" in request.POST else _selected(request.POST)
     try:
         kind = Kind(request.POST.get("kind", ""))
         operation = bulk_operations.plan(kind, q, by=actor(request), dry_run=True)
     except ValueError:
-        toasts.error(request, "Nothing was planned: say what to do.")
+        toasts.error(request, "Not planned. Choose an action.")
     except Invalid as refusal:
-        toasts.error(request, f"Nothing was planned: {refusal}.")
+        toasts.error(request, f"Not planned: {refusal}.")
     else:
         return see_other("operation", operation.public_id)
     return see_other(f"{reverse('messages')}?{QueryDict(back).urlencode()}")
 
 
-def _picked(form: QueryDict) -> str:
-    picked = form.getlist("id")
-    return f"id:{','.join(picked)}" if picked else ""
+def _selected(form: QueryDict) -> str:
+    selected = form.getlist("id")
+    return f"id:{','.join(selected)}" if selected else ""
 
 
-# ---- one of them --------------------------------------------------------------------------------------------------
+# ---- one operation ------------------------------------------------------------------------------------------------
 @viewer
 @require_GET
 def detail(request: HttpRequest, public_id: str) -> HttpResponse:
@@ -106,7 +106,7 @@ def detail(request: HttpRequest, public_id: str) -> HttpResponse:
 @viewer
 @require_GET
 def detail_panel(request: HttpRequest, public_id: str) -> HttpResponse:
-    """What moves on its page."""
+    """The live part of an operation's page."""
     return live.panel(request, "operations/_progress.html", _context(request, _operation_or_404(public_id)))
 
 
@@ -117,7 +117,7 @@ def _page(request: HttpRequest, operation: Operation, form: StartForm, status: i
 def _operation_or_404(public_id: str) -> Operation:
     operation = Operation.objects.by_public_id(public_id)
     if operation is None:
-        raise Http404("There is no operation with this id.")
+        raise Http404("There is no operation with this ID.")
     return operation
 
 
@@ -132,7 +132,7 @@ def _context(request: HttpRequest, operation: Operation) -> dict[str, Any]:
     state = {"outcome": outcome, "cursor": cursor}
     return {
         "operation": operation,
-        "word": WORDS[Kind(operation.kind)],
+        "verb": LABELS[Kind(operation.kind)],
         "form": StartForm(),
         "rate_form": RateForm(initial={"rate": f"{operation.rate:g}"}),
         "services": _services(operation),
@@ -151,7 +151,7 @@ def _context(request: HttpRequest, operation: Operation) -> dict[str, Any]:
 
 
 def _services(operation: Operation) -> list[tuple[str, int]]:
-    """Which services its messages are for, the most first; one that was deleted has no name any more."""
+    """The services of its messages with their counts, largest first; deleted services are left out."""
     counts = {int(pk): count for pk, count in operation.estimate.get("services", {}).items()}
     names = dict(Service.objects.filter(pk__in=counts).values_list("pk", "name")) if counts else {}
     named = [(names[pk], count) for pk, count in counts.items() if pk in names]
@@ -166,15 +166,15 @@ def _tabs(operation: Operation, outcome: str) -> list[dict[str, Any]]:
         "skipped": operation.skipped,
         "left": operation.total - operation.done,
     }
-    # A replay is done with a message once its new one waits for delivery; what becomes of that is in its own column.
-    words = {
+    # A replay counts as done once the new message is queued; the table has a column for the new message's status.
+    labels = {
         "": "All",
-        "left": "Not done",
-        "succeeded": "Queued anew" if operation.kind == Kind.REPLAY else "Succeeded",
+        "left": "Remaining",
+        "succeeded": "Requeued" if operation.kind == Kind.REPLAY else "Succeeded",
     }
     return [
         {
-            "label": words.get(name) or name.capitalize(),
+            "label": labels.get(name) or name.capitalize(),
             "count": count,
             "url": f"?{urlencode({'outcome': name})}" if name else "?",
             "is_current": name == outcome,
@@ -184,7 +184,7 @@ def _tabs(operation: Operation, outcome: str) -> list[dict[str, Any]]:
 
 
 def _with_messages(operation: Operation, items: list[Item]) -> list[dict[str, Any]]:
-    """Each item with its message and its replay, in two queries; what was pruned is None."""
+    """Each item with its message and its replay, in two queries; None for pruned ones."""
     ids = [item.message_id for item in items]
     if not ids:
         return []
@@ -197,11 +197,11 @@ def _with_messages(operation: Operation, items: list[Item]) -> list[dict[str, An
     ]
 
 
-# ---- what can be done with it -------------------------------------------------------------------------------------
+# ---- actions ------------------------------------------------------------------------------------------------------
 @operator
 @require_http_methods(["GET", "POST"])
 def start(request: HttpRequest, public_id: str) -> HttpResponse:
-    """Begins what a dry run has planned."""
+    """Start the operation that a dry run planned."""
     operation = _operation_or_404(public_id)
     if request.method == "GET":
         return see_other("operation", public_id)
@@ -209,7 +209,7 @@ def start(request: HttpRequest, public_id: str) -> HttpResponse:
     if not form.is_valid():
         return _page(request, operation, form, status=422)
     given = form.cleaned_data
-    return _steered(
+    return _act(
         request,
         lambda: bulk_operations.start(operation, by=actor(request), reason=given["reason"], rate=given["rate"]),
         operation,
@@ -226,8 +226,8 @@ def change(request: HttpRequest, public_id: str) -> HttpResponse:
         toasts.error(request, f"Not changed: {form.errors['rate'][0]}")
         return see_other("operation", public_id)
     rate = form.cleaned_data["rate"]
-    return _steered(
-        request, lambda: bulk_operations.change(operation, by=actor(request), rate=rate), operation, "Changed."
+    return _act(
+        request, lambda: bulk_operations.change(operation, by=actor(request), rate=rate), operation, "Rate changed."
     )
 
 
@@ -235,27 +235,27 @@ def change(request: HttpRequest, public_id: str) -> HttpResponse:
 @require_POST
 def pause(request: HttpRequest, public_id: str) -> HttpResponse:
     operation = _operation_or_404(public_id)
-    return _steered(request, lambda: bulk_operations.pause(operation, by=actor(request)), operation, "Paused.")
+    return _act(request, lambda: bulk_operations.pause(operation, by=actor(request)), operation, "Paused.")
 
 
 @operator
 @require_POST
 def resume(request: HttpRequest, public_id: str) -> HttpResponse:
     operation = _operation_or_404(public_id)
-    return _steered(request, lambda: bulk_operations.resume(operation, by=actor(request)), operation, "It goes on.")
+    return _act(request, lambda: bulk_operations.resume(operation, by=actor(request)), operation, "Resumed.")
 
 
 @operator
 @require_POST
 def cancel(request: HttpRequest, public_id: str) -> HttpResponse:
     operation = _operation_or_404(public_id)
-    return _steered(request, lambda: bulk_operations.cancel(operation, by=actor(request)), operation, "Cancelled.")
+    return _act(request, lambda: bulk_operations.cancel(operation, by=actor(request)), operation, "Cancelled.")
 
 
-def _steered(request: HttpRequest, verb: Callable[[], None], operation: Operation, done: str) -> HttpResponse:
+def _act(request: HttpRequest, verb: Callable[[], None], operation: Operation, done: str) -> HttpResponse:
     try:
         verb()
         toasts.success(request, done)
     except (Conflict, Invalid) as refusal:
-        toasts.error(request, f"Nothing was done: {refusal}.")
+        toasts.error(request, f"Not done: {refusal}.")
     return see_other("operation", operation.public_id)

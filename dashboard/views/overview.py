@@ -1,4 +1,4 @@
-"""What needs a person now, and how the last hour went."""
+"""The overview: problems that need an operator, and the counters of the last hour."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from django.utils import timezone
 from dashboard import live
 from dashboard.access import viewer
 from dashboard.presenters.charts import chart, time_range_named
-from dashboard.presenters.service_stats import WAITING_CAP, HourStats, Standing, see_certificates, standings
+from dashboard.presenters.service_stats import WAITING_CAP, HourStats, Standing, add_certificates, standings
 from integrations.models import Operation, Service, Worker
 from integrations.operators import failures
 
-SHOWN = 12  # services in the table; the rest are on their own page
-GROUPS = 5  # failure groups, and stopped operations, among what needs attention; all are on their own pages
+SHOWN = 12  # services in the table; the services page has the rest
+GROUPS = 5  # failure groups, and stopped operations, in the list of problems; their own pages have all
 DAY = timedelta(days=1)
-LISTED = 25  # services among what needs attention: more than that is one cause, not many
+LISTED = 25  # services in the list of problems: more than that have one common cause
 
 
 @viewer
@@ -36,7 +36,7 @@ def overview_panel(request: HttpRequest) -> HttpResponse:
 def _context(request: HttpRequest) -> dict[str, Any]:
     now, time_range = timezone.now(), time_range_named(request.GET.get("span"))
     found = standings(Service.objects.all(), now)
-    see_certificates(found, now)
+    add_certificates(found, now)
     found.sort(key=lambda standing: standing.rank)
     workers = Worker.objects.alive(now).count()
     waiting = min(WAITING_CAP, sum(standing.waiting for standing in found))
@@ -68,17 +68,21 @@ def _context(request: HttpRequest) -> dict[str, Any]:
 
 
 def _summary(found: list[Standing], workers: int, waiting: int) -> str:
-    """The one line on what is going on."""
+    """“2 of 6 services down · 45 messages waiting”."""
     if not found:
-        return "What needs you first, then how the last hour went."
+        return "Problems first, then the last hour"
     counts = (
         (sum(standing.is_open or standing.is_unwell for standing in found), "down"),
         (sum(standing.is_probing for standing in found), "being probed"),
         (sum(standing.is_late for standing in found), "behind"),
         (sum(standing.service.is_paused for standing in found), "paused"),
     )
-    parts = [f"{count} {word}" for count, word in counts if count]
-    services = f"{len(found)} service{'s' if len(found) != 1 else ''}"
-    state = f"Of {services}, {', '.join(parts)}" if parts else f"{services.capitalize()}, all up"
-    waits = f"{waiting:,}{'+' if waiting == WAITING_CAP else ''} message{'s' if waiting != 1 else ''} waiting"
-    return f"{state}; {waits}{'' if workers else '; no worker is running'}."
+    services = f"service{'s' if len(found) != 1 else ''}"
+    states = [f"{count} {state}" for count, state in counts if count]
+    if states:
+        count, _, state = states[0].partition(" ")
+        states[0] = f"{count} of {len(found)} {services} {state}"
+    else:
+        states = [f"All {len(found)} services up" if len(found) != 1 else "1 service, up"]
+    backlog = f"{waiting:,}{'+' if waiting == WAITING_CAP else ''} message{'s' if waiting != 1 else ''} waiting"
+    return " · ".join([*states, backlog, *([] if workers else ["no workers running"])])

@@ -8,20 +8,20 @@ from django.urls import reverse
 from dashboard.access import person, viewer
 from integrations.models import Role, Service, ServiceStatus
 
-FOUND = 8  # services in the palette, beside the pages and what can be done on this one
-ACTIONS = {  # verb: its page, and the status that a service must have for it
+FOUND = 8  # services in the palette, next to the pages and the actions of the open page
+ACTIONS = {  # verb: its page, and the status that it requires
     "edit": ("service-edit", ""),
     "pause": ("service-pause", ServiceStatus.ACTIVE),
     "resume": ("service-resume", ServiceStatus.PAUSED),
-    "steer": ("breaker-steer", ""),
-    "try": ("service-try", ""),
+    "override": ("breaker-override", ""),
+    "backtest": ("service-try", ""),
 }
 
 
 @viewer
 def palette(request: HttpRequest) -> JsonResponse:
-    """Services by a part of their name, and what is done to them (“pause bill”): ``{"services": [{"name", "kind",
-    "url"}]}``."""
+    """Find services by a part of their name, and actions on them (“pause bill”). Returns ``{"services": [{"name",
+    "kind", "url"}]}``."""
     text = request.GET.get("q", "").strip().lower()[:80]
     found = [_choice(name, "Service", reverse("service", args=[name])) for name, _ in _named(text)]
     verb, _, rest = text.partition(" ")

@@ -1,4 +1,4 @@
-"""Signing in and out, the first account, one's own password."""
+"""Sign in, sign out, create the first account, change the own password."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from integrations.models.account import digest
 class SignInForm(AuthenticationForm):
     error_messages = {
         **AuthenticationForm.error_messages,
-        "invalid_login": "User name and password don't fit together. Both are case-sensitive.",
+        "invalid_login": "Wrong username or password. Both are case-sensitive.",
     }
 
 
 class Login(LoginView):
-    """django-axes counts the failures and shows people/locked_out.html in place of this page after too many."""
+    """Sign in. After too many failures, which django-axes counts, people/locked_out.html replaces this page."""
 
     template_name = "people/login.html"
     authentication_form = SignInForm
@@ -44,9 +44,9 @@ class Login(LoginView):
             return super().form_valid(form)
 
     def form_invalid(self, form: AuthenticationForm) -> HttpResponse:
-        # What django-axes turns away unheard is not kept: nobody can fill the audit by guessing.
+        # Attempts that django-axes locks out are not recorded, so that guessing cannot fill the audit log.
         if (name := form.cleaned_data.get("username")) and not getattr(self.request, "axes_locked_out", False):
-            AuditEntry.objects.record("somebody", "person.sign_in_failed", name)
+            AuditEntry.objects.record("anonymous", "person.sign_in_failed", name)
         return self.render_to_response(self.get_context_data(form=form), status=422)
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def logout(request: HttpRequest) -> HttpResponse:
 @never_cache
 @sensitive_post_parameters("password")
 def setup(request: HttpRequest, secret: str) -> HttpResponse:
-    """Makes the first admin. The link is used up by whoever sends the form first."""
+    """Create the first admin. The link works once, for the first request that submits the form."""
     if not SetupLink.objects.valid(secret):
         return _used_up(request)
     form = FirstAdminForm(posted(request))
@@ -85,7 +85,7 @@ def setup(request: HttpRequest, secret: str) -> HttpResponse:
 
 @transaction.atomic
 def _first_admin(secret: str, username: str, password: str) -> Account | None:
-    # Deleting the link decides between two at once: the row can be deleted only by one of them.
+    # Two requests at once: only one of them can delete the link's row, and that one creates the account.
     used, _ = SetupLink.objects.filter(digest=digest(secret), expires_at__gt=timezone.now()).delete()
     if not used or Account.objects.exists():
         return None
@@ -104,7 +104,7 @@ def _used_up(request: HttpRequest) -> HttpResponse:
 @never_cache
 @sensitive_post_parameters("old_password", "new_password1", "new_password2")
 def password(request: HttpRequest) -> HttpResponse:
-    """One's own password; other sessions of the same person end with the old one."""
+    """Change the own password. The account's other sessions end."""
     form = OwnPasswordForm(person(request), posted(request))
     if not form.is_valid():
         return form_page(request, "people/password.html", {"form": form}, is_refused=form.is_bound)
@@ -112,5 +112,5 @@ def password(request: HttpRequest) -> HttpResponse:
         account = form.save()
         AuditEntry.objects.record(actor(request), "person.password_changed", person(request).username)
     update_session_auth_hash(request, account)
-    messages.success(request, "Your password is changed. Your other sessions are signed out.")
+    messages.success(request, "Password changed. Your other sessions are signed out.")
     return see_other("password")

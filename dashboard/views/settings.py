@@ -1,4 +1,4 @@
-"""People and tokens: who may come in, and with what; and how long history is kept."""
+"""Settings: accounts, API tokens and retention."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def settings(request: HttpRequest) -> HttpResponse:
         {
             "people": Account.objects.order_by("-is_active", "username")[:LISTED],
             "tokens": Token.objects.select_related("created_by")[:LISTED],
-            "kept": Retention.objects.current(),
+            "retention": Retention.objects.current(),
             "oldest": retention.oldest_message_at(),
             "now": timezone.now(),
         },
@@ -48,12 +48,12 @@ def person_new(request: HttpRequest) -> HttpResponse:
     account = _registered(form, actor(request)) if form.is_valid() else None
     if account is None:
         return form_page(request, "settings/person.html", {"form": form}, is_refused=form.is_bound)
-    messages.success(request, f"{account.username} may sign in now, as {account.role}.")
+    messages.success(request, f"{account.username} added as {account.role}.")
     return see_other("settings")
 
 
 def _registered(form: PersonForm, by: str) -> Account | None:
-    """The new account; None, and the form says why, where somebody else has just made one of that name."""
+    """The new account; None, with an error on the form, if another admin has just taken the name."""
     given = form.cleaned_data
     try:
         with transaction.atomic():
@@ -80,7 +80,7 @@ def person_edit(request: HttpRequest, pk: int) -> HttpResponse:
         if refusal is None:
             if form.cleaned_data["password"] and account == person(request):
                 update_session_auth_hash(request, account)
-            messages.success(request, f"{account.username} is changed.")
+            messages.success(request, f"{account.username} saved.")
             return see_other("settings")
         form.add_error(None, refusal)
     return form_page(request, "settings/person.html", {"form": form, "account": account}, is_refused=form.is_bound)
@@ -88,12 +88,13 @@ def person_edit(request: HttpRequest, pk: int) -> HttpResponse:
 
 @transaction.atomic
 def _change_person(account: Account, given: dict[str, Any], by: str) -> str | None:
-    """None, or why not. The admins' rows are locked, so that two admins cannot remove each other at once."""
+    """Change an account. Returns None, or the reason of a refusal. The admins' rows are locked, so that two admins
+    cannot remove each other at the same time."""
     admins = Account.objects.select_for_update().filter(role=Role.ADMIN, is_active=True).order_by("pk")
     others = [other for other in admins if other.pk != account.pk]
     stays_admin = given["role"] == Role.ADMIN and given["is_active"]
     if account.may(Role.ADMIN) and not stays_admin and not others:
-        return f"{account.username} is the last admin who may sign in. Make somebody else an admin first."
+        return f"{account.username} is the last active admin. Make another account an admin first."
     before = {"role": account.role, "is_active": account.is_active}
     account.role, account.is_active = given["role"], given["is_active"]
     if given["password"]:
@@ -101,7 +102,7 @@ def _change_person(account: Account, given: dict[str, Any], by: str) -> str | No
     account.save()
     after = {"role": account.role, "is_active": account.is_active}
     if given["password"]:
-        after["password"] = "set anew"  # noqa: S105 - says that, not what
+        after["password"] = "changed"  # noqa: S105 - the fact, not the password
     AuditEntry.objects.record(by, "person.changed", account.username, before=before, after=after)
     return None
 
@@ -110,7 +111,7 @@ def _change_person(account: Account, given: dict[str, Any], by: str) -> str | No
 @admin
 @never_cache
 def token_new(request: HttpRequest) -> HttpResponse:
-    """Makes a token; its secret is on this one answer and nowhere else."""
+    """Create a token. Only this response shows its secret."""
     form = TokenForm(posted(request))
     if not form.is_valid():
         return form_page(request, "settings/token.html", {"form": form}, is_refused=form.is_bound)
@@ -132,14 +133,14 @@ def token_delete(request: HttpRequest, pk: int) -> HttpResponse:
             actor(request), "token.deleted", token.name, before={"role": token.role, "prefix": token.prefix}
         )
         token.delete()
-    messages.success(request, f"The token {token.name} is deleted; calls with it are refused from now on.")
+    messages.success(request, f"Token {token.name} deleted. Requests with it are refused from now on.")
     return see_other("settings")
 
 
 # ---- history ------------------------------------------------------------------------------------------------------
 @admin
 def retention_edit(request: HttpRequest) -> HttpResponse:
-    """What would be deleted at once is shown first, and has to be agreed to."""
+    """Change the retention. If it deletes history at once, the page shows how much and asks for confirmation."""
     form = RetentionForm(posted(request), present=Retention.objects.current().periods)
     context: dict[str, Any] = {"form": form, "oldest": retention.oldest_message_at()}
     if not form.is_valid():
@@ -151,6 +152,6 @@ def retention_edit(request: HttpRequest) -> HttpResponse:
         context |= {"loss": loss, "agreed": agreed, "given": given, "looked_at": retention.PREVIEWED}
         return form_page(request, "settings/retention.html", context, is_refused=False)
     kept = retention.change(given, actor=actor(request))
-    words = f"Finished messages are kept {retention.for_days(kept.messages_days)}"
-    messages.success(request, f"{words}, audit entries {retention.for_days(kept.audit_days)}.")
+    messages_days, audit_days = retention.for_days(kept.messages_days), retention.for_days(kept.audit_days)
+    messages.success(request, f"Saved. Finished messages are kept {messages_days}, audit entries {audit_days}.")
     return see_other("settings")

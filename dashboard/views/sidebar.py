@@ -11,12 +11,12 @@ from dashboard.access import viewer
 
 @viewer
 def trouble_panel(request: HttpRequest) -> HttpResponse:
-    """The rail's count of services that are down. It keeps title and icon current on pages without a panel, too."""
+    """The number of services that are down. It also keeps title and icon current on pages without a panel."""
     return live.panel(request, "_partials/trouble.html", {})
 
 
 @viewer
 @require_GET
 def failing_panel(request: HttpRequest) -> HttpResponse:
-    """The rail's count of groups that somebody should see to."""
+    """The number of open failure groups."""
     return live.panel(request, "_partials/failing.html", {})

@@ -1,4 +1,4 @@
-"""Status: what works, and how well it has worked for a day and for thirty."""
+"""Status: the state of each service, and its uptime over a day and over 30 days."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dashboard.presenters.service_stats import Standing, standings
 from dashboard.presenters.uptime import DAY, MONTH, uptimes
 from integrations.models import Service
 
-SHOWN = 200  # services: those with trouble first
+SHOWN = 200  # services, worst first
 
 
 @viewer
@@ -46,8 +46,6 @@ def _context() -> dict[str, Any]:
 
 
 def _summary(found: list[Standing], down: int) -> str:
-    """The one line on what is going on."""
     if not found:
-        return "How well each service has worked, by its calls and health checks."
-    services = f"{len(found)} service{'s' if len(found) != 1 else ''}"
-    return f"{down} of {services} down." if down else f"None of {services} is down."
+        return "Uptime of each service by its calls and health checks"
+    return f"{down} of {len(found)} service{'s' if len(found) != 1 else ''} down"

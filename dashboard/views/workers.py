@@ -1,4 +1,4 @@
-"""Workers: who is sending, and who stopped or was lost."""
+"""Workers: live lanes, and those that stopped or were lost."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ class Person:
     def sign_in(self, page: Page) -> None:
         if not self.cookies:
             page.goto(f"{self.at}/login/")
-            page.get_by_label("User name").fill(self.name)
+            page.get_by_label("Username").fill(self.name)
             page.locator("input[type=password]").fill(self.password)
             page.get_by_role("button", name="Sign in").click()
             expect(page.locator("h1")).to_contain_text("Overview")

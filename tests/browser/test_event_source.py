@@ -22,7 +22,7 @@ def test_the_script_of_the_guide_misses_nothing_and_hears_nothing_twice(
     complaints.allow("Failed to load resource|ERR_")  # the server is killed, and later the session has ended
     password = installation.operator("emmy", "admin")
     page.goto("/login/")
-    page.get_by_label("User name").fill("emmy")
+    page.get_by_label("Username").fill("emmy")
     page.locator("input[type=password]").fill(password)
     page.locator("main button.primary").click()
     page.wait_for_url("/")

@@ -265,7 +265,7 @@ def test_what_strangers_see_is_clean(
         is_clean_at(address, heading, page, shot, name)
     page.goto("/login/")
     for guess in range(1, LOCKED_OUT_AFTER + 1):
-        page.get_by_label("User name").fill("nobody")
+        page.get_by_label("Username").fill("nobody")
         page.locator("input[type=password]").fill(f"guess {guess}")
         page.get_by_role("button", name="Sign in").click()
         is_last = guess == LOCKED_OUT_AFTER

@@ -72,7 +72,7 @@ def test_find_the_failing_service_read_why_replay_the_group_and_see_it_drain(
     page.get_by_role("button", name="Change").click()
 
     # See it drain.
-    expect(page.locator(".toasts")).to_contain_text("Changed.")
+    expect(page.locator(".toasts")).to_contain_text("Rate changed.")
     with staying_on(page):
         expect(operation).to_contain_text(f"{SENT} of {SENT} done", timeout=WORKERS)
         expect(operation.locator("tbody .badge.delivered")).to_have_count(SENT, timeout=WORKERS)

@@ -39,7 +39,7 @@ def test_the_journey_in_a_browser(
     page.goto(link[0])
     shot("setup")
     expect_clean(page)
-    page.get_by_label("User name").fill("ada")
+    page.get_by_label("Username").fill("ada")
     for field in page.locator("input[type=password]").all():
         field.fill(PASSWORD)
     page.locator("main button.primary").click()

@@ -207,7 +207,7 @@ def test_a_typed_value_and_its_focus_stay(signed_in: Page, places: dict[str, str
     running = _plan(api, "service:lists-a", dry_run=False, rate=0.01)
     items = LiveList.at(signed_in, f"/operations/{running}/", "tbody")
     before = items.ids
-    rate = signed_in.get_by_label("Messages a second")
+    rate = signed_in.get_by_label("Messages per second")
     rate.fill("7")
     items.refresh("reversed")
     items.expect_ids(before[::-1])

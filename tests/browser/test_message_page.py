@@ -39,7 +39,7 @@ def test_edit_a_refused_message_and_resend_it(
     # The first screen: what happened, why, and what to do.
     page.goto(f"/messages/{message}/")
     verdict = page.locator(".verdict")
-    expect(verdict).to_contain_text("refused it with a status that is not tried again")
+    expect(verdict).to_contain_text("Rejected with 422 (not retryable)")
     expect(verdict).to_contain_text("edit and replay")
     attempt = page.locator("#attempt-1")
     expect(attempt).to_have_attribute("open", "")

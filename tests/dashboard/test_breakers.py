@@ -21,7 +21,7 @@ def test_an_open_tile_says_why_since_when_and_what_is_held() -> None:
     trip(service, "a probe failed")
     messages_of(service, Status.PENDING, 7)
     page = words(browser().get("/breakers/"))
-    assert "1 open, of 1" in page
+    assert "1 of 1 breaker open" in page
     assert "A probe failed. Nothing is sent." in page
     assert "Opened 3 min ago" in page
     assert "Held 7" in page

@@ -68,10 +68,13 @@ def test_a_file_that_ends_too_early_says_so(viewer: Client, queue: Queue, monkey
     monkeypatch.setattr(exports, "LIMIT", 3)
     for _ in range(3):
         queue()
-    assert "The file ends here" not in file_of(viewer, "/messages/export.csv")
+    assert "Export limit" not in file_of(viewer, "/messages/export.csv")
     queue()
-    assert "The file ends here, at 3 messages" in file_of(viewer, "/messages/export.csv").splitlines()[-1]
-    assert "The file ends here" in json.loads(file_of(viewer, "/messages/export.ndjson").splitlines()[-1])["notice"]
+    assert "Export limit of 3 messages reached" in file_of(viewer, "/messages/export.csv").splitlines()[-1]
+    assert (
+        "Export limit of 3 messages reached"
+        in json.loads(file_of(viewer, "/messages/export.ndjson").splitlines()[-1])["notice"]
+    )
 
 
 @pytest.mark.parametrize("evil", ["=1+1", "+1", "-1", "@sum", "\t=1", '=cmd|"/c calc"!A1'])
@@ -112,7 +115,7 @@ def kept(client: Client, **form: str) -> str:
 def test_a_view_is_kept_shown_replaced_and_deleted(viewer: Client, queue: Queue) -> None:
     queue()
     page = kept(viewer)
-    assert "Saved as “Broken”" in page
+    assert "View “Broken” saved." in page
     assert 'href="?q=code%3A503&amp;service=billing" aria-current="page">Broken' in page
     assert "Delete “Broken”" in page
     assert 'aria-current="page">Broken' not in viewer.get("/messages/").content.decode()
@@ -149,8 +152,8 @@ def test_a_person_has_so_many_views(viewer: Client, queue: Queue, monkeypatch: A
     monkeypatch.setattr(saved_views, "VIEWS_LIMIT", 1)
     queue()
     kept(viewer)
-    assert "Not saved: you have 1 views" in kept(viewer, name="Another")
-    assert "Saved as" in kept(viewer, filters="status=dead")
+    assert "Not saved. You already have 1 views" in kept(viewer, name="Another")
+    assert "View “" in kept(viewer, filters="status=dead")
 
 
 def test_a_view_keeps_only_filters_of_the_list(viewer: Client, queue: Queue) -> None:

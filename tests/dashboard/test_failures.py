@@ -95,7 +95,7 @@ def test_open_groups_are_listed_most_harmful_first(service: Service) -> None:
     answer = browser(Role.VIEWER).get("/failures/")
     page = answer.content.decode()
     assert shown(page) == ["back", "many", "few", "old"]
-    assert "4 open, 1 of them back after they were resolved." in words(answer)
+    assert "4 open · 1 regressed" in words(answer)
     assert "1 failed call in the last 24 hours, at most 1 in an hour" in page
 
 
@@ -123,7 +123,7 @@ def test_the_way_out_is_on_one_page(service: Service) -> None:
     answer = browser().get(f"/failures/{group.public_id}/")
     page, text = answer.content.decode(), words(answer)
     assert "Error code no_stock" in text
-    assert "Names in the JSON code, left" in text
+    assert "JSON fields code, left" in text
     assert f'href="/messages/{sample.public_id}/"' in page
     assert f'href="/lab/?message={sample.public_id}"' in page
     assert "3 dead" in text

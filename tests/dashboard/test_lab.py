@@ -45,7 +45,7 @@ def test_a_call_shows_what_came_back(operator: Client, local: Receiver) -> None:
     page = text(operator.get(response["Location"]))
     assert "418" in page
     assert "12345678901234567890" in page
-    assert "Waiting for the answer" in page
+    assert "Waiting for response" in page
     assert "curl -X POST" in page
     assert local.last.target == "/api/things?page=2"
     assert local.last.body == b'{"price":1.10}'
@@ -83,7 +83,7 @@ def test_the_same_form_while_its_call_is_under_way_says_so(operator: Client, loc
     operator.post("/lab/", {**FORM, "form_key": "k1"})
     IdempotentAnswer.objects.update(status=None)
     page = text(operator.post("/lab/", {**FORM, "form_key": "k1"}, follow=True))
-    assert "under way already" in page
+    assert "already in flight" in page
     assert len(local.calls) == 1
 
 

@@ -58,7 +58,7 @@ def test_the_timeline_tells_everything_in_its_order(operator: Client, queue: Que
     assert told[0] == "Replayed by operator"
     assert told[1:4] == ["Cancelled by operator", 1, "billing: Paused: their maintenance"]
     # The new schedule and the act that made it are of the same moment.
-    assert sorted(told[4:6]) == ["From here on it may be delivered", "Made due at once by operator"]
+    assert sorted(told[4:6]) == ["Retried now by operator", "Scheduled delivery time"]
     assert told[6:] == ["Accepted"]
     assert f"Replayed by operator: {replay.public_id}" in words(response)
     assert "Accepted as a replay" in words(page_of(operator, replay))
@@ -129,24 +129,24 @@ def test_the_next_call_is_told_with_its_reason(viewer: Client, queue: Queue, bil
     last = attempts_of(message, 2, retry_at=later)[-1]
     allowed = billing.retry_policy.attempts_allowed
     assert planned(message, last, now) == (
-        f"the wait after attempt 2 is 20 s, up to 20\u202f% shorter or longer. It is attempt 3 of {allowed}."
+        f"the backoff after attempt 2 is 20 s ±20\u202f% jitter. It is attempt 3 of {allowed}."
     )
     last.response_headers = [["Retry-After", "180"]]
     assert planned(message, last, now) == f"the service asked for 3 min (Retry-After). It is attempt 3 of {allowed}."
     text = words(page_of(viewer, message))
     assert "Next call in" in text
-    assert ", because the wait after attempt 2 is 20 s" in text
+    assert ", because the backoff after attempt 2 is 20 s" in text
 
 
 def test_a_scheduled_message_says_so_and_a_due_one_plans_nothing(queue: Queue) -> None:
     now = timezone.now()
-    assert planned(queue(deliver_at=now + timedelta(hours=1)), None, now) == "it is not to be delivered before then"
+    assert planned(queue(deliver_at=now + timedelta(hours=1)), None, now) == "it is scheduled for then"
     assert planned(queue(), None, timezone.now()) == ""
 
 
 def test_a_dead_message_says_what_can_be_done_until_it_was_replayed(operator: Client, queue: Queue) -> None:
     message = queue(status="dead", dead_reason="status", due_at=None, finished_at=timezone.now())
-    assert "If the request is wrong, edit and replay" in words(page_of(operator, message))
+    assert "If the request was wrong, edit and replay" in words(page_of(operator, message))
     operator.post(f"/messages/{message.public_id}/replay/")
     text = words(page_of(operator, message))
     assert f"Its replay {message.replays.get().public_id} is pending" in text
@@ -158,11 +158,12 @@ def test_the_buttons_say_what_they_do(operator: Client, queue: Queue) -> None:
     message = queue(ordering_key="acme", deliver_at=timezone.now() + timedelta(hours=1), calls=2)
     queue(ordering_key="acme")
     page = page_of(operator, message)
-    assert "Retry now skips the wait of 1 h" in words(page) or "Retry now skips the wait of 59 min" in words(page)
+    assert "Retry now skips the remaining 1 h" in words(page) or "Retry now skips the remaining 59 min" in words(page)
     assert (
-        "2 calls were made already. The next message with the key “acme” goes on without it." in page.content.decode()
+        "2 attempts were already made. It no longer blocks the next message with ordering key “acme”."
+        in page.content.decode()
     )
-    assert "takes it out of the hold" in words(page_of(operator, queue(held=True, due_at=None)))
+    assert "releases the hold" in words(page_of(operator, queue(held=True, due_at=None)))
 
 
 # ---- neighbours ---------------------------------------------------------------------------------------------------
@@ -217,7 +218,7 @@ def test_an_edit_is_shown_and_nothing_is_sent_before_it_is_confirmed(
     assert response.status_code == 200
     assert not message.replays.exists()
     parts = {name: [(line.mark, line.text.strip()) for line in lines] for name, lines in response.context["parts"]}
-    assert parts["Address"] == [("-", "POST /orders"), ("+", "PUT /v2/orders")]
+    assert parts["Method, path and query"] == [("-", "POST /orders"), ("+", "PUT /v2/orders")]
     assert parts["Headers"][1:] == [("-", "X-Token: ••••"), ("+", "X-Token: ••••")]
     assert parts["Body"] == [(" ", "{"), (" ", '"a": 1.10,'), ("-", '"b": 2'), ("+", '"b": 3'), (" ", "}")]
     assert "of its own" in words(response)
@@ -246,8 +247,8 @@ def test_a_difference_keeps_its_context_and_counts_the_rest() -> None:
     before = "\n".join(str(number) for number in range(20))
     lines = difference(before, before.replace("10\n", "ten\n"))
     assert [(line.mark, line.text) for line in lines] == [
-        ("…", "7 lines as before"), (" ", "7"), (" ", "8"), (" ", "9"), ("-", "10"), ("+", "ten"),
-        (" ", "11"), (" ", "12"), (" ", "13"), ("…", "6 lines as before"),
+        ("…", "7 unchanged lines"), (" ", "7"), (" ", "8"), (" ", "9"), ("-", "10"), ("+", "ten"),
+        (" ", "11"), (" ", "12"), (" ", "13"), ("…", "6 unchanged lines"),
     ]  # fmt: skip
     assert difference("a", "a") == []
     assert [(line.mark, line.text) for line in difference("", "a")] == [("+", "a")]

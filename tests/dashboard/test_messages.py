@@ -71,7 +71,7 @@ def test_what_cannot_be_searched_for_finds_nothing_and_says_why(viewer: Client, 
     assert "No search was run" in page
     assert "msg_" not in page
     page = page_of(viewer, "/messages/?q=service:hostil")
-    assert "There is no service named “hostil”: the nearest one is hostile." in page
+    assert "No service is named “hostil”; the closest name is hostile." in page
     assert 'value="service:hostil"' in page
 
 
@@ -123,7 +123,7 @@ def test_a_filter_finds_the_message_and_only_it(viewer: Client, queue: Queue, bi
 )
 def test_a_filter_that_cannot_be_read_is_said_and_breaks_nothing(viewer: Client, queue: Queue, query: str) -> None:
     queue()
-    assert "left out" in (page := page_of(viewer, f"/messages/?{query}")) or "qualifier" in page or "q=" in query
+    assert "ignored" in (page := page_of(viewer, f"/messages/?{query}")) or "qualifier" in page or "q=" in query
 
 
 def test_a_service_and_a_status_typed_into_the_search_move_to_their_fields(viewer: Client, queue: Queue) -> None:
@@ -267,7 +267,7 @@ def test_another_persons_form_key_is_not_mine(signed_in: Callable[[str], Client]
     [
         ({"service": ""}, "Choose a service."),
         ({"service": "unknown"}, "There is no service named unknown."),
-        ({"path": ""}, "Give an endpoint or a path."),
+        ({"path": ""}, "Enter an endpoint or a path."),
         ({"path": "orders"}, "A path must start with /."),
         ({"path": "/a?b=c"}, "put parameters into query"),
         ({"body": "{bad"}, "not valid JSON"),
@@ -362,7 +362,7 @@ def test_every_call_is_on_the_page_newest_first(viewer: Client, queue: Queue) ->
     page = page_of(viewer, f"/messages/{message.public_id}/")
     assert page.index('id="attempt-2"') < page.index('id="attempt-1"')
     assert "timed out" in page
-    assert "All attempts are used up." in page
+    assert "All attempts failed." in page
 
 
 def test_the_panel_of_a_finished_message_ends_the_polling(viewer: Client, queue: Queue) -> None:

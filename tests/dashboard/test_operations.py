@@ -90,7 +90,7 @@ def test_a_page_without_a_text_for_its_filters_offers_only_its_rows() -> None:
 
 @pytest.mark.parametrize(
     ("form", "said"),
-    [({"kind": "cancel"}, "choose the messages"), ({"kind": "shout", "id": "x"}, "say what to do")],
+    [({"kind": "cancel"}, "choose the messages"), ({"kind": "shout", "id": "x"}, "Choose an action")],
 )
 def test_what_cannot_be_planned_leads_back_to_the_list(form: dict[str, str], said: str) -> None:
     client = browser()
@@ -110,7 +110,7 @@ def test_it_is_steered_by_hand() -> None:
         operation.refresh_from_db()
         assert operation.state == state
     client.post(f"{page_of(operation)}pause/")
-    assert "Nothing was done: the operation is cancelled" in words(client.get(page_of(operation)))
+    assert "Not done: the operation is cancelled" in words(client.get(page_of(operation)))
 
 
 def test_its_pace_is_changed_while_it_runs() -> None:

@@ -215,7 +215,7 @@ def test_the_summary_goes_with_its_panel() -> None:
     trip(a_service("billing"))
     a_service("crm")
     client = browser()
-    line = "Of 2 services, 1 down; 0 messages waiting; no worker is running."
+    line = "1 of 2 services down · 0 messages waiting · no workers running"
     assert line in words(client.get("/"))
     assert f'id="summary" hx-swap-oob="true">{line}</p>' in client.get("/_p/overview/").content.decode()
 
@@ -274,7 +274,7 @@ def test_a_service_found_down_by_its_check_is_among_what_needs_attention() -> No
     Health.objects.update(state="down", checked_at=now, changed_at=now, detail="answered 503")
     client = browser()
     page = words(client.get("/"))
-    assert "1 down" in page
+    assert "1 of 1 service down" in page
     assert "billing is failing its health check" in page
     assert "answered 503" in page
     assert "<title>1 down" in client.get("/").content.decode()

@@ -53,15 +53,15 @@ def test_what_the_service_or_the_connection_brings_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("", "begins with curl"),
-        ("wget https://a.example", "begins with curl"),
-        ("curl", "names no address"),
-        ("curl 'https://a.example", "quote in the command has no end"),
+        ("", "must begin with curl"),
+        ("wget https://a.example", "must begin with curl"),
+        ("curl", "has no URL"),
+        ("curl 'https://a.example", "quote in the command is not closed"),
         ("curl https://a.example -d @order.json", "in a file"),
-        ("curl https://a.example -F a=b", "The option -F is not known here"),
-        ("curl https://a.example --proxy x", "The option --proxy is not known here"),
+        ("curl https://a.example -F a=b", "Unknown option -F"),
+        ("curl https://a.example --proxy x", "Unknown option --proxy"),
         ("curl https://a.example -X", "The option -X has no value"),
-        ("curl " + "a" * 70_000, "at most 65,536 characters"),
+        ("curl " + "a" * 70_000, "longer than 65,536 characters"),
     ],
 )
 def test_what_cannot_be_repeated_is_said(command: str, words: str) -> None:
@@ -85,7 +85,7 @@ def test_the_longest_address_that_fits_is_the_service() -> None:
     for url, place in places.items():
         start = from_curl(CurlCommand(method="GET", url=url))
         assert (start["service"], start["path"], start["query"]) == place, url
-    with pytest.raises(ValueError, match="No service has the address"):
+    with pytest.raises(ValueError, match="No service has the base URL"):
         from_curl(CurlCommand(method="GET", url="https://a.example.net/"))
 
 
@@ -100,7 +100,7 @@ def test_it_fills_in_the_form_and_sends_nothing(operator: Client, viewer: Client
     assert "me:word" not in page.content.decode()
     refused = operator.post("/lab/", {"curl": "curl https://elsewhere.example/x"})
     assert refused.status_code == 422
-    assert "No service has the address https://elsewhere.example/x" in refused.content.decode()
+    assert "No service has the base URL of https://elsewhere.example/x" in refused.content.decode()
     assert "curl https://elsewhere.example/x</textarea>" in refused.content.decode(), "what was typed stays"
     assert viewer.post("/lab/", {"curl": command}).status_code == 403
     assert not Attempt.objects.exists()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from dashboard.presenters.sentences import breaker_rules, open_summary, wait_summary
+from dashboard.presenters.sentences import backoff_summary, breaker_rules, open_duration_summary
 from integrations.history.recorded_calls import MOST, recorded_calls
 from integrations.models import Attempt, AuditEntry, Event, Role, Service, Status, Trigger
 from integrations.policies.breaker import BreakerPolicy, Transition
@@ -24,55 +24,55 @@ RETRIES, BREAKER = "/_p/policy/retries/", "/_p/policy/breaker/"
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({}, "Waits 5 s, 20 s, 1 min 20 s, 5 min 20 s, 21 min 20 s, 1 h 25 min, 5 h 41 min, 6 h (2 times), each up to"),
-        ({"max_attempts": 3, "jitter": 0}, "Waits 5 s, 20 s: 25 s in all."),
-        ({"schedule": [0, 0, 30], "jitter": 0}, "Waits 0 ms (2 times), 30 s: 30 s in all."),
-        ({"factor": 1.5, "max_attempts": 40}, ", … 6 h at last, each"),
-        ({"deadline": 60, "jitter": 0}, "Waits 5 s, 20 s: 25 s in all."),
+        ({}, "Backoff 5 s, 20 s, 1 min 20 s, 5 min 20 s, 21 min 20 s, 1 h 25 min, 5 h 41 min, 6 h (2 times) (each ±"),
+        ({"max_attempts": 3, "jitter": 0}, "Backoff 5 s, 20 s: 25 s in total."),
+        ({"schedule": [0, 0, 30], "jitter": 0}, "Backoff 0 ms (2 times), 30 s: 30 s in total."),
+        ({"factor": 1.5, "max_attempts": 40}, " … 6 h (each ±"),
+        ({"deadline": 60, "jitter": 0}, "Backoff 5 s, 20 s: 25 s in total."),
     ],
 )
 def test_the_waits_are_told(settings: dict[str, Any], said: str) -> None:
-    assert said in wait_summary(RetryPolicy(**settings))[0]
+    assert said in backoff_summary(RetryPolicy(**settings))[0]
 
 
 def test_one_call_waits_for_nothing() -> None:
-    assert wait_summary(RetryPolicy(schedule=())) == []
+    assert backoff_summary(RetryPolicy(schedule=())) == []
 
 
 def test_the_open_times_are_told() -> None:
-    assert open_summary(BreakerPolicy()) == "Each opening lasts 1 min, until a first probe."
-    assert "1 min, 2 min, 4 min, 8 min … 1 h at most" in open_summary(BreakerPolicy(open_factor=2))
-    assert "after 30 s it sends 3 probes" in breaker_rules(BreakerPolicy(open_for=30, half_open_calls=3))
+    assert open_duration_summary(BreakerPolicy()) == "Stays open for 1 min before each probe."
+    assert "1 min, 2 min, 4 min, 8 min … at most 1 h" in open_duration_summary(BreakerPolicy(open_factor=2))
+    assert "Sends 3 probes after 30 s." in breaker_rules(BreakerPolicy(open_for=30, half_open_calls=3))
 
 
 # ---- while somebody types -------------------------------------------------------------------------------------------
 def test_the_present_values_of_a_form_are_told() -> None:
     client = browser()
     page = words(client.post(RETRIES, {"retry.max_attempts": "2", "name": "Not A Name", "breaker.open_for": "x"}))
-    assert "then gives up, at the earliest" in page
-    assert "Waits 5 s, each up to 20 % shorter or longer" in page
-    assert "Opens when 9 calls in a row failed" in words(client.post(BREAKER, {"breaker.consecutive_failures": "9"}))
+    assert "Then the message is dead." in page
+    assert "Backoff 5 s (each ±20 % jitter)" in page
+    assert "Opens when 9 calls in a row fail" in words(client.post(BREAKER, {"breaker.consecutive_failures": "9"}))
     off = client.post(BREAKER, {"breaker.enabled": "false"})
-    assert words(off) == "Switched off: every call is made, whatever comes back."
+    assert words(off) == "Disabled: calls are never stopped."
 
 
 def test_what_is_wrong_is_told_by_its_label() -> None:
     client = browser()
     page = words(client.post(RETRIES, {"retry.max_attempts": "0", "retry.schedule": "5, -1"}))
-    assert page.startswith("No retry times yet: Calls at most:")
-    assert "Waits one by one, seconds:" in page
+    assert page.startswith("No retry times yet: Max attempts:")
+    assert "Custom retry schedule (s):" in page
     page = words(client.post(BREAKER, {"breaker.minimum_calls": "60", "breaker.open_max": "1"}))
     assert "Minimum calls:" in page
-    assert "Open at most, seconds:" in page
+    assert "Max open duration (s):" in page
 
 
 def test_the_form_shows_the_preview_of_what_is_in_force() -> None:
     a_service(retry={"max_attempts": 2, "initial": 33, "jitter": 0}, breaker={"open_for": 7})
     client = browser()
     page = words(client.get("/services/billing/edit/?all"))
-    assert "Waits 33 s: 33 s in all." in page
-    assert "Each opening lasts 7 s" in page
-    assert "after 10 calls" in words(client.get("/services/new/?all"))
+    assert "Backoff 33 s: 33 s in total." in page
+    assert "Stays open for 7 s" in page
+    assert "10 attempts, at the earliest at" in words(client.get("/services/new/?all"))
     refused = words(client.post("/services/billing/edit/", {"retry.max_attempts": "0", "retry.initial": "5"}))
     assert "No retry times yet" in refused
 
@@ -89,7 +89,7 @@ def test_the_page_of_a_trial_has_it_fetched() -> None:
 
 def test_without_javascript_the_preview_is_a_page() -> None:
     page = words(browser().post("/services/new/preview/", {"name": "x", "retry.max_attempts": "1"}))
-    assert "One call, no retry." in page
+    assert "One attempt, no retries." in page
     assert "Nothing is saved." in page
     assert not Service.objects.exists()
 
@@ -150,7 +150,7 @@ def test_the_settings_in_force_are_tried_by_looking() -> None:
     service = a_service(breaker={"consecutive_failures": 4})
     record_calls(service, [500] * 5)
     page = words(browser().get("/services/billing/try/?now"))
-    assert "Opens when 4 calls in a row failed" in page
+    assert "Opens when 4 calls in a row fail" in page
     assert "it actually never opened" in page
 
 
@@ -168,7 +168,7 @@ def test_nothing_recorded_and_nothing_valid_are_said_in_words() -> None:
     client = browser()
     assert "these settings cannot be tested" in words(client.post("/services/billing/try/"))
     wrong = words(client.post("/_p/services/billing/try/", {"breaker.failure_rate": "2"}))
-    assert "Test not run: Share of failures:" in wrong
+    assert "Test not run: Failure rate threshold:" in wrong
 
 
 def test_only_what_the_breaker_sees_of_the_last_day_is_tried() -> None:

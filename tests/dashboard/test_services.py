@@ -321,21 +321,21 @@ def test_an_edit_keeps_the_secret_that_was_left_empty() -> None:
 def test_a_closed_group_names_what_was_changed_in_it() -> None:
     a_service(retry={"max_attempts": 4, "initial": 9, "max": 100, "factor": 2, "jitter": 0})
     page = words(browser().get("/services/billing/edit/"))
-    assert "Retries changed: calls at most, first wait, growth of the waits and 2 more" in page
-    assert "Circuit breaker by default opens after 5 failures" in page
+    assert "Retries changed: max attempts, initial backoff, backoff multiplier and 2 more" in page
+    assert "Circuit breaker default: opens after 5 failures" in page
 
 
 def test_another_host_asks_for_the_secret_again_and_says_so_before() -> None:
     a_service(auth={"type": "bearer", "token": "for-the-old-host"})
     client = browser()
-    assert "Another host clears the secrets" in words(client.get("/services/billing/edit/"))
+    assert "Changing the host clears the stored secrets" in words(client.get("/services/billing/edit/"))
     refused = edited(client, base_url="https://elsewhere.example.com")
     assert refused.status_code == 422
     assert 'id="id_auth.token_error"' in refused.content.decode()
     assert Service.objects.get().secret("auth.token") == "for-the-old-host"
 
     told = edited(client, base_url="https://elsewhere.example.com", auth__type="none")
-    assert "it forgot: auth.token" in words(client.get(told["Location"]))
+    assert "these secrets were cleared: auth.token" in words(client.get(told["Location"]))
     assert Service.objects.get().secrets == {}
 
 
@@ -364,7 +364,7 @@ def test_the_palette_finds_services_and_what_is_done_to_them() -> None:
     assert found(operator, "bill") == [("billing", "/services/billing/"), ("bills-old", "/services/bills-old/")]
     assert found(operator, "Pause bill") == [("Pause billing", "/services/billing/pause/")]
     assert found(operator, "res old") == [("Resume bills-old", "/services/bills-old/resume/")]
-    assert [name for name, _ in found(operator, "t billing")] == ["Try billing"]
+    assert [name for name, _ in found(operator, "back billing")] == ["Backtest billing"]
     assert found(operator, "dance billing") == []
     assert found(browser(Role.VIEWER, name="vera"), "pause bill") == []
 
@@ -462,9 +462,9 @@ def test_who_steers_pauses_or_resumes_is_told_how_many_messages_it_meets(django_
     client = browser()
     addresses = [f"/services/billing/{page}" for page in ("pause/", "resume/", "breaker/")]
     for address in addresses:
-        assert "Nothing waits for billing now." in words(client.get(address))
+        assert "No messages are waiting for billing." in words(client.get(address))
     messages_of(service, Status.PENDING, 3)
     messages_of(service, Status.DELIVERED, 2)
     for address in addresses:
         with django_assert_max_num_queries(12):
-            assert "3 messages wait for billing now." in words(client.get(address))
+            assert "3 messages are waiting for billing." in words(client.get(address))

@@ -26,7 +26,7 @@ def test_it_says_for_each_service_how_much_succeeded() -> None:
     TallyDay.objects.create(service=fine, start=now.replace(hour=0), calls=900, checks=100, failed_checks=10)
     answer = browser(Role.VIEWER).get("/status/")
     page, html = words(answer), answer.content.decode()
-    assert "1 of 3 services down." in page
+    assert "1 of 3 services down" in page
     assert page.index("broken") < page.index("fine")  # trouble first
     assert "73.3 %" in page  # 110 of 150 in a day
     assert "100 %" in page
@@ -40,7 +40,7 @@ def test_it_says_for_each_service_how_much_succeeded() -> None:
 def test_a_service_is_up_by_its_check_alone_and_a_paused_one_is_neither() -> None:
     service = a_service(health_check={"path": "/up", "interval": 60})
     client = browser()
-    assert "not known" in words(client.get("/_p/status/"))
+    assert "unknown" in words(client.get("/_p/status/"))
     Health.objects.update(state="up")
     assert ' class="badge up"' in client.get("/_p/status/").content.decode()
     Health.objects.update(state="down", changed_at=timezone.now())

@@ -60,7 +60,7 @@ def test_a_trip_lasts_from_its_opening_over_its_reopenings_to_its_closing() -> N
     assert (found.first.cause, found.last.cause, found.reopened) == ("5 failures in a row", "a probe failed", 2)
     assert found.seconds == pytest.approx(600, abs=1)
     assert found.held == 4
-    assert not found.is_under_way
+    assert not found.is_ongoing
 
 
 def test_what_was_only_observed_is_a_history_apart() -> None:

@@ -25,7 +25,11 @@ def cancel(request: HttpRequest, public_id: str) -> HttpResponse:
 @require_POST
 def retry_now(request: HttpRequest, public_id: str) -> HttpResponse:
     return _act(
-        request, public_id, traffic.retry_now, "It goes out as soon as the service may be called.", "Not retried"
+        request,
+        public_id,
+        traffic.retry_now,
+        "Due now. It is sent as soon as the service may be called.",
+        "Not retried",
     )
 
 

@@ -19,7 +19,7 @@ from dashboard.presenters.bodies import chosen_view
 from dashboard.presenters.curl import as_curl
 from dashboard.presenters.lines import as_lines
 from dashboard.presenters.timeline import (
-    ACTS,
+    ACTIONS,
     SERVICE_EVENTS,
     Window,
     cancel_impact,
@@ -28,7 +28,7 @@ from dashboard.presenters.timeline import (
     retry_impact,
     timeline,
 )
-from dashboard.responses import NotThere
+from dashboard.responses import ExplainedNotFound
 from integrations.delivery import lab_call, waiting
 from integrations.history import retention
 from integrations.models import (
@@ -39,7 +39,7 @@ from integrations.models import (
 from integrations.outbound.redaction import redacted_headers
 
 ATTEMPTS_SHOWN = 20
-ACTS_SHOWN = 50
+ACTIONS_SHOWN = 50
 EVENTS_SEARCHED = 1000  # of the service and of the types that are shown, newest first
 EVENTS_SHOWN = 20
 NEIGHBOURS_SEARCHED = 500  # messages of the service on each side
@@ -65,7 +65,7 @@ def detail(request: HttpRequest, public_id: str) -> HttpResponse:
 @viewer
 @require_GET
 def detail_panel(request: HttpRequest, public_id: str) -> HttpResponse:
-    """What moves on a message's page; 286 tells htmx that nothing more will."""
+    """The live part of a message's page; 286 tells htmx to stop polling a finished message."""
     message = message_or_404(public_id)
     response = live.panel(request, "messages/_progress.html", _detail_context(request, message))
     if message.is_finished and response.status_code == 200:
@@ -78,7 +78,7 @@ def message_or_404(public_id: str) -> Message:
         "service", "service__runtime", "endpoint", "content", "replay_of"
     ).by_public_id(public_id)
     if message is None:
-        raise NotThere(f"There is no message {public_id[:50]}. {retention.explain_missing()}")
+        raise ExplainedNotFound(f"There is no message {public_id[:50]}. {retention.explain_missing()}")
     return message
 
 
@@ -86,7 +86,7 @@ def _detail_context(request: HttpRequest, message: Message) -> dict[str, Any]:
     now = timezone.now()
     view, window = chosen_view(request.GET.get("view")), _window(message, request.GET.get("before", ""))
     ahead, behind, head = _neighbours(message)
-    acts = AuditEntry.objects.filter(target=message.public_id, action__in=ACTS).order_by("-pk")[:ACTS_SHOWN]
+    actions = AuditEntry.objects.filter(target=message.public_id, action__in=ACTIONS).order_by("-pk")[:ACTIONS_SHOWN]
     newest = window.attempts[0] if window.attempts and not window.has_later else None
     state = {name: request.GET[name] for name in ("view", "before") if name in request.GET}
     return {
@@ -100,7 +100,7 @@ def _detail_context(request: HttpRequest, message: Message) -> dict[str, Any]:
         "next_step": next_step(message),
         "retry_impact": retry_impact(message, now),
         "cancel_impact": cancel_impact(message, behind is not None),
-        "timeline": timeline(message, window, acts, _service_events(message, now)),
+        "timeline": timeline(message, window, actions, _service_events(message, now)),
         "window": window,
         "newest": newest,
         "earlier": window.attempts[-1].number if window.has_earlier else None,
@@ -114,7 +114,7 @@ def _detail_context(request: HttpRequest, message: Message) -> dict[str, Any]:
 
 
 def _window(message: Message, before: str) -> Window:
-    """The newest calls, or those before one's number."""
+    """The newest attempts, or those before the attempt with this number."""
     attempts = message.attempt_rows.order_by("-number", "-pk")
     has_later = before.isdecimal() and len(before) < 10
     if has_later:
@@ -124,17 +124,17 @@ def _window(message: Message, before: str) -> Window:
 
 
 def _service_events(message: Message, now: datetime) -> QuerySet[Event]:
-    """What the service went through meanwhile. Looked for among its newest events of these types alone: their times
-    have no index."""
-    told = Event.objects.filter(service=message.service_id, type__in=SERVICE_EVENTS)
+    """Events of the service during the message's life. Only its newest events of these types are searched, because
+    their times have no index."""
+    shown = Event.objects.filter(service=message.service_id, type__in=SERVICE_EVENTS)
     life = (message.created_at, message.finished_at or now)
-    newest = told.order_by("-pk").values("pk")[:EVENTS_SEARCHED]
+    newest = shown.order_by("-pk").values("pk")[:EVENTS_SEARCHED]
     return Event.objects.filter(pk__in=newest, at__range=life).order_by("-pk")[:EVENTS_SHOWN]
 
 
 def _neighbours(message: Message) -> tuple[Message | None, Message | None, Message | None]:
-    """The messages right before and after this one in its ordering key, and the first unfinished one, where that is
-    ahead. An unfinished message has unfinished neighbours; those of a finished one are looked for close by."""
+    """The messages right before and after this one in its ordering key, and the first unfinished one if it is ahead.
+    An unfinished message has unfinished neighbours; those of a finished one are searched in a limited range."""
     if not message.ordering_key:
         return None, None, None
     same = Message.objects.filter(service=message.service_id, ordering_key=message.ordering_key)
@@ -158,7 +158,7 @@ def _neighbours(message: Message) -> tuple[Message | None, Message | None, Messa
 
 
 def _next_call_as_curl(message: Message) -> str:
-    """The next call as a command, with its secrets masked; why there is none, as a comment."""
+    """The next call as a curl command with masked secrets; a comment with the reason if it cannot be built."""
     content = message.content
     request = lab_call.LabRequest(
         service=message.service,

@@ -6,7 +6,7 @@ from django.http import HttpRequest, HttpResponse
 from django.views.decorators.http import require_GET
 
 from dashboard.access import viewer
-from dashboard.responses import NotThere
+from dashboard.responses import ExplainedNotFound
 from dashboard.views.messages.detail import message_or_404
 from integrations.history import retention
 from integrations.models import (
@@ -26,14 +26,14 @@ def body(request: HttpRequest, public_id: str) -> HttpResponse:
 def attempt_body(request: HttpRequest, public_id: str) -> HttpResponse:
     attempt = Attempt.objects.by_public_id(public_id)
     if attempt is None:
-        raise NotThere(f"There is no call {public_id[:50]}. {retention.explain_missing()}")
+        raise ExplainedNotFound(f"There is no call {public_id[:50]}. {retention.explain_missing()}")
     if request.GET.get("part") == "request":
         return _download(bytes(attempt.request_body or b""), f"{attempt.public_id}-request")
     return _download(bytes(attempt.response_body), f"{attempt.public_id}-response")
 
 
 def _download(content: bytes, name: str) -> HttpResponse:
-    """An attachment that no browser will render, whatever a sender or a service put into it."""
+    """An attachment that no browser renders, whatever content a sender or a service put into it."""
     try:
         content.decode()
         kind, ending = "text/plain; charset=utf-8", "txt"

@@ -19,15 +19,15 @@ FORMATS = {"csv": (as_csv, "text/csv; charset=utf-8"), "ndjson": (as_ndjson, "ap
 @viewer
 @require_GET
 def export(request: HttpRequest, name: str) -> HttpResponse:
-    """All that the list's filters find, as a stream. A filter that cannot be read would find too much: 400."""
+    """Stream all messages that the list's filters find. 400 for an invalid filter, which would export too much."""
     if name not in FORMATS:
-        raise Http404("An export is csv or ndjson.")
-    asked = read(request.GET)[1]
-    if asked.problems:
-        return HttpResponse(f"{'. '.join(asked.problems)}.", status=400, content_type="text/plain; charset=utf-8")
+        raise Http404("Unknown format. Use csv or ndjson.")
+    search = read(request.GET)[1]
+    if search.problems:
+        return HttpResponse(f"{'. '.join(search.problems)}.", status=400, content_type="text/plain; charset=utf-8")
     lines, kind = FORMATS[name]
     stream = StreamingHttpResponse(
-        lines(SearchResults(asked)),
+        lines(SearchResults(search)),
         content_type=kind,
         headers={
             "Content-Disposition": f'attachment; filename="messages-{timezone.now():%Y%m%d-%H%M%S}.{name}"',

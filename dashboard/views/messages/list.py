@@ -26,21 +26,21 @@ from integrations.models import (
 from integrations.search.grammar import Search
 from integrations.search.pages import SCAN_LIMIT, SearchResults, with_endpoints
 
-NEW_LIMIT = 100  # “99+ new” says enough
-ON_SCREEN = 100  # rows that a panel asks for again
+NEW_LIMIT = 100  # shown as “99+ new”
+ON_SCREEN = 100  # rows that a panel reloads
 
 
 @viewer
 @require_GET
 def listing(request: HttpRequest) -> HttpResponse:
-    if target := _named_in(request.GET.get("q", "").strip()):
+    if target := _page_of_id(request.GET.get("q", "").strip()):
         return HttpResponseRedirect(target)
     form, search = read(request.GET)
     if plain := plain_query(request.GET, search):
         return HttpResponseRedirect(f"?{plain.urlencode()}")
     found = SearchResults(search)
-    _know_service(search, found)
-    # What cannot be read would find too much, and there are buttons for all that is found.
+    _check_service(search, found)
+    # An invalid filter would find too much, and the page has buttons that act on all messages found.
     shown = CursorPage(rows=[]) if search.problems else page(found, request.GET.get("cursor", ""))
     _with_services(shown.rows, found)
     if shown.refused:
@@ -64,7 +64,7 @@ MORE_FILTERS = ("dead_reason", "fault", "status_code", "ordering_key", "created_
 @viewer
 @require_GET
 def listing_panel(request: HttpRequest) -> HttpResponse:
-    """The rows that are on the screen, as they are now, and how many newer ones there are. No row ever moves."""
+    """The current state of the rows on the screen, and the number of newer messages. No row ever moves."""
     found = SearchResults(read(request.GET)[1])
     ids = [
         int(part) for part in request.GET.get("rows", "").split("-")[:ON_SCREEN] if part.isdecimal() and len(part) < 19
@@ -76,7 +76,7 @@ def listing_panel(request: HttpRequest) -> HttpResponse:
 
 
 def _with_services(rows: list[Message], found: SearchResults) -> None:
-    """The names from what was read already: a join would read every service's configuration for each row."""
+    """Set each row's service from the services already read: a join would read a service's configuration per row."""
     by_number = {service.pk: service for service in found.services.values()}
     for row in rows:
         row.service = by_number[row.service_id]
@@ -119,8 +119,8 @@ def _tabs(filters: dict[str, str], counts: dict[str, int]) -> list[dict[str, Any
     ]
 
 
-def _named_in(text: str) -> str | None:
-    """Where a public id typed into the search leads."""
+def _page_of_id(text: str) -> str | None:
+    """The page of a public ID typed into the search; None for other text."""
     text = text.lower()
     if message := Message.objects.by_public_id(text):
         return resolve_url("message", message.public_id)
@@ -135,9 +135,9 @@ def _named_in(text: str) -> str | None:
     return None
 
 
-def _know_service(search: Search, found: SearchResults) -> None:
+def _check_service(search: Search, found: SearchResults) -> None:
     name = search.values.get("service")
     if name and name not in found.services:
         near = get_close_matches(name, found.services, 1)
-        hint = f": the nearest one is {near[0]}" if near else ""
-        search.problems.append(f"There is no service named “{name[:80]}”{hint}")
+        hint = f"; the closest name is {near[0]}" if near else ""
+        search.problems.append(f"No service is named “{name[:80]}”{hint}")

@@ -1,4 +1,4 @@
-"""Replay a message: as it is, with current settings, or edited after a look at the difference."""
+"""Replay a message: unchanged, with current settings, or edited after a review of the diff."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from integrations.schemas.message import ReplayIn
 @operator
 @require_http_methods(["GET", "POST"])
 def replay(request: HttpRequest, public_id: str) -> HttpResponse:
-    """POST replays as it is or with current settings; ``edited`` and GET are the form for another body."""
+    """POST replays unchanged or with current settings; GET, and POST with ``edited``, are the form for an edit."""
     message = message_or_404(public_id)
     if request.method == "GET":
         return _replay_form(request, message, ReplayForm(initial=_as_it_was(message)))
@@ -48,7 +48,7 @@ def _replay(request: HttpRequest, message: Message) -> HttpResponse:
 
 
 def _edited_replay(request: HttpRequest, message: Message) -> HttpResponse:
-    """First the difference, then, once it is confirmed, the replay."""
+    """Show the diff first, and replay once it is confirmed."""
     form = ReplayForm(request.POST)
     data = form.replay_in(message)
     if data is None or "back" in request.POST:
@@ -61,17 +61,17 @@ def _edited_replay(request: HttpRequest, message: Message) -> HttpResponse:
         made, is_new = traffic.replay(message, data, actor=actor(request), body=form.edited_body)
         return _replayed(request, made, is_new)
     except Conflict as refusal:
-        form.add_error(None, f"Not replayed: {refusal}.")  # not a redirect: the form may be sent again later
+        form.add_error(None, f"Not replayed: {refusal}.")  # no redirect, so that the operator can submit it again
     except Invalid as error:
-        for location, words in error.errors:
-            form.add_error(location[0] if location[0] in form.fields else None, words)
+        for location, text in error.errors:
+            form.add_error(location[0] if location[0] in form.fields else None, text)
     except TooLarge as error:
         form.add_error("body", str(error))
     return _replay_form(request, message, form, status=422)
 
 
 def _review(request: HttpRequest, message: Message, form: ReplayForm, draft: Draft) -> HttpResponse:
-    """What the replay will differ in, and the one press that sends it."""
+    """The diff of the replay, with the button that sends it."""
     context = {
         "message": message,
         "parts": edited_parts(message, draft),
@@ -83,7 +83,9 @@ def _review(request: HttpRequest, message: Message, form: ReplayForm, draft: Dra
 
 
 def _replayed(request: HttpRequest, made: Message, is_new: bool) -> HttpResponse:
-    toasts.success(request, "Replayed: this is the new message." if is_new else "A replay was under way already.")
+    toasts.success(
+        request, "Replayed as this new message." if is_new else "Already replayed: this replay is not finished yet."
+    )
     return see_other("message", made.public_id)
 
 

@@ -10,7 +10,7 @@ from django.views.decorators.http import require_http_methods
 
 from dashboard.access import actor, operator
 from dashboard.form_submission import fresh_key, submit_once
-from dashboard.forms.prefill import starting_point
+from dashboard.forms.prefill import from_query
 from dashboard.forms.request import SendForm
 from dashboard.responses import see_other
 from integrations.models import (
@@ -24,7 +24,7 @@ from integrations.models import (
 def new(request: HttpRequest) -> HttpResponse:
     if request.method == "POST":
         return submit_once(request, lambda: _send(request))
-    return _send_form(request, SendForm(initial=starting_point(request.GET)))
+    return _send_form(request, SendForm(initial=from_query(request.GET)))
 
 
 def _send(request: HttpRequest) -> HttpResponse:

@@ -13,7 +13,7 @@ from integrations.search.suggestions import suggest
 @viewer
 @require_GET
 def suggestions(request: HttpRequest) -> HttpResponse:
-    """How what is typed into the search may go on, for its list of options."""
+    """Completions of the typed search, as options of its list."""
     found = suggest(request.GET.get("q", "")[-300:])
     response = render(request, "messages/_suggestions.html", {"suggestions": found})
     response["Cache-Control"] = "no-store"

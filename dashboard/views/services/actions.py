@@ -29,7 +29,7 @@ def pause(request: HttpRequest, name: str) -> HttpResponse:
         except Conflict as conflict:
             form.refuse([(("until",), str(conflict))])
         else:
-            messages.success(request, f"{service.name} is paused. What comes for it is kept.")
+            messages.success(request, "Paused. New messages will queue.")
             return see_other("service", service.name)
     return form_page(request, "services/pause.html", {"form": form, "service": service}, is_refused=form.is_bound)
 
@@ -44,7 +44,7 @@ def resume(request: HttpRequest, name: str) -> HttpResponse:
         except Conflict as conflict:
             form.refuse([((), str(conflict))])
         else:
-            messages.success(request, f"{service.name} goes on." + (f" {held:,} messages stay held." if held else ""))
+            messages.success(request, "Resumed." + (f" {held:,} messages stay held." if held else ""))
             return see_other("service", service.name)
     return form_page(request, "services/resume.html", {"form": form, "service": service}, is_refused=form.is_bound)
 
@@ -52,19 +52,21 @@ def resume(request: HttpRequest, name: str) -> HttpResponse:
 @admin
 def delete(request: HttpRequest, name: str) -> HttpResponse:
     service = get_object_or_404(Service, name=name)
-    # Counting ends at the cap, like everywhere.
+
     unfinished = count_unfinished(Message.objects.for_service(service))
     form = DeleteForm(posted(request))
     if form.is_bound and form.is_valid():
         if unfinished and not form.cleaned_data["force"]:
-            form.add_error("force", "It has unfinished messages. Say that they may be cancelled, or let them finish.")
+            form.add_error(
+                "force", "The service has unfinished messages. Confirm their cancellation, or wait until they finish."
+            )
         else:
             try:
                 deletion.delete(service, force=form.cleaned_data["force"], actor=actor(request))
             except Conflict as refusal:
                 form.add_error(None, str(refusal))
             else:
-                messages.success(request, f"{name} is deleted with its history.")
+                messages.success(request, f"{name} and its history deleted.")
                 return see_other("services")
     context = {"form": form, "service": service, "unfinished": unfinished}
     return form_page(request, "services/delete.html", context, is_refused=form.is_bound)

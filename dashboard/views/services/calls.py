@@ -1,4 +1,4 @@
-"""Calls of a service that no message was the reason for: process calls, health checks, and the lab's."""
+"""Calls of a service without a message: direct calls through POST /process, health checks, and lab calls."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def detail(request: HttpRequest, name: str, public_id: str) -> HttpResponse:
     calls = Attempt.objects.without_message().filter(service__name=name).select_related("service", "endpoint")
     call = calls.by_public_id(public_id)
     if call is None:
-        raise Http404("There is no such call of this service. It may have been pruned.")
+        raise Http404("This service has no call with this ID. It may have been pruned.")
     body = bytes(call.request_body or b"")
     context = {
         "service": call.service,

@@ -71,17 +71,17 @@ def _panel_context(name: str, time_range: TimeRange, *, with_secrets: bool = Fal
         "panel_url": f"{reverse('_service', args=[service.name])}?span={time_range.name}",
         "slowdowns": slowdowns_of(standing, count_waiting=True),
         "open_periods": open_periods,
-        "opening": open_periods[0].last if open_periods and open_periods[0].is_under_way else None,
-        "events": [(event, event_summary(event), _place_of(event)) for event in events],
+        "opening": open_periods[0].last if open_periods and open_periods[0].is_ongoing else None,
+        "events": [(event, event_summary(event), _failure_url(event)) for event in events],
     }
 
 
-def _place_of(event: Event) -> str:
-    """The page of what an event is about, where it is not the service."""
+def _failure_url(event: Event) -> str:
+    """The page of the failure that an event is about; empty for events of the service itself."""
     return reverse("failure", args=[event.subject]) if event.type.startswith("failure.") else ""
 
 
 def _secrets(service: Service) -> list[tuple[str, str | None]]:
-    """Each secret that this service's authentication has, and when it was set; never the value."""
+    """The names of this service's authentication secrets, and when each was set; never the values."""
     names = AUTH_SECRETS.get(service.auth.get("type", "none"), ())
     return [(name.replace("_", " "), service.secret_set_at(f"auth.{name}")) for name in names]

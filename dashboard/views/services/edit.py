@@ -33,7 +33,7 @@ def new(request: HttpRequest) -> HttpResponse:
         except errors.Invalid as refusal:
             form.refuse(refusal)
         else:
-            messages.success(request, f"{service.name} is registered. Test it, then send it a message.")
+            messages.success(request, f"{service.name} registered. Test it, then send it a message.")
             return see_other("service", service.name)
     return form_page(request, "services/edit.html", _form_context(request, form), is_refused=form.is_bound)
 
@@ -56,12 +56,12 @@ def edit(request: HttpRequest, name: str) -> HttpResponse:
             )
         except errors.Invalid as refusal:
             form.refuse(refusal)
-            service = get_object_or_404(Service, name=name)  # as it is stored, without what was refused
+            service = get_object_or_404(Service, name=name)  # as stored, without the refused changes
         else:
-            messages.success(request, f"{service.name} is changed; the next calls go by it.")
-            if lost := had_secrets - set(service.secrets):
-                words = ", ".join(sorted(lost))
-                messages.warning(request, f"It has another host or authentication now, so it forgot: {words}.")
+            messages.success(request, f"{service.name} saved. The changes apply from the next call.")
+            if cleared := had_secrets - set(service.secrets):
+                names = ", ".join(sorted(cleared))
+                messages.warning(request, f"Host or authentication changed, so these secrets were cleared: {names}.")
             return see_other("service", service.name)
     return form_page(request, "services/edit.html", _form_context(request, form, service), is_refused=form.is_bound)
 
@@ -78,7 +78,7 @@ def _form_context(request: HttpRequest, form: ServiceForm, service: Service | No
 
 @operator
 def form_group(request: HttpRequest, group: str, name: str = "") -> HttpResponse:
-    """The fields of one group of the form, fetched when somebody unfolds it."""
+    """The fields of one group of the form, fetched when the operator opens the group."""
     service = get_object_or_404(Service, name=name) if name else None
     form = ServiceForm(
         service=service,

@@ -8,7 +8,7 @@ from django.shortcuts import get_object_or_404
 from django.views.decorators.http import require_POST
 
 from dashboard.access import actor, operator
-from dashboard.forms.prefill import starting_point
+from dashboard.forms.prefill import from_query
 from dashboard.forms.service import EndpointForm
 from dashboard.responses import form_page, posted, see_other
 from integrations import errors
@@ -32,8 +32,8 @@ def endpoint_edit(request: HttpRequest, name: str, endpoint: str) -> HttpRespons
 
 def _endpoint_form(request: HttpRequest, service: Service, endpoint: Endpoint | None) -> HttpResponse:
     form = EndpointForm(posted(request), present=endpoints.configuration(endpoint) if endpoint else None)
-    if endpoint is None and "attempt" in request.GET:  # a call of the lab that is to be kept
-        form.initial = {**form.initial, **{name: text for name, text in starting_point(request.GET).items() if text}}
+    if endpoint is None and "attempt" in request.GET:  # save a lab call as an endpoint
+        form.initial = {**form.initial, **{name: text for name, text in from_query(request.GET).items() if text}}
     name = endpoint.name if endpoint else ""
     if form.is_valid():
         try:
@@ -41,7 +41,7 @@ def _endpoint_form(request: HttpRequest, service: Service, endpoint: Endpoint | 
         except errors.Invalid as refusal:
             form.refuse(refusal)
         else:
-            messages.success(request, f"The endpoint {saved.name} is saved.")
+            messages.success(request, f"Endpoint {saved.name} saved.")
             return see_other("service", service.name)
     context = {"form": form, "service": service, "endpoint_name": name}
     return form_page(request, "services/endpoint.html", context, is_refused=form.is_bound)
@@ -52,5 +52,5 @@ def _endpoint_form(request: HttpRequest, service: Service, endpoint: Endpoint | 
 def endpoint_delete(request: HttpRequest, name: str, endpoint: str) -> HttpResponse:
     found = get_object_or_404(Endpoint, service__name=name, name=endpoint)
     endpoints.delete(found, actor=actor(request))
-    messages.success(request, f"The endpoint {endpoint} is deleted. Messages that used it keep their path.")
+    messages.success(request, f"Endpoint {endpoint} deleted. Messages that used it keep their path.")
     return see_other("service", name)

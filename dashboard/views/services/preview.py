@@ -20,14 +20,14 @@ from integrations.models import (
 
 
 def previews(given: QueryDict | None, service: Service | None) -> dict[str, Callable[[], PolicyPreview]]:
-    """By group, each made when a template comes to it: most forms show none."""
+    """Previews by group, each computed only when a template renders it: most forms show none."""
     return {group: partial(_preview, group, given, service) for group in ("retries", "breaker")}
 
 
 def _preview(group: str, given: Any, service: Service | None) -> PolicyPreview:
-    """``given`` is what a form sent, None for the settings in force (the defaults for a service that is not saved)."""
+    """``given``: the submitted form, or None for the current settings (the defaults without a service)."""
     form = policy_form(given, service, group)
-    if errors := form.complaints:
+    if errors := form.labelled_errors:
         return PolicyPreview(group, errors=errors)
     return retry_preview(form.retry) if group == "retries" else breaker_preview(form.breaker)
 
@@ -35,7 +35,7 @@ def _preview(group: str, given: Any, service: Service | None) -> PolicyPreview:
 @operator
 @require_POST
 def preview_panel(request: HttpRequest, group: str) -> HttpResponse:
-    """One group of the form's present values in words, while somebody types."""
+    """The preview of one group while the operator types."""
     context = {"preview": _preview(group, request.POST, None)}
     return render(request, "services/_preview.html", context)
 
@@ -43,30 +43,36 @@ def preview_panel(request: HttpRequest, group: str) -> HttpResponse:
 @operator
 @require_POST
 def preview_new(request: HttpRequest) -> HttpResponse:
-    """The same for both groups as a page: what the form's button opens without JavaScript."""
-    return render(request, "services/try.html", {"previews": [one() for one in previews(request.POST, None).values()]})
+    """The previews of both groups as a page, for a browser without JavaScript."""
+    return render(
+        request, "services/try.html", {"previews": [preview() for preview in previews(request.POST, None).values()]}
+    )
 
 
 @operator
 def try_out(request: HttpRequest, name: str) -> HttpResponse:
-    """The form's present values, or what is in force, tried on the last day: a page. A busy day takes a moment to try,
-    so a page that was only followed to has it fetched."""
+    """A page with the backtest of the submitted form, or of the current settings, on the last day. A busy day takes a
+    moment, so a page that was opened by a link fetches the backtest after it has loaded."""
     service = get_object_or_404(Service.objects.select_related("runtime"), name=name)
     given = posted(request)
     waits = given is None and "now" not in request.GET
-    context = {"service": service, "previews": [one() for one in previews(given, service).values()], "waits": waits}
+    context = {
+        "service": service,
+        "previews": [preview() for preview in previews(given, service).values()],
+        "waits": waits,
+    }
     return render(request, "services/try.html", context if waits else context | _backtest_context(service, given))
 
 
 @operator
 def backtest_panel(request: HttpRequest, name: str) -> HttpResponse:
-    """The trial alone, for the form and for that page."""
+    """The backtest alone, for the form and for its own page."""
     service = get_object_or_404(Service.objects.select_related("runtime"), name=name)
     return render(request, "services/_backtest.html", _backtest_context(service, posted(request)))
 
 
 def _backtest_context(service: Service, given: QueryDict | None) -> dict[str, Any]:
     form = policy_form(given, service, "retries", "breaker")
-    if form.complaints:
-        return {"service": service, "errors": form.complaints}
+    if form.labelled_errors:
+        return {"service": service, "errors": form.labelled_errors}
     return {"service": service, "report": backtest_report(service, form.breaker, form.retry)}

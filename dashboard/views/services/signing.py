@@ -1,4 +1,4 @@
-"""Signing a service's calls: on, off, and new secrets, each shown on one answer and nowhere else."""
+"""Sign a service's calls: enable, disable, and rotate the secret, which only one response shows."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def rotate(request: HttpRequest, name: str) -> HttpResponse:
         except Conflict as conflict:
             form.refuse([(("overlap",), str(conflict))])
         else:
-            return _made(request, service, keys)
+            return _show_secret(request, service, keys)
     return form_page(request, "services/signing.html", {"form": form, "service": service}, is_refused=form.is_bound)
 
 
@@ -41,20 +41,20 @@ def rotate(request: HttpRequest, name: str) -> HttpResponse:
 @require_POST
 @never_cache
 def enable(request: HttpRequest, name: str) -> HttpResponse:
-    """Turns signing on; where there is no secret yet, makes one and shows it."""
+    """Enable signing. Without a secret, create one and show it."""
     service = get_object_or_404(Service, name=name)
     keys: list[SigningKeys] = []
     try:
         with transaction.atomic():
             if not service.signing_keys:
                 keys = registry.rotate_signing(service, timedelta(0), actor=actor(request))
-            _turn(service, on=True, by=actor(request))
+            _set_signing(service, enabled=True, by=actor(request))
     except errors.Invalid as refusal:
-        messages.error(request, f"Signing stays off: {refusal}.")
+        messages.error(request, f"Signing not enabled: {refusal}.")
         return see_other("service", name)
     if keys:
-        return _made(request, service, keys)
-    messages.success(request, f"Calls to {name} are signed from now on, with the secret that it has.")
+        return _show_secret(request, service, keys)
+    messages.success(request, f"Signing enabled. Calls to {name} are signed with its existing secret.")
     return see_other("service", name)
 
 
@@ -63,19 +63,19 @@ def enable(request: HttpRequest, name: str) -> HttpResponse:
 def disable(request: HttpRequest, name: str) -> HttpResponse:
     service = get_object_or_404(Service, name=name)
     try:
-        _turn(service, on=False, by=actor(request))
+        _set_signing(service, enabled=False, by=actor(request))
     except errors.Invalid as refusal:
-        messages.error(request, f"Signing stays on: {refusal}.")
+        messages.error(request, f"Signing not disabled: {refusal}.")
     else:
-        messages.success(request, f"Calls to {name} are no longer signed. Its secret is kept.")
+        messages.success(request, f"Signing disabled. Calls to {name} are no longer signed; its secret is kept.")
     return see_other("service", name)
 
 
-def _turn(service: Service, *, on: bool, by: str) -> None:
-    wanted = ServiceIn(name=service.name, base_url=service.base_url, signing=Signing(enabled=on))
-    registry.change(service, wanted, {"signing"}, actor=by)
+def _set_signing(service: Service, *, enabled: bool, by: str) -> None:
+    changed = ServiceIn(name=service.name, base_url=service.base_url, signing=Signing(enabled=enabled))
+    registry.change(service, changed, {"signing"}, actor=by)
 
 
-def _made(request: HttpRequest, service: Service, keys: list[SigningKeys]) -> HttpResponse:
+def _show_secret(request: HttpRequest, service: Service, keys: list[SigningKeys]) -> HttpResponse:
     context = {"service": service, "newest": keys[0], "earlier": keys[1:]}
     return render(request, "services/signing_made.html", context)
