@@ -19,7 +19,7 @@ LINKED = 5  # calls of one opening
 
 
 @dataclass(frozen=True, slots=True)
-class FailedCall:
+class LinkedCall:
     """One of the failed calls that opened a breaker, and its page."""
 
     url: str
@@ -36,7 +36,7 @@ class BreakerOpening:
     at: datetime
     cause: str
     attempts: list[str]  # public ids
-    calls: list[FailedCall] = field(default_factory=list)
+    calls: list[LinkedCall] = field(default_factory=list)
 
     @classmethod
     def of(cls, event: Event) -> BreakerOpening:
@@ -169,7 +169,7 @@ def _link(openings: Iterable[BreakerOpening]) -> None:
     calls = {}
     for pk, nonce, message, message_nonce, number, started_at, status_code, fault in rows.values_list(*columns):
         page = reverse("message", args=[identifiers.public_id("msg", message, message_nonce)])
-        calls[identifiers.public_id("att", pk, nonce)] = FailedCall(
+        calls[identifiers.public_id("att", pk, nonce)] = LinkedCall(
             f"{page}#attempt-{number}", started_at, status_code, fault
         )
     for opening in openings:

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from django.core.exceptions import (
-    BadRequest,
-    DisallowedHost,
-    RequestDataTooBig,
-    TooManyFieldsSent,
-    TooManyFilesSent,
-)
+from django.core.exceptions import BadRequest, DisallowedHost, RequestDataTooBig, TooManyFieldsSent, TooManyFilesSent
 from django.http import (
     HttpRequest,
     HttpResponse,

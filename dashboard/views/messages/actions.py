@@ -10,7 +10,7 @@ from django.views.decorators.http import require_POST
 
 from dashboard.access import actor, operator
 from dashboard.responses import see_other
-from dashboard.views.messages.detail import message_or_404
+from dashboard.views.messages.lookup import message_or_404
 from integrations.errors import Conflict
 from integrations.operators import traffic
 

@@ -28,14 +28,9 @@ from dashboard.presenters.timeline import (
     retry_impact,
     timeline,
 )
-from dashboard.responses import ExplainedNotFound
+from dashboard.views.messages.lookup import message_or_404
 from integrations.delivery import lab_call, waiting
-from integrations.history import retention
-from integrations.models import (
-    AuditEntry,
-    Event,
-    Message,
-)
+from integrations.models import AuditEntry, Event, Message
 from integrations.outbound.redaction import redacted_headers
 
 ATTEMPTS_SHOWN = 20
@@ -71,15 +66,6 @@ def detail_panel(request: HttpRequest, public_id: str) -> HttpResponse:
     if message.is_finished and response.status_code == 200:
         response.status_code = 286
     return response
-
-
-def message_or_404(public_id: str) -> Message:
-    message = Message.objects.select_related(
-        "service", "service__runtime", "endpoint", "content", "replay_of"
-    ).by_public_id(public_id)
-    if message is None:
-        raise ExplainedNotFound(f"There is no message {public_id[:50]}. {retention.explain_missing()}")
-    return message
 
 
 def _detail_context(request: HttpRequest, message: Message) -> dict[str, Any]:

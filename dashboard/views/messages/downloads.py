@@ -7,11 +7,9 @@ from django.views.decorators.http import require_GET
 
 from dashboard.access import viewer
 from dashboard.responses import ExplainedNotFound
-from dashboard.views.messages.detail import message_or_404
+from dashboard.views.messages.lookup import message_or_404
 from integrations.history import retention
-from integrations.models import (
-    Attempt,
-)
+from integrations.models import Attempt
 
 
 @viewer

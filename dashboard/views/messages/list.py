@@ -15,14 +15,7 @@ from dashboard import live
 from dashboard.access import person, viewer
 from dashboard.forms.message_filters import filters_of, plain_query, read
 from dashboard.presenters.pagination import CursorPage, page
-from integrations.models import (
-    Attempt,
-    Failure,
-    Message,
-    Operation,
-    SavedView,
-    Status,
-)
+from integrations.models import Attempt, Failure, Message, Operation, SavedView, Status
 from integrations.search.grammar import Search
 from integrations.search.pages import SCAN_LIMIT, SearchResults, with_endpoints
 

@@ -16,13 +16,10 @@ from dashboard.forms.request import endpoints_of
 from dashboard.presenters.lines import as_lines
 from dashboard.presenters.replay_changes import edited_parts
 from dashboard.responses import see_other
-from dashboard.views.messages.detail import message_or_404
+from dashboard.views.messages.lookup import message_or_404
 from integrations.delivery import accept
 from integrations.errors import Conflict, Invalid, TooLarge
-from integrations.models import (
-    Draft,
-    Message,
-)
+from integrations.models import Draft, Message
 from integrations.operators import traffic
 from integrations.schemas.message import ReplayIn
 
@@ -33,7 +30,7 @@ def replay(request: HttpRequest, public_id: str) -> HttpResponse:
     """POST replays unchanged or with current settings; GET, and POST with ``edited``, are the form for an edit."""
     message = message_or_404(public_id)
     if request.method == "GET":
-        return _replay_form(request, message, ReplayForm(initial=_as_it_was(message)))
+        return _replay_form(request, message, ReplayForm(initial=_unchanged(message)))
     return submit_once(request, lambda: _replay(request, message))
 
 
@@ -94,7 +91,7 @@ def _not_replayed(request: HttpRequest, message: Message, refusal: Exception) ->
     return see_other("message", message.public_id)
 
 
-def _as_it_was(message: Message) -> dict[str, Any]:
+def _unchanged(message: Message) -> dict[str, Any]:
     return {"headers": as_lines(message.content.headers, ": "), "body": editable_body(message) or ""}
 
 

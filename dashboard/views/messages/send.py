@@ -13,10 +13,7 @@ from dashboard.form_submission import fresh_key, submit_once
 from dashboard.forms.prefill import from_query
 from dashboard.forms.request import SendForm
 from dashboard.responses import see_other
-from integrations.models import (
-    AuditEntry,
-    Message,
-)
+from integrations.models import AuditEntry, Message
 
 
 @operator

@@ -11,10 +11,7 @@ from dashboard.forms.actions import DeleteForm, PauseForm, ResumeForm
 from dashboard.presenters.service_stats import count_unfinished
 from dashboard.responses import form_page, posted, see_other
 from integrations.errors import Conflict
-from integrations.models import (
-    Message,
-    Service,
-)
+from integrations.models import Message, Service
 from integrations.operators import traffic
 from integrations.registration import deletion
 
@@ -52,7 +49,6 @@ def resume(request: HttpRequest, name: str) -> HttpResponse:
 @admin
 def delete(request: HttpRequest, name: str) -> HttpResponse:
     service = get_object_or_404(Service, name=name)
-
     unfinished = count_unfinished(Message.objects.for_service(service))
     form = DeleteForm(posted(request))
     if form.is_bound and form.is_valid():

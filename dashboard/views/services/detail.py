@@ -16,14 +16,7 @@ from dashboard.presenters.charts import TimeRange, chart, time_range_named
 from dashboard.presenters.sentences import breaker_rules, event_summary, limit_summary, retry_summary
 from dashboard.presenters.service_stats import standings
 from dashboard.presenters.slowdowns import slowdowns_of
-from integrations.models import (
-    AUTH_SECRETS,
-    MESSAGES_CHANGED,
-    MESSAGES_ENDED,
-    Certificate,
-    Event,
-    Service,
-)
+from integrations.models import AUTH_SECRETS, MESSAGES_CHANGED, MESSAGES_ENDED, Certificate, Event, Service
 from integrations.policies import breaker as breaker_policy
 
 EVENTS_SHOWN = 12

@@ -13,11 +13,7 @@ from dashboard.forms.service import ServiceForm
 from dashboard.responses import form_page, posted, see_other
 from dashboard.views.services.preview import previews
 from integrations import errors
-from integrations.models import (
-    Role,
-    Service,
-    Source,
-)
+from integrations.models import Role, Service, Source
 from integrations.registration import registry
 
 

@@ -12,10 +12,7 @@ from dashboard.forms.prefill import from_query
 from dashboard.forms.service import EndpointForm
 from dashboard.responses import form_page, posted, see_other
 from integrations import errors
-from integrations.models import (
-    Endpoint,
-    Service,
-)
+from integrations.models import Endpoint, Service
 from integrations.registration import endpoints
 
 

@@ -15,10 +15,7 @@ from django.utils import timezone
 from dashboard import live
 from dashboard.access import viewer
 from dashboard.presenters.service_stats import standings
-from integrations.models import (
-    Service,
-    ServiceStatus,
-)
+from integrations.models import Service, ServiceStatus
 
 PAGE = 100
 TROUBLE_FIRST = Case(

@@ -14,9 +14,7 @@ from dashboard.access import operator
 from dashboard.forms.service import policy_form
 from dashboard.presenters.previews import PolicyPreview, backtest_report, breaker_preview, retry_preview
 from dashboard.responses import posted
-from integrations.models import (
-    Service,
-)
+from integrations.models import Service
 
 
 def previews(given: QueryDict | None, service: Service | None) -> dict[str, Callable[[], PolicyPreview]]:
