@@ -59,7 +59,7 @@ class RequestForm(forms.Form):
         required=False,
         strip=False,
         max_length=2 * BODY_LIMIT,
-        help_text="Sent exactly as typed, digit for digit. Empty: the endpoint's example, or no body.",
+        help_text="JSON numbers keep every digit. Empty: the endpoint's example, or no body.",
         widget=forms.Textarea(attrs={"class": "mono", "rows": 10, "spellcheck": "false"}),
     )
 
@@ -216,7 +216,7 @@ class LabForm(RequestForm):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.fields["body"].help_text = "Sent exactly as typed, digit for digit. Empty: no body."
+        self.fields["body"].help_text = "JSON numbers keep every digit. Empty: no body."
         self.fields["endpoint"].help_text = "Only names the call in the history. “Load” above fills in its settings."
 
     def request(self) -> LabRequest | None:
