@@ -12,7 +12,6 @@ from datetime import datetime
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin
 
 from django import forms
-from django.utils import timezone
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
@@ -275,8 +274,3 @@ def _error_text(row: ErrorDetails) -> str:
     text = rule_text(row)
     in_a_list = any(isinstance(part, int) for part in row["loc"])
     return f"“{row['input']}”: {text}" if in_a_list else f"{text[:1].upper()}{text[1:]}"
-
-
-def as_time(value: datetime | None) -> str:
-    """Format for a datetime-local input, in the viewer's time zone."""
-    return timezone.localtime(value).strftime("%Y-%m-%dT%H:%M") if value else ""

@@ -21,12 +21,6 @@ from integrations.outbound.redaction import MASK
 register = template.Library()
 
 
-@register.filter
-def pretty_body(body: bytes | memoryview | None) -> str:
-    """At most 64 KB of a body: JSON indented with every digit and key kept, or text, or a hex dump."""
-    return shown.payload(bytes(body or b"")).text
-
-
 @register.inclusion_tag("messages/_payload.html")
 def payload(
     body: bytes | memoryview | None,
