@@ -10,8 +10,8 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.utils import timezone
 
-from integrations.management.commands.doctor import results
-from integrations.models import Account, AuditEntry, Role, Service, Token, Worker
+from integrations.management.commands.doctor import check_results
+from integrations.models import Account, AuditEntry, Role, Token, Worker
 from tests.support.calling import Api
 
 
@@ -53,9 +53,7 @@ def test_an_account_is_made_from_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.django_db
-def test_the_doctor_says_what_is_wrong_one_line_each(
-    capsys: pytest.CaptureFixture[str], settings: Any, billing: Service
-) -> None:
+def test_the_doctor_says_what_is_wrong_one_line_each(capsys: pytest.CaptureFixture[str], settings: Any) -> None:
     settings.REDIS_URL = "redis://:hunter2@127.0.0.1:1/0"
     with pytest.raises(SystemExit) as stopped:
         call_command("doctor")
@@ -76,7 +74,7 @@ def test_the_doctor_sees_workers_debug_and_open_networks(settings: Any) -> None:
     Worker.objects.create(
         cluster="c", host="h", pid=1, started_at=now, heartbeat_at=now, lease_until=now + timedelta(minutes=1)
     )
-    words = [str(result) for result in results()]
+    words = [str(result) for result in check_results()]
     assert "ok: 1 worker is running" in words
     assert "warn: every service may reach private networks: 10.0.0.0/8" in words
     assert any(line.startswith("warn: SWITCHBOARD_DEBUG is on") for line in words)

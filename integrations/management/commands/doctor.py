@@ -30,7 +30,7 @@ Level = Literal["ok", "warn", "fail"]
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class CheckResult:
     """The result of one check, printed as one line."""
 
     level: Level
@@ -46,14 +46,14 @@ class Command(BaseCommand):
 
     def handle(self, *_: Any, **__: Any) -> None:
         failed = False
-        for result in results():
+        for result in check_results():
             self.stdout.write(str(result))
             failed = failed or result.level == "fail"
         if failed:
             raise SystemExit(1)
 
 
-def results() -> Iterator[Result]:
+def check_results() -> Iterator[CheckResult]:
     """Run all checks: settings first, then the database, and checks that need it only if it is ready."""
     yield from _settings()
     usable = yield from _database()
@@ -62,45 +62,45 @@ def results() -> Iterator[Result]:
         yield _workers()
         yield _backlog()
     else:
-        yield Result("warn", "clock, workers and backlog were not checked: the database is not ready")
+        yield CheckResult("warn", "clock, workers and backlog were not checked: the database is not ready")
     yield _redis()
     yield _disk()
 
 
-def _settings() -> Iterator[Result]:
+def _settings() -> Iterator[CheckResult]:
     problems = run_checks(tags=[Tags.security])
     ours = [problem for problem in problems if str(problem.id).startswith("switchboard.")]
     for problem in ours:
         if problem.level >= WARNING:
-            yield Result("fail" if problem.level >= ERROR else "warn", problem.msg.replace("\n", " "))
+            yield CheckResult("fail" if problem.level >= ERROR else "warn", problem.msg.replace("\n", " "))
     if not any(problem.level >= ERROR for problem in ours):
         count = len(settings.ENCRYPTION_KEYS)
-        yield Result("ok", f"keys are set ({count} for encryption)")
+        yield CheckResult("ok", f"keys are set ({count} for encryption)")
     if settings.DEBUG:
-        yield Result("warn", "SWITCHBOARD_DEBUG is on: error pages show code and settings to every visitor")
+        yield CheckResult("warn", "SWITCHBOARD_DEBUG is on: error pages show code and settings to every visitor")
     else:
-        yield Result("ok", "debug is off")
+        yield CheckResult("ok", "debug is off")
     if settings.ALLOW_PRIVATE:
-        yield Result("warn", f"every service may reach private networks: {settings.ALLOW_PRIVATE}")
+        yield CheckResult("warn", f"every service may reach private networks: {settings.ALLOW_PRIVATE}")
     else:
-        yield Result("ok", "private networks are blocked, except those that a service allows itself")
+        yield CheckResult("ok", "private networks are blocked, except those that a service allows itself")
 
 
 # ---- database -----------------------------------------------------------------------------------------------------
-def _database() -> Generator[Result, None, bool]:
+def _database() -> Generator[CheckResult, None, bool]:
     """Check the connection and the migrations. Return whether tables can be read."""
     try:
         connection.ensure_connection()
         missing = _missing_migrations()
     except DatabaseError as error:
-        yield Result("fail", f"the database cannot be reached: {_line(error)}")
+        yield CheckResult("fail", f"the database cannot be reached: {_line(error)}")
         return False
     name = "SQLite" if connection.vendor == "sqlite" else "PostgreSQL"
-    yield Result("ok", f"the {name} database is reachable")
+    yield CheckResult("ok", f"the {name} database is reachable")
     if missing:
-        yield Result("fail", f"{missing} migrations are not applied; run manage.py migrate")
+        yield CheckResult("fail", f"{missing} migrations are not applied; run manage.py migrate")
     else:
-        yield Result("ok", "all migrations are applied")
+        yield CheckResult("ok", "all migrations are applied")
     if connection.vendor == "sqlite":
         yield from _sqlite()
     return not missing
@@ -111,11 +111,11 @@ def _missing_migrations() -> int:
     return len(executor.migration_plan(executor.loader.graph.leaf_nodes()))
 
 
-def _sqlite() -> Iterator[Result]:
+def _sqlite() -> Iterator[CheckResult]:
     if sqlite3.sqlite_version_info >= settings.SQLITE_WITHOUT_WAL_RESET_BUG:
-        yield Result("ok", f"SQLite {sqlite3.sqlite_version}")
+        yield CheckResult("ok", f"SQLite {sqlite3.sqlite_version}")
     else:
-        yield Result(
+        yield CheckResult(
             "warn",
             f"SQLite {sqlite3.sqlite_version} can corrupt a database that two processes write (the WAL-reset bug, "
             "fixed in 3.51.3); install pysqlite3 into this environment",
@@ -124,69 +124,69 @@ def _sqlite() -> Iterator[Result]:
         cursor.execute("PRAGMA journal_mode")
         mode = cursor.fetchone()[0]
     if mode in ("wal", "memory"):
-        yield Result("ok", f"journal mode {mode}")
+        yield CheckResult("ok", f"journal mode {mode}")
     else:
-        yield Result("fail", f"journal mode is {mode}, not wal: move the data folder to a local disk")
+        yield CheckResult("fail", f"journal mode is {mode}, not wal: move the data folder to a local disk")
     yield from _file_modes(Path(str(connection.settings_dict["NAME"])))
 
 
-def _file_modes(path: Path) -> Iterator[Result]:
+def _file_modes(path: Path) -> Iterator[CheckResult]:
     files = [path, Path(settings.DATA_DIR) / "keys.json"]
     for file in (file for file in files if file.is_file()):
         mode = stat.S_IMODE(file.stat().st_mode)
         if mode & 0o077:
-            yield Result("fail", f"other accounts can read {file.name} (mode {mode:04o}); run chmod 600 on it")
+            yield CheckResult("fail", f"other accounts can read {file.name} (mode {mode:04o}); run chmod 600 on it")
         else:
-            yield Result("ok", f"only this account can read {file.name} (mode {mode:04o})")
+            yield CheckResult("ok", f"only this account can read {file.name} (mode {mode:04o})")
 
 
-def _clock() -> Result:
+def _clock() -> CheckResult:
     skew = abs(timezone.now() - database_now())
     if skew > SKEW_LIMIT:
-        return Result(
+        return CheckResult(
             "fail",
             f"the clocks of this machine and the database differ by {skew.total_seconds():.1f} s; set both by NTP",
         )
-    return Result("ok", "the clocks of this machine and the database agree")
+    return CheckResult("ok", "the clocks of this machine and the database agree")
 
 
 # ---- traffic ------------------------------------------------------------------------------------------------------
-def _workers() -> Result:
+def _workers() -> CheckResult:
     count = Worker.objects.alive(database_now()).count()
     if not count:
-        return Result("warn", "no worker is running; start manage.py up")
-    return Result("ok", f"{count} worker{'s are' if count > 1 else ' is'} running")
+        return CheckResult("warn", "no worker is running; start manage.py up")
+    return CheckResult("ok", f"{count} worker{'s are' if count > 1 else ' is'} running")
 
 
-def _backlog() -> Result:
+def _backlog() -> CheckResult:
     now = database_now()
     oldest = Message.objects.due(now).filter(service__status=ServiceStatus.ACTIVE).aggregate(at=Min("due_at"))["at"]
     if oldest is None:
-        return Result("ok", "no message is due")
+        return CheckResult("ok", "no message is due")
     age = now - oldest
     level: Level = "warn" if age > LATE else "ok"
-    return Result(level, f"the oldest due message has waited for {age.total_seconds():.0f} s")
+    return CheckResult(level, f"the oldest due message has waited for {age.total_seconds():.0f} s")
 
 
 # ---- Redis and disk -----------------------------------------------------------------------------------------------
-def _redis() -> Result:
+def _redis() -> CheckResult:
     if not settings.REDIS_URL:
-        return Result("ok", "Redis is not used")
+        return CheckResult("ok", "Redis is not used")
     try:
         with redis.Redis.from_url(settings.REDIS_URL, socket_connect_timeout=3, socket_timeout=3) as client:
             client.ping()
     except (redis.RedisError, OSError, ValueError) as error:
-        return Result("fail", f"Redis cannot be reached: {_line(error)}")
-    return Result("ok", "Redis is reachable")
+        return CheckResult("fail", f"Redis cannot be reached: {_line(error)}")
+    return CheckResult("ok", "Redis is reachable")
 
 
-def _disk() -> Result:
+def _disk() -> CheckResult:
     folder = Path(settings.DATA_DIR)
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     text = f"{free / 1024**3:.1f} GiB are free on the disk of the data folder"
-    return Result("fail" if free < FREE_FAILS else "warn" if free < FREE_WARNS else "ok", text)
+    return CheckResult("fail" if free < FREE_FAILS else "warn" if free < FREE_WARNS else "ok", text)
 
 
 def _line(error: BaseException) -> str:
