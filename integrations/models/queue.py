@@ -25,7 +25,7 @@ from integrations.models.message import Priority
 HAS_DUE = """(SELECT 1 FROM integrations_message m WHERE m.service_id = r.service_id AND m.priority = {priority}
     AND m.status = 'pending' AND m.due_at <= {{now}} ORDER BY m.due_at LIMIT 1) IS NOT NULL"""
 
-# Services that are not paused and not throttled, with a breaker that is not open or may close now; the least recently
+# Services that are not paused and not throttled, with a breaker that is not open or is due to probe; the least recently
 # served first.
 SERVING = f"""
 SELECT {{now}}, service_id, {", ".join(f"due_{priority}" for priority in Priority.values)} FROM (

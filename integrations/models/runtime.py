@@ -31,7 +31,7 @@ class RuntimeQuerySet(models.QuerySet["Runtime"]):
         )
 
     def serving(self, now: datetime) -> RuntimeQuerySet:
-        """Services that are not paused and not throttled, with a breaker that is not open or may close now."""
+        """Services that are not paused and not throttled, with a breaker that is not open or is due to probe."""
         return (
             self.filter(service__status="active")
             .exclude(state="open", retry_at__isnull=True)

@@ -251,7 +251,7 @@ def _tagged(found: MessageQuerySet, tag: str, is_negated: bool, alias: str) -> M
     found = found.alias(**{alias: KeyTransform(name, "tags")})
     if not is_negated:
         return found.filter(**{alias: value})
-    # A message without the tag matches a negated one: NULL is neither equal nor different.
+    # A message without the tag matches its negation, but NULL is neither equal nor different.
     return found.filter(Q(**{f"{alias}__isnull": True}) | ~Q(**{alias: value}))
 
 
