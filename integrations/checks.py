@@ -58,7 +58,7 @@ def hosts_are_listed(**_: Any) -> Sequence[CheckMessage]:
 @register(Tags.security)
 def networks_are_valid(**_: Any) -> Sequence[CheckMessage]:
     found: list[CheckMessage] = []
-    for name in ("ALLOW_PRIVATE", "METRICS_ALLOW"):
+    for name in ("ALLOW_PRIVATE", "METRICS_ALLOW", "TRUSTED_PROXIES"):
         try:
             parse_networks(getattr(settings, name))
         except ValueError as error:

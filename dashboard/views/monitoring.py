@@ -50,7 +50,9 @@ def readyz(request: HttpRequest) -> HttpResponse:
 @never_cache
 def metrics(request: HttpRequest) -> HttpResponse:
     """For Prometheus: from an address in SWITCHBOARD_METRICS_ALLOW, or with an API token of any role."""
-    if not _may_read_metrics(request.META.get("REMOTE_ADDR", "")):
+    # A proxy that is not trusted hides the address of its client, and may have an address that is allowed.
+    is_hidden = "HTTP_X_FORWARDED_FOR" in request.META and not settings.TRUSTED_PROXIES
+    if is_hidden or not _may_read_metrics(request.META.get("REMOTE_ADDR", "")):
         try:
             identify(request)
         except Problem as problem:

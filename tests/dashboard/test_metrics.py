@@ -82,6 +82,14 @@ def test_from_afar_it_needs_a_token(settings: Any) -> None:
     assert Client(REMOTE_ADDR="").get("/metrics").status_code == 401
 
 
+def test_metrics_were_public_behind_a_local_proxy_that_nobody_declared(settings: Any) -> None:
+    """The proxy's own address is on the loopback, from which /metrics needs no token."""
+    client = Client(REMOTE_ADDR="127.0.0.1", headers={"X-Forwarded-For": FAR})
+    assert client.get("/metrics").status_code == 401
+    settings.TRUSTED_PROXIES = "127.0.0.1"  # then the server has put the client's address into REMOTE_ADDR
+    assert client.get("/metrics").status_code == 200
+
+
 def test_it_asks_the_same_few_questions_for_any_number_of_services(django_assert_max_num_queries: Any) -> None:
     for number in range(20):
         a_service(f"service-{number}")

@@ -15,6 +15,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         import uvicorn
+        from django.conf import settings
         from django.urls import resolve
 
         from integrations.api.asgi.events import broadcaster
@@ -36,7 +37,9 @@ class Command(BaseCommand):
             server_header=False,
             lifespan="off",
             timeout_graceful_shutdown=5,
-            proxy_headers=True,
+            # uvicorn by itself believes X-Forwarded-For from 127.0.0.1, where a proxy may pass on what a client wrote.
+            proxy_headers=bool(settings.TRUSTED_PROXIES),
+            forwarded_allow_ips=settings.TRUSTED_PROXIES,
         )
         config.load()
         resolve("/healthz")  # imports every view before the garbage collector is frozen
