@@ -33,6 +33,7 @@ ALLOWED_HOSTS = environment.listed("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
 METRICS_ALLOW = environment.text("METRICS_ALLOW", "127.0.0.0/8, ::1/128")  # CIDRs that read /metrics without a token
 ALLOW_PRIVATE = environment.text("ALLOW_PRIVATE")  # CIDRs that every service may reach; a system check validates them
 TRUSTED_PROXIES = environment.text("TRUSTED_PROXIES")  # CIDRs whose X-Forwarded-For and -Proto are believed
+IDLE_CONNECTIONS = int(environment.number("IDLE_CONNECTIONS", 100))  # for each client address; 0 is no limit
 TOKEN_RATE = environment.number("TOKEN_RATE", 200)  # API requests a second for each token; 0 is off
 CLUSTER = environment.text("CLUSTER", "switchboard")  # `manage.py up` sets its own, so that its lanes stay on its host
 OWN_PORT = int(environment.number("OWN_PORT", 0))  # set by `manage.py up`: never a target of a call

@@ -14,14 +14,19 @@ import httpx
 import uvicorn
 from django.db import connection
 
+from integrations.api.asgi.http_protocol import LimitedHttpProtocol
+
 
 class Served:
     """A uvicorn as `manage.py serve` starts it; ``application`` is the whole one, or its WSGI part alone."""
 
-    def __init__(self, application: Any) -> None:
+    def __init__(self, application: Any, **settings: Any) -> None:
+        """``settings``: of uvicorn, in place of those below."""
         listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        config = uvicorn.Config(application, lifespan="off", log_config=None, timeout_graceful_shutdown=5)
+        self.address: tuple[str, int] = listener.getsockname()
+        self.url = f"http://127.0.0.1:{self.address[1]}"
+        standard = {"lifespan": "off", "log_config": None, "timeout_graceful_shutdown": 5, "http": LimitedHttpProtocol}
+        config = uvicorn.Config(application, **standard | settings)
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [listener]})
         self.thread.start()

@@ -18,7 +18,9 @@ class Command(BaseCommand):
         from django.conf import settings
         from django.urls import resolve
 
+        from integrations.api.asgi import http_protocol
         from integrations.api.asgi.events import broadcaster
+        from integrations.outbound.addresses import parse_networks
         from integrations.workers.pump import freeze_startup_objects
         from integrations.workers.supervisor import die_with_parent
 
@@ -28,6 +30,8 @@ class Command(BaseCommand):
                 await super().shutdown(sockets)
 
         die_with_parent()
+        http_protocol.waiting.limit = settings.IDLE_CONNECTIONS
+        http_protocol.waiting.unlimited = parse_networks(settings.TRUSTED_PROXIES)
         config = uvicorn.Config(
             "dashboard.asgi:application",
             host=options["host"],
@@ -37,6 +41,9 @@ class Command(BaseCommand):
             server_header=False,
             lifespan="off",
             timeout_graceful_shutdown=5,
+            http=http_protocol.LimitedHttpProtocol,
+            ws="none",
+            timeout_keep_alive=http_protocol.KEEP_ALIVE,
             # uvicorn by itself believes X-Forwarded-For from 127.0.0.1, where a proxy may pass on what a client wrote.
             proxy_headers=bool(settings.TRUSTED_PROXIES),
             forwarded_allow_ips=settings.TRUSTED_PROXIES,
