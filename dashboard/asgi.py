@@ -11,14 +11,15 @@ middleware's headers.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from io import BytesIO
-from typing import cast
+from typing import Any, cast
 
 from a2wsgi import WSGIMiddleware
-from a2wsgi.wsgi_typing import WSGIApp
+from a2wsgi.wsgi_typing import Environ, StartResponse, WSGIApp
 from asgiref.typing import ASGIReceiveCallable as Receive
 from asgiref.typing import ASGISendCallable as Send
-from asgiref.typing import ASGISendEvent, Scope
+from asgiref.typing import ASGISendEvent, HTTPScope, Scope
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "dashboard.settings")
 
@@ -29,13 +30,27 @@ from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpResponse
 from django.middleware.security import SecurityMiddleware
 
+from dashboard import request_bodies
+from dashboard.views import errors
 from dashboard.views.monitoring import healthz
 from integrations.api.asgi import direct_call, events, ingest, routes
+from integrations.api.asgi.request_body import ClientDisconnected
 from integrations.api.json_io import api_path
+from integrations.api.problems import Problem
 
 THREADS = 16
 
-console = WSGIMiddleware(cast(WSGIApp, wsgi), workers=THREADS)
+
+def with_whole_body(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """Give Django the body that `respond_in_thread` read, in place of a stream that a thread would wait for."""
+    body = cast(dict[str, Any], environ)["asgi.scope"].get("body")
+    if body is not None:
+        environ["wsgi.input"] = BytesIO(body)
+        environ["CONTENT_LENGTH"] = str(len(body))
+    return cast(WSGIApp, wsgi)(environ, start_response)
+
+
+console = WSGIMiddleware(with_whole_body, workers=THREADS)
 """The console and the API as a WSGI application: one thread per request, with its own lasting database connection."""
 
 
@@ -55,10 +70,33 @@ ROUTES: dict[tuple[str, str], routes.Route] = {
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
     found = _route_for(scope)
     if found is None:
-        await console(scope, receive, send)  # type: ignore[arg-type]
+        await respond_in_thread(scope, receive, send)
     else:
         route, request = found
         await route(request, receive, _with_middleware_headers(request, send))
+
+
+async def respond_in_thread(scope: Scope, receive: Receive, send: Send) -> None:
+    """Read the whole body, then let a thread of Django respond."""
+    if scope["type"] != "http" or not request_bodies.has_body(scope):
+        await console(scope, receive, send)  # type: ignore[arg-type]
+        return
+    try:
+        with request_bodies.capacity.reserve() as reservation:
+            body = await request_bodies.read(scope, receive, reservation)
+            await console({**scope, "body": body}, receive, send)  # type: ignore[arg-type]
+    except ClientDisconnected:
+        pass
+    except Problem as problem:
+        await _refuse(problem, scope, send)
+
+
+async def _refuse(problem: Problem, scope: HTTPScope, send: Send) -> None:
+    request = ASGIRequest({**scope, "query_string": b""}, BytesIO())
+    response = problem.as_response() if scope["path"].startswith(api_path()) else errors.unread(problem)
+    if _passes_middleware(request):
+        send = _with_middleware_headers(request, send)
+    await routes.send_response(request, response, send)
 
 
 def _route_for(scope: Scope) -> tuple[routes.Route, ASGIRequest] | None:

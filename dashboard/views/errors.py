@@ -14,6 +14,7 @@ from django.http import (
 from django.template.loader import render_to_string
 
 from dashboard.responses import ExplainedNotFound
+from integrations.api.problems import Problem
 
 
 def malformed(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
@@ -23,6 +24,12 @@ def malformed(request: HttpRequest, exception: Exception | None = None) -> HttpR
         message = "The request is larger than any form of this console, so it was not read."
     context = {"message": message, "is_of_another_host": isinstance(exception, DisallowedHost)}
     return HttpResponseBadRequest(render_to_string("errors/malformed.html", context))
+
+
+def unread(problem: Problem) -> HttpResponse:
+    """A form whose body was refused before Django saw the request."""
+    content = render_to_string("errors/unread.html", {"detail": problem.detail})
+    return HttpResponse(content, status=problem.status, headers=problem.headers)
 
 
 def forbidden(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:

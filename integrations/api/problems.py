@@ -30,6 +30,7 @@ KINDS = {
     403: ("forbidden", "Your role does not allow this"),
     404: ("not-found", "Not found"),
     405: ("method-not-allowed", "Method not allowed"),
+    408: ("too-slow", "The request took too long to arrive"),
     409: ("conflict", "The current state does not allow this"),
     413: ("too-large", "The request is too large"),
     415: ("unsupported-type", "Unsupported content type"),

@@ -26,7 +26,8 @@ from django.http import HttpResponse
 from django.utils.log import log_response
 
 from integrations.api import api
-from integrations.api.auth import Bearer, Caller, announced_length, identify, too_large
+from integrations.api.asgi.request_body import ClientDisconnected, receive_body
+from integrations.api.auth import Bearer, Caller, announced_length, identify
 from integrations.api.json_io import keep_out_of_caches
 from integrations.api.problems import BUSY_RETRY, Problem
 
@@ -37,10 +38,6 @@ Route = Callable[[ASGIRequest, Receive, Send], Awaitable[None]]
 DATABASE_TIMEOUT = 4.0  # seconds; a stopping server gives its requests 5
 CONNECTION_CHECK_EVERY = 1.0  # seconds
 LOOK_UPS = 2  # threads that identify callers: one look-up a second per token, of a millisecond each
-
-
-class ClientDisconnected(Exception):
-    """The client disconnected before its request was complete; no response is needed."""
 
 
 def unavailable(detail: str) -> Problem:
@@ -231,15 +228,4 @@ def at_capacity() -> Problem:
 async def read_body(request: ASGIRequest, receive: Receive, limit: int, reservation: Reservation) -> None:
     """Read at most ``limit`` bytes into ``request.body``. Raises Problem, or ClientDisconnected."""
     announced_length(request, limit)
-    body, has_more = b"", True
-    while has_more:
-        event = await receive()
-        if event["type"] != "http.request":
-            raise ClientDisconnected
-        part = event["body"]
-        reservation.add(len(part))
-        body += part
-        has_more = event["more_body"]
-        if len(body) > limit:
-            raise too_large(limit)
-    request._body = body
+    request._body = await receive_body(receive, limit, reservation.add)
