@@ -220,6 +220,7 @@ SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if HTTPS else None
 CSRF_TRUSTED_ORIGINS = [f"https://{host.lstrip('.')}" for host in ALLOWED_HOSTS if host != "*"] if HTTPS else []
 # A form sends a body of 1 MiB percent-encoded, which is three times as long; the API has its own limits.
 DATA_UPLOAD_MAX_MEMORY_SIZE = 4 * 1024 * 1024
+DATA_UPLOAD_MAX_NUMBER_FILES = 0  # no form takes a file, and Django would write a large one to disk
 
 # ---- Static files, time and logs ----------------------------------------------------------------------------------
 STATIC_URL = "/static/"

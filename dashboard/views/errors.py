@@ -20,7 +20,9 @@ from integrations.api.problems import Problem
 def malformed(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
     """400, rendered without context processors: the untrusted part may be the host that they build addresses from."""
     message = str(exception) if isinstance(exception, BadRequest) else ""
-    if isinstance(exception, (TooManyFieldsSent, TooManyFilesSent, RequestDataTooBig)):
+    if isinstance(exception, TooManyFilesSent):
+        message = "The form contains a file. No form of this console accepts one, so the file was not stored."
+    elif isinstance(exception, (TooManyFieldsSent, RequestDataTooBig)):
         message = "The request is larger than any form of this console, so it was not read."
     context = {"message": message, "is_of_another_host": isinstance(exception, DisallowedHost)}
     return HttpResponseBadRequest(render_to_string("errors/malformed.html", context))

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from http.client import HTTPResponse
+from typing import Any
+
 import pytest
 
 from dashboard import asgi, request_bodies
@@ -134,6 +136,30 @@ def test_a_chunked_body_larger_than_its_path_takes_was_read_to_its_end(served: S
             for _ in range(9):
                 client.sendall(b"2000\r\n" + b"a" * 0x2000 + b"\r\n")
         assert status(client) == 413
+
+
+def test_an_uploaded_file_was_written_to_disk(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """160 MiB to `/login/` were, before the 403."""
+    monkeypatch.setattr("django.core.files.uploadedfile.tempfile.NamedTemporaryFile", never)
+    monkeypatch.setattr("django.core.files.uploadhandler.TemporaryFileUploadHandler.new_file", never)
+    part = '--x\r\nContent-Disposition: form-data; name="a"; filename="a.bin"\r\n\r\n'
+    for path, size, expected, detail in (
+        ("/services/new/", 3 * MEGABYTE, 400, "contains a file"),
+        ("/login/", 1024, 400, "contains a file"),
+        ("/login/", 160 * MEGABYTE, 413, "too large"),
+    ):
+        content = part.encode() + b"a" * min(size, 4 * MEGABYTE) + b"\r\n--x--\r\n"
+        announced = length(max(size, len(content)))
+        with connection(served) as client:
+            with suppress(ConnectionError):
+                client.sendall(head(path, "Content-Type: multipart/form-data; boundary=x") + announced + content)
+            found, page = answer(client)
+            assert found == expected
+            assert detail in page
+
+
+def never(*args: Any, **kwargs: Any) -> None:
+    raise AssertionError("a file was written")
 
 
 def test_bodies_in_flight_were_not_limited_together(
