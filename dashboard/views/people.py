@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from datetime import timedelta
 from typing import Any, cast
 
 from django.contrib import messages
@@ -16,11 +18,15 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_POST
 
+from dashboard import sign_in_limits
 from dashboard.access import actor, person, public, viewer
 from dashboard.forms.people import FirstAdminForm, OwnPasswordForm
 from dashboard.responses import form_page, posted, see_other
+from integrations.api.problems import BUSY_RETRY
 from integrations.models import Account, AuditEntry, Role, SetupLink
 from integrations.models.account import digest
+
+UNKNOWN_NAMES = "names without an account"
 
 
 class SignInForm(AuthenticationForm):
@@ -37,6 +43,16 @@ class Login(LoginView):
     authentication_form = SignInForm
     redirect_authenticated_user = True
 
+    def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        address = request.META.get("REMOTE_ADDR", "")
+        if wait := sign_in_limits.failures.take(address):
+            return _try_later(request, wait)
+        with sign_in_limits.hashing.slot() as has_slot:
+            response = super().post(request, *args, **kwargs) if has_slot else _try_later(request, BUSY_RETRY)
+        if not has_slot or request.user.is_authenticated:
+            sign_in_limits.failures.give_back(address)
+        return response
+
     def form_valid(self, form: AuthenticationForm) -> HttpResponse:
         account = form.get_user()
         with transaction.atomic():
@@ -46,11 +62,31 @@ class Login(LoginView):
     def form_invalid(self, form: AuthenticationForm) -> HttpResponse:
         # Attempts that django-axes locks out are not recorded, so that guessing cannot fill the audit log.
         if (name := form.cleaned_data.get("username")) and not getattr(self.request, "axes_locked_out", False):
-            AuditEntry.objects.record("anonymous", "person.sign_in_failed", name)
+            _record_failure(name)
         return self.render_to_response(self.get_context_data(form=form), status=422)
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         return super().get_context_data(has_accounts=Account.objects.exists(), **kwargs)
+
+
+def _record_failure(name: str) -> None:
+    """Record the name of an account. Other names are what an attacker chose: those of a minute share a row.
+
+    Both write one row, so that the time of the response does not tell which names exist.
+    """
+    if Account.objects.filter(username=name).exists():
+        AuditEntry.objects.record("anonymous", "person.sign_in_failed", name)
+    else:
+        AuditEntry.objects.record_counted(
+            "somebody", "person.sign_in_failed", UNKNOWN_NAMES, within=timedelta(minutes=1)
+        )
+
+
+def _try_later(request: HttpRequest, seconds: float) -> HttpResponse:
+    wait = math.ceil(seconds)
+    page = form_page(request, "people/try_later.html", {"seconds": wait}, is_refused=False)
+    page.status_code, page["Retry-After"] = 429, str(wait)
+    return page
 
 
 @public

@@ -6,10 +6,10 @@ Events are the history of breakers and the source of live updates.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, ClassVar, NamedTuple
 
-from django.db import connection, models
+from django.db import connection, models, transaction
 from django.utils import timezone
 
 from integrations.models import sql
@@ -137,6 +137,16 @@ class AuditManager(models.Manager["AuditEntry"]):
         return self.create(
             actor=actor, action=action, target=target, reason=reason, before=before or {}, after=after or {}
         )
+
+    @transaction.atomic
+    def record_counted(self, actor: str, action: str, target: str, *, within: timedelta) -> None:
+        """Add one to the latest such entry, or record a new one if it is older than ``within``."""
+        newer = self.filter(target=target, action=action, at__gt=timezone.now() - within)
+        if entry := newer.select_for_update().order_by("-id").first():
+            entry.after["count"] += 1
+            entry.save(update_fields=["after"])
+        else:
+            self.record(actor, action, target, after={"count": 1})
 
 
 class AuditEntry(models.Model):

@@ -15,6 +15,14 @@ if TYPE_CHECKING:
     from integrations.models import Message, Service
 
 
+@pytest.fixture(autouse=True)
+def _no_failed_sign_ins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All clients of tests have one address."""
+    from dashboard import sign_in_limits
+
+    monkeypatch.setattr(sign_in_limits, "failures", sign_in_limits.FailureLimit())
+
+
 @pytest.fixture
 def signed_in(db: None) -> Callable[[str], Client]:
     """A browser of a person with this role, named like it: `signed_in("operator")`."""
