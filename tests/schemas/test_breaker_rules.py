@@ -23,7 +23,7 @@ BROKEN: list[tuple[dict[str, Any], str, str]] = [
     (
         {"breaker": {"slow_call_rate": 0.5}},
         "breaker.slow_call_duration",
-        "is needed with slow_call_rate: it says which calls are slow",
+        "is needed with slow_call_rate: it defines which calls are slow",
     ),
     ({"breaker": {"window": {"size": 0}}}, "breaker.window.size", "must be at least 1"),
     ({"breaker": {"window": {"size": 1001}}}, "breaker.window.size", "must be at most 1,000"),
