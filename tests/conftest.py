@@ -1,7 +1,17 @@
-"""What every test may ask for, and which database a run is about.
+"""The options of a run, its servers, and the fixtures that every test may ask for.
 
 `pytest` runs the whole suite on SQLite; `pytest --database postgres` runs what touches a database on PostgreSQL and
 Redis. Most tests that kill processes run on SQLite alone; `--long` runs them on both and adds the long proofs.
+
+The folders mirror the code. Beside them stand:
+
+- `test_journey.py`: the story of a message, once from end to end; read it first.
+- `browser/`: a real Chromium before a whole installation. `faults/`: processes and servers that are killed.
+- `support/`: what tests share. `backends` starts PostgreSQL and Redis, `database` empties the database, `distribution`
+  spreads a run with `-n` over processes. `installation` is a `manage.py up`, `pumps` are workers, `receiver` and
+  `upstreams` are the other side of a call. `queueing` registers services, queues messages and delivers them.
+  `calling` is a caller of the API, `signed_in` an operator of the console, `serving` the ASGI application on a port.
+  `records` makes rows, `waiting` waits for a condition.
 """
 
 from __future__ import annotations
@@ -19,7 +29,7 @@ from tests.support.backends import Servers
 from tests.support.installation import Installation, clean_environment, fresh_keys
 from tests.support.receiver import Receiver
 
-pytest_plugins = ["tests.support.queueing", "tests.support.pumps"]
+pytest_plugins = ["tests.support.queueing", "tests.support.pumps", "tests.support.upstreams"]
 
 SERVERS = pytest.StashKey[Servers]()
 

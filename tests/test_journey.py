@@ -8,8 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from html import unescape
 
 import pytest
@@ -19,6 +18,7 @@ from integrations.models import Attempt, Event, Message, Runtime, SetupLink
 from integrations.models.message import Status
 from integrations.workers.pump import Pump
 from tests.support.receiver import Receiver
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -67,7 +67,7 @@ def test_the_journey(workers: None, client: Client, sink: Receiver) -> None:
 
     # Send a message and see it delivered, with its attempt.
     first = send(client, '{"order": 1}')
-    until(lambda: state_of(first) == Status.DELIVERED)
+    until(lambda: state_of(first) == Status.DELIVERED, 15)
     assert sink.last.json() == {"order": 1}
     shown = page(client, f"/messages/{first}/")
     assert "delivered" in shown
@@ -76,17 +76,17 @@ def test_the_journey(workers: None, client: Client, sink: Receiver) -> None:
     # The other side goes down: some die of their attempts, the breaker opens and says why, the rest wait.
     sink.stop()
     sent = [send(client, f'{{"order": {number}}}') for number in range(2, 14)]
-    until(lambda: Event.objects.filter(type="breaker.opened").exists())
-    until(lambda: Message.objects.filter(status=Status.DEAD).exists())
+    until(lambda: Event.objects.filter(type="breaker.opened").exists(), 15)
+    until(lambda: Message.objects.filter(status=Status.DEAD).exists(), 15)
     assert "in a row" in page(client, "/breakers/") or "probe failed" in page(client, "/breakers/")
     waiting = [public_id for public_id in sent if state_of(public_id) == Status.PENDING]
     assert waiting
-    until(lambda: "breaker of billing is" in page(client, f"/messages/{waiting[-1]}/"))
+    until(lambda: "breaker of billing is" in page(client, f"/messages/{waiting[-1]}/"), 15)
 
     # It comes back: a probe closes the breaker, and what waited is delivered.
     sink.start()
-    until(lambda: Runtime.objects.get(service__name="billing").state == "closed")
-    until(lambda: not Message.objects.unfinished().exists())
+    until(lambda: Runtime.objects.get(service__name="billing").state == "closed", 15)
+    until(lambda: not Message.objects.unfinished().exists(), 15)
     assert Attempt.objects.filter(trigger="probe", outcome="succeeded").exists()
     dead = list(Message.objects.dead())
     assert {message.dead_reason for message in dead} == {"attempts"}
@@ -96,7 +96,7 @@ def test_the_journey(workers: None, client: Client, sink: Receiver) -> None:
     old = dead[0]
     answer = client.post(f"/messages/{old.public_id}/replay/", {"mode": "as_is"})
     replay = answer["Location"].rstrip("/").rpartition("/")[2]
-    until(lambda: state_of(replay) == Status.DELIVERED)
+    until(lambda: state_of(replay) == Status.DELIVERED, 15)
     assert sink.last.header("webhook-id") == old.public_id
     assert state_of(old.public_id) == Status.DEAD
     assert replay in page(client, f"/messages/{old.public_id}/")
@@ -137,10 +137,3 @@ def state_of(public_id: str) -> str:
     message = Message.objects.by_public_id(public_id)
     assert message is not None
     return message.status
-
-
-def until(holds: Callable[[], bool], within: float = 15) -> None:
-    end = time.monotonic() + within
-    while not holds():
-        assert time.monotonic() < end, f"it did not come about within {within} s"
-        time.sleep(0.05)

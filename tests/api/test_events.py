@@ -31,6 +31,7 @@ from integrations.models import Account, Event, Feed, Message, Role, Service, To
 from integrations.models.tally import Counts, add
 from integrations.workers import housekeeping
 from tests.support.calling import Api
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -155,13 +156,6 @@ def bearer(caller: Api) -> dict[str, str]:
 
 def happen(type_: str, service: Service | None = None, **facts: Any) -> None:
     Event.objects.create(type=type_, service=service, facts=facts)
-
-
-def until(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 # ---- events ---------------------------------------------------------------------------------------------------------
@@ -494,7 +488,7 @@ def test_a_token_has_so_many_streams(serve: Callable[..., Served], viewer: Api, 
         assert int(refused.headers["Retry-After"]) > 0
         with served.stream(**bearer(operator)) as other:
             assert other.status == 200
-    until(lambda: not served.broadcaster.streams)
+    until(lambda: not served.broadcaster.streams, PATIENCE)
     with served.stream(**bearer(viewer)) as again:
         assert again.status == 200
 
@@ -554,7 +548,7 @@ def test_who_does_not_read_is_dropped(
             read = b"".join(iter(lambda: client.recv(1 << 20), b""))
             last = json.loads(read.rpartition(b"data: ")[2].partition(b"\n")[0])
             assert (last["type"], last["reason"]) == ("bye", "slow")
-        until(lambda: slow not in broadcaster.streams)
+        until(lambda: slow not in broadcaster.streams, PATIENCE)
 
 
 def test_streams_share_one_reader_and_hold_no_thread(
@@ -574,8 +568,8 @@ def test_streams_share_one_reader_and_hold_no_thread(
             happen("service.changed", billing)
             assert first.next()["position"] == second.next()["position"]
             assert len(asked) == 1
-    until(lambda: not served.broadcaster.streams)
-    until(lambda: served.broadcaster._work is not None and served.broadcaster._work.done())
+    until(lambda: not served.broadcaster.streams, PATIENCE)
+    until(lambda: served.broadcaster._work is not None and served.broadcaster._work.done(), PATIENCE)
 
 
 # ---- helpers --------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,6 +23,7 @@ from integrations.registration import endpoints
 from integrations.schemas.service import EndpointIn
 from tests.support.calling import ROOT, Api
 from tests.support.serving import Served, close_connections, held
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -176,10 +177,10 @@ def gathered(served: Served, opener: dict[str, Any], *requests: dict[str, Any]) 
     with held(ingest._ingest._thread):
         opening = threading.Thread(target=lambda: first.extend(served.send(opener)))
         opening.start()
-        until(lambda: ingest._ingest._group_began > 0)
+        until(lambda: ingest._ingest._group_began > 0, 30)
         others = threading.Thread(target=lambda: answers.extend(served.send(*requests)))
         others.start()
-        until(lambda: len(ingest._ingest._waiting) == len(requests))
+        until(lambda: len(ingest._ingest._waiting) == len(requests), 30)
         yield answers
     opening.join()
     others.join()
@@ -280,7 +281,7 @@ def test_a_slow_database_is_a_503_and_what_still_waited_is_not_stored(
     assert {first.status_code, second.status_code, third.status_code} == {503}
     assert "Idempotency-Key" in first.json()["detail"]
     assert "retry-after" in first.headers
-    until(lambda: not ingest._ingest._group_began)
+    until(lambda: not ingest._ingest._group_began, 30)
     again = served.send(*(post(operator, Idempotency_Key=f"k{number}") for number in range(2)))
     assert [answer.status_code for answer in again] == [202, 202]
     assert Message.objects.count() == 2  # the one in doubt was stored, and its key found it
@@ -308,7 +309,7 @@ def test_a_revoked_token_is_let_in_for_a_second_at_most(
     operator.token.delete()
     ((_, ends),) = routes.recent_callers._callers.values()
     assert ends - time.monotonic() <= routes.RecentCallers.KEPT_FOR == 1.0
-    until(lambda: served.send(post(operator))[0].status_code == 401)
+    until(lambda: served.send(post(operator))[0].status_code == 401, 30)
     assert time.monotonic() >= ends, "it was asked for at once, and nothing was shown"
 
 
@@ -332,7 +333,7 @@ def test_a_server_that_stops_answers_what_it_has_begun(operator: Api, billing: S
     one = Served(asgi.application)
     with gathered(one, *[post(operator)] * 4) as answers:
         one.server.should_exit = True
-        until(lambda: not is_open(one))  # the listener accepts no more connections, and the group still waits
+        until(lambda: not is_open(one), 30)  # the listener accepts no more connections, and the group still waits
     one.thread.join()
     assert [answer.status_code for answer in answers] == [202] * 4
     assert Message.objects.count() == 4
@@ -346,10 +347,3 @@ def is_open(one: Served) -> bool:
     except httpx.TransportError:  # refused, or accepted by a listener that closes: there is no answer either way
         return False
     return True
-
-
-def until(holds: Callable[[], bool], within: float = 30) -> None:
-    end = time.monotonic() + within
-    while not holds():
-        assert time.monotonic() < end, f"it did not come about within {within} s"
-        time.sleep(0.01)

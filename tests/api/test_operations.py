@@ -10,8 +10,8 @@ from django.utils import timezone
 
 from integrations.api.responses import ItemPage, OperationOut, OperationPage
 from integrations.models import Message, Operation
-from integrations.operators import bulk_operations
 from tests.support.calling import Api, is_problem
+from tests.support.records import work
 
 pytestmark = pytest.mark.django_db
 
@@ -35,17 +35,10 @@ def plan(caller: Api, **changes: Any) -> dict[str, Any]:
     return document
 
 
-def work() -> None:
-    """Do the work of the workers until no step is left."""
-    for pk in Operation.objects.active().values_list("pk", flat=True):
-        while bulk_operations.step(pk):
-            pass
-
-
 def test_a_replay_is_planned_done_and_looked_at(operator: Api, viewer: Api, dead: list[Message]) -> None:
     planned = plan(operator)
     assert (planned["state"], planned["total"], planned["created_by"]) == ("planning", 0, "token a-operator")
-    work()
+    work_on_all()
     shown = viewer.get(f"/operations/{planned['id']}").json()
     assert (shown["state"], shown["total"], shown["done"], shown["succeeded"]) == ("finished", 3, 3, 3)
     assert shown["estimate"]["services"] == {"billing": 3}
@@ -66,7 +59,7 @@ def test_a_replay_is_planned_done_and_looked_at(operator: Api, viewer: Api, dead
 
 def test_a_dry_run_is_started_by_a_change(operator: Api, dead: list[Message]) -> None:
     planned = plan(operator, dry_run=True, reason="")
-    work()
+    work_on_all()
     assert operator.get(f"/operations/{planned['id']}").json()["total"] == 3
     assert Message.objects.count() == 3
     broken = is_problem(operator.patch(f"/operations/{planned['id']}", {"dry_run": False}), 422)
@@ -74,7 +67,7 @@ def test_a_dry_run_is_started_by_a_change(operator: Api, dead: list[Message]) ->
     started = operator.patch(f"/operations/{planned['id']}", {"dry_run": False, "reason": "Yes", "rate": 500}).json()
     assert (started["state"], started["dry_run"], started["rate"]) == ("running", False, 500)
     is_problem(operator.patch(f"/operations/{planned['id']}", {"dry_run": False}), 409)
-    work()
+    work_on_all()
     assert operator.get(f"/operations/{planned['id']}").json()["succeeded"] == 3
 
 
@@ -138,3 +131,8 @@ def test_a_repeated_request_plans_once(operator: Api) -> None:
 @pytest.mark.parametrize("rate", [0, 1e-300, 0.009, 1000.1])
 def test_a_rate_that_nobody_could_follow_is_refused(operator: Api, dead: list[Message], rate: float) -> None:
     is_problem(operator.post("/operations", REPLAY | {"rate": rate}), 422)
+
+
+def work_on_all() -> None:
+    for operation in Operation.objects.active():
+        work(operation)

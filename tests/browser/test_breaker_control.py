@@ -11,8 +11,8 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import AT_NIGHT_BY_PHONE, WORKERS, Person, expect_clean
 from tests.support.installation import Installation
-from tests.support.pumps import until
 from tests.support.receiver import Answer, Receiver
+from tests.support.waiting import until
 
 SENT = 6
 

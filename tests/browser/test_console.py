@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 
 import httpx
 import pytest
@@ -12,6 +11,7 @@ from playwright.sync_api import Page, Response, Route, expect
 from tests.browser.conftest import EVERY_LOOK, PATIENCE, Look, expect_clean
 from tests.support.installation import Installation
 from tests.support.receiver import Answer, Receiver
+from tests.support.waiting import until
 
 HEAVIEST = 120 * 1024  # bytes of page, styles, scripts and icon, as they travel
 SERVICE = "keyboard-shop"
@@ -27,10 +27,7 @@ def dead(api: httpx.Client, sink: Receiver) -> str:
         made = api.post("services", json={"name": SERVICE, "base_url": sink.url, "retry": {"max_attempts": 1}})
     assert made.status_code < 300, made.text
     sent = api.post("messages", json={"service": SERVICE, "path": "/orders", "body": {"order": 1}}).json()["id"]
-    end = time.monotonic() + PATIENT
-    while api.get(f"messages/{sent}").json()["status"] != "dead":
-        assert time.monotonic() < end, "it did not die"
-        time.sleep(0.1)
+    until(lambda: api.get(f"messages/{sent}").json()["status"] == "dead", PATIENT, "it did not die")
     sink.decide(lambda call: Answer(status=200))
     return str(sent)
 

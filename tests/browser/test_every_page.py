@@ -21,8 +21,8 @@ from playwright.sync_api import Browser, Page, Route, expect
 from dashboard.urls import urlpatterns
 from tests.browser.conftest import AT_A_DESK, AT_NIGHT_BY_PHONE, WORKERS, Complaints, Person, expect_clean
 from tests.support.installation import Installation
-from tests.support.pumps import until
 from tests.support.receiver import Answer, Call, Receiver
+from tests.support.waiting import until
 
 # By where they stand in the rail; what is in braces is made by `town`.
 PAGES = {

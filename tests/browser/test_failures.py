@@ -10,8 +10,8 @@ import httpx
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import WORKERS, Look, Person, expect_clean
-from tests.support.pumps import until
 from tests.support.receiver import Answer, Receiver
+from tests.support.waiting import until
 
 SENT = 15  # more than any other group of this installation, so that it is the first in the overview
 

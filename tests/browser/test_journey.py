@@ -9,8 +9,8 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import WORKERS, expect_clean
 from tests.support.installation import Installation
-from tests.support.pumps import until
 from tests.support.receiver import Receiver
+from tests.support.waiting import until
 
 PASSWORD = "correct horse battery"
 RELOADS = 30

@@ -13,8 +13,8 @@ from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.conftest import WORKERS
 from tests.support.installation import Installation
-from tests.support.pumps import until
 from tests.support.receiver import Answer, Call, Receiver
+from tests.support.waiting import until
 
 LISTS = {  # a page, and the selector of its list
     "overview": ("/", "ul.attention"),

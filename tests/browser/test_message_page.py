@@ -9,8 +9,8 @@ import httpx
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import WORKERS, Look, Person, expect_clean
-from tests.support.pumps import until
 from tests.support.receiver import Answer, Call, Receiver
+from tests.support.waiting import until
 
 BODY = {"order": 12345678901234567890, "currency": "EURO", "lines": [{"sku": "a"}, {"sku": "b"}, {"sku": "c"}]}
 

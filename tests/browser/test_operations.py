@@ -11,8 +11,8 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import WORKERS, Look, Person, expect_clean
-from tests.support.pumps import until
 from tests.support.receiver import Answer, Receiver
+from tests.support.waiting import until
 
 DEAD = 12
 _numbers = count(1)

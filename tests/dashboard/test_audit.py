@@ -9,6 +9,7 @@ from django.test import Client
 
 from dashboard.views.audit import changes
 from integrations.models import AuditEntry
+from tests.support.signed_in import page_of
 
 
 @pytest.fixture
@@ -20,19 +21,13 @@ def entries(db: None) -> None:
     record("person bob", "service.created", "other")
 
 
-def page_of(client: Client, query: str = "") -> str:
-    response = client.get(f"/audit/{query}")
-    assert response.status_code == 200
-    return response.content.decode()
-
-
 def test_only_an_admin_sees_the_audit_trail(viewer: Client, operator: Client, entries: None) -> None:
     assert viewer.get("/audit/").status_code == 403
     assert operator.get("/audit/").status_code == 403
 
 
 def test_changes_are_said_in_words_and_reasons_are_text(admin: Client, entries: None) -> None:
-    page = page_of(admin)
+    page = page_of(admin, "/audit/")
     assert "retry.max" in page
     assert "<del>5</del>" in page
     assert "<ins>9</ins>" in page
@@ -51,17 +46,17 @@ def test_changes_are_said_in_words_and_reasons_are_text(admin: Client, entries: 
 def test_filters_narrow_the_trail(
     admin: Client, entries: None, query: str, found: list[str], left_out: list[str]
 ) -> None:
-    page = page_of(admin, query)
+    page = page_of(admin, f"/audit/{query}")
     assert all(word in page for word in found)
     assert not any(word in page for word in left_out)
 
 
 def test_a_tampered_cursor_shows_the_beginning(admin: Client, entries: None) -> None:
-    assert "showing the first page" in page_of(admin, "?cursor=older+5:forged")
+    assert "showing the first page" in page_of(admin, "/audit/?cursor=older+5:forged")
 
 
 def test_an_empty_trail_says_what_will_be_in_it(admin: Client, db: None) -> None:
-    assert "No changes yet" in page_of(admin)
+    assert "No changes yet" in page_of(admin, "/audit/")
 
 
 @pytest.mark.parametrize(

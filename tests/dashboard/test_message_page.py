@@ -38,7 +38,7 @@ def attempts_of(message: Message, count: int, **fields: Any) -> list[Attempt]:
     return Attempt.objects.bulk_create(rows)
 
 
-def page_of(client: Client, message: Message, query: str = "") -> Any:
+def response_of(client: Client, message: Message, query: str = "") -> Any:
     response = client.get(f"/messages/{message.public_id}/{query}")
     assert response.status_code == 200
     return response
@@ -53,7 +53,7 @@ def test_the_timeline_tells_everything_in_its_order(operator: Client, queue: Que
     operator.post(f"/messages/{message.public_id}/cancel/")
     operator.post(f"/messages/{message.public_id}/replay/")
     replay = message.replays.get()
-    response = page_of(operator, message)
+    response = response_of(operator, message)
     told = [entry.attempt.number if entry.attempt else entry.text for entry in response.context["timeline"]]
     assert told[0] == "Replayed by operator"
     assert told[1:4] == ["Cancelled by operator", 1, "billing: Paused: their maintenance"]
@@ -61,7 +61,7 @@ def test_the_timeline_tells_everything_in_its_order(operator: Client, queue: Que
     assert sorted(told[4:6]) == ["Retried now by operator", "Scheduled delivery time"]
     assert told[6:] == ["Accepted"]
     assert f"Replayed by operator: {replay.public_id}" in words(response)
-    assert "Accepted as a replay" in words(page_of(operator, replay))
+    assert "Accepted as a replay" in words(response_of(operator, replay))
 
 
 def test_what_the_service_went_through_at_other_times_is_left_out(
@@ -69,7 +69,7 @@ def test_what_the_service_went_through_at_other_times_is_left_out(
 ) -> None:
     before = timezone.now() - timedelta(days=1)
     Event.objects.create(type="service.paused", at=before, service=billing, facts={"reason": "long ago"})
-    assert "long ago" not in words(page_of(viewer, queue()))
+    assert "long ago" not in words(response_of(viewer, queue()))
 
 
 def test_what_is_not_told_does_not_crowd_out_what_is(
@@ -79,7 +79,7 @@ def test_what_is_not_told_does_not_crowd_out_what_is(
     message = queue()
     Event.objects.create(type="service.paused", service=billing, facts={"reason": "their maintenance"})
     Event.objects.bulk_create(Event(type="messages.changed", service=billing) for _ in range(3))
-    assert "their maintenance" in words(page_of(viewer, message))
+    assert "their maintenance" in words(response_of(viewer, message))
 
 
 def test_calls_are_shown_in_pages_and_only_the_newest_is_open(viewer: Client, queue: Queue) -> None:
@@ -89,7 +89,7 @@ def test_calls_are_shown_in_pages_and_only_the_newest_is_open(viewer: Client, qu
     seen: list[int] = []
     query = ""
     for _ in range(3):
-        response = page_of(viewer, message, query)
+        response = response_of(viewer, message, query)
         shown = [entry.attempt.number for entry in response.context["timeline"] if entry.attempt]
         opened = [number for number in shown if f'id="attempt-{number}" open' in response.content.decode()]
         assert opened == ([45] if not seen else [])
@@ -106,7 +106,7 @@ def test_calls_are_shown_in_pages_and_only_the_newest_is_open(viewer: Client, qu
 def test_an_odd_address_breaks_nothing(viewer: Client, queue: Queue, query: str) -> None:
     message = queue(calls=1)
     attempts_of(message, 1)
-    page_of(viewer, message, query)
+    response_of(viewer, message, query)
     assert viewer.get(f"/_p/messages/{message.public_id}/{query}").status_code == 200
 
 
@@ -116,7 +116,7 @@ def test_a_thousand_calls_take_few_queries_and_little_of_the_page(operator: Clie
     queue(ordering_key="a")
     attempts_of(message, 1000, response_body=b"x" * 4096)
     with CaptureQueriesContext(connection) as queries:
-        response = page_of(operator, message)
+        response = response_of(operator, message)
     assert len(queries) <= 12, [query["sql"][:120] for query in queries]
     assert len(response.content) < 250_000
 
@@ -133,7 +133,7 @@ def test_the_next_call_is_told_with_its_reason(viewer: Client, queue: Queue, bil
     )
     last.response_headers = [["Retry-After", "180"]]
     assert planned(message, last, now) == f"the service asked for 3 min (Retry-After). It is attempt 3 of {allowed}."
-    text = words(page_of(viewer, message))
+    text = words(response_of(viewer, message))
     assert "Next call in" in text
     assert ", because the backoff after attempt 2 is 20 s" in text
 
@@ -146,9 +146,9 @@ def test_a_scheduled_message_says_so_and_a_due_one_plans_nothing(queue: Queue) -
 
 def test_a_dead_message_says_what_can_be_done_until_it_was_replayed(operator: Client, queue: Queue) -> None:
     message = queue(status="dead", dead_reason="status", due_at=None, finished_at=timezone.now())
-    assert "If the request was wrong, edit and replay" in words(page_of(operator, message))
+    assert "If the request was wrong, edit and replay" in words(response_of(operator, message))
     operator.post(f"/messages/{message.public_id}/replay/")
-    text = words(page_of(operator, message))
+    text = words(response_of(operator, message))
     assert f"Its replay {message.replays.get().public_id} is pending" in text
     assert "If the request is wrong" not in text
 
@@ -157,13 +157,13 @@ def test_the_buttons_say_what_they_do(operator: Client, queue: Queue) -> None:
     queue(ordering_key="acme")
     message = queue(ordering_key="acme", deliver_at=timezone.now() + timedelta(hours=1), calls=2)
     queue(ordering_key="acme")
-    page = page_of(operator, message)
+    page = response_of(operator, message)
     assert "Retry now skips the remaining 1 h" in words(page) or "Retry now skips the remaining 59 min" in words(page)
     assert (
         "2 attempts were already made. It no longer blocks the next message with ordering key “acme”."
         in page.content.decode()
     )
-    assert "releases the hold" in words(page_of(operator, queue(held=True, due_at=None)))
+    assert "releases the hold" in words(response_of(operator, queue(held=True, due_at=None)))
 
 
 # ---- neighbours ---------------------------------------------------------------------------------------------------
@@ -171,7 +171,7 @@ def test_a_parked_message_names_what_blocks_it(viewer: Client, queue: Queue) -> 
     first, second, third, fourth = (queue(ordering_key="acme") for _ in range(4))
     other = queue(ordering_key="other")
     Message.objects.filter(pk=third.pk).update(parked=True, due_at=None)
-    response = page_of(viewer, third)
+    response = response_of(viewer, third)
     assert f"It waits behind {first.public_id} , which is pending" in words(response)
     assert [response.context[name].pk for name in ("head", "ahead", "behind")] == [first.pk, second.pk, fourth.pk]
     assert other.public_id not in response.content.decode()
@@ -181,23 +181,23 @@ def test_a_finished_message_still_knows_its_neighbours(viewer: Client, queue: Qu
     now = timezone.now()
     done = {"ordering_key": "acme", "status": "delivered", "due_at": None, "finished_at": now}
     first, second, third = queue(**done), queue(**done), queue(ordering_key="acme")
-    context = page_of(viewer, second).context
+    context = response_of(viewer, second).context
     assert (context["ahead"].pk, context["behind"].pk, context["head"]) == (first.pk, third.pk, None)
 
 
 # ---- bodies -------------------------------------------------------------------------------------------------------
 def test_bodies_are_shown_pretty_raw_or_as_hex(viewer: Client, queue: Queue) -> None:
     message = queue(body=b'{"n":12345678901234567890}')
-    assert '"n": 12345678901234567890' in words(page_of(viewer, message))
-    assert '{"n":12345678901234567890}' in words(page_of(viewer, message, "?view=raw"))
-    assert "000000 7b 22 6e 22" in words(page_of(viewer, message, "?view=hex"))
+    assert '"n": 12345678901234567890' in words(response_of(viewer, message))
+    assert '{"n":12345678901234567890}' in words(response_of(viewer, message, "?view=raw"))
+    assert "000000 7b 22 6e 22" in words(response_of(viewer, message, "?view=hex"))
     assert payload(b"ab", view="hex").text.startswith("000000  61 62")
 
 
 def test_masked_headers_are_marked(viewer: Client, queue: Queue) -> None:
     message = queue()
     attempts_of(message, 1, request_headers=[["Authorization", "Bearer ••••"], ["X-Plain", "yes"]])
-    page = page_of(viewer, message).content.decode()
+    page = response_of(viewer, message).content.decode()
     assert page.count(">masked</span>") == 1
 
 

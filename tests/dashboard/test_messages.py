@@ -19,6 +19,7 @@ from dashboard.presenters.call_timing import phases
 from dashboard.presenters.pagination import page as slice_of
 from integrations.models import Attempt, AuditEntry, Endpoint, Failure, IdempotentAnswer, Message, Service
 from integrations.search import pages
+from tests.support.signed_in import page_of
 
 Queue = Callable[..., Message]
 FORM: dict[str, Any] = {
@@ -28,12 +29,6 @@ FORM: dict[str, Any] = {
     "body_kind": "json",
     "form_key": "k1",
 }
-
-
-def page_of(client: Client, url: str) -> str:
-    response = client.get(url, follow=True)
-    assert response.status_code == 200
-    return response.content.decode()
 
 
 def attempt_of(message: Message, **fields: Any) -> Attempt:

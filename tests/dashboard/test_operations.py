@@ -12,17 +12,10 @@ from django.test import Client
 from integrations.models import Message, Operation, Role, Status
 from integrations.models.operation import Kind, State
 from integrations.operators import bulk_operations
+from tests.support.records import work
 from tests.support.signed_in import a_service, browser, messages_of, words
 
 pytestmark = pytest.mark.django_db
-
-
-def work(operation: Operation) -> Operation:
-    """What the workers would do until nothing is left."""
-    while bulk_operations.step(operation.pk):
-        pass
-    operation.refresh_from_db()
-    return operation
 
 
 def planned(**given: Any) -> Operation:
@@ -30,7 +23,7 @@ def planned(**given: Any) -> Operation:
     return bulk_operations.plan(given.pop("kind"), given.pop("q"), **given)
 
 
-def page_of(operation: Operation) -> str:
+def address_of(operation: Operation) -> str:
     return f"/operations/{operation.public_id}/"
 
 
@@ -47,23 +40,23 @@ def test_what_was_picked_in_the_list_is_planned_shown_and_started() -> None:
     client = browser()
     assert first.public_id in client.get("/messages/").content.decode()
     operation = picked(client, kind="cancel", id=[first.public_id, second.public_id])
-    assert "are selecting messages" in words(client.get(page_of(operation)))
+    assert "are selecting messages" in words(client.get(address_of(operation)))
     assert Message.objects.pending().count() == 3
 
     work(operation)
-    shown = words(client.get(page_of(operation)))
+    shown = words(client.get(address_of(operation)))
     assert "Messages 2" in shown
     assert "billing 2" in shown
     assert "Cancel for good: 2 messages" in shown
-    refused = client.post(f"{page_of(operation)}start/", {"reason": "", "rate": "50"})
+    refused = client.post(f"{address_of(operation)}start/", {"reason": "", "rate": "50"})
     assert refused.status_code == 422
     assert "This field is required" in words(refused)
 
-    answer = client.post(f"{page_of(operation)}start/", {"reason": "Wrong customer", "rate": "1000"})
+    answer = client.post(f"{address_of(operation)}start/", {"reason": "Wrong customer", "rate": "1000"})
     assert answer.status_code == 303
     work(operation)
     assert (operation.state, operation.reason, operation.rate) == (State.FINISHED, "Wrong customer", 1000)
-    done = words(client.get(page_of(operation)))
+    done = words(client.get(address_of(operation)))
     assert "2 of 2 done" in done
     assert "succeeded" in done
     assert Message.objects.pending().count() == 1
@@ -106,22 +99,22 @@ def test_it_is_steered_by_hand() -> None:
     messages_of(a_service(), Status.PENDING, 2)
     operation = planned(dry_run=False, reason="Wrong customer")
     for verb, state in (("pause", "paused"), ("resume", "planning"), ("cancel", "cancelled")):
-        assert client.post(f"{page_of(operation)}{verb}/").status_code == 303
+        assert client.post(f"{address_of(operation)}{verb}/").status_code == 303
         operation.refresh_from_db()
         assert operation.state == state
-    client.post(f"{page_of(operation)}pause/")
-    assert "Not done: the operation is cancelled" in words(client.get(page_of(operation)))
+    client.post(f"{address_of(operation)}pause/")
+    assert "Not done: the operation is cancelled" in words(client.get(address_of(operation)))
 
 
 def test_its_pace_is_changed_while_it_runs() -> None:
     client = browser()
     messages_of(a_service(), Status.PENDING, 2)
     operation = planned(dry_run=False, reason="Wrong customer")
-    client.post(f"{page_of(operation)}change/", {"rate": "7"})
+    client.post(f"{address_of(operation)}change/", {"rate": "7"})
     operation.refresh_from_db()
     assert operation.rate == 7
-    client.post(f"{page_of(operation)}change/", {"rate": "many"})
-    assert "Not changed" in words(client.get(page_of(operation)))
+    client.post(f"{address_of(operation)}change/", {"rate": "many"})
+    assert "Not changed" in words(client.get(address_of(operation)))
 
 
 def test_the_items_are_found_by_what_came_of_them() -> None:
@@ -131,22 +124,22 @@ def test_the_items_are_found_by_what_came_of_them() -> None:
     bulk_operations.start(operation, by="person ada", reason="Wrong customer")
     work(operation)
     client = browser(Role.VIEWER)
-    skipped = words(client.get(f"{page_of(operation)}?outcome=skipped"))
+    skipped = words(client.get(f"{address_of(operation)}?outcome=skipped"))
     assert "deleted by retention" in skipped
     assert second.public_id not in skipped
-    assert second.public_id in words(client.get(f"{page_of(operation)}?outcome=succeeded"))
-    assert "None." in words(client.get(f"{page_of(operation)}?outcome=failed"))
+    assert second.public_id in words(client.get(f"{address_of(operation)}?outcome=succeeded"))
+    assert "None." in words(client.get(f"{address_of(operation)}?outcome=failed"))
 
 
 def test_a_viewer_sees_it_and_is_offered_nothing() -> None:
     messages_of(a_service(), Status.PENDING, 1)
     operation = work(planned())
     client = browser(Role.VIEWER)
-    assert '<form class="stack"' not in client.get(page_of(operation)).content.decode()
+    assert '<form class="stack"' not in client.get(address_of(operation)).content.decode()
     assert 'name="kind"' not in client.get("/messages/").content.decode()
     assert operation.public_id in words(client.get("/operations/"))
     for verb in ("start", "change", "pause", "resume", "cancel"):
-        assert client.post(f"{page_of(operation)}{verb}/").status_code == 403
+        assert client.post(f"{address_of(operation)}{verb}/").status_code == 403
     assert client.post("/operations/new/", {"kind": "cancel", "id": "x"}).status_code == 403
 
 
@@ -161,7 +154,7 @@ def test_its_page_asks_few_questions(django_assert_max_num_queries: Any) -> None
     bulk_operations.start(operation, by="person ada", reason="They are back")
     work(operation)
     client = browser()
-    for address in (page_of(operation), f"/_p{page_of(operation)}", "/operations/", "/_p/operations/"):
+    for address in (address_of(operation), f"/_p{address_of(operation)}", "/operations/", "/_p/operations/"):
         with django_assert_max_num_queries(10):
             assert client.get(address).status_code == 200
 
@@ -170,7 +163,7 @@ def test_a_panel_that_has_not_changed_is_not_sent_again() -> None:
     messages_of(a_service(), Status.PENDING, 1)
     operation = work(planned())
     client = browser()
-    panel = f"/_p{page_of(operation)}?outcome=&cursor="
+    panel = f"/_p{address_of(operation)}?outcome=&cursor="
     shown = client.get(panel).content.decode()
     version = re.search(r"""hx-vals='{"v": "(\w+)"}'""", shown)
     assert version is not None

@@ -20,20 +20,13 @@ from integrations.models import (
     Tally,
     TallyDay,
     TallyHour,
-    Worker,
 )
 from integrations.outbound.exchange import PeerCertificate
 from integrations.workers import housekeeping
+from tests.support.records import a_worker
 from tests.support.signed_in import a_service, browser, messages_of, trip, words
 
 pytestmark = pytest.mark.django_db
-
-
-def a_worker() -> Worker:
-    now = timezone.now()
-    return Worker.objects.create(
-        cluster="c", host="h", pid=1, started_at=now, heartbeat_at=now, lease_until=now + timedelta(seconds=20)
-    )
 
 
 def test_without_services_it_teaches_the_first_step() -> None:

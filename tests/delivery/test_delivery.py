@@ -41,6 +41,8 @@ from integrations.schemas.message import ReplayIn
 from integrations.workers import housekeeping
 from integrations.workers.pump import Pump
 from tests.support.receiver import Answer, Receiver
+from tests.support.records import a_worker
+from tests.support.waiting import soon
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -406,12 +408,6 @@ class Answering(Client):
         return Outcome(status_code=200)
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.005)
-
-
 def test_what_waits_for_a_result_is_looked_for_though_calm_ones_are_written_with_it(
     register: Register, send: Send, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -424,7 +420,7 @@ def test_what_waits_for_a_result_is_looked_for_though_calm_ones_are_written_with
         client = Answering()
         pump = Pump("tests", client=client)
         running = asyncio.create_task(pump.run(30, until_idle=True))
-        await until(lambda: bool(pump._results) and pump._found_nothing)  # the calm one is gathered for
+        await soon(lambda: bool(pump._results) and pump._found_nothing)  # the calm one is gathered for
         client.let_go.set()
         await running
         await pump.close()
@@ -449,7 +445,7 @@ def test_what_a_result_frees_while_a_claim_looks_is_looked_for_again(
             answer = await in_database(step, *given)
             if step is claim and not answer and not pump._housekeeping and not client.let_go.is_set():
                 client.let_go.set()
-                await until(lambda: not pump.in_flight)  # its result is settled before the claim returns
+                await soon(lambda: not pump.in_flight)  # its result is settled before the claim returns
             return answer
 
         monkeypatch.setattr(pump, "_in_database", while_a_result_is_settled)
@@ -483,13 +479,13 @@ def test_a_place_is_used_again_whichever_call_leaves_it(
         client = Hanging()
         pump = Pump("tests", client=client)
         running = asyncio.create_task(pump.run(60))
-        await until(lambda: len(client.calls) == 1)
+        await soon(lambda: len(client.calls) == 1)
         await asyncio.to_thread(send, service, path="/hangs")
         await asyncio.to_thread(send, service, path="/last")
-        await until(lambda: len(client.calls) == 2)
-        await until(lambda: pump._found_nothing)
+        await soon(lambda: len(client.calls) == 2)
+        await soon(lambda: pump._found_nothing)
         client.let_go.set()
-        await until(lambda: len(client.calls) == 3)
+        await soon(lambda: len(client.calls) == 3)
         client.over.set()
         pump.stop()
         await running
@@ -500,11 +496,6 @@ def test_a_place_is_used_again_whichever_call_leaves_it(
 
 
 # ---- lost claims --------------------------------------------------------------------------------------------------
-def a_worker() -> Worker:
-    now = database_now()
-    return Worker.objects.create(
-        cluster="tests", host="here", pid=1, started_at=now, heartbeat_at=now, lease_until=now + timedelta(seconds=20)
-    )
 
 
 def lose(worker: Worker) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from datetime import timedelta
 from email.utils import format_datetime
@@ -30,6 +30,7 @@ from integrations.outbound.client import Client
 from integrations.outbound.outcome import Fault, Outcome
 from integrations.workers import housekeeping
 from tests.support.receiver import Receiver
+from tests.support.records import a_worker, in_seconds
 from tests.support.upstreams import Zoo
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -113,12 +114,6 @@ ON_THE_WIRE: list[tuple[str, Row]] = [
     ("dripping", again("timeout")),
     ("answers_anything over tls", again("tls")),
 ]
-
-
-@pytest.fixture(scope="module")
-def zoo() -> Iterator[Zoo]:
-    with Zoo() as zoo:
-        yield zoo
 
 
 @pytest.mark.parametrize(("status", "headers", "row"), STATUSES)
@@ -350,14 +345,3 @@ def lose(message: Message) -> None:
     asyncio.run(make_call(Client(transport=ok), claimed, timezone.now()))
     Worker.objects.filter(pk=worker.pk).update(lease_until=in_seconds(-1))
     assert housekeeping.rescue() == 1
-
-
-def a_worker() -> Worker:
-    now = database_now()
-    return Worker.objects.create(
-        cluster="tests", host="here", pid=1, started_at=now, heartbeat_at=now, lease_until=in_seconds(20)
-    )
-
-
-def in_seconds(seconds: float) -> Any:
-    return database_now() + timedelta(seconds=seconds)

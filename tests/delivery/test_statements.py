@@ -13,9 +13,9 @@ from django.utils import timezone
 from integrations.delivery.claim import claim
 from integrations.delivery.send import send
 from integrations.delivery.settle import settle
-from integrations.models import Draft, Message, Service, Worker, database_now, queue, sql
-from integrations.models.worker import LEASE
+from integrations.models import Draft, Message, Service, queue, sql
 from integrations.outbound.client import Client
+from tests.support.records import a_worker
 
 BACKLOG = 500
 AT_ONCE = 250  # what a pump claims at a time
@@ -25,10 +25,7 @@ AT_ONCE = 250  # what a pump claims at a time
 def test_fifty_messages_of_a_backlog_take_six_statements_at_most() -> None:
     service = Service.objects.create(name="sink", base_url="https://api.example.com", limits={"concurrency": 500})
     Message.objects.accept([Draft(service, "POST", "/hook", b"{}", "application/json") for _ in range(BACKLOG)])
-    now = database_now()
-    worker = Worker.objects.create(
-        cluster="test", host="test", pid=1, started_at=now, heartbeat_at=now, lease_until=now + LEASE
-    )
+    worker = a_worker()
     client = Client(transport=httpx.MockTransport(lambda request: httpx.Response(204)))
 
     with CaptureQueriesContext(connection) as captured:

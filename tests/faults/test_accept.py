@@ -10,8 +10,9 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from tests.faults.traffic import tell, until
+from tests.faults.traffic import tell
 from tests.support.installation import Installation
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(280)]
 

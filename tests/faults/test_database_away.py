@@ -11,10 +11,11 @@ import psutil
 import pytest
 import redis
 
-from tests.faults.traffic import Traffic, until, wait_for_lanes
+from tests.faults.traffic import Traffic, wait_for_lanes
 from tests.support.backends import Servers
 from tests.support.installation import Installation
 from tests.support.receiver import Receiver
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.faults, pytest.mark.long, pytest.mark.servers_only, pytest.mark.timeout(280)]
 

@@ -21,11 +21,11 @@ from tests.faults.traffic import (
     lost_rows,
     shape,
     unfinished,
-    until,
     wait_for_lanes,
 )
 from tests.support.installation import Installation
 from tests.support.receiver import Receiver
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(280)]
 

@@ -27,6 +27,7 @@ from integrations.workers import housekeeping
 from tests.faults.traffic import busiest_worker, rows, wait_for_lanes
 from tests.support.installation import Installation
 from tests.support.receiver import Receiver
+from tests.support.records import a_worker
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(280)]
 
@@ -178,18 +179,6 @@ def a_service(places: int) -> Service:
 
 def a_draft(service: Service) -> Draft:
     return Draft(service=service, method="POST", path="/orders", body=b"{}", content_type="application/json")
-
-
-def a_worker() -> Worker:
-    now = database_now()
-    return Worker.objects.create(
-        cluster="race",
-        host="here",
-        pid=os.getpid(),
-        started_at=now,
-        heartbeat_at=now,
-        lease_until=now + worker.LEASE,
-    )
 
 
 def open_again(service: Service) -> None:

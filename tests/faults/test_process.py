@@ -19,9 +19,10 @@ import pytest
 from integrations.delivery.direct_call import LEASE_MARGIN
 from integrations.delivery.unqueued_call import UNFINISHED
 from integrations.models import identifiers
-from tests.faults.traffic import rows, until
+from tests.faults.traffic import rows
 from tests.support.installation import Installation
 from tests.support.receiver import Receiver
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(280)]
 

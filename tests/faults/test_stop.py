@@ -7,9 +7,10 @@ import time
 
 import pytest
 
-from tests.faults.traffic import Traffic, rows, tell, unfinished, until, wait_for_lanes
+from tests.faults.traffic import Traffic, rows, tell, unfinished, wait_for_lanes
 from tests.support.installation import STOPS_WITHIN, Installation
 from tests.support.receiver import Receiver
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(200)]
 

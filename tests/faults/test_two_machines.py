@@ -18,10 +18,11 @@ import pytest
 
 from integrations.models import identifiers
 from tests.faults.machines import Machines, are_possible
-from tests.faults.traffic import Traffic, rows, unfinished, until
+from tests.faults.traffic import Traffic, rows, unfinished
 from tests.support.backends import MARK, Servers
 from tests.support.installation import Installation
 from tests.support.receiver import Receiver
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.faults, pytest.mark.postgres, pytest.mark.servers_only, pytest.mark.timeout(280)]
 

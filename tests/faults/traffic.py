@@ -6,7 +6,6 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import count
@@ -18,6 +17,7 @@ import psutil
 from integrations.models import identifiers
 from tests.support.installation import Installation
 from tests.support.receiver import Receiver
+from tests.support.waiting import until
 
 LANES = 2
 NEXT_WITHIN = 60.0  # seconds from a kill to the next message's delivery; docs/contract.md
@@ -208,12 +208,3 @@ def helpers(installation: Installation) -> dict[str, psutil.Process]:
     """django-q2 spawns its monitor before its pusher (`spawn_cluster`); they have no other mark."""
     monitor, pusher = sorted(installation.processes()["helper"], key=lambda process: process.pid)
     return {"monitor": monitor, "pusher": pusher}
-
-
-def until(condition: Callable[[], bool], within: float, words: Callable[[], str]) -> float:
-    """Waits for a condition and answers the seconds it took."""
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < within, f"after {within:g} s: {words()}"
-        time.sleep(0.1)
-    return time.monotonic() - began

@@ -14,6 +14,7 @@ from integrations.models import Attempt, AuditEntry, Event, Message, Role, Runti
 from integrations.models.message import Status
 from integrations.workers import housekeeping
 from tests.support.calling import Api, is_problem
+from tests.support.records import in_seconds
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -264,7 +265,3 @@ def test_an_observing_breaker_lets_all_pass_and_tells_what_it_would_have_done(
     assert all(one.facts["cause"] for one in told)
     runtime = Runtime.objects.get()
     assert (runtime.state, runtime.mode, runtime.observed_open) == ("closed", "observe", False)
-
-
-def in_seconds(seconds: float) -> datetime:
-    return database_now() + timedelta(seconds=seconds)

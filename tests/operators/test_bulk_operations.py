@@ -14,15 +14,11 @@ from integrations.errors import Conflict, Invalid
 from integrations.models import AuditEntry, Draft, Event, Message, Operation, Priority, Service, Status
 from integrations.models.operation import Kind, State
 from integrations.operators import bulk_operations
+from tests.support.records import work
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 FAST = 1_000_000.0  # a second: no test waits for a rate
-
-
-@pytest.fixture
-def billing() -> Service:
-    return Service.objects.create(name="billing", base_url="https://billing.example.com")
 
 
 def messages_of(service: Service, count: int, status: Status = Status.DEAD, **fields: Any) -> list[Message]:
@@ -38,14 +34,6 @@ def messages_of(service: Service, count: int, status: Status = Status.DEAD, **fi
 def plan(kind: Kind = Kind.REPLAY, q: str = "service:billing status:dead", **given: Any) -> Operation:
     given = {"reason": "they are back", "rate": FAST, "by": "person ada", **given}
     return bulk_operations.plan(kind, q, **given)
-
-
-def work(operation: Operation) -> Operation:
-    """Do the work of the workers until no step can follow at once."""
-    while bulk_operations.step(operation.pk):
-        pass
-    operation.refresh_from_db()
-    return operation
 
 
 def outcomes(operation: Operation) -> dict[int, str]:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from django.db.models import F
 from django.utils import timezone
 
-from tests.support.pumps import OFF, Pumps, until
+from tests.support.pumps import OFF, Pumps
 from tests.support.receiver import Receiver
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from integrations.models import Message, Service

@@ -27,15 +27,11 @@ from integrations.outbound.headers import FORBIDDEN_HEADERS, header_refusal
 from integrations.outbound.outcome import Fault, Outcome
 from integrations.outbound.transport import PinnedTransport
 from tests.support.upstreams import GOOD, GZIP_BOMB, Upstream, Zoo, closes_idle_after, keeps_saying, says, status
+from tests.support.waiting import soon
 
 LOCAL = parse_networks("127.0.0.0/8")
+PATIENCE = 3.0  # seconds until a test gives up
 TOTAL = 0.4  # seconds; the deadline of calls that are meant to run into it
-
-
-@pytest.fixture(scope="module")
-def zoo() -> Iterator[Zoo]:
-    with Zoo() as zoo:
-        yield zoo
 
 
 @pytest.fixture(scope="module")
@@ -80,13 +76,6 @@ def resolver(*answers: list[str]) -> Callable[[str, int], Awaitable[list[str]]]:
         return left.pop(0) if len(left) > 1 else left[0]
 
     return resolve
-
-
-async def eventually(holds: Callable[[], bool], within: float = 3.0) -> None:
-    end = time.monotonic() + within
-    while not holds():
-        assert time.monotonic() < end, "did not come true in time"
-        await asyncio.sleep(0.01)
 
 
 # ---- behaviours of an upstream, and their outcomes ------------------------------------------------------------------
@@ -216,7 +205,7 @@ def test_an_endless_body_is_read_to_the_cap_and_the_connection_closed(zoo: Zoo, 
         assert outcome.body == b"x" * 100
         assert READ_CAP // 10 < outcome.size <= READ_CAP
         assert transport.idle_count == 0
-        await eventually(lambda: upstream.open_now == 0)
+        await soon(lambda: upstream.open_now == 0, PATIENCE)
 
     with_client(act)
 
@@ -277,7 +266,7 @@ def test_a_response_before_the_request_is_read_closes_the_connection(zoo: Zoo) -
         outcome = await client.send(post(upstream.url, body=b"x" * 50_000_000))
         assert outcome.status_code == 413
         assert transport.idle_count == 0
-        await eventually(lambda: open_files() <= before + 1, within=1.0)  # the other one is the server's
+        await soon(lambda: open_files() <= before + 1, 1.0)  # the other one is the server's
 
     with_client(act)
 
@@ -622,7 +611,7 @@ def test_a_connection_that_the_server_closed_while_idle_is_not_used(zoo: Zoo) ->
 
     async def act(client: Client, transport: PinnedTransport) -> None:
         assert (await client.send(post(upstream.url))).succeeded
-        await eventually(lambda: transport.idle_count == 0)
+        await soon(lambda: transport.idle_count == 0, PATIENCE)
         assert (await client.send(post(upstream.url))).succeeded
         time.sleep(0.3)  # a busy loop, which has not yet read the end of the connection
         assert (await client.send(post(upstream.url))).succeeded
@@ -660,7 +649,7 @@ def test_idle_connections_are_bounded_and_expire(zoo: Zoo, monkeypatch: pytest.M
         outcomes = await asyncio.gather(*[client.send(post(upstream.url)) for _ in range(IDLE_PER_KEY + 20)])
         assert all(outcome.succeeded for outcome in outcomes)
         assert transport.idle_count == IDLE_PER_KEY
-        await eventually(lambda: transport.idle_count == 0 and upstream.open_now == 0, within=6.0)
+        await soon(lambda: transport.idle_count == 0 and upstream.open_now == 0, 6.0)
 
     with_client(act)
 
@@ -677,11 +666,11 @@ def test_a_cancelled_call_closes_its_connection(zoo: Zoo) -> None:
 
     async def act(client: Client, transport: PinnedTransport) -> None:
         call = asyncio.create_task(client.send(post(upstream.url)))
-        await eventually(lambda: len(upstream.requests) == 1)
+        await soon(lambda: len(upstream.requests) == 1, PATIENCE)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        await eventually(lambda: upstream.open_now == 0)
+        await soon(lambda: upstream.open_now == 0, PATIENCE)
         assert transport.idle_count == 0
 
     with_client(act)
@@ -692,11 +681,11 @@ def test_closing_the_client_ends_its_calls_and_refuses_new_ones(zoo: Zoo) -> Non
 
     async def act(client: Client, _: PinnedTransport) -> None:
         call = asyncio.create_task(client.send(post(upstream.url)))
-        await eventually(lambda: len(upstream.requests) == 1)
+        await soon(lambda: len(upstream.requests) == 1, PATIENCE)
         await client.aclose()
         assert (await call).fault is Fault.RESET
         assert (await client.send(post(upstream.url))).fault is Fault.CONNECT
-        await eventually(lambda: upstream.open_now == 0)
+        await soon(lambda: upstream.open_now == 0, PATIENCE)
 
     with_client(act)
 
@@ -722,7 +711,7 @@ def test_two_hundred_mixed_calls_leave_nothing_behind(
         transport = PinnedTransport(ssl_context=certificates.client())
         client = Client(transport)
         await client.send(post(upstreams[0].url))
-        await eventually(lambda: transport.idle_count == 0 and upstreams[0].open_now == 0)
+        await soon(lambda: transport.idle_count == 0 and upstreams[0].open_now == 0, PATIENCE)
         await asyncio.sleep(0.05)
         files, tasks = open_files(), len(asyncio.all_tasks())
         calls = [
@@ -735,8 +724,8 @@ def test_two_hundred_mixed_calls_leave_nothing_behind(
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
         assert all(isinstance(outcome, (Outcome, asyncio.CancelledError)) for outcome in outcomes)
         assert (await client.send(post(upstreams[0].url))).succeeded
-        await eventually(lambda: transport.idle_count == 0 and not transport._busy)
-        await eventually(lambda: open_files() <= files)
+        await soon(lambda: transport.idle_count == 0 and not transport._busy, PATIENCE)
+        await soon(lambda: open_files() <= files, PATIENCE)
         assert len(asyncio.all_tasks()) == tasks
         await client.aclose()
 

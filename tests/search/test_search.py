@@ -21,11 +21,6 @@ from integrations.search.pages import SearchResults, selection
 pytestmark = pytest.mark.django_db
 
 
-@pytest.fixture
-def billing() -> Service:
-    return Service.objects.create(name="billing", base_url="https://billing.example.com")
-
-
 def a_message(service: Service, **fields: Any) -> Message:
     (message,) = Message.objects.accept([Draft(service, "POST", fields.pop("path", "/orders"), b"{}", "")])
     Message.objects.filter(pk=message.pk).update(**fields)

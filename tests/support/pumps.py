@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.backends import ROOT
+from tests.support.waiting import until
 
 READY_WITHIN = 30.0  # seconds; a start takes a second of CPU
 ENDS_WITHIN = 30.0  # seconds until all queued messages have ended
@@ -95,13 +96,6 @@ def pumps(transactional_db: None, request: pytest.FixtureRequest, database: str,
     pumps = Pumps(dict(os.environ) | wanted, tmp_path / "pumps.log")
     yield pumps
     pumps.close()
-
-
-def until(condition: Callable[[], bool], within: float, words: Callable[[], str]) -> None:
-    deadline = time.monotonic() + within
-    while not condition():
-        assert time.monotonic() < deadline, f"after {within:g} s: {words()}"
-        time.sleep(0.02)
 
 
 def nothing_is_unfinished() -> bool:

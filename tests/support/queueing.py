@@ -28,6 +28,14 @@ def register(transactional_db: None, reachable_loopback: None) -> Callable[..., 
 
 
 @pytest.fixture
+def billing(db: None) -> Service:
+    """A service without settings. The tests of the API and of the console have one of their own by this name."""
+    from integrations.models import Service
+
+    return Service.objects.create(name="billing", base_url="https://billing.example.com")
+
+
+@pytest.fixture
 def send() -> Callable[..., list[Message]]:
     """Queues messages: `send(service, 3, ordering_key="a")`, or `send(service, each=[{"body": b"1"}, …])`."""
 

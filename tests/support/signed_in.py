@@ -67,3 +67,10 @@ def words(response: HttpResponse) -> str:
     """What somebody reads on a page: no tags, single spaces."""
     body = re.sub(r"(?s)<(script|style|title)\b.*?</\1>", " ", response.content.decode())
     return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]*>", " ", body))).strip()
+
+
+def page_of(client: Client, address: str) -> str:
+    """The text of a page that is there."""
+    response = client.get(address, follow=True)
+    assert response.status_code == 200
+    return response.content.decode()

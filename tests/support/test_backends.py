@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -15,6 +14,7 @@ from django.conf import settings
 from django.db import connection
 
 from tests.support.backends import ROOT, Servers
+from tests.support.waiting import until
 
 # Stands in for a test run: starts both servers and a stray, says where they are, and waits to be killed.
 RUN = """
@@ -96,16 +96,9 @@ def test_a_test_run_that_dies_leaves_nothing_behind(ending: signal.Signals) -> N
     folder, stray = run.stdout.readline().decode().split()
     run.send_signal(ending)
     run.wait(timeout=40)
-    until(lambda: not Path(folder).exists(), "its folder is removed")
-    until(lambda: not is_running(int(stray)), "its stray process is ended")
-    until(lambda: not named_in_a_command_line(folder), "its servers and the guardian are gone")
-
-
-def until(holds, what: str, within: float = 20) -> None:
-    deadline = time.monotonic() + within
-    while not holds():
-        assert time.monotonic() < deadline, f"not within {within:g} s: {what}"
-        time.sleep(0.05)
+    until(lambda: not Path(folder).exists(), words="its folder is removed")
+    until(lambda: not is_running(int(stray)), words="its stray process is ended")
+    until(lambda: not named_in_a_command_line(folder), words="its servers and the guardian are gone")
 
 
 def named_in_a_command_line(folder: str) -> bool:

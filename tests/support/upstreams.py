@@ -18,9 +18,11 @@ import socket
 import ssl
 import struct
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
+
+import pytest
 
 T = TypeVar("T")
 
@@ -143,6 +145,12 @@ class Zoo:
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)
+
+
+@pytest.fixture(scope="module")
+def zoo() -> Iterator[Zoo]:
+    with Zoo() as zoo:
+        yield zoo
 
 
 # ---- the animals ----------------------------------------------------------------------------------------------------

@@ -9,8 +9,9 @@ import pytest
 from django.db import transaction
 
 from integrations.models import Message, Priority, Service
-from tests.support.pumps import ENDS_WITHIN, OFF, Pumps, until
+from tests.support.pumps import ENDS_WITHIN, OFF, Pumps
 from tests.support.receiver import Answer, Call, Receiver
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -11,8 +11,9 @@ from collections.abc import Callable
 import pytest
 
 from integrations.models import Attempt, Message, Service
-from tests.support.pumps import ENDS_WITHIN, OFF, Pumps, nothing_is_unfinished, until
+from tests.support.pumps import ENDS_WITHIN, OFF, Pumps, nothing_is_unfinished
 from tests.support.receiver import Receiver
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.alone]
 

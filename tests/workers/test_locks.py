@@ -10,8 +10,9 @@ import pytest
 from django.db import DatabaseError, connection, transaction
 
 from integrations.models import Message, Runtime, Service
-from tests.support.pumps import ENDS_WITHIN, OFF, Pumps, nothing_is_unfinished, until
+from tests.support.pumps import ENDS_WITHIN, OFF, Pumps, nothing_is_unfinished
 from tests.support.receiver import Receiver
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.servers_only]
 

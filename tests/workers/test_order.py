@@ -9,8 +9,9 @@ from random import Random
 import pytest
 
 from integrations.models import Attempt, Message, Service
-from tests.support.pumps import ENDS_WITHIN, OFF, Pumps, nothing_is_unfinished, until
+from tests.support.pumps import ENDS_WITHIN, OFF, Pumps, nothing_is_unfinished
 from tests.support.receiver import Answer, Call, Receiver
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
