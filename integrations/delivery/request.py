@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 from integrations.delivery.target import Target, target_of
 from integrations.models import Service
 from integrations.outbound.client import Call
+from integrations.outbound.urls import path_refusal
 
 
 class RequestParts(Protocol):
@@ -41,6 +42,8 @@ def build_call(
     target = target or target_of(service)
     if not service.base_url:
         raise ValueError("the service has no address")
+    if refusal := path_refusal(parts.path):  # the path may have been stored before this rule
+        raise ValueError(refusal)
     body = bytes(parts.body)
     merged: dict[str, tuple[str, str]] = {}
     for name, value in [*service.headers.items(), *parts.headers.items()]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from urllib.parse import unquote_to_bytes
 
 import httpx
 
@@ -15,6 +16,11 @@ URL_LIMIT = 8_192  # characters; common servers take as many in a request line
 NAME_LIMIT, LABEL_LIMIT = 253, 63  # characters, RFC 1035
 LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?")
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\\]")
+NOT_IN_PATH = re.compile(r"[\x00-\x20\x7f]")
+MAY_HIDE_DOTS = re.compile(r"\.\.|%")
+DECODINGS = 5  # rounds of percent-decoding; each server on the way to the receiver may decode once
+# Dot, slash and backslash as overlong UTF-8, which lenient decoders accept.
+OVERLONG = ((b"\xc0\xae", b"."), (b"\xc0\xaf", b"/"), (b"\xc1\x9c", b"\\"))
 
 
 def static_refusal(url: str, allowed: Sequence[Network]) -> str | None:
@@ -63,6 +69,40 @@ def parse_url(url: str) -> httpx.URL:
     check_port(DEFAULT_PORTS[parsed.scheme] if parsed.port is None else parsed.port)
     _check_host(parsed.raw_host.decode("ascii"))
     return parsed
+
+
+def path_refusal(path: str) -> str | None:
+    """Return the reason why this cannot be a path below a service's address, or None.
+
+    Refuses ``..`` segments in every spelling that a receiver may resolve, since they leave the path of the address.
+    An encoded slash alone stays: GitLab has ``/projects/group%2Fname``.
+    """
+    if not path.startswith("/"):
+        return "a path must start with /"
+    if NOT_IN_PATH.search(path):
+        return "a path must not contain spaces or control characters; percent-encode them"
+    if "#" in path or "?" in path:
+        return "a path must not contain ? or #; put parameters into query"
+    if "\\" in path:
+        return "a path must not contain a backslash; percent-encode it"
+    if MAY_HIDE_DOTS.search(path) and _has_dot_segment(path):
+        return "a path must stay below the service's address; remove the .. segments, encoded ones too"
+    return None
+
+
+def _has_dot_segment(path: str) -> bool:
+    decoded = path.encode("utf-8", "replace")
+    for _ in range(DECODINGS):
+        for overlong, plain in OVERLONG:
+            decoded = decoded.replace(overlong, plain)
+        # What follows ; is a parameter of the segment for Java servers; some servers drop blanks and control bytes.
+        names = (re.split(rb"[;?#]", segment)[0] for segment in re.split(rb"[/\\]", decoded))
+        if any(re.sub(rb"[\x00-\x20\x7f]", b"", name) == b".." for name in names):
+            return True
+        if (once_more := unquote_to_bytes(decoded)) == decoded:
+            return False
+        decoded = once_more
+    return True  # encoded deeper than any honest path
 
 
 def _check_host(host: str) -> None:

@@ -19,6 +19,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from integrations.outbound.headers import header_refusal
+from integrations.outbound.urls import path_refusal
 
 BODY_LIMIT = 1024 * 1024  # decoded bytes of one message's body
 HEADER_COUNT_LIMIT = 64
@@ -105,12 +106,8 @@ def checked_headers(headers: dict[str, str]) -> dict[str, str]:
 
 
 def checked_path(path: str) -> str:
-    if not path.startswith("/"):
-        raise ValueError("a path must start with /")
-    if any(ord(character) <= 32 or ord(character) == 127 for character in path):
-        raise ValueError("a path must not contain spaces or control characters; percent-encode them")
-    if "#" in path or "?" in path:
-        raise ValueError("a path must not contain ? or #; put parameters into query")
+    if refusal := path_refusal(path):
+        raise ValueError(refusal)
     return path
 
 

@@ -110,11 +110,13 @@ class NetworkRules(StrictModel):
 class HealthCheck(StrictModel):
     """A regular GET outside the breaker and the limits. Two failed checks in a row mark the service down."""
 
-    path: str = Field("/", max_length=2000, pattern="^/", description="Path to check, below the service's address.")
+    path: str = Field("/", max_length=2000, description="Path to check, below the service's address.")
     interval: float = Field(
         0, ge=0, le=86400, description="Seconds between checks, at least 5. Default 0: no health checks."
     )
     expect: ShortText = Field("2xx", description="Status codes that count as healthy, such as 2xx or 200, 204, 3xx.")
+
+    _path = field_validator("path")(checked_path)
 
     @field_validator("interval")
     @classmethod

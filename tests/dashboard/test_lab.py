@@ -103,6 +103,13 @@ def test_a_mistake_keeps_what_was_typed(operator: Client, billing: Service) -> N
     assert not Attempt.objects.exists()
 
 
+def test_a_path_that_leaves_the_address_is_refused_in_words(operator: Client, local: Receiver) -> None:
+    page = text(operator.post("/lab/", {**FORM, "path": "/..%2fadmin"}), 422)
+    assert "below the service" in page
+    assert not local.calls
+    assert not Attempt.objects.exists()
+
+
 def test_a_refused_address_is_a_result_like_any_other(operator: Client, billing: Service) -> None:
     Service.objects.filter(pk=billing.pk).update(base_url="http://169.254.169.254")
     page = text(operator.post("/lab/", FORM, follow=True))
