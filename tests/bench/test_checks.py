@@ -59,7 +59,7 @@ def test_no_figure_comes_of_rejected_runs_alone():
     assert figures([replace(WHOLE, recorded=0)]) == []
 
 
-# ---- beside one another ---------------------------------------------------------------------------------------------
+# ---- compared with each other ------------------------------------------------------------------------------------
 def figure_of(family: str, rate: float, on: str = "postgres", contender: str = "anybody") -> Figure:
     (figure,) = figures([replace(WHOLE, contender=contender, family=family, on=on, seconds=1_000 / rate)])
     return figure

@@ -13,7 +13,7 @@ from tests.api.test_examples import example
 from tests.browser.conftest import Complaints
 from tests.support.installation import Installation
 
-PATIENCE = 60_000  # milliseconds: the server starts anew, and the browser waits before it comes back
+PATIENCE = 60_000  # milliseconds: the server restarts, and the browser waits before it reconnects
 
 
 def test_the_script_of_the_guide_misses_nothing_and_hears_nothing_twice(
