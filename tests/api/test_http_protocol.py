@@ -182,6 +182,20 @@ def test_one_address_held_any_number_of_connections(
         assert all(answer(client) == b"" for client in silent[:7]), "those that waited longest are closed"
 
 
+def test_a_burst_of_connections_was_trimmed_once_and_stayed(
+    served: Served, waiting: http_protocol.WaitingConnections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that had not settled when the first had are closed too, although no other connection comes."""
+    monkeypatch.setattr(HastyProtocol, "HEAD_SECONDS", 20.0)
+    waiting.limit = 2
+    with ExitStack() as stack:
+        silent = []
+        for _ in range(6):
+            silent.append(stack.enter_context(connection(served)))
+            time.sleep(0.03)
+        assert all(answer(client) == b"" for client in silent[:4])
+
+
 def test_a_trusted_proxy_holds_as_many_as_it_needs(served: Served, waiting: http_protocol.WaitingConnections) -> None:
     waiting.limit, waiting.unlimited = 1, [ip_network("127.0.0.0/8")]
     with ExitStack() as stack:

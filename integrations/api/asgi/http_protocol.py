@@ -165,11 +165,13 @@ class WaitingConnections:
     """
 
     SETTLING = 2.0  # seconds; a client that opens 250 connections at once sends its requests a moment later
+    CEILING = 10  # times the limit, beyond which the oldest is closed before it has settled
 
     def __init__(self) -> None:
         self.limit = 100  # for each address; 0 is no limit
         self.unlimited: Sequence[Network] = ()  # proxies, which hold connections for many clients
         self._by_address: dict[str, dict[LimitedHttpProtocol, float]] = {}  # the time since which each waits
+        self._trimming: set[str] = set()  # addresses over the limit, for which a timer runs
 
     def counted_address(self, client: tuple[str, int] | None) -> str:
         """Return the address that counts; "" for one without a limit, which a Unix socket is too."""
@@ -183,10 +185,11 @@ class WaitingConnections:
         since = self._by_address.setdefault(address, {})
         since.pop(connection, None)
         since[connection] = connection.loop.time()
-        if len(since) == self.limit + 1:
-            connection.loop.call_later(self.SETTLING, self._close_oldest, address, connection.loop)
-        elif len(since) > self.limit:
-            self._close_oldest(address, connection.loop)
+        if len(since) > self.CEILING * self.limit:
+            self._close(address, next(iter(since)))
+        elif len(since) > self.limit and address not in self._trimming:
+            self._trimming.add(address)
+            self._trim(address, connection.loop)
 
     def remove(self, address: str, connection: LimitedHttpProtocol) -> None:
         if (since := self._by_address.get(address)) is not None:
@@ -194,13 +197,19 @@ class WaitingConnections:
             if not since:
                 del self._by_address[address]
 
-    def _close_oldest(self, address: str, loop: asyncio.AbstractEventLoop) -> None:
+    def _trim(self, address: str, loop: asyncio.AbstractEventLoop) -> None:
+        """Close the oldest connections that have settled, and come back for the others."""
         since = self._by_address.get(address, {})
         for connection, began in list(since.items())[: max(0, len(since) - self.limit)]:
-            if loop.time() - began < self.SETTLING:
+            if loop.time() < began + self.SETTLING:
+                loop.call_at(began + self.SETTLING, self._trim, address, loop)
                 return
-            self.remove(address, connection)
-            connection.close()
+            self._close(address, connection)
+        self._trimming.discard(address)
+
+    def _close(self, address: str, connection: LimitedHttpProtocol) -> None:
+        self.remove(address, connection)
+        connection.close()
 
 
 waiting = WaitingConnections()
