@@ -1,7 +1,7 @@
 """Clients without an account that send half requests, nothing, or headers without end, and a user at the same time.
 
-What each of them gets is in tests/api/test_http_protocol.py and tests/api/test_request_bodies.py. Here is what the
-user notices, and what it costs the web process.
+tests/api/test_http_protocol.py and tests/api/test_request_bodies.py show the responses to each of them; this test shows
+the response times of the user, and the memory of the web process.
 """
 
 from __future__ import annotations
