@@ -119,13 +119,9 @@ def is_signed_in(page: Caller) -> bool:
 
 def read_body(request: HttpRequest, limit: int) -> None:
     """Read at most ``limit`` bytes into ``request.body``. Raises Problem(413), before reading if the length says so."""
-    length = announced_length(request, limit)
-    source = request
-    if not length and "chunked" in request.headers.get("Transfer-Encoding", "").lower():
-        # WSGI gives a chunked body no length, so Django would read nothing. The server's stream knows its end.
-        source = getattr(request, "environ", {}).get("wsgi.input", request)
+    announced_length(request, limit)
     try:
-        body = source.read(limit + 1)
+        body = request.read(limit + 1)
     except (UnreadablePostError, OSError):
         raise Problem(400, "The connection was closed before the end of the body.") from None
     if len(body) > limit:

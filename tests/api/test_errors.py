@@ -1,12 +1,10 @@
 from __future__ import annotations
 
 import json
-from io import BytesIO
 from typing import Any
 
 import pytest
 from django.db import OperationalError
-from django.http import HttpResponse
 from django.test import Client
 
 from integrations.models import Service
@@ -61,21 +59,6 @@ def test_a_body_over_the_limit_is_not_read(operator: Api) -> None:
     is_problem(operator.post("/services", b" " * (2 * 1024 * 1024 + 1)), 413)
     is_problem(operator.post("/messages/batch", b" " * (16 * 1024 * 1024 + 1)), 413)
     assert operator.post("/messages/batch", b" " * (16 * 1024 * 1024 - 16) + b'{"messages": []}').status_code == 200
-
-
-def test_a_chunked_body_is_read_and_bounded(operator: Api, billing: Service) -> None:
-    def send(body: bytes) -> HttpResponse:
-        return Client().request(
-            REQUEST_METHOD="POST",
-            PATH_INFO="/api/v1/messages",
-            CONTENT_TYPE="application/json",
-            HTTP_AUTHORIZATION=f"Bearer {operator.secret}",
-            HTTP_TRANSFER_ENCODING="chunked",
-            **{"wsgi.input": BytesIO(body)},
-        )
-
-    assert send(b'{"service": "billing", "path": "/"}').status_code == 202
-    is_problem(send(b" " * (2 * 1024 * 1024 + 1)), 413)
 
 
 @pytest.mark.parametrize("path", ["/api/v1/", "/api/v1/nothing", "/api/v1/services/", "/api/v1/services/a/b/c/d"])

@@ -138,6 +138,15 @@ def test_a_chunked_body_larger_than_its_path_takes_was_read_to_its_end(served: S
         assert status(client) == 413
 
 
+def test_a_chunked_body_is_read_on_its_way_to_a_thread(served: Served, operator: Api) -> None:
+    service = b'{"name": "billing", "base_url": "https://billing.example"}'
+    headers = ("Content-Type: application/json", f"Authorization: Bearer {operator.secret}")
+    with connection(served) as client:
+        client.sendall(head(f"{ROOT}/services", *headers) + b"Transfer-Encoding: chunked\r\n\r\n")
+        client.sendall(b"%x\r\n%s\r\n0\r\n\r\n" % (len(service), service))
+        assert status(client) == 201
+
+
 def test_an_uploaded_file_was_written_to_disk(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """160 MiB to `/login/` were, before the 403."""
     monkeypatch.setattr("django.core.files.uploadedfile.tempfile.NamedTemporaryFile", never)
