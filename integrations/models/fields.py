@@ -36,6 +36,31 @@ class EncryptedJSONField(TextField):
             ) from error
 
 
+class Unreadable(Exception):
+    """No key of this installation reads a stored text."""
+
+
+def is_current(text: str) -> bool:
+    """Return whether the newest key reads this stored text."""
+    return _reads(_cipher_for((settings.ENCRYPTION_KEYS[0],)), text)
+
+
+def reencrypted(text: str) -> str:
+    """Return the stored text, encrypted with the newest key. Raises Unreadable."""
+    try:
+        return _cipher().rotate(text.encode()).decode()
+    except InvalidToken:
+        raise Unreadable from None
+
+
+def _reads(cipher: MultiFernet, text: str) -> bool:
+    try:
+        cipher.decrypt(text.encode())
+    except InvalidToken:
+        return False
+    return True
+
+
 def _cipher() -> MultiFernet:
     return _cipher_for(tuple(settings.ENCRYPTION_KEYS))
 

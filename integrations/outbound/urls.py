@@ -95,7 +95,7 @@ def _has_dot_segment(path: str) -> bool:
     for _ in range(DECODINGS):
         for overlong, plain in OVERLONG:
             decoded = decoded.replace(overlong, plain)
-        # What follows ; is a parameter of the segment for Java servers; some servers drop blanks and control bytes.
+        # The text after ; is a parameter of the segment for Java servers; some servers drop blanks and control bytes.
         names = (re.split(rb"[;?#]", segment)[0] for segment in re.split(rb"[/\\]", decoded))
         if any(re.sub(rb"[\x00-\x20\x7f]", b"", name) == b".." for name in names):
             return True

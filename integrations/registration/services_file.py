@@ -2,13 +2,14 @@
 
 The file is YAML, so also JSON: ``services`` is a list of registrations as the API takes them, each with its
 ``endpoints``. An omitted field has its default. The file contains no secret: write ``{env: NAME}`` to read it from the
-environment, or ``{set: true}`` to keep the stored one.
+environment, ``{file: PATH}`` to read it from a file, or ``{set: true}`` to keep the stored one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlencode
 
@@ -24,6 +25,7 @@ from integrations.registration import deletion, endpoints, registry
 from integrations.schemas.fields import StrictModel, rule_text
 from integrations.schemas.service import EndpointIn, ServiceIn
 
+SECRET_FILE_LIMIT = 64 * 1024  # bytes
 NODE_LIMIT = 1_000_000  # values, aliases counted each time: a small file can expand to billions
 STORED = {"set": True}  # stands for a stored secret and keeps it
 SECRET_NAMES = frozenset(name for names in AUTH_SECRETS.values() for name in names)
@@ -61,16 +63,23 @@ class PlannedChange:
 
 # ---- apply --------------------------------------------------------------------------------------------------------
 def apply(
-    text: str, environ: Mapping[str, str], *, actor: str, prune: bool = False, dry_run: bool = False
+    text: str,
+    environ: Mapping[str, str],
+    *,
+    actor: str,
+    folder: Path = Path(),
+    prune: bool = False,
+    dry_run: bool = False,
 ) -> list[PlannedChange]:
     """Apply a file to the registrations. Return the changes; with ``dry_run``, only plan them.
 
     ``prune`` also deletes endpoints that the file does not name, and services that are missing from it, if a file
-    registered them and they have no unfinished messages. Raises InvalidFile with all problems of the file.
+    registered them and they have no unfinished messages. A relative ``{file: PATH}`` is below ``folder``. Raises
+    InvalidFile with all problems of the file.
     """
     root, raw = _parsed(text)
     problems: Problems = []
-    wanted = _validated(_resolved(_unshared(raw), environ, problems), problems)
+    wanted = _validated(_resolved(_unshared(raw), environ, folder, problems), problems)
     if problems:
         raise _invalid(root, problems)
     names = {service.name for service in wanted}
@@ -209,8 +218,8 @@ def _unshared(value: Any) -> Any:
     return [_unshared(item) for item in value] if isinstance(value, list) else value
 
 
-def _resolved(raw: Any, environ: Mapping[str, str], problems: Problems) -> Any:
-    """Replace references to secrets, ``{env: …}`` and ``{set: true}``, by their values."""
+def _resolved(raw: Any, environ: Mapping[str, str], folder: Path, problems: Problems) -> Any:
+    """Replace references to secrets, ``{env: …}``, ``{file: …}`` and ``{set: true}``, by their values."""
     for location, holder in _holders(raw):
         is_auth = location[-1] == "auth"
         for name, value in list(holder.items()):
@@ -220,16 +229,44 @@ def _resolved(raw: Any, environ: Mapping[str, str], problems: Problems) -> Any:
                 if not (found := environ.get(str(value["env"]), "")):
                     problems.append(((*location, name), f"{value['env']} is not set in the environment"))
                 holder[name] = found
+            elif isinstance(value, dict) and set(value) == {"file"}:
+                try:
+                    holder[name] = _secret_in(folder / str(value["file"]))
+                except ValueError as error:
+                    problems.append(((*location, name), str(error)))
+                    holder[name] = ""
             elif isinstance(value, dict) and set(value) == {"set"}:
                 holder[name] = None if is_auth else _stored_value(raw, location, name)
                 if holder[name] is None and not is_auth:
-                    problems.append(((*location, name), "no value is stored yet; write {env: NAME}"))
+                    problems.append(((*location, name), "no value is stored yet; write {env: NAME} or {file: PATH}"))
                     holder[name] = ""
             elif is_auth and value is not None:
-                text = "the file must not contain secrets: write {env: NAME}, or {set: true} to keep the stored one"
+                text = (
+                    "the file must not contain secrets: write {env: NAME}, {file: PATH}, or {set: true} to keep the "
+                    "stored one"
+                )
                 problems.append(((*location, name), text))
                 holder[name] = None
     return raw
+
+
+def _secret_in(path: Path) -> str:
+    """Return the text of a file without the line break at its end. Raises ValueError with a reason for the operator."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(SECRET_FILE_LIMIT + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = error.strerror if isinstance(error, OSError) else "the path holds a NUL character"
+        raise ValueError(f"{path} cannot be read: {reason}") from None
+    if len(raw) > SECRET_FILE_LIMIT:
+        raise ValueError(f"{path} has more than {SECRET_FILE_LIMIT:,} bytes")
+    try:
+        text = raw.decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8") from None
+    if not text:
+        raise ValueError(f"{path} is empty")
+    return text
 
 
 def _holders(raw: Any) -> Iterator[tuple[Location, dict[Any, Any]]]:

@@ -356,6 +356,35 @@ def test_the_command_refuses_in_words(command: Callable[..., str], file: Path) -
         command("apply", file.with_name("nothing.yaml"))
 
 
+def test_a_secret_is_read_from_a_file_next_to_the_services_file(command: Callable[..., str], file: Path) -> None:
+    file.write_text(TWO.replace("{env: TOKEN}", "{file: token.txt}"))
+    file.with_name("token.txt").write_text(CANARY + "\n")
+    assert CANARY not in command("apply", file)
+    assert Service.objects.get(name="billing").secret("auth.token") == CANARY
+    assert command("apply", file) == "2 unchanged.\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "cannot be read: No such file"),
+        (b"", "is empty"),
+        (b"\n", "is empty"),
+        (b"\xff", "is not UTF-8"),
+        (b"x" * 70_000, "has more than 65,536 bytes"),
+    ],
+)
+def test_a_file_without_a_secret_is_refused_in_words(
+    command: Callable[..., str], file: Path, content: bytes | None, reason: str
+) -> None:
+    file.write_text(TWO.replace("{env: TOKEN}", "{file: token.txt}"))
+    if content is not None:
+        file.with_name("token.txt").write_bytes(content)
+    with pytest.raises(CommandError, match=f"line 5: billing.auth.token: .*token.txt {reason}"):
+        command("apply", file)
+    assert not Service.objects.exists()
+
+
 def test_the_file_in_the_guide_can_be_applied() -> None:
     guide = (Path(__file__).parents[2] / "docs/operating.md").read_text()
     example = guide.partition("```yaml\n")[2].partition("```")[0]

@@ -21,6 +21,7 @@ from django.db.models import Min
 from django.utils import timezone
 
 from integrations.models import Message, ServiceStatus, Worker, database_now
+from integrations.registration import key_rotation
 
 FREE_FAILS, FREE_WARNS = 200 * 1024**2, 1024**3  # bytes: below the first, a burst of messages fills the disk
 SKEW_LIMIT = timedelta(seconds=2)  # leases go by the database's clock, schedules by this machine's
@@ -58,6 +59,7 @@ def check_results() -> Iterator[CheckResult]:
     yield from _settings()
     usable = yield from _database()
     if usable:
+        yield from _old_keys()
         yield _clock()
         yield _workers()
         yield _backlog()
@@ -84,6 +86,20 @@ def _settings() -> Iterator[CheckResult]:
         yield CheckResult("warn", f"every service may reach private networks: {settings.ALLOW_PRIVATE}")
     else:
         yield CheckResult("ok", "private networks are blocked, except those that a service allows itself")
+
+
+def _old_keys() -> Iterator[CheckResult]:
+    """Say, during a rotation of keys, whether the old keys are still needed."""
+    if len(settings.ENCRYPTION_KEYS) < 2:
+        return
+    try:
+        count = key_rotation.outdated()
+    except ValueError:  # a key has the wrong form, which the settings check reports
+        return
+    if count:
+        yield CheckResult("warn", f"{count} rows of secrets need an old key; run manage.py rotate-keys")
+    else:
+        yield CheckResult("ok", "the newest key reads every secret; the old keys can be removed")
 
 
 # ---- database -----------------------------------------------------------------------------------------------------

@@ -44,7 +44,10 @@ class Command(BaseCommand):
             raise CommandError("\n".join((*invalid.problems, nothing)).strip()) from None
 
     def _apply(self, file: str, *, dry_run: bool, prune: bool) -> None:
-        changes = services_file.apply(self._read(file), os.environ, actor="command line", dry_run=dry_run, prune=prune)
+        folder = Path() if file == "-" else Path(file).parent
+        changes = services_file.apply(
+            self._read(file), os.environ, actor="command line", folder=folder, dry_run=dry_run, prune=prune
+        )
         for change in changes:
             if sign := SIGNS.get(change.verb):
                 self.stdout.write(f"{sign} {change.name}: {change.verb}")
