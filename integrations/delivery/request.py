@@ -70,20 +70,22 @@ def build_call(
 
 
 def _credentials(service: Service, body: bytes) -> list[tuple[str, str]]:
-    """The headers that authenticate us to the service."""
+    """The headers that authenticate us to the service. Raises ValueError for a secret of another address."""
     auth = service.auth
     match auth.get("type"):
         case "basic":
-            pair = f"{auth['username']}:{service.secret('auth.password') or ''}"
+            pair = f"{auth['username']}:{service.secret_for_call('auth.password')}"
             return [("Authorization", f"Basic {b64encode(pair.encode()).decode()}")]
         case "bearer":
-            return [("Authorization", f"Bearer {service.secret('auth.token') or ''}")]
+            return [("Authorization", f"Bearer {service.secret_for_call('auth.token')}")]
         case "header":
-            return [(auth["name"], service.secret("auth.value") or "")]
+            return [(auth["name"], service.secret_for_call("auth.value"))]
         case "hmac":
-            key = (service.secret("auth.secret") or "").encode()
+            key = service.secret_for_call("auth.secret").encode()
             return [(auth["header"], hmac.new(key, body, hashlib.sha256).hexdigest())]
-    return []  # an OAuth 2 token takes a call of its own: see oauth.py
+        case "oauth2":
+            service.secret_for_call("auth.client_secret")  # the token takes a call of its own: see oauth.py
+    return []
 
 
 def _url(base: str, path: str, query: dict[str, Any]) -> str:

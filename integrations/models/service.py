@@ -16,6 +16,7 @@ from integrations.models.fields import EncryptedJSONField
 from integrations.models.runtime import Runtime
 from integrations.outbound.addresses import Network, parse_networks
 from integrations.outbound.signing import Signer, SigningKeys
+from integrations.outbound.urls import origin
 from integrations.policies.breaker import BreakerPolicy
 from integrations.policies.limits import Limits, Timeout
 from integrations.policies.retry import RetryPolicy
@@ -92,7 +93,7 @@ class Service(models.Model):
     headers = models.JSONField(default=dict, blank=True)
     search_fields = models.JSONField(default=list, blank=True)
     auth = models.JSONField(default=default_auth, blank=True)
-    # {"auth.password": {"value": …, "set_at": …}}: write-only, see secret() and has_secret()
+    # {"auth.password": {"value": …, "set_at": …, "for": [origin…]}}: write-only, see secret() and secret_for_call()
     secrets = EncryptedJSONField(default=dict, editable=False)
     signing = models.JSONField(default=dict, blank=True)
     timeout = models.JSONField(default=dict, blank=True)
@@ -162,14 +163,48 @@ class Service(models.Model):
         entry = self.secrets.get(name)
         return None if entry is None else entry["value"]
 
+    def secret_for_call(self, name: str) -> str:
+        """Return a secret of ``auth``, or "" if it is not set.
+
+        Raises ValueError if it was stored for another origin: whichever writes raced, the new host gets no secret of
+        the old host. An entry of an earlier version has no origin and belongs to the present address: that version
+        cleared the secrets of another host, and a refusal would stop every service after the upgrade.
+        """
+        entry = self.secrets.get(name)
+        if entry is None:
+            return ""
+        if entry.get("for", self.secret_origins) != self.secret_origins:
+            bound, present = " and ".join(entry["for"]), " and ".join(self.secret_origins)
+            raise ValueError(
+                f"the stored {name.removeprefix('auth.')} is for {bound}, but the service now calls {present}; "
+                "enter the secret again if the new address is right"
+            )
+        return str(entry["value"])
+
+    @property
+    def secret_origins(self) -> list[str]:
+        """The origins that get a secret of ``auth``: the address, and with OAuth 2 also the token URL."""
+        is_oauth = self.auth.get("type") == "oauth2"
+        return [origin(self.base_url), *([origin(self.auth.get("token_url", ""))] if is_oauth else [])]
+
+    def bind_secrets(self, *, again: bool = False) -> None:
+        """Bind each secret of ``auth`` without origins, or with ``again`` every one, to the present origins; the caller
+        saves."""
+        self.secrets = {
+            name: {**entry, "for": self.secret_origins}
+            if name.startswith("auth.") and (again or "for" not in entry)
+            else entry
+            for name, entry in self.secrets.items()
+        }
+
     def secret_set_at(self, name: str) -> str | None:
         entry = self.secrets.get(name)
         return None if entry is None else entry["set_at"]
 
     def keep_secret(self, name: str, value: str) -> None:
-        """Set a secret; the caller saves. An unchanged secret keeps its time."""
-        if self.secret(name) != value:
-            self.secrets = {**self.secrets, name: {"value": value, "set_at": timezone.now().isoformat()}}
+        """Set a secret for the present origins; the caller saves. An unchanged secret keeps its time."""
+        set_at = self.secret_set_at(name) if self.secret(name) == value else timezone.now().isoformat()
+        self.secrets = {**self.secrets, name: {"value": value, "set_at": set_at, "for": self.secret_origins}}
 
     def forget_secrets(self) -> None:
         """Remove the secrets, since a new host must not receive those of the old host; the caller saves. Signing keys

@@ -43,6 +43,16 @@ def check_url(url: str) -> str | None:
     return metadata_refusal(host)
 
 
+def origin(url: str) -> str:
+    """Return scheme, host and port of a URL, or "" for a text that the client refuses as a URL."""
+    try:
+        parsed = parse_url(url)
+    except ValueError:
+        return ""
+    port = DEFAULT_PORTS[parsed.scheme] if parsed.port is None else parsed.port
+    return f"{parsed.scheme}://{parsed.raw_host.decode('ascii')}:{port}"
+
+
 @lru_cache(maxsize=1024)
 def parse_url(url: str) -> httpx.URL:
     """Parse a URL with httpx's parser, so that the check and the call read the same text in the same way.

@@ -7,7 +7,6 @@ import re
 
 from django.conf import settings
 from django.db import transaction
-from django.utils import timezone
 from pydantic import ValidationError
 
 from integrations.models import AuditEntry, Event, Service, Source
@@ -59,14 +58,18 @@ def _discover_one(variable: str, address: str) -> str | None:
     unset = f"{variable} is no longer set"
     if service.base_url != address or service.url_env != variable:
         with transaction.atomic():
+            service.refresh_from_db(from_queryset=Service.objects.select_for_update(no_key=True))
+            before = service.base_url
+            service.base_url, service.url_env = address, variable
             # Keep the secrets: the environment is set on deployment, so a new host is not an operator's typo.
-            Service.objects.filter(pk=service.pk).update(base_url=address, url_env=variable, updated_at=timezone.now())
+            service.bind_secrets(again=True)
+            service.save(update_fields=["base_url", "url_env", "secrets", "updated_at"])
             Event.objects.create(type="service.changed", service=service, facts={"fields": ["base_url"]})
             AuditEntry.objects.record(
                 "environment",
                 "service.changed",
                 service.name,
-                before={"base_url": service.base_url},
+                before={"base_url": before},
                 after={"base_url": address},
             )
         change = f"{service.name}: address changed by {variable}"

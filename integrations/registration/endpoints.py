@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from django.db import transaction
@@ -12,18 +13,31 @@ from integrations.registration.registry import refusing_duplicates
 from integrations.schemas.service import EndpointIn
 
 
-def save(service: Service, data: EndpointIn, *, actor: str, endpoint: Endpoint | None = None) -> Endpoint:
-    """Create an endpoint, or change the given one. Raises Invalid if the service has another one of this name."""
+def save(
+    service: Service,
+    data: EndpointIn,
+    *,
+    actor: str,
+    endpoint: Endpoint | None = None,
+    fields: Iterable[str] = tuple(EndpointIn.model_fields),
+) -> Endpoint:
+    """Create an endpoint, or change the ``fields`` of the given one. Raises Invalid if the service has another one of
+    this name."""
     taken = Invalid((("name",), f"{service.name} already has an endpoint named {data.name}; choose another name"))
-    if service.endpoints.filter(name=data.name).exclude(pk=endpoint.pk if endpoint else 0).exists():
-        raise taken
-    before = configuration(endpoint) if endpoint else {}
-    endpoint = endpoint or Endpoint(service=service)
-    for name, value in data.model_dump().items():
-        setattr(endpoint, name, value)
     with transaction.atomic():
+        # The service's lock, which the API's PATCH takes too: one save of its endpoints after another, so that none
+        # writes back a value that it read before the other changed it.
+        Service.objects.select_for_update(no_key=True).get(pk=service.pk)
+        if service.endpoints.filter(name=data.name).exclude(pk=endpoint.pk if endpoint else 0).exists():
+            raise taken
+        if endpoint:
+            endpoint.refresh_from_db()
+        before = configuration(endpoint) if endpoint else {}
+        endpoint = endpoint or Endpoint(service=service)
+        for name in fields if before else EndpointIn.model_fields:
+            setattr(endpoint, name, getattr(data, name))
         with refusing_duplicates(taken):
-            endpoint.save()
+            endpoint.save(update_fields={*fields, "updated_at"} if before else None)
         AuditEntry.objects.record(
             actor,
             "endpoint.changed" if before else "endpoint.created",

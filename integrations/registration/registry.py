@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
-from urllib.parse import urlsplit
 
 from django.db import IntegrityError, transaction
 from django.utils import timezone
@@ -15,7 +14,7 @@ from django.utils import timezone
 from integrations.errors import Conflict, Invalid
 from integrations.models import AUTH_SECRETS, AuditEntry, Event, Health, Message, Ordering, Service, Source
 from integrations.outbound.signing import MAX_KEYS, SigningKeys, rotated
-from integrations.outbound.urls import check_url, static_refusal
+from integrations.outbound.urls import check_url, origin, static_refusal
 from integrations.schemas.service import ServiceIn
 
 PLAIN_FIELDS = (
@@ -28,7 +27,7 @@ PLAIN_FIELDS = (
     "ordering",
 )
 POLICY_FIELDS = ("signing", "timeout", "retry", "breaker", "limits", "cache", "network", "health_check")
-CONFIGURED = (*PLAIN_FIELDS, *POLICY_FIELDS, "base_url", "url_env", "auth", "secrets", "updated_at")
+CONFIGURED = (*PLAIN_FIELDS, *POLICY_FIELDS, "base_url", "url_env", "auth")
 
 
 @contextmanager
@@ -64,15 +63,18 @@ def change(
 
     Raises Invalid.
     """
-    before = configuration(service)
     if "name" in fields and data.name != service.name:
         raise Invalid((("name",), "a service cannot be renamed; register a new one instead"))
     with transaction.atomic():
-        # Read the secrets again under the lock: another request may have rotated the signing keys.
-        service.refresh_from_db(fields=["secrets"], from_queryset=Service.objects.select_for_update(no_key=True))
+        # Since the caller read the row, an admin may have corrected the address and the secret, or removed a network.
+        # An operator's form that wrote its own copy of them sent the new secret to the old host.
+        _read_again_locked(service)
+        service.bind_secrets()
+        before = configuration(service)
         _fill(service, data, fields, may_allow_private=may_allow_private)
-        # Save configured columns only: a worker may have paused the service since it was read.
-        service.save(update_fields=CONFIGURED)
+        # Save the given columns only: a worker may have paused the service since it was read.
+        address = {"base_url", "url_env"} if fields & {"base_url", "url_env"} else set()
+        service.save(update_fields=(fields & {*CONFIGURED}) | address | {"secrets", "updated_at"})
         after = configuration(service)
         changed = {name for name in after if after[name] != before.get(name)}
         if changed:
@@ -89,6 +91,10 @@ def change(
                 after={name: after[name] for name in changed},
             )
     return service
+
+
+def _read_again_locked(service: Service) -> None:
+    service.refresh_from_db(from_queryset=Service.objects.select_for_update(no_key=True))
 
 
 def _fill(service: Service, data: ServiceIn, fields: set[str], *, may_allow_private: bool) -> None:
@@ -152,12 +158,6 @@ def _fill_auth(service: Service, data: ServiceIn) -> None:
             raise Invalid((("auth", name), f"{auth.type} authentication needs {name}"))
 
 
-def origin(url: str) -> tuple[str, str]:
-    """Scheme, host and port: a secret is only valid for these."""
-    parts = urlsplit(url)
-    return parts.scheme, parts.netloc.lower()
-
-
 def configuration(service: Service) -> dict[str, Any]:
     """Return the settings as the API shows them. A secret appears only as ``set`` and ``set_at``."""
     auth: dict[str, Any] = dict(service.auth)
@@ -191,7 +191,7 @@ def rotate_signing(service: Service, overlap: timedelta, *, actor: str) -> list[
     """
     now = timezone.now()
     with transaction.atomic():
-        service.refresh_from_db(fields=["secrets"], from_queryset=Service.objects.select_for_update(no_key=True))
+        _read_again_locked(service)
         before = service.signing_keys
         keys = rotated(before, now, overlap)
         if len(keys) > MAX_KEYS:

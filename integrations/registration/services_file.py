@@ -78,17 +78,18 @@ def apply(
     InvalidFile with all problems of the file.
     """
     root, raw = _parsed(text)
+    raw = _unshared(raw)
     problems: Problems = []
-    wanted = _validated(_resolved(_unshared(raw), environ, folder, problems), problems)
-    if problems:
-        raise _invalid(root, problems)
-    names = {service.name for service in wanted}
     with transaction.atomic():
-        # Lock in one order, so that two files applied at once cannot deadlock.
-        present = {
-            service.name: service
-            for service in Service.objects.select_for_update(no_key=True).filter(name__in=names).order_by("name")
-        }
+        # Lock in one order, so that two files applied at once cannot deadlock. And lock before {set: true} reads the
+        # stored values: another request may be changing them.
+        named = [str(service["name"]) for service in _items(raw, "services") if _has_name(service)]
+        locked = Service.objects.select_for_update(no_key=True).filter(name__in=named).order_by("name")
+        present = {service.name: service for service in locked}
+        wanted = _validated(_resolved(raw, environ, folder, problems), problems)
+        if problems:
+            raise _invalid(root, problems)
+        names = {service.name for service in wanted}
         changes = []
         for number, service in enumerate(wanted):
             try:
@@ -278,6 +279,10 @@ def _holders(raw: Any) -> Iterator[tuple[Location, dict[Any, Any]]]:
             for name in ("auth", "headers", "query"):
                 if isinstance(document, dict) and isinstance(document.get(name), dict):
                     yield ("services", number, *location, name), document[name]
+
+
+def _has_name(service: Any) -> bool:
+    return isinstance(service, dict) and isinstance(service.get("name"), str) and "\0" not in service["name"]
 
 
 def _items(document: Any, name: str) -> list[Any]:

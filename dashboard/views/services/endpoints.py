@@ -34,7 +34,8 @@ def _endpoint_form(request: HttpRequest, service: Service, endpoint: Endpoint | 
     name = endpoint.name if endpoint else ""
     if form.is_valid():
         try:
-            saved = endpoints.save(service, form.value, actor=actor(request), endpoint=endpoint)
+            sent = [field for field in form.fields if form.was_sent(field)]
+            saved = endpoints.save(service, form.value, actor=actor(request), endpoint=endpoint, fields=sent)
         except errors.Invalid as refusal:
             form.refuse(refusal)
         else:
