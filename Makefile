@@ -59,6 +59,7 @@ check: $(VENV)/.test  ## Check format, lint, types, imports, migrations, OpenAPI
 	$(VENV)/bin/lint-imports
 	$(PY) scripts/check_migrations.py
 	$(PY) scripts/check_documents.py
+	$(PY) scripts/check_words.py
 	$(PY) scripts/vendor.py check
 	$(PY) manage.py makemigrations --check --dry-run
 	$(PY) manage.py openapi | diff docs/openapi.json - || { echo "Bring it up to date with: manage.py openapi > docs/openapi.json"; exit 1; }

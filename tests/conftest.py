@@ -3,11 +3,11 @@
 `pytest` runs the whole suite on SQLite; `pytest --database postgres` runs what touches a database on PostgreSQL and
 Redis. Most tests that kill processes run on SQLite alone; `--long` runs them on both and adds the long proofs.
 
-The folders mirror the code. Beside them stand:
+The folders mirror the code. The others are:
 
 - `test_journey.py`: the story of a message, once from end to end; read it first.
 - `browser/`: a real Chromium before a whole installation. `faults/`: processes and servers that are killed.
-- `support/`: what tests share. `backends` starts PostgreSQL and Redis, `database` empties the database, `distribution`
+- `support/`: shared by the tests. `backends` starts PostgreSQL and Redis, `database` empties the database, `distribution`
   spreads a run with `-n` over processes. `installation` is a `manage.py up`, `pumps` are workers, `receiver` and
   `upstreams` are the other side of a call. `queueing` registers services, queues messages and delivers them.
   `calling` is a caller of the API, `signed_in` an operator of the console, `serving` the ASGI application on a port.
@@ -148,7 +148,7 @@ def _is_for_tests(name: str) -> bool:
 
 
 class BrowserTests:
-    """Sees to it that nobody takes a run without its browser tests for a whole one."""
+    """Fail a run that requires browser tests and skipped them."""
 
     def __init__(self, config: pytest.Config) -> None:
         self.are_required = os.environ.get("SWITCHBOARD_TEST_REQUIRE_BROWSER") == "1"

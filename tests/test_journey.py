@@ -25,7 +25,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture
 def workers() -> Iterator[None]:
-    """A pump beside the test, as `manage.py up` would run one."""
+    """A pump in a thread, as `manage.py up` would run one."""
     pump = Pump("journey")
 
     async def work() -> None:
@@ -83,7 +83,7 @@ def test_the_journey(workers: None, client: Client, sink: Receiver) -> None:
     assert waiting
     until(lambda: "breaker of billing is" in page(client, f"/messages/{waiting[-1]}/"), 15)
 
-    # It comes back: a probe closes the breaker, and what waited is delivered.
+    # It comes back: a probe closes the breaker, and the waiting messages are delivered.
     sink.start()
     until(lambda: Runtime.objects.get(service__name="billing").state == "closed", 15)
     until(lambda: not Message.objects.unfinished().exists(), 15)

@@ -41,7 +41,7 @@ WORKERS = 60_000  # milliseconds for what workers do, who share two cores with t
 
 @dataclass
 class Complaints:
-    """What the browser held against a page: console errors (broken CSP rules among them) and uncaught exceptions."""
+    """Complaints of the browser about a page: console errors (broken CSP rules among them) and uncaught exceptions."""
 
     heard: list[str] = field(default_factory=list)
     allowed: list[str] = field(default_factory=list)
@@ -68,7 +68,7 @@ class Complaints:
 
 @dataclass(frozen=True)
 class Look:
-    """How somebody has the console before them: a colour scheme, and a width in CSS pixels."""
+    """How a person views the console: a colour scheme, and a width in CSS pixels."""
 
     scheme: Literal["light", "dark"]
     width: int
@@ -87,7 +87,7 @@ EVERY_LOOK = [AT_A_DESK, Look("light", 360), Look("dark", 1440), AT_NIGHT_BY_PHO
 
 @dataclass
 class Person:
-    """Somebody with an account; signs in once, and later pages have that session."""
+    """A person with an account; signs in once, and later pages have that session."""
 
     name: str
     password: str
@@ -132,7 +132,7 @@ def mary(installation: Installation) -> Person:
 
 @pytest.fixture(scope="package")
 def ruth(installation: Installation) -> Person:
-    """Somebody on call: the role is operator."""
+    """The person on call: the role is operator."""
     return Person("ruth", installation.operator("ruth", "operator"))
 
 

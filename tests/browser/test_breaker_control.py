@@ -1,4 +1,4 @@
-"""The breaker as somebody on call meets it: why it opened, what is tried next, other settings tried, steering."""
+"""The breaker for the person on call: cause, next probe, backtest of other settings, manual override."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SENT = 6
 
 @pytest.fixture
 def tripped(page: Page, mary: Person, api: httpx.Client, sink: Receiver, request: pytest.FixtureRequest) -> str:
-    """A service whose breaker has just opened for an hour; somebody is signed in."""
+    """A service whose breaker has just opened for an hour; an operator is signed in."""
     name = re.sub(r"[^a-z]+", "-", request.node.name)[-40:].strip("-")
     sink.decide(lambda call: Answer(status=503))
     breaker = {"consecutive_failures": 3, "open_for": 3600}
@@ -62,7 +62,7 @@ def test_it_is_opened_for_an_hour_and_closed_by_hand(
     page.goto(f"/services/{tripped}/")
     page.get_by_role("link", name="Override breaker").click()
     dialog = page.locator("dialog[open]")
-    expect(dialog.get_by_label("Action", exact=True)).to_have_value("half_open")  # what is mostly wanted of an open one
+    expect(dialog.get_by_label("Action", exact=True)).to_have_value("half_open")  # the usual choice for an open breaker
     expect(dialog.get_by_label("Ends")).to_be_hidden()
     dialog.get_by_label("Action", exact=True).select_option("open")
     expect(dialog.get_by_label("End time")).to_be_hidden()
@@ -160,7 +160,7 @@ def test_the_pages_are_clean_on_a_phone_in_the_dark(page: Page, tripped: str, sh
 
 
 def unfold(page: Page, group: str) -> None:
-    """Unfolds a group of the form and waits until its preview hears what is typed."""
+    """Unfolds a group of the form and waits until its preview follows the typing."""
     page.locator(f"#{group} > summary").click()
     expect(page.locator(f"#{group} .preview")).to_be_visible()
     expect(page.locator(f"#{group} .htmx-added")).to_have_count(0)

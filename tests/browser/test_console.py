@@ -1,4 +1,4 @@
-"""The console as a whole: by keyboard, without JavaScript, for everybody's eyes, and no heavier than it should be."""
+"""The console as a whole: keyboard, no JavaScript, accessibility, and page weight."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def test_from_a_search_to_replayed_without_javascript(signed_in: Page, dead: str
 
 
 def addresses(page: Page, dead: str) -> list[str]:
-    """What the rail leads to, and one page of each kind behind it."""
+    """The pages of the rail, and one page of each kind below them."""
     page.goto("/")
     found = [link.get_attribute("href") or "" for link in page.locator(".rail > ul > li > a").all()]
     service, message = f"/services/{SERVICE}/", f"/messages/{dead}/"

@@ -24,7 +24,7 @@ from tests.support.installation import Installation
 from tests.support.receiver import Answer, Call, Receiver
 from tests.support.waiting import until
 
-# By where they stand in the rail; what is in braces is made by `town`.
+# By where they stand in the rail; `town` makes the names in braces.
 PAGES = {
     "overview": ["/", "/?span=month"],
     "services": [
@@ -102,7 +102,7 @@ NO_PAGES = {  # they answer with a file, or do what a form asks and lead back
 
 @pytest.fixture(scope="module")
 def town(installation: Installation, token: str) -> Iterator[dict[str, str]]:
-    """One of everything that has a page: the ids, by what stands in braces above."""
+    """One object for each kind of page: the ids, by their name in braces above."""
     with Receiver() as sink, installation.api(token) as api:
         sink.decide(_judged)
         services = {
@@ -113,7 +113,7 @@ def town(installation: Installation, token: str) -> Iterator[dict[str, str]]:
         }
         for name, fields in services.items():
             _made(api.post("services", json={"name": name, "base_url": sink.url, **fields}))
-        endpoint = {"name": "orders", "method": "POST", "path": "/orders", "description": "What was ordered."}
+        endpoint = {"name": "orders", "method": "POST", "path": "/orders", "description": "An order."}
         _made(api.post("services/town/endpoints", json=endpoint))
         _made(api.post("services/town-paused/pause", json={"reason": "their maintenance"}))
         _made(api.post("services/town-signed/signing/rotate"))
@@ -217,14 +217,14 @@ def test_what_forms_lead_to_is_clean(signed_in: Page, town: dict[str, str], shot
     clean_in_both_looks(signed_in, shot, "form-token-made")
 
     signed_in.goto("/services/new/?all")
-    with signed_in.expect_popup() as opened:  # the button is for who has no JavaScript
+    with signed_in.expect_popup() as opened:  # the button serves browsers without JavaScript
         signed_in.locator("button[formtarget=_blank]").dispatch_event("click")
     expect(opened.value.locator("h1")).to_contain_text("Preview of these settings")
     AT_NIGHT_BY_PHONE.put_on(opened.value)
     expect_clean(opened.value)
 
 
-REFUSED = {  # a form, what is wrong in it, and the button
+REFUSED = {  # a form, its invalid fields, and the button
     "service": ("/services/new/?all", {"name": "No Name!", "retry.max_attempts": "many"}, "Register"),
     "endpoint": ("/services/town/endpoints/new/", {"name": "orders", "path": "no slash"}, "Save endpoint"),
     "message": ("/messages/new/", {"body": "{no json", "path": ""}, "Queue message"),

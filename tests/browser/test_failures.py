@@ -1,4 +1,4 @@
-"""A failure as somebody on call walks out of it: find it, look, test, replay its group at a rate, watch, resolve."""
+"""A failure for the person on call: find, look, test, replay its group at a rate, watch, resolve."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_find_the_failing_service_read_why_replay_the_group_and_see_it_drain(
         assert sent.status_code == 202, sent.text
     until(lambda: dead(api, service) == SENT, WORKERS / 1000, lambda: "they are not dead")
 
-    # Find it: the overview says what needs somebody, and leads there.
+    # Find it: the overview names it and links to it.
     ruth.sign_in(page)
     page.goto("/")
     attention = page.locator("ul.attention")
@@ -98,10 +98,10 @@ def test_find_the_failing_service_read_why_replay_the_group_and_see_it_drain(
 
 @contextmanager
 def staying_on(page: Page) -> Iterator[None]:
-    """What is seen meanwhile came to the page by itself: nothing loads it anew."""
+    """The page updates itself: the test never reloads it."""
     page.evaluate("window.isTheSame = true")
     yield
-    assert page.evaluate("window.isTheSame"), "it was loaded anew"
+    assert page.evaluate("window.isTheSame"), "the page was reloaded"
 
 
 def dead(api: httpx.Client, service: str) -> int:

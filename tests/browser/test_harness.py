@@ -1,6 +1,6 @@
 """The browser tests are only worth something if a complaint of the browser reaches the test.
 
-The sink is asked for before the page: what is asked for last ends first, and Chromium still fetches a favicon when a
+The sink is asked for before the page: the last fixture requested ends first, and Chromium still fetches a favicon when a
 test is over.
 """
 

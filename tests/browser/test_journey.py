@@ -86,7 +86,7 @@ def test_the_journey_in_a_browser(
     page.goto(installation.url)
     shot("overview-trouble")
 
-    # It comes back: the probe closes the breaker and what waited is delivered.
+    # It comes back: the probe closes the breaker and the waiting messages are delivered.
     sink.start()
     reload_until(page, f"{installation.url}/breakers/", ".badge.closed")
     api = installation.api(installation.token())
@@ -136,7 +136,7 @@ def send(page: Page, installation: Installation, body: str) -> str:
 
 
 def reload_until(page: Page, address: str, selector: str) -> None:
-    """What the operator would see at the next look, without waiting for the page's own refresh."""
+    """The page at the operator's next look, without waiting for its own refresh."""
     for _ in range(RELOADS):
         page.goto(address)
         if page.locator(selector).first.is_visible():

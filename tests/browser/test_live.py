@@ -1,4 +1,4 @@
-"""Pages that keep themselves current: for all tabs by one stream, without it, and never under somebody's hands."""
+"""Pages that keep themselves current: for all tabs by one stream, without it, and never under the pointer or focus."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_ticks_and_focus_survive_a_refresh_of_the_messages(signed_in: Page, serv
     api.post("messages", json={"service": service, "path": "/new"}).raise_for_status()
     expect(signed_in.locator(".new-rows")).to_have_text("1 new", timeout=BEFORE_THE_POLL)
     expect(rows).to_have_count(3)
-    keys.press("r")  # of what is ticked
+    keys.press("r")  # replays the ticked rows
     signed_in.wait_for_url(re.compile("/operations/op_"))
     expect(signed_in.locator("main")).to_contain_text("1", timeout=BEFORE_THE_POLL)
     signed_in.go_back()
@@ -180,7 +180,7 @@ def test_rows_do_not_move_under_the_pointer(signed_in: Page, api: httpx.Client) 
     signed_in.mouse.move(0, 0)
     expect(rows).to_have_count(2)
     expect(signed_in.locator("#held")).to_be_hidden()
-    # The same for who goes through the rows by keyboard.
+    # The same when the keyboard moves through the rows.
     signed_in.keyboard.press("j")
     focused = signed_in.evaluate("document.activeElement.textContent")
     register(api, f"rows-{number}-0")

@@ -1,4 +1,4 @@
-"""Bulk work as somebody on call does it: all that match, what is in it, the reason, and watching it being done."""
+"""Bulk work for the person on call: select all matches, review, give a reason, watch the progress."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _numbers = count(1)
 
 @pytest.fixture
 def service(page: Page, look: Look, ruth: Person, api: httpx.Client, sink: Receiver) -> str:
-    """The name of a service with dead messages, which would take them now; somebody is signed in."""
+    """The name of a service with dead messages, that would accept them now; an operator is signed in."""
     name = f"bulk-{look}-{next(_numbers)}"
     sink.decide(lambda call: Answer(status=400))
     made = api.post("services", json={"name": name, "base_url": sink.url})
@@ -48,7 +48,7 @@ def test_replay_all_that_match_and_watch_it(
     expect_clean(page)
     page.get_by_role("button", name="Replay…").click()
 
-    # What is in it, before anything happens.
+    # The selection, before anything happens.
     expect(page.locator("h1")).to_contain_text("Replay")
     begin = page.get_by_role("button", name=f"Replay: {DEAD} messages")
     expect(begin).to_be_visible(timeout=WORKERS)

@@ -68,7 +68,7 @@ def billing(db: None) -> Service:
 
 @pytest.fixture
 def queue(billing: Service) -> Callable[..., Message]:
-    """Queues a message for billing: `queue(body=b"{}", status="dead", …)`; what is no part of a draft is set after."""
+    """Queues a message for billing: `queue(body=b"{}", status="dead", …)`; fields outside of a draft are set afterwards."""
 
     def one(**fields: Any) -> Message:
         from dataclasses import fields as of

@@ -38,7 +38,7 @@ def address(pattern: URLPattern) -> str:
 def test_every_page_has_a_rule() -> None:
     for pattern in routes():
         rule = vars(pattern.callback).get("needed_role", "missing")
-        assert rule != "missing", f"{pattern.name} says nobody who may open it"
+        assert rule != "missing", f"{pattern.name} names no role that may open it"
         assert (rule is None) == (pattern.name in PUBLIC), pattern.name
 
 
@@ -58,7 +58,7 @@ def test_the_rule_holds_for(role: Role | None, method: str) -> None:
             assert answer.status_code in (302, 303), pattern.name
             assert "/login/" in answer["Location"]
         elif role.covers(needed):
-            # A page that a viewer may read can still ask for more of who sends its form.
+            # A page that a viewer may read can still require more of the sender of its form.
             assert answer.status_code != 403 or (method == "post" and role == Role.VIEWER), pattern.name
         else:
             # 405 where the address takes no such method anyway

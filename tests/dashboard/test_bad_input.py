@@ -36,7 +36,7 @@ MEGABYTE = 1024 * 1024
 
 @dataclass
 class World:
-    """Everything that has a page, each with the worst text that it can have, and who looks at it."""
+    """One object for each page, with the worst text that it can hold, and the signed-in browser."""
 
     admin: Client
     ids: dict[str, str] = field(default_factory=dict)
@@ -136,7 +136,7 @@ def a_group(call: Attempt) -> Failure:
     return Failure.objects.get(pk=group)
 
 
-# ---- what is shown ------------------------------------------------------------------------------------------------
+# ---- shown text --------------------------------------------------------------------------------------------------
 class Markup(HTMLParser):
     """Finds what a browser would take for markup of the spiteful text, and the forms of a page."""
 
@@ -183,7 +183,7 @@ def test_spite_is_text_on_every_page(world: World) -> None:
     }, shown  # fmt: skip
 
 
-# ---- what is asked ------------------------------------------------------------------------------------------------
+# ---- query strings -----------------------------------------------------------------------------------------------
 NAMES = (
     "q",
     "service",
@@ -245,7 +245,7 @@ def test_a_search_that_cannot_be_read_is_answered_in_words(world: World) -> None
 
 
 def answered_in_words(answer: HttpResponse, what: str) -> str:
-    """What was answered: no fault of ours, and nothing that is refused without saying why."""
+    """The response: no fault of ours, and no refusal without a reason."""
     page = read(answer)
     assert answer.status_code < 500, what
     assert page or answer.status_code < 400 or answer.status_code == 405, what
@@ -254,7 +254,7 @@ def answered_in_words(answer: HttpResponse, what: str) -> str:
     return page
 
 
-# ---- what is sent -------------------------------------------------------------------------------------------------
+# ---- sent forms --------------------------------------------------------------------------------------------------
 VALUES = {
     "NUL": "a\0b",
     "digits without end": "9" * 5000,

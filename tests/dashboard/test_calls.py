@@ -1,4 +1,4 @@
-"""The page of calls without a message: which are listed, what each shows, and what is still under way."""
+"""The page of calls without a message: the list, the facts of each, and calls in flight."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def test_a_thousand_calls_take_few_queries_and_little_of_the_page(operator: Clie
     assert len(response.content) < 250_000
 
 
-# ---- what comes next ----------------------------------------------------------------------------------------------
+# ---- the next call ------------------------------------------------------------------------------------------------
 def test_the_next_call_is_told_with_its_reason(viewer: Client, queue: Queue, billing: Service) -> None:
     now = timezone.now()
     later = now + timedelta(minutes=3)

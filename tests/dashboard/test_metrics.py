@@ -1,4 +1,4 @@
-"""What Prometheus reads: who may, and whether its own parser understands it."""
+"""The metrics for Prometheus: access, and its own parser understands them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_it_says_how_services_stand() -> None:
     Health.objects.filter(service=fine).update(state="down")
     assert samples()["switchboard_up", "fine"] == 0
     fine.pause("their maintenance")
-    assert ("switchboard_up", "fine") not in samples()  # nobody looks
+    assert ("switchboard_up", "fine") not in samples()  # unchecked
 
 
 def test_counters_are_the_sums_of_all_days() -> None:

@@ -1,4 +1,4 @@
-"""Bulk work in the console: from the selection in the list to what came of each message."""
+"""Bulk work in the console: from the selection in the list to the result of each message."""
 
 from __future__ import annotations
 

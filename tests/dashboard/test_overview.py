@@ -1,4 +1,4 @@
-"""The overview: what needs a person first, then how the last hour went."""
+"""The overview: problems first, then the last hour."""
 
 from __future__ import annotations
 

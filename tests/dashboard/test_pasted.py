@@ -101,6 +101,6 @@ def test_it_fills_in_the_form_and_sends_nothing(operator: Client, viewer: Client
     refused = operator.post("/lab/", {"curl": "curl https://elsewhere.example/x"})
     assert refused.status_code == 422
     assert "No service has the base URL of https://elsewhere.example/x" in refused.content.decode()
-    assert "curl https://elsewhere.example/x</textarea>" in refused.content.decode(), "what was typed stays"
+    assert "curl https://elsewhere.example/x</textarea>" in refused.content.decode(), "the typed command stays"
     assert viewer.post("/lab/", {"curl": command}).status_code == 403
     assert not Attempt.objects.exists()

@@ -1,4 +1,4 @@
-"""Signing in, the first account, people, tokens: what somebody at the browser sees."""
+"""Signing in, the first account, people and tokens in the browser."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def test_the_open_times_are_told() -> None:
     assert "Sends 3 probes after 30 s." in breaker_rules(BreakerPolicy(open_for=30, half_open_calls=3))
 
 
-# ---- while somebody types -------------------------------------------------------------------------------------------
+# ---- while a person types -------------------------------------------------------------------------------------------
 def test_the_present_values_of_a_form_are_told() -> None:
     client = browser()
     page = words(client.post(RETRIES, {"retry.max_attempts": "2", "name": "Not A Name", "breaker.open_for": "x"}))

@@ -1,4 +1,4 @@
-"""How long history is kept, at the browser: what would go is said and agreed to first."""
+"""Retention in the browser: the deletions are counted and confirmed first."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.django_db
 NEW = {"name": "billing", "base_url": "https://api.example.com/v1"}
 
 
-# ---- who may ------------------------------------------------------------------------------------------------------
+# ---- roles --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "path", ["new/", "billing/edit/", "billing/pause/", "billing/resume/", "billing/endpoints/new/"]
 )
@@ -154,7 +154,7 @@ def test_a_name_and_an_address_are_enough() -> None:
     service = Service.objects.get()
     assert service.base_url == NEW["base_url"]
     assert service.retry_policy.max_attempts == 10
-    assert service.breaker_policy.enabled is True  # what is not sent gets its default
+    assert service.breaker_policy.enabled is True  # a field that is not sent gets its default
     assert AuditEntry.objects.get(action="service.created").actor == "person a-operator"
 
 
@@ -183,7 +183,7 @@ def test_a_group_of_settings_is_fetched_when_it_is_unfolded() -> None:
     assert "network.allow_private" not in client.get("/_p/form/network/").content.decode(), "an operator may not"
     assert client.get("/_p/form/nothing/").status_code == 404
     assert client.post("/services/billing/edit/", {"owner": "Ada"}).status_code == 303
-    assert Service.objects.get().retry_policy.initial == 9, "what was not unfolded stays as it is"
+    assert Service.objects.get().retry_policy.initial == 9, "a group that was not unfolded stays unchanged"
     everything = client.get("/services/billing/edit/?all").content.decode()
     assert 'name="retry.initial" value="9"' in everything
 

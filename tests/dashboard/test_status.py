@@ -34,7 +34,7 @@ def test_it_says_for_each_service_how_much_succeeded() -> None:
     assert 'aria-label="1 hour with failures"' in html
     assert 'aria-label="1 day with failures"' in html
     assert 'aria-label="No calls in the last 30 days"' in html
-    assert "2 hours: 100\u202f% of 100" in html  # what is alike is one bar
+    assert "2 hours: 100\u202f% of 100" in html  # equal hours share one bar
 
 
 def test_a_service_is_up_by_its_check_alone_and_a_paused_one_is_neither() -> None:

@@ -51,7 +51,7 @@ def outage(service: Service) -> None:
     change(service, "closed", 50, "the probe succeeded")
 
 
-# ---- what is put together -------------------------------------------------------------------------------------------
+# ---- how periods are built ------------------------------------------------------------------------------------------
 def test_a_trip_lasts_from_its_opening_over_its_reopenings_to_its_closing() -> None:
     service = a_service()
     messages_of(service, Status.PENDING, 4, due_at=timezone.now() - timedelta(minutes=55))
@@ -96,7 +96,7 @@ def test_only_the_newest_changes_are_read_and_the_cut_is_said(django_assert_max_
     assert paired([]) == []
 
 
-# ---- what is shown --------------------------------------------------------------------------------------------------
+# ---- the page -------------------------------------------------------------------------------------------------------
 def test_the_cause_links_the_calls_that_tripped_it() -> None:
     service = a_service()
     calls = failed_calls(service, 7)

@@ -1,7 +1,7 @@
 """Machines for a test: network namespaces with host names of their own, joined to us by two networks.
 
 On the *data* network are the database and Redis, on the *world* network the receivers. A cut takes a machine off the
-data network without a word to anybody: packets vanish, as with a pulled cable.
+data network without notice: packets vanish, as with a pulled cable.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Machines:
         self.data, self.world = f"{self._network}.1", f"{self._network}.65"  # our addresses on both
 
     def inside(self, name: str) -> tuple[str, ...]:
-        """What goes before a command so that it runs on the machine."""
+        """The prefix that runs a command on the machine."""
         return ("ip", "netns", "exec", self._space(name), "unshare", "--uts", "sh", "-c", NAMED, name)
 
     def cut(self, name: str) -> None:
@@ -63,7 +63,7 @@ class Machines:
             ["sh", "-c", UNDO.format("; ".join(undo))],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,  # what was not made cannot be taken down
+            stderr=subprocess.DEVNULL,  # a namespace that was not made cannot be removed
             start_new_session=True,
             env={name: value for name, value in os.environ.items() if not name.startswith("SWITCHBOARD_")},
         )

@@ -1,4 +1,4 @@
-"""kill -9 of a web process while messages are accepted: what was answered 202 is on disk, and nothing is twice."""
+"""kill -9 of a web process while messages are accepted: a message answered with 202 is on disk, and none is stored twice."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_what_was_answered_202_outlives_a_killed_web_process(
     accepted, kept = asyncio.run(send_until_accepted(installation, installation.token()))
     assert sorted(kept) == list(range(MESSAGES))
     assert len(set(accepted)) == MESSAGES
-    assert set(tell(installation)) == set(accepted), "what is stored is not what was answered"
+    assert set(tell(installation)) == set(accepted), "stored and acknowledged messages differ"
     until(lambda: len(installation.processes()["web"]) == 2, 30, lambda: "the killed one did not come back")
 
 

@@ -1,4 +1,4 @@
-"""PostgreSQL and Redis go away under load: nothing is lost, nobody spins, and all goes on by itself afterwards."""
+"""PostgreSQL and Redis go away under load: nothing is lost, no process spins, and delivery resumes by itself."""
 
 from __future__ import annotations
 

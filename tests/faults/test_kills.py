@@ -159,7 +159,7 @@ def is_as_new(installation: Installation, traffic: Traffic) -> None:
     traffic.wait_until_ended()
     traffic.check()
     took = installation.stop()
-    assert took < 8, f"the stop took {took:.1f} s: somebody waits for what has died"
+    assert took < 8, f"the stop took {took:.1f} s: a process waits for a dead one"
     assert not shape(installation)
     assert not unfinished(installation)
 

@@ -115,7 +115,7 @@ def hold(_: int, pipe: Connection) -> None:
 
 
 def try_to_claim(mine: Worker) -> int:
-    """What a pump does in a turn, without sending."""
+    """One turn of a pump, without sending."""
     Worker.objects.renew(mine.pk, now=database_now(), in_flight=0, delivered=0, failed=0)
     housekeeping.sweep()
     return len(claim(mine.pk, 10))
@@ -182,7 +182,7 @@ def a_draft(service: Service) -> Draft:
 
 
 def open_again(service: Service) -> None:
-    """An open breaker whose time has just come, and nothing on the way: whoever claims first turns it."""
+    """An open breaker whose time has just come, and no call in flight: the first claim turns it."""
     past = database_now() - timedelta(seconds=1)
     Message.objects.update(
         status=Status.PENDING, worker_id=None, claimed_at=None, probe_generation=None, due_at=database_now()

@@ -99,7 +99,7 @@ def process(api: httpx.Client) -> dict[str, Any]:
 
 @contextmanager
 def calling(api: httpx.Client) -> Iterator[None]:
-    """As many callers as there are places, who ask again and again, until the end or until nobody answers."""
+    """As many callers as permits, each calling again and again until the end or until no server answers."""
     is_over = threading.Event()
 
     def call() -> None:

@@ -118,7 +118,7 @@ def in_flight(traffic: Traffic, **answer: float) -> None:
 
 
 def stop(installation: Installation, number: signal.Signals) -> float:
-    """Sends a signal to `manage.py up` alone and answers the seconds until it ends."""
+    """Send a signal to `manage.py up` alone and return the seconds until it ends."""
     assert installation.process
     began = time.monotonic()
     installation.process.send_signal(number)

@@ -35,7 +35,7 @@ NEXT_WITHIN = 60.0
 
 @dataclass
 class Site:
-    """Two clusters, a web server beside them, and what can be cut."""
+    """Two clusters, a web server, and the links that can be cut."""
 
     web: Installation
     clusters: dict[str, Installation]
@@ -130,7 +130,7 @@ def test_a_machine_cut_off_from_the_database_loses_nothing_and_sends_nothing_twi
 
     site.cut(EAST)
     cut_at = time.time()
-    until(lambda: site.delivered_by(WEST, cut_at) > 0, NEXT_WITHIN, lambda: "nobody delivers")
+    until(lambda: site.delivered_by(WEST, cut_at) > 0, NEXT_WITHIN, lambda: "no machine delivers")
     print(f"\n{away:g} s away: the other machine delivers {time.time() - cut_at:.1f} s after the cut", end="; ")
     time.sleep(max(0.0, cut_at + away - time.time()))
     site.join(EAST)

@@ -1,4 +1,4 @@
-"""Messages in a stream through the API of a real installation, and what must be true of them in the end."""
+"""Messages in a stream through the API of a real installation, and the conditions that must hold in the end."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ class Traffic:
             assert made.status_code == 201, made.text
 
     def send(self, within: float = 60.0) -> str:
-        """Queues one message and answers its id. What was not answered is asked again, under the same key."""
+        """Queue one message and return its id. A request without a response is sent again under the same key."""
         number = next(self._numbers)
         deadline = time.monotonic() + within
         with self.installation.api(self._token) as api:
             return self._send(api, number, deadline)
 
     def stream(self, messages: int, pause: float = 0.01) -> None:
-        """Starts to queue messages one after the other, beside the test."""
+        """Start to queue messages one after the other, in a thread."""
         self._sender = threading.Thread(target=self._stream, args=(messages, pause), name="traffic")
         self._sender.start()
 
@@ -63,7 +63,7 @@ class Traffic:
             self._sender = None
 
     def send_and_wait(self, within: float = NEXT_WITHIN) -> float:
-        """Queues one message and answers the seconds until the receiver has it."""
+        """Queue one message and return the seconds until the receiver has it."""
         began = time.monotonic()
         sent = self.send(within)
         self.receiver.wait_until(lambda: sent in self.receiver.ids(), within, f"message {sent}")
@@ -92,7 +92,7 @@ class Traffic:
             assert time.monotonic() < deadline, f"order {number} was not accepted: {problem}"
             time.sleep(0.1)
 
-    # ---- what must be true -----------------------------------------------------------------------------------------
+    # ---- conditions ------------------------------------------------------------------------------------------------
     def wait_until_ended(self, within: float = ENDS_WITHIN) -> None:
         until(lambda: not unfinished(self.installation), within, lambda: f"unfinished: {unfinished(self.installation)}")
 
@@ -105,9 +105,9 @@ class Traffic:
         """
         stories = tell(self.installation)
         received = Counter(self.receiver.ids())
-        assert set(stories) == set(self.accepted), "what is stored is not what was accepted"
+        assert set(stories) == set(self.accepted), "stored and accepted messages differ"
         assert {story.status for story in stories.values()} == {"delivered"}
-        assert set(received) == set(self.accepted), "what was received is not what was accepted"
+        assert set(received) == set(self.accepted), "received and accepted messages differ"
         for public_id, story in stories.items():
             calls = received[public_id]
             answered = len(story.outcomes) - story.lost
@@ -190,7 +190,7 @@ def rows(installation: Installation, query: str) -> list[tuple[Any, ...]]:
 
 # ---- the process tree -----------------------------------------------------------------------------------------------
 def wait_for_lanes(installation: Installation, within: float = NEXT_WITHIN) -> None:
-    """Waits until the whole tree stands: both lanes work, and nothing of it or of an older one is left beside it."""
+    """Waits until the whole tree stands: both lanes work, and no process of an older tree is left."""
     whole = {"up": 1, "web": 1, "cluster": 1, "sentinel": 1, "lane": LANES, "helper": 2}
     until(lambda: shape(installation) == whole, within, lambda: f"{shape(installation)} in place of {whole}")
 

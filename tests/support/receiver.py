@@ -116,7 +116,7 @@ class Receiver:
     # ---- What it answers ----
 
     def answer(self, status: int = 200, **answer: Any) -> None:
-        """What is answered from now on; arguments as of Answer."""
+        """Set the response from now on; arguments as of Answer."""
         self._standing = Answer(status, **answer)
 
     def script(self, *answers: Script) -> None:
@@ -214,7 +214,9 @@ class Receiver:
         await self._server.wait_closed()
         await asyncio.sleep(0)
         self._server = None
-        self._socket = self._bound_socket()  # bound and not listening: connections are refused, nobody takes the port
+        self._socket = (
+            self._bound_socket()
+        )  # bound and not listening: connections are refused, no other process takes the port
 
     def _bound_socket(self) -> socket.socket:
         bound = socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET)

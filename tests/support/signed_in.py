@@ -31,7 +31,7 @@ def _hashed() -> str:
 
 
 def browser(role: Role = Role.OPERATOR, name: str = "") -> Client:
-    """A browser in which somebody with this role is signed in."""
+    """A browser with a signed-in person of this role."""
     client = Client()
     client.force_login(person(role, name), backend="django.contrib.auth.backends.ModelBackend")
     return client
@@ -64,7 +64,7 @@ def trip(service: Service, reason: str = "5 calls in a row failed") -> None:
 
 
 def words(response: HttpResponse) -> str:
-    """What somebody reads on a page: no tags, single spaces."""
+    """The visible words of a page: no tags, single spaces."""
     body = re.sub(r"(?s)<(script|style|title)\b.*?</\1>", " ", response.content.decode())
     return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]*>", " ", body))).strip()
 

@@ -78,7 +78,7 @@ Animal = Callable[[Peer], Awaitable[None]]
 
 @dataclass(eq=False)
 class Upstream:
-    """One server: where it is, and what came to it."""
+    """One server: its address and the requests it received."""
 
     scheme: str
     port: int
