@@ -7,7 +7,7 @@ The folders mirror the code. The others are:
 
 - `test_journey.py`: the story of a message, once from end to end; read it first.
 - `browser/`: a real Chromium before a whole installation. `faults/`: processes and servers that are killed.
-- `support/`: shared by the tests. `backends` starts PostgreSQL and Redis, `database` empties the database, `distribution`
+- `support/`: shared parts. `backends` starts PostgreSQL and Redis, `database` empties the database, `distribution`
   spreads a run with `-n` over processes. `installation` is a `manage.py up`, `pumps` are workers, `receiver` and
   `upstreams` are the other side of a call. `queueing` registers services, queues messages and delivers them.
   `calling` is a caller of the API, `signed_in` an operator of the console, `serving` the ASGI application on a port.

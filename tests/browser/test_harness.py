@@ -1,7 +1,7 @@
 """The browser tests are only worth something if a complaint of the browser reaches the test.
 
-The sink is asked for before the page: the last fixture requested ends first, and Chromium still fetches a favicon when a
-test is over.
+The sink is requested before the page: the last fixture requested ends first, and Chromium still fetches a favicon when
+a test is over.
 """
 
 from collections.abc import Callable

@@ -68,7 +68,7 @@ def billing(db: None) -> Service:
 
 @pytest.fixture
 def queue(billing: Service) -> Callable[..., Message]:
-    """Queues a message for billing: `queue(body=b"{}", status="dead", …)`; fields outside of a draft are set afterwards."""
+    """Queue a message for billing: `queue(body=b"{}", status="dead", …)`; fields outside of a draft are set later."""
 
     def one(**fields: Any) -> Message:
         from dataclasses import fields as of

