@@ -21,11 +21,12 @@ class WorkerQuerySet(models.QuerySet["Worker"]):
         return self.filter(stopped_at=None, lease_until__lte=now)
 
     def renew(self, worker_id: int, *, now: datetime, in_flight: int, delivered: int, failed: int) -> bool:
-        """Extend a lease that still stands; False means that the lease is lost, with all its claims."""
+        """Extend a lease; False means that another worker has taken the claims back.
+
+        A lease that ran out still counts until then: a stall alone loses no claim.
+        """
         return bool(
-            self.alive(now)
-            .filter(pk=worker_id)
-            .update(
+            self.filter(pk=worker_id, stopped_at=None).update(
                 lease_until=now + LEASE,
                 heartbeat_at=now,
                 in_flight=in_flight,

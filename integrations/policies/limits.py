@@ -89,7 +89,7 @@ def slots(
     interval, last = limits.interval, now + horizon
     first = max(next_slot or now, now)
     if first > last + interval + CLOCK_SKEW:
-        first = last + interval
+        first = last  # granted, so that it is saved: a time that only this call saw would stay far away in the row
     fitting = 0 if first > last else (last - first) // interval + 1
     granted = min(max(0, wanted), fitting)
     return tuple(first + interval * index for index in range(granted)), first + interval * granted

@@ -48,9 +48,13 @@ BATCH = 500
 
 
 # ---- every second, every half minute ---------------------------------------------------------------------------------
-def sweep() -> None:
-    """Run once a second: lost workers, breakers, expired messages, pauses, steps of operations and retention."""
-    rescue()
+def sweep(may_rescue: bool = True) -> None:
+    """Run once a second: lost workers, breakers, expired messages, pauses, steps of operations and retention.
+
+    ``may_rescue`` is False in a lane that has just stood still itself.
+    """
+    if may_rescue:
+        rescue()
     now = database_now()
     _turn_breakers(now)
     _bury_expired(now)

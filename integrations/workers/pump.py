@@ -32,6 +32,7 @@ from integrations.models import Event, Worker, database_now
 from integrations.models.worker import LEASE, RENEW_EVERY
 from integrations.outbound.client import Client
 from integrations.outbound.outcome import Fault, Outcome
+from integrations.policies.clocks import Steadiness
 from integrations.wakeup import WakeupListener
 from integrations.workers import health_checks, housekeeping
 
@@ -42,6 +43,9 @@ CAPACITY = 512  # calls in flight in one pump; each is a small task and a connec
 SERVICE_SHARE = 7 / 8  # of the capacity for one service, so that a hanging or backlogged one leaves room for others
 CLAIM_BATCH = 256  # half of the capacity, so that one half is in flight while the other is settled
 SLOT_LATENESS = 0.015  # seconds that a call may start after its send slot; later, the slot is given back
+SLOT_EARLINESS = 0.1  # seconds that a call may start before it, after a small correction of the clock
+LOOK_AGAIN = 1.0  # seconds that a call sleeps at most before it looks at the clock again
+LEAST_JUMP = timedelta(seconds=1)  # a claim reaches the loop sooner than this
 GATHER = 0.002  # seconds in which results accumulate before they are settled together
 GATHER_LONGER = 0.025  # the same if they are few and nothing is blocked on them
 SMALL_BATCH = 32
@@ -84,7 +88,9 @@ class Pump:
         self._has_wakeup = self._may_be_due = self._found_nothing = False
         self._empty_wakeups = 0  # in a row
         self._delayed_wakeup: asyncio.TimerHandle | None = None
-        self._clock_offset = timedelta(0)  # the database's clock minus ours
+        # The database's time and ours at the same moment. Ours is the monotonic clock, which is never set.
+        self._clock = (datetime.now(UTC), time.monotonic())
+        self._steadiness = Steadiness()
         self._counts = {"delivered": 0, "failed": 0}
         self._next_renewal = self._next_sweep = self._next_tidy = self._next_poll = 0.0
         self._errors = 0  # in a row
@@ -154,7 +160,11 @@ class Pump:
 
     # ---- one turn --------------------------------------------------------------------------------------------------
     async def _turn(self) -> bool:
-        """Renew the lease, start settling and housekeeping, and claim. Returns whether more may be claimed at once."""
+        """Renew the lease, start settling and housekeeping, and claim. Returns whether more may be claimed at once.
+
+        The renewal comes first: after a stall that outlived the lease, the lane's own sweep would take back its claims,
+        and messages whose answers it holds would be sent again.
+        """
         await self._hold_lease()
         if self._settling is not None and self._settling.done():
             await self._join_settling()
@@ -169,14 +179,17 @@ class Pump:
         counts, self._counts = self._counts, {"delivered": 0, "failed": 0}
         renewed = self.worker_id and await self._in_database(self._renew, counts, list(self.in_flight))
         if not renewed:
-            # Results of claims that another worker has taken back are late: they complete their lost attempts.
+            # Results of claims that another worker has taken back are late: they complete their lost attempts. They are
+            # written first, before the lane claims and sweeps under its new lease.
+            await self._join_settling()
+            await self._settle_batches()
             self.worker_id = await self._in_database(self._register)
         self._wakeups.open()
         self._next_renewal = now + RENEW_EVERY.total_seconds()
 
     def _register(self) -> int:
         now = database_now()
-        self._clock_offset = now - _utc_now()
+        self._set_clock(now)
         worker = Worker.objects.create(
             cluster=self.cluster,
             host=socket.gethostname(),
@@ -191,7 +204,7 @@ class Pump:
 
     def _renew(self, counts: dict[str, int], in_flight: list[int]) -> bool:
         now = database_now()
-        self._clock_offset = now - _utc_now()
+        self._set_clock(now)
         renewed = Worker.objects.renew(self.worker_id, now=now, in_flight=len(in_flight), **counts)
         if renewed:
             # If the reply to a claim's commit was lost, only this worker can return the claim while its lease lasts.
@@ -215,7 +228,8 @@ class Pump:
         now = time.monotonic()
         thread = self._housekeeping_thread
         self._next_sweep = now + SWEEP_EVERY
-        await self._in_thread(thread, housekeeping.sweep)
+        self._steadiness.note(now)
+        await self._in_thread(thread, housekeeping.sweep, self._steadiness.is_steady)
         if now >= self._next_tidy:
             self._next_tidy = now + TIDY_EVERY
             await self._in_thread(thread, housekeeping.tidy, self.client.take_certificates())
@@ -327,6 +341,8 @@ class Pump:
         self._found_nothing = not claims
         if had_wakeup:
             self._empty_wakeups = 0 if claims else self._empty_wakeups + 1
+        if claims:
+            self._correct_clock(claims[0].claimed_at)
         for claimed in claims:
             task = asyncio.create_task(self._deliver(claimed))
             self.in_flight[claimed.message.pk] = (claimed, task)
@@ -363,13 +379,24 @@ class Pump:
             return True
         ahead = (claimed.send_at - self.now()).total_seconds()
         if ahead > 0:
-            await asyncio.sleep(ahead)
+            await asyncio.sleep(min(ahead, LOOK_AGAIN))
         late = (self.now() - claimed.send_at).total_seconds()
-        return late <= max(SLOT_LATENESS, claimed.target.limits.interval.total_seconds())
+        # A slot is claimed some 0.3 s ahead. If it is still ahead after a second, a clock has moved back, and the lane
+        # would hold its place for the whole jump.
+        return -SLOT_EARLINESS <= late <= max(SLOT_LATENESS, claimed.target.limits.interval.total_seconds())
 
     def now(self) -> datetime:
-        """The database's time, by our clock and the offset measured at the last renewal."""
-        return _utc_now() + self._clock_offset
+        """The database's time, by our monotonic clock and the difference measured at the last renewal."""
+        moment, measured_at = self._clock
+        return moment + timedelta(seconds=time.monotonic() - measured_at)
+
+    def _set_clock(self, now: datetime) -> None:
+        self._clock = (now, time.monotonic())
+
+    def _correct_clock(self, now: datetime) -> None:
+        """Follow a jump of the database's clock before the next renewal; ``now`` is some milliseconds old."""
+        if abs(now - self.now()) > LEAST_JUMP:
+            self._set_clock(now)
 
     # ---- waiting ---------------------------------------------------------------------------------------------------
     def _on_wakeup(self) -> None:
@@ -452,7 +479,3 @@ def freeze_startup_objects() -> None:
 
 def _disconnect() -> None:
     connection.close()  # looked up here: each thread has its own
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)

@@ -45,7 +45,7 @@ def test_without_a_rate_everything_goes_at_once() -> None:
         ({"rate": 1, "per": 60}, None, 5, 1, [0], 60),
         ({"rate": 1, "per": 60}, 60, 5, 1, [], 60),
         ({"rate": 10}, 0.2, 0, 1, [], 0.2),
-        ({"rate": 10}, 3600, 5, 1, [], 1.1),
+        ({"rate": 10}, 3600, 5, 1, [1], 1.1),
         ({"rate": 1}, 0, 2, 0, [0], 1),
     ],
 )
@@ -104,7 +104,7 @@ def test_no_two_sends_are_closer_than_the_rate_allows(rate: float, steps: list[t
 def test_a_clock_that_moved_back_a_day_does_not_stop_a_service() -> None:
     _, next_slot = slots(paced(1), None, NOW + timedelta(days=1), 2, SECOND)
     times, next_slot = slots(paced(1), next_slot, NOW, 1, SECOND)
-    assert times == ()
+    assert times == (NOW + SECOND,)
     assert next_slot == NOW + 2 * SECOND
 
 
