@@ -145,7 +145,7 @@ def test_what_is_typed_before_the_palette_has_come_is_not_lost(signed_in: Page, 
 def test_keys_can_be_switched_off(signed_in: Page) -> None:
     signed_in.goto("/")
     signed_in.keyboard.press("?")
-    signed_in.get_by_label("Shortcuts are on").uncheck()
+    signed_in.get_by_label("Enable shortcuts in this browser").uncheck()
     signed_in.keyboard.press("Escape")
     signed_in.goto("/services/")  # it is kept
     for key in ("?", "Control+k", "p"):

@@ -269,7 +269,7 @@ def test_what_strangers_see_is_clean(
         page.locator("input[type=password]").fill(f"guess {guess}")
         page.get_by_role("button", name="Sign in").click()
         is_last = guess == LOCKED_OUT_AFTER
-        expect(page.locator("main")).to_contain_text("Too many attempts" if is_last else "don't fit together")
+        expect(page.locator("main")).to_contain_text("Too many attempts" if is_last else "Wrong username or password")
         if guess == 1:
             clean_in_both_looks(page, shot, "stranger-login-refused")
     clean_in_both_looks(page, shot, "stranger-locked-out")

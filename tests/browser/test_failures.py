@@ -34,7 +34,7 @@ def test_find_the_failing_service_read_why_replay_the_group_and_see_it_drain(
     attention = page.locator("ul.attention")
     expect(attention).to_contain_text(f"{SENT} dead messages of {service}")
     shot(f"act-overview-{look}")
-    attention.get_by_role("listitem").filter(has_text=f"A new kind of failure of {service}").get_by_role(
+    attention.get_by_role("listitem").filter(has_text=f"New failure of {service}").get_by_role(
         "link", name="Investigate"
     ).click()
 
@@ -77,18 +77,18 @@ def test_find_the_failing_service_read_why_replay_the_group_and_see_it_drain(
         expect(operation).to_contain_text(f"{SENT} of {SENT} done", timeout=WORKERS)
         expect(operation.locator("tbody .badge.delivered")).to_have_count(SENT, timeout=WORKERS)
     page.goto(where)
-    expect(panel).to_contain_text("0 without a replay that is under way or delivered")
+    expect(panel).to_contain_text("0 left to replay")
     shot(f"act-drained-{look}")
 
     # Resolve it, and say what was learnt.
     page.get_by_role("button", name="Resolve").click()
     expect(page.locator("#failure .badge.resolved")).to_be_visible()
-    page.get_by_text("Write a note, or say who sees to it").click()
+    page.get_by_text("Add a note or an assignee").click()
     page.locator("#id_note").fill("See https://wiki.example/stock")
     page.get_by_label("Assignee").select_option("ruth")
-    page.get_by_role("button", name="Keep").click()
+    page.get_by_role("button", name="Save").click()
     expect(page.get_by_role("link", name="https://wiki.example/stock")).to_be_visible()
-    expect(page.locator("#note")).to_contain_text("ruth sees to it")
+    expect(page.locator("#note")).to_contain_text("Assigned to ruth")
     expect_clean(page)
     page.goto(f"/failures/?service={service}")
     expect(page.locator("#failures")).to_contain_text(f"Nothing is open for {service}")

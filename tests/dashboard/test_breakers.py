@@ -66,7 +66,7 @@ def test_steering_never_leads_to_another_site() -> None:
 def test_a_viewer_sees_the_tiles_and_cannot_steer() -> None:
     a_service()
     client = browser(Role.VIEWER)
-    assert "Steer" not in words(client.get("/breakers/"))
+    assert "Override" not in words(client.get("/breakers/"))
     assert client.post("/services/billing/breaker/", {"action": "open", "reason": "x"}).status_code == 403
     assert Runtime.objects.get().state == "closed"
 
