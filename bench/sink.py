@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 SOURCE = Path(__file__).with_name("sink.c")
 
@@ -65,7 +66,7 @@ class Receiving(asyncio.Protocol):
     calls = 0
     seen: set[int] = set()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: Any) -> None:
         self.transport, self.unread = transport, b""
 
     def data_received(self, data: bytes) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import NoReturn
 
 import pytest
 from django.db import connection
@@ -68,7 +69,7 @@ def test_a_key_is_free_again_after_a_refusal_and_after_an_exception() -> None:
     assert not IdempotentAnswer.objects.exists()
 
 
-def _broken() -> list[HttpResponse | Exception]:
+def _broken() -> NoReturn:
     raise RuntimeError
 
 

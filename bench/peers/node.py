@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from typing import Any
 
 from bench import dependencies
 from bench.messages import body
@@ -63,8 +64,9 @@ class BullMQ(RedisPeer):
         return int(ground.broker.zcard("bull:bench:completed"))
 
     def numbers(self, ground: RedisGround) -> Iterator[bytes | None]:
-        for job in ground.broker.zrange("bull:bench:completed", 0, -1):
-            yield ground.broker.hget(f"bull:bench:{job.decode()}", "returnvalue")
+        broker: Any = ground.broker
+        for job in broker.zrange("bull:bench:completed", 0, -1):
+            yield broker.hget(f"bull:bench:{job.decode()}", "returnvalue")
 
 
 class Graphile(PostgresPeer):

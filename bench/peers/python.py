@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Iterator
+from typing import Any
 
 from bench import dependencies
 from bench.messages import body
@@ -31,7 +32,8 @@ class Huey(RedisPeer):
         return int(ground.broker.hlen("huey.results.bench"))
 
     def numbers(self, ground: RedisGround) -> Iterator[int]:
-        for value in ground.broker.hvals("huey.results.bench"):
+        values: Any = ground.broker.hvals("huey.results.bench")
+        for value in values:
             yield pickle.loads(value)
 
 

@@ -68,7 +68,7 @@ def _p95(on: str, hanging: str, recorder: Recorder, options: Options) -> float:
     """The p95 of the services that do not hang, in seconds; infinite where a message did not come."""
     database, seconds = options.site.fresh(on), options.scaled(SECONDS, least=2)
     recorder.reset()
-    others = [
+    others: list[dict[str, Any]] = [
         {
             "service": {"name": f"other-{number}", "base_url": recorder.url(OTHERS + number)},
             "messages": RATE[on] * seconds // (SERVICES - 1),

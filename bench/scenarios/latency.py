@@ -136,7 +136,12 @@ def _send(options: argparse.Namespace) -> list[tuple[float, float]]:
 
     service = Service.objects.create(name="sink", base_url=options.url)
     if options.way == "accept":
-        draft = {"service": service, "method": "POST", "path": "/hook", "content_type": "application/json"}
+        draft: dict[str, Any] = {
+            "service": service,
+            "method": "POST",
+            "path": "/hook",
+            "content_type": "application/json",
+        }
         accept = lambda number: Message.objects.accept([Draft(**draft, body=body(number))])  # noqa: E731
     else:
         accept = _poster(options.port)

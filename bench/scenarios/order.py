@@ -72,7 +72,7 @@ def _order(on: str, recorder: Recorder, options: Options, missed: list[str]) -> 
         )
         killed = 0
         for part in (4, 2):
-            until(lambda part=part: recorder.count() >= KEYS * each // part, within=ENDS_WITHIN)
+            until(lambda: recorder.count() >= KEYS * each // part, within=ENDS_WITHIN)  # noqa: B023
             killed += _kill_a_busy_pump(database)
         all_finished(database, within=ENDS_WITHIN)
         calls = recorder.calls()

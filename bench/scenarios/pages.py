@@ -201,7 +201,7 @@ def _examples(route: str) -> Iterator[dict[str, Any]]:
     yield {"name": "seeded-01"}
     yield {"public_id": one.public_id if one else ""}
     yield {"name": "seeded-01", "public_id": one.public_id if one else ""}
-    key = SavedView.objects.first() if route.startswith("view") else Account.objects.first()
+    key: Any = SavedView.objects.first() if route.startswith("view") else Account.objects.first()
     if route.startswith("token"):
         key = Token.objects.first()
     yield {"pk": key.pk if key else 0}

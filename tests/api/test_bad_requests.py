@@ -10,7 +10,7 @@ import pytest
 from django.utils import timezone
 
 from integrations.api import api
-from integrations.models import Endpoint, Message, Token
+from integrations.models import Endpoint, Message, Role, Token
 from integrations.models.operation import Kind
 from integrations.operators import bulk_operations
 from tests.api.test_failures import failed
@@ -79,7 +79,7 @@ def test_a_bad_body_is_refused_by_every_call(admin: Api, calls: list[tuple[str, 
 def test_a_wrong_type_a_huge_body_and_a_bad_token_are_refused_by_every_call(
     admin: Api, viewer: Api, calls: list[tuple[str, str]]
 ) -> None:
-    unknown, expired = Api(viewer.token, "sbt_nothing"), Api(*Token.objects.issue("old", viewer.token.role))
+    unknown, expired = Api(viewer.token, "sbt_nothing"), Api(*Token.objects.issue("old", Role(viewer.token.role)))
     Token.objects.filter(pk=expired.token.pk).update(expires_at=timezone.now() - timedelta(seconds=1))
     for method, path in calls:
         is_problem(admin.call(method, path, b"name=a", content_type="text/plain"), 415)

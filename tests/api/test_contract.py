@@ -29,7 +29,8 @@ def missing(names: Iterable[str]) -> list[str]:
 
 
 def choices(field: str) -> list[str]:
-    return [value for value, _ in Attempt._meta.get_field(field).choices or ()]
+    column: Any = Attempt._meta.get_field(field)
+    return [value for value, _ in column.choices or ()]
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ class Served:
             _close_connections(pool._threads)
 
     @contextmanager
-    def stream(self, topics: str = "", *, last_id: int | None = None, **headers: str) -> Iterator[Stream]:
+    def stream(self, topics: str = "", *, last_id: int | None = None, **headers: Any) -> Iterator[Stream]:
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         sent |= {} if last_id is None else {"Last-Event-ID": str(last_id)}
         with (
@@ -150,7 +150,7 @@ def cookie_of(browser: Client) -> str:
     return "; ".join(f"{name}={morsel.value}" for name, morsel in browser.cookies.items())
 
 
-def bearer(caller: Api) -> dict[str, str]:
+def bearer(caller: Api) -> dict[str, Any]:
     return {"Authorization": f"Bearer {caller.secret}"}
 
 

@@ -6,14 +6,13 @@ from typing import Any
 
 import pytest
 from django.db import connection
-from django.http import HttpResponse
 from django.utils import timezone
 
 from integrations.models import IdempotentAnswer, Message, Role, Service, Source, Status, Token
 from integrations.models.idempotency import IdempotentAnswerQuerySet
 from integrations.registration.registry import register
 from integrations.schemas.service import ServiceIn
-from tests.support.calling import Api, is_problem
+from tests.support.calling import Answered, Api, is_problem
 
 SENT = {"service": "billing", "path": "/in", "body": {"n": 1}}
 
@@ -94,7 +93,7 @@ def test_a_fault_while_storing_leaves_no_message(
 def test_of_many_at_once_one_runs_and_the_others_get_its_answer() -> None:
     register(ServiceIn(name="billing", base_url="https://billing.example.com"), actor="person test", source=Source.FORM)
     operator = Api(*Token.objects.issue("a", Role.OPERATOR))
-    answers: list[HttpResponse] = []
+    answers: list[Answered] = []
     start = threading.Barrier(6)
 
     def send() -> None:

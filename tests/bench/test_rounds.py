@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -13,23 +15,20 @@ from bench.messages import BODY_SIZE, body
 from tests.bench.test_checks import WHOLE
 
 
-class Somebody:
-    def __init__(self, name: str, family: str = "", missing: str = "") -> None:
-        self.name, self.family, self._missing = name, family, missing
-
-    def missing(self) -> str:
-        return self._missing
+def somebody(name: str, family: str = "", missing: str = "") -> Any:
+    """As much of a contender as the rounds look at."""
+    return SimpleNamespace(name=name, family=family, missing=lambda: missing)
 
 
 def test_every_second_round_runs_backwards():
     turns = []
-    wanted = [(Somebody("a"), "sqlite"), (Somebody("b"), "sqlite")]
+    wanted = [(somebody("a"), "sqlite"), (somebody("b"), "sqlite")]
     rounds(wanted, 3, lambda contender, on: turns.append(contender.name) or WHOLE)
     assert turns == ["a", "b", "b", "a", "a", "b"]
 
 
 def test_a_peer_that_cannot_be_had_is_left_out_with_one_line():
-    runs, left_out = rounds([(Somebody("theirs", "node", "no node on this machine"), "redis")], 2, lambda *_: WHOLE)
+    runs, left_out = rounds([(somebody("theirs", "node", "no node on this machine"), "redis")], 2, lambda *_: WHOLE)
     assert (runs, left_out) == ([], {"theirs": "no node on this machine"})
 
 
@@ -40,7 +39,7 @@ def test_a_peer_that_does_not_start_is_left_out_from_then_on():
         tries.append(contender.name)
         raise RuntimeError("it did not start:\na traceback\nAddress already in use")
 
-    runs, left_out = rounds([(Somebody("theirs", "python"), "redis")], 3, fail)
+    runs, left_out = rounds([(somebody("theirs", "python"), "redis")], 3, fail)
     assert (runs, left_out) == ([], {"theirs": "Address already in use"})
     assert tries == ["theirs"]
 
@@ -50,7 +49,7 @@ def test_switchboard_itself_is_never_left_out():
         raise RuntimeError("it did not start")
 
     with pytest.raises(RuntimeError):
-        rounds([(Somebody("ours", "cluster"), "sqlite")], 1, fail)
+        rounds([(somebody("ours", "cluster"), "sqlite")], 1, fail)
 
 
 def test_what_was_run_counts_after_an_interruption():
@@ -62,7 +61,7 @@ def test_what_was_run_counts_after_an_interruption():
         except StopIteration:
             raise KeyboardInterrupt from None
 
-    runs, _ = rounds([(Somebody("a"), "sqlite")], 5, run)
+    runs, _ = rounds([(somebody("a"), "sqlite")], 5, run)
     assert runs == [WHOLE]
 
 

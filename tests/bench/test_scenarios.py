@@ -14,7 +14,7 @@ from bench.scenarios import latency
 
 @pytest.fixture
 def options():
-    return scenarios.Options(site=None)  # type: ignore[arg-type]
+    return scenarios.Options(site=None)
 
 
 def a_scenario(monkeypatch, run):
@@ -51,7 +51,7 @@ def test_a_scenario_that_fails_ends_alone(options, monkeypatch, capsys):
 
 def test_sizes_follow_the_scale(options):
     assert options.scaled(20_000) == 20_000
-    small = scenarios.Options(site=None, scale=0.001)  # type: ignore[arg-type]
+    small = scenarios.Options(site=None, scale=0.001)
     assert (small.scaled(20_000), small.scaled(100)) == (20, 1)
 
 

@@ -101,7 +101,7 @@ class Person:
             page.locator("input[type=password]").fill(self.password)
             page.get_by_role("button", name="Sign in").click()
             expect(page.locator("h1")).to_contain_text("Overview")
-            self.cookies = page.context.cookies()
+            self.cookies = list(page.context.cookies())
         page.context.add_cookies(self.cookies)
 
 

@@ -105,7 +105,7 @@ def town(installation: Installation, token: str) -> Iterator[dict[str, str]]:
     """One object for each kind of page: the ids, by their name in braces above."""
     with Receiver() as sink, installation.api(token) as api:
         sink.decide(_judged)
-        services = {
+        services: dict[str, dict[str, object]] = {
             "town": {"retry": {"max_attempts": 1}, "owner": "the people of the town", "tags": ["everything"]},
             "town-paused": {},
             "town-down": {"breaker": {"consecutive_failures": 1, "open_for": 3600}},

@@ -76,7 +76,7 @@ def queue(billing: Service) -> Callable[..., Message]:
         from integrations.models import Draft, Message
 
         names = {field.name for field in of(Draft)}
-        drafted = {"service": billing, "method": "POST", "path": "/orders", "body": b"{}"}
+        drafted: dict[str, Any] = {"service": billing, "method": "POST", "path": "/orders", "body": b"{}"}
         drafted |= {"content_type": "application/json"}
         drafted |= {name: value for name, value in fields.items() if name in names}
         message = Message.objects.accept([Draft(**drafted)])[0]

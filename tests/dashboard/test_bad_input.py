@@ -11,18 +11,30 @@ from urllib.parse import urlencode, urljoin, urlsplit
 import pytest
 from django.core import signing
 from django.db import transaction
-from django.http import HttpResponse
 from django.test import Client
 from django.urls import URLPattern
 from django.utils import timezone
 
 from integrations.delivery import failure_groups
-from integrations.models import Account, Attempt, Draft, Endpoint, Failure, Message, SavedView, Service, Token, Trigger
+from integrations.models import (
+    Account,
+    Attempt,
+    Draft,
+    Endpoint,
+    Failure,
+    Message,
+    Role,
+    SavedView,
+    Service,
+    Token,
+    Trigger,
+)
 from integrations.models.operation import Kind
 from integrations.operators import bulk_operations
 from integrations.registration import endpoints
 from integrations.schemas.service import EndpointIn
 from tests.dashboard.test_access import routes
+from tests.support.calling import Answered
 from tests.support.signed_in import a_service, browser
 
 pytestmark = pytest.mark.django_db
@@ -81,9 +93,9 @@ def world() -> World:
     operation = bulk_operations.plan(Kind.REPLAY, "status:dead", by=f"person {SPITE}", reason=SPITE, dry_run=True)
     while bulk_operations.step(operation.pk):
         pass
-    admin = browser("admin", name="ada")
+    admin = browser(Role.ADMIN, name="ada")
     ada = Account.objects.get(username="ada")
-    token, _ = Token.objects.issue(SPITE[:60], "viewer")
+    token, _ = Token.objects.issue(SPITE[:60], Role.VIEWER)
     view = SavedView.objects.create(account=ada, name=SPITE[:60], query=urlencode({"q": SPITE}), shared=True)
     return World(
         admin,
@@ -162,7 +174,7 @@ class Markup(HTMLParser):
             self._fields.setdefault(name, given.get("value", ""))
 
 
-def read(answer: HttpResponse) -> str:
+def read(answer: Answered) -> str:
     return (b"".join(answer) if answer.streaming else answer.content).decode()
 
 
@@ -244,7 +256,7 @@ def test_a_search_that_cannot_be_read_is_answered_in_words(world: World) -> None
         answered_in_words(world.admin.post("/operations/new/", {"kind": "cancel", "all": "1", "q": search}), search)
 
 
-def answered_in_words(answer: HttpResponse, what: str) -> str:
+def answered_in_words(answer: Answered, what: str) -> str:
     """The response: no fault of ours, and no refusal without a reason."""
     page = read(answer)
     assert answer.status_code < 500, what

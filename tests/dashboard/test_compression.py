@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from integrations.models import Message, Token
+from integrations.models import Message, Role, Token
 
 GZIP = {"Accept-Encoding": "gzip, deflate, br"}
 STYLES = "/static/console.css"
@@ -26,7 +26,7 @@ def unpacked(answer: Any) -> bytes:
 
 
 def test_a_page_is_compressed_and_the_api_is_not(operator: Client) -> None:
-    _, secret = Token.objects.issue("reader", "viewer", None)
+    _, secret = Token.objects.issue("reader", Role.VIEWER, None)
     page, packed = operator.get("/services/new/"), operator.get("/services/new/", headers=GZIP)
     assert "Content-Encoding" not in page
     assert len(unpacked(packed)) == len(page.content) > 3 * int(packed["Content-Length"])

@@ -34,7 +34,7 @@ def test_ready_says_how_the_work_stands() -> None:
 @pytest.mark.django_db
 def test_not_ready_while_migrations_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(monitoring, "_applied", False)
-    monkeypatch.setattr(monitoring.MigrationExecutor, "migration_plan", lambda *_: ["one to go"])
+    monkeypatch.setattr("dashboard.views.monitoring.MigrationExecutor.migration_plan", lambda *_: ["one to go"])
     answer = Client().get("/readyz")
     assert (answer.status_code, answer.json()["migrations"]) == (503, False)
 

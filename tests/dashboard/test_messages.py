@@ -179,7 +179,7 @@ def test_a_search_without_an_index_says_that_it_is_bounded(viewer: Client, queue
     page = page_of(viewer, "/messages/?q=/wanted")
     assert old.public_id not in page
     assert "Searched the newest 3 messages" in page.replace("100,000", "3")
-    older = re.search(r'href="([^"]+)">Search older ones', page)[1].replace("&amp;", "&")  # type: ignore[index]
+    older = re.search(r'href="([^"]+)">Search older ones', page)[1].replace("&amp;", "&")
     page = page_of(viewer, f"/messages/{older}")
     assert old.public_id in page
     assert "Search older" not in page
@@ -188,8 +188,8 @@ def test_a_search_without_an_index_says_that_it_is_bounded(viewer: Client, queue
 def test_rows_on_the_screen_change_in_place_and_new_ones_are_only_counted(viewer: Client, queue: Queue) -> None:
     message = queue()
     page = page_of(viewer, "/messages/?status=pending")
-    url = re.search(r'hx-get="(/_p/messages/\?[^"]+)"', page)[1].replace("&amp;", "&")  # type: ignore[index]
-    version = re.search(r'id="messages".*?"v": "(\w+)"', page, re.DOTALL)[1]  # type: ignore[index]
+    url = re.search(r'hx-get="(/_p/messages/\?[^"]+)"', page)[1].replace("&amp;", "&")
+    version = re.search(r'id="messages".*?"v": "(\w+)"', page, re.DOTALL)[1]
     assert viewer.get(f"{url}&v={version}").status_code == 204
     Message.objects.filter(pk=message.pk).update(status="delivered", due_at=None)
     new = queue()

@@ -226,7 +226,7 @@ def test_a_count_ends_at_its_cap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service_stats, "WAITING_CAP", 5)
     service = a_service()
     messages_of(service, Status.PENDING, 9)
-    [standing] = service_stats.standings(type(service)._default_manager.all(), timezone.now())  # type: ignore[arg-type]
+    [standing] = service_stats.standings(type(service)._default_manager.all(), timezone.now())
     assert standing.waiting == 5
     assert Message.objects.count() == 9
 

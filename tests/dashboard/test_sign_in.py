@@ -11,18 +11,18 @@ import pytest
 from django.conf import settings
 from django.contrib.auth.hashers import MD5PasswordHasher
 from django.db import connection
-from django.http import HttpResponse
 from django.test import Client
 
 from dashboard import sign_in_limits
 from dashboard.views.people import UNKNOWN_NAMES
 from integrations.models import AuditEntry, Role
+from tests.support.calling import Answered
 from tests.support.signed_in import PASSWORD, person, words
 
 pytestmark = pytest.mark.django_db
 
 
-def sign_in(name: str, password: str = "wrong", address: str = "203.0.113.7") -> HttpResponse:
+def sign_in(name: str, password: str = "wrong", address: str = "203.0.113.7") -> Answered:
     return Client(REMOTE_ADDR=address).post("/login/", {"username": name, "password": password})
 
 
@@ -48,7 +48,7 @@ def test_one_address_could_try_any_number_of_names(monkeypatch: pytest.MonkeyPat
 def test_a_limited_address_gets_one_more_attempt_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sign_in_limits, "FAILURES", 1)
     clock = [1000.0]
-    monkeypatch.setattr(sign_in_limits.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr("dashboard.sign_in_limits.time.monotonic", lambda: clock[0])
     limit = sign_in_limits.FailureLimit()
     assert (limit.take("::1"), limit.take("::1")) == (0, 30)
     clock[0] += 30
@@ -116,7 +116,7 @@ def test_any_number_of_passwords_was_hashed_at_once(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(MD5PasswordHasher, "verify", slow)
 
-    def attempt(number: int) -> HttpResponse:
+    def attempt(number: int) -> Answered:
         try:
             return sign_in("vera", PASSWORD, f"203.0.113.{number}")
         finally:

@@ -12,6 +12,7 @@ from django.test import RequestFactory
 from django.utils import timezone
 
 from dashboard import live
+from dashboard.presenters.durations import duration_text
 from dashboard.templatetags import console
 
 
@@ -56,7 +57,7 @@ def test_a_time_says_its_absolute_form_in_the_viewers_zone() -> None:
     ],
 )
 def test_spans_have_at_most_two_units(seconds: float | None, words: str) -> None:
-    assert console.duration_text(seconds) == words
+    assert duration_text(seconds) == words
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def test_the_panel_is_sent_only_when_something_changed(viewer: Client, db: None)
 
     lane = worker(1)
     panel = viewer.get("/_p/workers/").content.decode()
-    version = re.search(r'"v": "(\w+)"', panel)[1]  # type: ignore[index]
+    version = re.search(r'"v": "(\w+)"', panel)[1]
     assert viewer.get(f"/_p/workers/?v={version}").status_code == 204
     Worker.objects.filter(pk=lane.pk).update(in_flight=1)
     assert viewer.get(f"/_p/workers/?v={version}").status_code == 200

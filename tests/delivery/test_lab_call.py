@@ -85,7 +85,7 @@ def test_an_oauth_token_that_the_service_echoes_is_not_stored(register: Register
 
     sink.decide(answer)
     attempt = lab_call.run(lab_call.LabRequest(_with_oauth(register, sink)), actor="a")
-    assert json.loads(attempt.response_body) == {"you sent": "Bearer ••••"}
+    assert json.loads(bytes(attempt.response_body)) == {"you sent": "Bearer ••••"}
     assert sink.last.header("Authorization") == "Bearer fetched-token-1"
     assert b"fetched-token-1" not in bytes(Attempt.objects.get().response_body)
 

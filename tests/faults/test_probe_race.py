@@ -42,7 +42,7 @@ fork = multiprocessing.get_context("fork")
 def test_exactly_the_permitted_probes_are_claimed(places: int, rounds: int) -> None:
     service = a_service(places)
     Message.objects.accept([a_draft(service) for _ in range(MESSAGES)])
-    claimed = fork.Array("i", PROCESSES)
+    claimed: Any = fork.Array("i", PROCESSES)
     gate = fork.Barrier(PROCESSES + 1, timeout=60)
     winners = set[int]()
     with processes(PROCESSES, race, gate, claimed, places, rounds):

@@ -182,7 +182,7 @@ def rows(installation: Installation, query: str) -> list[tuple[Any, ...]]:
         import psycopg
 
         with psycopg.connect(url) as connection:
-            return connection.execute(query).fetchall()  # type: ignore[arg-type]
+            return connection.execute(query).fetchall()
     database = installation.data / "switchboard.sqlite3"
     with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=20)) as opened:
         return opened.execute(query).fetchall()

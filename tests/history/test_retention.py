@@ -32,6 +32,7 @@ from integrations.models import (
     Worker,
     database_now,
 )
+from integrations.models.retention import delete_messages
 from integrations.registration import deletion
 from integrations.workers import housekeeping
 
@@ -304,7 +305,7 @@ def test_a_step_is_bounded_and_a_stop_in_the_middle_leaves_whole_messages(
         whole(ids)
         raise KeyboardInterrupt
 
-    whole = retention.delete_messages
+    whole = delete_messages
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(retention, "delete_messages", killed)
         retention.advance()

@@ -54,7 +54,7 @@ def test_an_interrupted_rotation_goes_on_where_it_stopped(
     services: list[Service], settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(key_rotation, "BATCH", 2)
-    steps = key_rotation.rotate()
+    steps: Any = key_rotation.rotate()
     assert [next(steps).checked for _ in range(2)] == [0, 2]
     steps.close()  # killed here
     assert key_rotation.outdated() == 3

@@ -8,12 +8,11 @@ from typing import Any
 
 import httpx
 import pytest
-from django.http import HttpResponse
 
 from integrations.models import Attempt, AuditEntry, Event, Message, Role, Runtime, Service, Token, database_now
 from integrations.models.message import Status
 from integrations.workers import housekeeping
-from tests.support.calling import Api, is_problem
+from tests.support.calling import Answered, Api, is_problem
 from tests.support.records import in_seconds
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -21,7 +20,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 Register = Callable[..., Service]
 Send = Callable[..., list[Message]]
 Deliver = Callable[..., None]
-Steer = Callable[..., HttpResponse]
+Steer = Callable[..., Answered]
 
 
 @pytest.fixture
@@ -31,7 +30,7 @@ def api(transactional_db: None) -> Api:
 
 @pytest.fixture
 def steer(api: Api) -> Steer:
-    def one(action: str, **fields: Any) -> HttpResponse:
+    def one(action: str, **fields: Any) -> Answered:
         return api.post("/services/billing/breaker", {"action": action, "reason": "their release", **fields})
 
     return one

@@ -54,7 +54,7 @@ class Wire(asyncio.Transport):
         self.protocol = protocol
         protocol.connection_made(self)
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: object) -> None:
         self.loop.call_soon(self.play)
 
     def play(self) -> None:

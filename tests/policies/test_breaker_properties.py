@@ -315,7 +315,8 @@ def test_results_mean_the_same_in_one_batch_or_in_many(policy: BreakerPolicy, le
         Sample(letter in "fb", letter in "sb", letter == "n", 0, START, number) for number, letter in enumerate(letters)
     ]
     whole, whole_changes = apply_results(BreakerState(), policy, samples, START, concurrency=10, backlog=False)
-    state, changes = BreakerState(), ()
+    state = BreakerState()
+    changes: tuple[Transition, ...] = ()
     edges = [0, *sorted(cuts), len(samples)]
     for start, end in pairwise(edges):
         state, more = apply_results(state, policy, samples[start:end], START, concurrency=10, backlog=False)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from integrations.policies.limits import USED_OF_RATE, Limits, Timeout, budget_left, record, share, slots
+from integrations.policies.limits import USED_OF_RATE, Limits, Recent, Timeout, budget_left, record, share, slots
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -142,7 +142,7 @@ def test_calls_count_for_a_minute_and_no_longer() -> None:
 
 
 def test_recent_stays_small_and_sums_within_a_bucket() -> None:
-    recent = ()
+    recent: Recent = ()
     for second in range(600):
         recent = record(recent, NOW + timedelta(seconds=second), 2, 1)
     assert len(recent) == 12
@@ -163,7 +163,8 @@ def test_a_clock_that_moved_back_neither_forgets_nor_pins_retries() -> None:
 
 @given(st.lists(st.tuples(st.integers(-100, 100), st.integers(0, 50), st.integers(0, 50)), max_size=40))
 def test_a_budget_is_never_negative_and_its_rows_stay_in_order(steps) -> None:
-    recent, now = (), NOW
+    recent: Recent = ()
+    now = NOW
     for step, calls, retries in steps:
         now += timedelta(seconds=step)
         recent = record(recent, now, calls, retries)

@@ -185,16 +185,15 @@ class Guardian:
             data.mkdir(mode=0o700)
             if owner:
                 shutil.chown(data, owner["user"], owner["group"])
-            initdb = [binaries / "initdb", "--auth=trust", "--username=postgres", "--encoding=utf8", "--locale=C.UTF-8"]
-            made = subprocess.run(
-                [*initdb, "--no-sync", "-D", data], cwd=self.folder, capture_output=True, text=True, **owner
-            )
+            initdb = [str(binaries / "initdb"), "--auth=trust", "--username=postgres", "--encoding=utf8"]
+            initdb += ["--locale=C.UTF-8", "--no-sync", "-D", str(data)]
+            made = subprocess.run(initdb, cwd=self.folder, capture_output=True, text=True, **owner)
             if made.returncode:
                 raise RuntimeError(made.stderr)
             data.chmod(0o700)
             with (data / "pg_hba.conf").open("a") as rules:
                 rules.write("host all all samenet trust\n")
-        settings = (f"listen_addresses={os.environ.get(LISTEN, '')}",)
+        settings: tuple[str, ...] = (f"listen_addresses={os.environ.get(LISTEN, '')}",)
         settings += POSTGRES_SETTINGS if os.environ.get(FSYNC) == "1" else POSTGRES_SETTINGS + WITHOUT_FSYNC
         options = [word for setting in settings for word in ("-c", setting)]
         self._run("postgres", [binaries / "postgres", "-D", data, "-k", data, *options], log, owner)

@@ -45,6 +45,7 @@ class Installation:
         """``on``: "postgres", with a PostgreSQL and a Redis database of its own, or "sqlite", in its folder.
         ``migrated``: whether the database has its tables before the first start, which is then 1.5 s faster."""
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._servers = servers
         self.folder = folder
         self.data = folder / "data"
         self.arguments = arguments
@@ -217,7 +218,8 @@ class Installation:
 
     def another(self, *arguments: str) -> Installation:
         """A second `manage.py up` on the same database, not started: another machine, or on SQLite the same one."""
-        other = Installation(self.folder / f"another-{next(_numbers)}", arguments=arguments)
+        folder = self.folder / f"another-{next(_numbers)}"
+        other = Installation(folder, self._servers, arguments, on="sqlite", migrated=False)
         data = str(other.data) if "SWITCHBOARD_DATABASE_URL" in self.env else self.env["SWITCHBOARD_DATA"]
         other.env = self.env | {OWN_MARK: other._mark, "SWITCHBOARD_DATA": data}
         return other

@@ -25,7 +25,8 @@ class Served:
         listener = socket.create_server(("127.0.0.1", 0))
         self.address: tuple[str, int] = listener.getsockname()
         self.url = f"http://127.0.0.1:{self.address[1]}"
-        standard = {"lifespan": "off", "log_config": None, "timeout_graceful_shutdown": 5, "http": LimitedHttpProtocol}
+        standard: dict[str, Any] = {"lifespan": "off", "log_config": None, "timeout_graceful_shutdown": 5}
+        standard |= {"http": LimitedHttpProtocol}
         config = uvicorn.Config(application, **standard | settings)
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [listener]})

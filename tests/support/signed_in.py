@@ -9,13 +9,13 @@ from html import unescape
 from typing import Any
 
 from django.contrib.auth.hashers import make_password
-from django.http import HttpResponse
 from django.test import Client
 from django.utils import timezone
 
 from integrations.models import Account, Message, Role, Service, Source, Status
 from integrations.registration.registry import register
 from integrations.schemas.service import ServiceIn
+from tests.support.calling import Answered
 
 PASSWORD = "correct-horse-battery-9"
 
@@ -63,7 +63,7 @@ def trip(service: Service, reason: str = "5 calls in a row failed") -> None:
     runtime.save()
 
 
-def words(response: HttpResponse) -> str:
+def words(response: Answered) -> str:
     """The visible words of a page: no tags, single spaces."""
     body = re.sub(r"(?s)<(script|style|title)\b.*?</\1>", " ", response.content.decode())
     return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]*>", " ", body))).strip()

@@ -226,7 +226,7 @@ async def closes_at_once(peer: Peer) -> None:
 async def dripping(peer: Peer) -> None:
     """A byte of the body every 0.2 s: each read succeeds, the whole never does."""
     await peer.request()
-    await peer.say(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n", *([b"x", 0.2] * 100))
+    await peer.say(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n", *((b"x", 0.2) * 100))
 
 
 async def endless(peer: Peer) -> None:
@@ -254,7 +254,8 @@ async def endless_header(peer: Peer) -> None:
 async def answers_before_reading(peer: Peer) -> None:
     """Says 413 after the head, and never reads the body."""
     await peer.reader.readuntil(b"\r\n\r\n")
-    peer.writer.transport.pause_reading()
+    reading: Any = peer.writer.transport
+    reading.pause_reading()
     await peer.say(status(413), 2.0)
 
 

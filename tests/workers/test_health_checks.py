@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from integrations.models import Attempt, Event, Health, Runtime, Service, Tally
+from integrations.outbound.outcome import Outcome
 from integrations.policies.health import DOWN_AFTER, HealthState, is_expected, next_state
 from integrations.workers import health_checks
 from tests.support.receiver import Receiver
@@ -178,7 +179,7 @@ def test_only_the_newest_checks_are_kept(service: Service, deliver: Deliver, mon
 def test_a_service_deleted_meanwhile_leaves_nothing(service: Service) -> None:
     (check,) = health_checks.claim()
     service.delete()
-    health_checks.record(check, None, health_checks.Outcome(status_code=200))
+    health_checks.record(check, None, Outcome(status_code=200))
     assert not Attempt.objects.exists()
 
 
