@@ -55,6 +55,7 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "dashboard.middleware.any_host_for_monitoring",
     "django.middleware.security.SecurityMiddleware",
     "dashboard.compression.Compression",
     "whitenoise.middleware.WhiteNoiseMiddleware",

@@ -42,6 +42,7 @@ class LineFormatter(logging.Formatter):
         start = f"{moment} {record.levelname.lower()} {record.name} "
         messages = [record.getMessage(), *getattr(record, "further", ())]
         text = "\n".join(start + message.replace("\r", "\\r").replace("\n", "\\n") for message in messages)
-        if record.exc_info:
+        # A refusal (4xx) is no fault: Django attaches the exception, and clients without an account can cause many.
+        if record.exc_info and getattr(record, "status_code", 500) >= 500:
             text += "\n" + self.formatException(record.exc_info)
         return text

@@ -6,7 +6,8 @@ from ipaddress import ip_address
 from typing import Any
 
 from django.conf import settings
-from django.db import DatabaseError, connection
+from django.db import Error as DatabaseErrors
+from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.utils import timezone
@@ -32,15 +33,16 @@ def healthz(request: HttpRequest) -> HttpResponse:
 @public
 @never_cache
 def readyz(request: HttpRequest) -> HttpResponse:
-    """Readiness: 200 if the database responds and its migrations are applied, else 503; with counts of the work."""
+    """Readiness: 200 if the migrations are applied and every query of this view succeeds, else 503; with counts of the
+    work."""
     report: dict[str, Any] = {"database": False, "migrations": False}
     try:
         report["migrations"] = _migrations_are_applied()
         report["database"] = True
         if report["migrations"]:
             report |= _work()
-    except DatabaseError as error:
-        report["error"] = type(error).__name__
+    except DatabaseErrors as error:
+        report |= {"database": False, "error": type(error).__name__}
     report["redis"] = _redis()
     is_ready = report["database"] and report["migrations"]
     return JsonResponse({"status": "ready" if is_ready else "not ready", **report}, status=200 if is_ready else 503)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 from unittest import mock
 
 import pytest
-from django.db import OperationalError, connection
+from django.db import InterfaceError, OperationalError, connection
 from django.test import Client, RequestFactory
 from django.utils import timezone
 
+from dashboard.asgi import application
 from dashboard.views import errors, monitoring
-from integrations.models import Status
+from integrations.logs import LineFormatter
+from integrations.models import Role, Status
+from tests.support.serving import Served
 from tests.support.signed_in import a_service, browser, messages_of, words
 
 
@@ -47,6 +52,64 @@ def test_not_ready_while_the_database_is_away(monkeypatch: pytest.MonkeyPatch) -
     assert answer.status_code == 503
     assert answer.json()["database"] is False
     assert "secret host name" not in answer.content.decode()
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("error", [OperationalError("the disk is full"), InterfaceError("the connection is closed")])
+def test_not_ready_if_a_query_of_its_own_failed(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(monitoring, "oldest_due", fail)
+    answer = Client().get("/readyz")
+    assert (answer.status_code, answer.json()["status"]) == (503, "not ready")
+    assert answer.json()["database"] is False
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("host", ["10.1.2.3", "10.1.2.3:8000", "[fe80::1]", "switchboard.internal", "not a host"])
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
+def test_monitoring_responds_whatever_the_host(path: str, host: str, settings: Any) -> None:
+    settings.ALLOWED_HOSTS = ["console.example.com"]
+    assert Client().get(path, headers={"Host": host}).status_code == 200
+    assert Client().get("/login/", headers={"Host": host}).status_code == 400
+
+
+@pytest.mark.django_db
+def test_the_native_healthz_responds_whatever_the_host(settings: Any) -> None:
+    settings.ALLOWED_HOSTS = ["console.example.com"]
+    served = Served(application)
+    try:
+        requests = [{"method": "GET", "url": "/healthz", "headers": {"Host": "10.1.2.3"}}]
+        (answer,) = served.send(*requests)
+    finally:
+        served.close()
+    assert answer.json() == {"status": "ok"}
+    assert "x-content-type-options" in answer.headers
+
+
+@pytest.fixture
+def logged() -> Iterator[list[str]]:
+    """The text of each record that the console logs."""
+    records: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: records.append(LineFormatter().format(record))  # type: ignore[method-assign]
+    logging.getLogger("django").addHandler(handler)
+    yield records
+    logging.getLogger("django").removeHandler(handler)
+
+
+@pytest.mark.django_db
+def test_a_403_is_one_line_in_the_log(logged: list[str]) -> None:
+    assert browser(Role.VIEWER).get("/audit/").status_code == 403
+    (text,) = logged
+    assert "/audit/" in text
+    assert "\n" not in text
+
+
+def test_a_refused_host_is_one_line_in_the_log(logged: list[str]) -> None:
+    assert Client().get("/login/", headers={"Host": "evil.example"}).status_code == 400
+    assert all("\n" not in text for text in logged)
 
 
 def test_the_page_for_a_crash_asks_nothing_of_the_database(rf: RequestFactory) -> None:
