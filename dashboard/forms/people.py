@@ -11,13 +11,13 @@ from django.contrib.auth.password_validation import password_validators_help_tex
 from django.core.exceptions import ValidationError
 from django.core.validators import RegexValidator
 
-from integrations.models import Account, Role
+from integrations.models import Account, Role, Token
 
 ROLE_HELP = "A viewer reads; an operator also acts; an admin also manages people, tokens and deletion."
 NAME_TAKEN = "This username is taken. Choose another one."
 LIFETIMES = {
     "": ("Never", None),
-    "365d": ("In 1 year", timedelta(days=365)),
+    "365d": ("In 1 year", Token.objects.DEFAULT_LIFETIME),
     "90d": ("In 90 days", timedelta(days=90)),
     "30d": ("In 30 days", timedelta(days=30)),
     "1d": ("In 24 hours", timedelta(days=1)),
@@ -113,6 +113,14 @@ class PersonEditForm(_PasswordRules):
         super().__init__(*args, **kwargs)
         self.owner = owner
         self.present = owner.is_active
+        if created := Token.objects.filter(created_by=owner).count():
+            tokens = "1 API token" if created == 1 else f"{created} API tokens"
+            self.fields[
+                "role"
+            ].help_text = f"{ROLE_HELP} This account created {tokens}; a lower role deletes those that may do more."
+            self.fields[
+                "is_active"
+            ].help_text = f"“No” ends all their sessions at once and deletes the {tokens} they created."
         self.fields["password"].help_text = f"Leave empty to keep the current one. {self.fields['password'].help_text}"
 
     def clean_is_active(self) -> bool:
@@ -131,4 +139,5 @@ class TokenForm(forms.Form):
 
     @property
     def lifetime(self) -> timedelta | None:
-        return LIFETIMES[self.cleaned_data["expires"]][1]
+        # A script that sends no choice gets the default; a browser sends the empty one for “Never”.
+        return LIFETIMES[self.cleaned_data["expires"] if "expires" in self.data else "365d"][1]

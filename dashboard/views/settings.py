@@ -6,7 +6,9 @@ from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth import update_session_auth_hash
+from django.core.exceptions import PermissionDenied
 from django.db import IntegrityError, transaction
+from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.utils import timezone
@@ -76,35 +78,49 @@ def person_edit(request: HttpRequest, pk: int) -> HttpResponse:
         initial={"role": account.role, "is_active": "on" if account.is_active else "off"},
     )
     if form.is_valid():
-        refusal = _change_person(account, form.cleaned_data, actor(request))
+        refusal, ended = _change_person(account, form.cleaned_data, actor(request))
         if refusal is None:
             if form.cleaned_data["password"] and account == person(request):
                 update_session_auth_hash(request, account)
-            messages.success(request, f"{account.username} saved.")
+            messages.success(request, f"{account.username} saved.{_ended_text(ended)}")
             return see_other("settings")
         form.add_error(None, refusal)
     return form_page(request, "settings/person.html", {"form": form, "account": account}, is_refused=form.is_bound)
 
 
 @transaction.atomic
-def _change_person(account: Account, given: dict[str, Any], by: str) -> str | None:
-    """Change an account. Returns None, or the reason of a refusal. The admins' rows are locked, so that two admins
-    cannot remove each other at the same time."""
-    admins = Account.objects.select_for_update().filter(role=Role.ADMIN, is_active=True).order_by("pk")
-    others = [other for other in admins if other.pk != account.pk]
+def _change_person(account: Account, given: dict[str, Any], by: str) -> tuple[str | None, list[Token]]:
+    """Change an account, and end the tokens that it created and that may now do more than it may. Returns the reason
+    of a refusal, or None, and those tokens.
+
+    The admins' rows are locked, so that two admins cannot remove each other at the same time, and the account's own,
+    so that it creates no token at the same time."""
+    is_admin = Q(role=Role.ADMIN, is_active=True)
+    locked = Account.objects.select_for_update().filter(is_admin | Q(pk=account.pk)).order_by("pk")
+    others = [other for other in locked if other.pk != account.pk]
     stays_admin = given["role"] == Role.ADMIN and given["is_active"]
     if account.may(Role.ADMIN) and not stays_admin and not others:
-        return f"{account.username} is the last active admin. Make another account an admin first."
+        return f"{account.username} is the last active admin. Make another account an admin first.", []
     before = {"role": account.role, "is_active": account.is_active}
     account.role, account.is_active = given["role"], given["is_active"]
     if given["password"]:
         account.set_password(given["password"])
     account.save()
-    after = {"role": account.role, "is_active": account.is_active}
+    after: dict[str, Any] = {"role": account.role, "is_active": account.is_active}
     if given["password"]:
         after["password"] = "changed"  # noqa: S105 - the fact, not the password
+    ended = Token.objects.end_exceeding(account, by)
+    if ended:
+        after["tokens_deleted"] = [token.name for token in ended]
     AuditEntry.objects.record(by, "person.changed", account.username, before=before, after=after)
-    return None
+    return None, ended
+
+
+def _ended_text(ended: list[Token]) -> str:
+    if not ended:
+        return ""
+    names = ", ".join(token.name for token in ended)
+    return f" Deleted the API tokens created by this account that had more rights: {names}."
 
 
 # ---- tokens -------------------------------------------------------------------------------------------------------
@@ -117,7 +133,11 @@ def token_new(request: HttpRequest) -> HttpResponse:
         return form_page(request, "settings/token.html", {"form": form}, is_refused=form.is_bound)
     given = form.cleaned_data
     with transaction.atomic():
-        token, secret = Token.objects.issue(given["name"], given["role"], form.lifetime, by=person(request))
+        # Locked and checked again: another admin may be deactivating this account.
+        creator = Account.objects.select_for_update().get(pk=person(request).pk)
+        if not creator.may(Role.ADMIN):
+            raise PermissionDenied
+        token, secret = Token.objects.issue(given["name"], given["role"], form.lifetime, by=creator)
         AuditEntry.objects.record(
             actor(request), "token.created", token.name, after={"role": token.role, "prefix": token.prefix}
         )

@@ -13,9 +13,10 @@ from pydantic import Field, StringConstraints
 from integrations.api.auth import admin, caller
 from integrations.api.json_io import api_path, json_response, no_content
 from integrations.api.pagination import LIMIT, Cursor, Limit, list_json, page
+from integrations.api.problems import CHALLENGE, Problem
 from integrations.api.responses import AuditPage, IssuedTokenOut, RetentionOut, TokenPage
 from integrations.history import retention
-from integrations.models import AuditEntry, Retention, Role, Token
+from integrations.models import Account, AuditEntry, Retention, Role, Token
 from integrations.schemas.actions import RetentionIn
 from integrations.schemas.fields import StrictModel
 
@@ -31,7 +32,10 @@ class TokenIn(StrictModel):
     name: Name = Field(description="Program that will use the token; shown in the audit log.")
     role: Role = Field(description="Role of the token: viewer reads, operator acts on traffic, admin also administers.")
     expires_in: float | None = Field(
-        None, ge=1, le=TEN_YEARS, description="Lifetime in seconds. Omit it for a token that does not expire."
+        Token.objects.DEFAULT_LIFETIME.total_seconds(),
+        ge=1,
+        le=TEN_YEARS,
+        description="Lifetime in seconds; default one year. null: the token does not expire.",
     )
 
 
@@ -47,10 +51,22 @@ def issue_token(request: HttpRequest, data: TokenIn) -> HttpResponse:
     """Create a token. Its secret is returned only here."""
     lifetime = None if data.expires_in is None else timedelta(seconds=data.expires_in)
     with transaction.atomic():
-        token, secret = Token.objects.issue(data.name, data.role, lifetime)
+        token, secret = Token.objects.issue(data.name, data.role, lifetime, by=_creator(request))
         facts = {"role": token.role, "prefix": token.prefix, "expires_at": token.expires_at and str(token.expires_at)}
         AuditEntry.objects.record(caller(request).actor, "token.created", token.name, after=facts)
     return json_response({**token_json(token), "token": secret}, 201, location=api_path("tokens", token.pk))
+
+
+def _creator(request: HttpRequest) -> Account | None:
+    """Return the account that created the token of this request, so that the new token ends with the same account.
+
+    Its row is locked: the account cannot be deactivated between this check and the commit of the new token.
+    """
+    tokens = Token.objects.filter(pk=caller(request).token_id or 0)  # writing needs a token, so it is never 0
+    creator = Account.objects.select_for_update().filter(pk__in=tokens.values("created_by")).first()
+    if not tokens.exists():
+        raise Problem(401, "This token is unknown, revoked or expired.", headers=CHALLENGE)
+    return creator
 
 
 @router.delete("/tokens/{int:token_id}", response={204: None})

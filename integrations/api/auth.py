@@ -32,6 +32,7 @@ class Caller:
     owner: str
     expires_at: datetime | None = None  # of the token
     session: str = ""  # session key of a page's request
+    token_id: int | None = None
 
 
 def caller(request: HttpRequest) -> Caller:
@@ -91,7 +92,7 @@ def _by_token(request: HttpRequest) -> Caller | None:
         challenge = {"WWW-Authenticate": f'{CHALLENGE["WWW-Authenticate"]}, error="invalid_token"'}
         raise Problem(401, "This token is unknown, revoked or expired.", headers=challenge)
     token.touch()
-    return Caller(f"token {token.name}", Role(token.role), f"token {token.pk}", token.expires_at)
+    return Caller(f"token {token.name}", Role(token.role), f"token {token.pk}", token.expires_at, token_id=token.pk)
 
 
 def _by_session(request: HttpRequest) -> Caller | None:

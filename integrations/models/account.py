@@ -12,6 +12,8 @@ from django.contrib.auth.models import AbstractBaseUser, BaseUserManager
 from django.db import models
 from django.utils import timezone
 
+from integrations.models.event import AuditEntry
+
 
 class Role(models.TextChoices):
     """A viewer reads; an operator also acts; an admin also manages people, tokens, networks and deletion."""
@@ -62,6 +64,8 @@ def digest(value: str) -> str:
 
 
 class TokenManager(models.Manager["Token"]):
+    DEFAULT_LIFETIME = timedelta(days=365)  # unless the creator asks for another, or for none
+
     def issue(
         self, name: str, role: Role, lifetime: timedelta | None = None, by: Account | None = None
     ) -> tuple[Token, str]:
@@ -76,6 +80,22 @@ class TokenManager(models.Manager["Token"]):
             created_by=by,
         )
         return token, secret
+
+    def end_exceeding(self, account: Account, actor: str) -> list[Token]:
+        """Delete the tokens that the account created, itself or with one of its tokens, and that may do more than it.
+
+        Call it in the transaction that changes the account, whose row the caller has locked. Returns the tokens.
+        """
+        created = self.filter(created_by=account)
+        ended = [token for token in created if not account.may(Role(token.role))]
+        reason = (
+            f"{account.username} is now {account.role}" if account.is_active else f"{account.username} was deactivated"
+        )
+        for token in ended:
+            facts = {"role": token.role, "prefix": token.prefix}
+            AuditEntry.objects.record(actor, "token.deleted", token.name, before=facts, reason=reason)
+            token.delete()
+        return ended
 
     def holding(self, secret: str) -> Token | None:
         """The token with this secret, or None if there is none or it has expired."""

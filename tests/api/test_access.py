@@ -111,6 +111,30 @@ def test_a_token_is_shown_once_and_ends_at_once(admin: Api) -> None:
     is_problem(admin.delete(made["Location"]), 404)
 
 
+@pytest.mark.parametrize(("sent", "days"), [({}, 365), ({"expires_in": 86_400}, 1), ({"expires_in": None}, None)])
+def test_a_token_expires_after_a_year_unless_its_creator_says_otherwise(
+    admin: Api, sent: dict[str, Any], days: int | None
+) -> None:
+    made = admin.post("/tokens", {"name": "deploy", "role": "viewer", **sent})
+    expires_at = Token.objects.get(pk=made.json()["id"]).expires_at
+    assert (made.json()["expires_at"] is None) == (expires_at is None) == (days is None)
+    assert days is None or abs(expires_at - timezone.now() - timedelta(days=days)) < timedelta(minutes=1)
+
+
+def test_a_token_that_is_revoked_during_its_request_creates_no_token(
+    admin: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked = Account.objects.select_for_update
+
+    def revoked_before_the_lock() -> Any:
+        Token.objects.all().delete()
+        return locked()
+
+    monkeypatch.setattr(Account.objects, "select_for_update", revoked_before_the_lock)
+    is_problem(admin.post("/tokens", {"name": "deploy", "role": "admin"}), 401)
+    assert not Token.objects.filter(name="deploy").exists()
+
+
 @pytest.mark.parametrize("body", [{"role": "viewer"}, {"name": "", "role": "viewer"}, {"name": "a", "role": "root"},
                                   {"name": "a", "role": "viewer", "expires_in": -1}])  # fmt: skip
 def test_a_token_needs_a_name_and_a_role(admin: Api, body: dict[str, Any]) -> None:

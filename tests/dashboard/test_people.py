@@ -6,6 +6,7 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from threading import Barrier
+from typing import Any
 
 import pytest
 from django.conf import settings
@@ -14,6 +15,7 @@ from django.test import Client
 from django.utils import timezone
 
 from integrations.models import Account, AuditEntry, Role, SetupLink, Token
+from tests.support.calling import Api
 from tests.support.signed_in import PASSWORD, browser, person, words
 
 pytestmark = pytest.mark.django_db
@@ -206,6 +208,61 @@ def test_names_of_people_and_tokens_are_shown_as_text() -> None:
     page = browser(Role.ADMIN).get("/settings/").content.decode()
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert(1)" in page
+
+
+def a_token(role: Role, by: Account | None) -> str:
+    return Token.objects.issue(f"{role}-token", role, by=by)[1]
+
+
+def test_a_deactivated_admins_tokens_end_also_those_that_they_created_with_a_token() -> None:
+    client, leaving = browser(Role.ADMIN, "anna"), person(Role.ADMIN, "bert")
+    theirs = Api(*Token.objects.issue("first", Role.ADMIN, by=leaving))
+    made = theirs.post("/tokens", {"name": "second", "role": "viewer"})
+    child = Api(Token.objects.get(name="second"), made.json()["token"])
+    assert made.json()["created_by"] == "bert"
+    of_another = a_token(Role.ADMIN, Account.objects.get(username="anna"))
+    assert (
+        "deletes the 2 API tokens they created" in client.get(f"/settings/people/{leaving.pk}/edit/").content.decode()
+    )
+
+    client.post(f"/settings/people/{leaving.pk}/edit/", {"role": "admin", "is_active": "off"})
+
+    assert [api.get("/services").status_code for api in (theirs, child)] == [401, 401]
+    assert Token.objects.holding(of_another) is not None
+    told = client.get("/settings/").content.decode()
+    assert "Deleted the API tokens created by this account that had more rights: second, first." in told
+    ended = AuditEntry.objects.filter(action="token.deleted").values_list("target", "reason", "actor")
+    assert set(ended) == {(name, "bert was deactivated", "person anna") for name in ("first", "second")}
+    assert AuditEntry.objects.get(action="person.changed").after["tokens_deleted"] == ["second", "first"]
+
+
+def test_a_demoted_admin_keeps_the_tokens_that_fit_the_new_role() -> None:
+    client, demoted = browser(Role.ADMIN, "anna"), person(Role.ADMIN, "bert")
+    secrets = {role: a_token(role, demoted) for role in Role}
+    client.post(f"/settings/people/{demoted.pk}/edit/", {"role": "operator", "is_active": "on"})
+    living = [role for role, secret in secrets.items() if Token.objects.holding(secret)]
+    assert living == [Role.VIEWER, Role.OPERATOR]
+
+
+def test_an_admin_who_was_deactivated_a_moment_ago_creates_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = browser(Role.ADMIN, "anna")
+    locked = Account.objects.select_for_update
+
+    def deactivated_before_the_lock() -> Any:
+        Account.objects.update(is_active=False)
+        return locked()
+
+    monkeypatch.setattr(Account.objects, "select_for_update", deactivated_before_the_lock)
+    refused = client.post("/settings/tokens/new/", {"name": "backend", "role": "admin", "expires": "30d"})
+    assert (refused.status_code, Token.objects.count()) == (403, 0)
+
+
+@pytest.mark.parametrize(("sent", "days"), [({}, 365), ({"expires": "1d"}, 1), ({"expires": ""}, None)])
+def test_a_token_of_the_form_expires_unless_the_admin_chooses_never(sent: dict[str, str], days: int | None) -> None:
+    browser(Role.ADMIN).post("/settings/tokens/new/", {"name": "backend", "role": "operator", **sent})
+    expires_at = Token.objects.get().expires_at
+    assert expires_at is None if days is None else expires_at is not None
+    assert days is None or abs(expires_at - timezone.now() - timedelta(days=days)) < timedelta(minutes=1)
 
 
 @pytest.mark.django_db(transaction=True)

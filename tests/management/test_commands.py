@@ -29,6 +29,24 @@ def test_a_token_is_printed_alone(capsys: pytest.CaptureFixture[str]) -> None:
     assert AuditEntry.objects.get().action == "token.created"
 
 
+@pytest.mark.parametrize(("arguments", "days"), [([], 365), (["--expires", "never"], None)])
+@pytest.mark.django_db
+def test_a_token_expires_after_a_year_unless_never_is_asked_for(arguments: list[str], days: int | None) -> None:
+    call_command("token", "deploy", "--role", "viewer", *arguments)
+    expires_at = Token.objects.get().expires_at
+    assert (expires_at is None) == (days is None)
+    assert days is None or abs(expires_at - timezone.now() - timedelta(days=days)) < timedelta(minutes=1)
+
+
+@pytest.mark.django_db
+def test_a_demotion_by_the_command_ends_the_tokens_that_may_do_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    account = Account.objects.register("ada", "long-enough-word-1", Role.ADMIN)
+    Token.objects.issue("deploy", Role.ADMIN, by=account)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("long-enough-word-2\n"))
+    call_command("operator", "ada", "--role", "viewer", "--password-stdin", "--replace")
+    assert not Token.objects.exists()
+
+
 @pytest.mark.parametrize("span", ["0d", "5", "d", "-1d", "1w", "1.5h"])
 @pytest.mark.django_db
 def test_a_span_that_is_none_is_refused(span: str) -> None:

@@ -10,7 +10,7 @@ from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import transaction
 
-from integrations.models import Account, AuditEntry, Role
+from integrations.models import Account, AuditEntry, Role, Token
 
 NAME_LIMIT = 150
 
@@ -38,9 +38,11 @@ class Command(BaseCommand):
             raise CommandError(" ".join(error.messages)) from None
         with transaction.atomic():
             if account:
+                account = Account.objects.select_for_update().get(pk=account.pk)
                 account.role, account.is_active = role, True
                 account.set_password(password)
                 account.save()
+                Token.objects.end_exceeding(account, "command line")
             else:
                 account = Account.objects.register(name, password, Role(role))
             AuditEntry.objects.record(

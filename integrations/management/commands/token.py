@@ -16,11 +16,13 @@ UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
 NAME_LIMIT = 100
 
 
-def lifetime(text: str) -> timedelta:
-    """Parse 90d, 12h, 5m or 10s."""
+def lifetime(text: str) -> timedelta | None:
+    """Parse 90d, 12h, 5m or 10s, or None for never."""
+    if text == "never":
+        return None
     match = re.fullmatch(r"([1-9][0-9]{0,5})([dhms])", text)
     if match is None:
-        raise ArgumentTypeError(f"{text!r} is not a duration; write 90d, 12h, 5m or 10s")
+        raise ArgumentTypeError(f"{text!r} is not a duration; write 90d, 12h, 5m, 10s or never")
     return timedelta(**{UNITS[match[2]]: int(match[1])})
 
 
@@ -30,7 +32,13 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("name", help="program that will use the token; shown in the audit log")
         parser.add_argument("--role", required=True, choices=Role.values)
-        parser.add_argument("--expires", type=lifetime, metavar="90d|12h|5m|10s", help="default: never")
+        parser.add_argument(
+            "--expires",
+            type=lifetime,
+            default=Token.objects.DEFAULT_LIFETIME,
+            metavar="90d|12h|5m|10s|never",
+            help="default: 365d",
+        )
 
     def handle(self, *_: Any, name: str, role: str, expires: timedelta | None, **__: Any) -> None:
         name = name.strip()
