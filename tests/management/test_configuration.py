@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BROKEN = [
     ({"SWITCHBOARD_ALLOW_PRIVATE": "nonsense"}, "SWITCHBOARD_ALLOW_PRIVATE", "10.0.0.0/8"),
     ({"SWITCHBOARD_METRICS_ALLOW": "everybody"}, "SWITCHBOARD_METRICS_ALLOW", "10.0.0.0/8"),
+    ({"SWITCHBOARD_TRUSTED_PROXIES": "*"}, "SWITCHBOARD_TRUSTED_PROXIES", "10.0.0.0/8"),
     ({"SWITCHBOARD_DATABASE_URL": "mysql://x/y"}, "SWITCHBOARD_DATABASE_URL", "postgres://"),
     ({"SWITCHBOARD_DATABASE_URL": "postgres://u@127.0.0.1:1/x"}, "SWITCHBOARD_ENCRYPTION_KEYS", "set both"),
     ({"SWITCHBOARD_ALLOWED_HOSTS": "*"}, "SWITCHBOARD_ALLOWED_HOSTS", "list the host names"),

@@ -30,18 +30,19 @@ async def receive_body(receive: Receive, limit: int, reserve: Callable[[int], No
     began = asyncio.get_running_loop().time()
     parts: list[bytes] = []
     size, has_more = 0, True
-    while has_more:
-        try:
-            async with asyncio.timeout_at(began + min(SECONDS, GRACE + size / LEAST_RATE)):
+    try:
+        async with asyncio.timeout_at(began + GRACE) as deadline:
+            while has_more:
                 event = await receive()
-        except TimeoutError:
-            raise Problem(408, "The body did not arrive in time; send it again.") from None
-        if event["type"] != "http.request":
-            raise ClientDisconnected
-        size += len(event["body"])
-        if size > limit:
-            raise too_large(limit)
-        reserve(len(event["body"]))
-        parts.append(event["body"])
-        has_more = event["more_body"]
+                if event["type"] != "http.request":
+                    raise ClientDisconnected
+                size += len(event["body"])
+                if size > limit:
+                    raise too_large(limit)
+                reserve(len(event["body"]))
+                parts.append(event["body"])
+                if has_more := event["more_body"]:
+                    deadline.reschedule(began + min(SECONDS, GRACE + size / LEAST_RATE))
+    except TimeoutError:
+        raise Problem(408, "The body did not arrive in time; send it again.") from None
     return b"".join(parts)
