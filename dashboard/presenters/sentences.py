@@ -38,7 +38,7 @@ DEAD_REASONS = {
     "expired": "Expired before delivery.",
     "worker_lost": "Workers were lost several times in a row while sending it.",
     "blocked": "The network rules do not allow the address.",
-    "config": "The request cannot be built from the service's settings.",
+    "config": "The service's settings do not allow the call.",
 }
 
 

@@ -10,6 +10,7 @@ from random import Random
 
 from dashboard.presenters.durations import duration_text
 from dashboard.presenters.sentences import dead_reason, event_summary
+from integrations.delivery.oauth import REAUTHORISE
 from integrations.models import Attempt, AuditEntry, Event, Message, Status
 from integrations.policies.retry import delay_after, parse_retry_after
 
@@ -150,6 +151,8 @@ NEXT_STEPS = {
 
 def next_step(message: Message) -> str:
     """The operator's next step for a dead message; empty for other messages."""
+    if message.dead_reason == "config" and message.last_detail.startswith(REAUTHORISE):
+        return "Re-authorise: enter the OAuth 2 client ID and secret of the service again, then replay it."
     return NEXT_STEPS.get(message.dead_reason, "") if message.status == Status.DEAD else ""
 
 

@@ -63,5 +63,5 @@ async def make_call(
     call = bounded(authorized)
     outcome = await client.send(call)
     if outcome.status_code == HTTPStatus.UNAUTHORIZED:
-        oauth.forget(service)
+        oauth.forget(service, call)
     return call, outcome

@@ -2,7 +2,7 @@
 
     (a call fails) --> open --resolve--> resolved --a later call fails--> regressed
                         ^  |--ignore--> ignored (until a time, or forever)
-                        +----a call fails after that time----/
+                        +----------the time ends-------------/
 
 Settlements write them: they add to the counts and never count again. They lock the rows in the order of their keys,
 after the messages in flight and before runtime rows.

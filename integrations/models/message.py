@@ -68,7 +68,7 @@ class Draft:
     endpoint: Endpoint | None = None
     query: dict[str, Any] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
-    own: dict[str, Any] = field(default_factory=dict)  # its own query and headers, if its endpoint has added some
+    own: dict[str, Any] = field(default_factory=dict)  # its own query and headers, if it is for an endpoint
     ordering_key: str = ""
     deliver_at: datetime | None = None
     expires_at: datetime | None = None
@@ -406,8 +406,9 @@ class MessageQuerySet(models.QuerySet["Message"]):
 
 def merge_endpoint(endpoint: Endpoint | None, query: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
     """A draft's ``query``, ``headers`` and ``own``: the message's values override its endpoint's, and are stored apart
-    too, so that a replay can resolve the endpoint again."""
-    if endpoint is None or not (endpoint.query or endpoint.headers):
+    too, so that a replay can resolve the endpoint again. ``own`` also tells a message of a deleted endpoint from a
+    message to a path."""
+    if endpoint is None:
         return {"query": query, "headers": headers}
     own = {"query": query, "headers": headers}
     return {"query": {**endpoint.query, **query}, "headers": {**endpoint.headers, **headers}, "own": own}
@@ -638,8 +639,11 @@ class Message(Named, models.Model):
         priority: Priority = Priority.FIRST,
         operation_id: int | None = None,
     ) -> Draft:
-        """The draft of its replay: values that are not given stay as they are."""
+        """The draft of its replay: values that are not given stay as they are. Raises Conflict if ``current`` needs an
+        endpoint that was deleted."""
         content = self.content
+        if current and endpoint is None and self.endpoint is None and content.own:
+            raise Conflict("its endpoint was deleted; replay it as it is, or to another endpoint")
         target = endpoint or (self.endpoint if current else None)
         edited = body is not None or headers is not None or endpoint is not None
         own = content.own or {"query": content.query, "headers": content.headers}
@@ -649,11 +653,14 @@ class Message(Named, models.Model):
         else:
             sent = content.headers if headers is None else headers
             parts = {"query": content.query, "headers": sent, "own": content.own and own}
+        method, path = (target.method, target.path) if target else (self.method, self.path)
+        before = (self.method, self.path, content.query, content.headers)
+        edited = edited or (method, path, parts["query"], parts["headers"]) != before
         return Draft(
             service=self.service,
             endpoint=endpoint or self.endpoint,
-            method=target.method if target else self.method,
-            path=target.path if target else self.path,
+            method=method,
+            path=path,
             **parts,
             body=body if body is not None else bytes(content.body),
             content_type=content_type or content.content_type,
@@ -672,7 +679,7 @@ class MessageContent(models.Model):
     message = models.OneToOneField(Message, on_delete=models.CASCADE, primary_key=True, related_name="content")
     query = models.JSONField(default=dict)
     headers = models.JSONField(default=dict)
-    own = models.JSONField(default=dict)  # query and headers without the endpoint's, if it has added some
+    own = models.JSONField(default=dict)  # query and headers without the endpoint's, if it is for an endpoint
     content_type = models.CharField(max_length=200, blank=True)
     body = models.BinaryField(default=bytes)
 

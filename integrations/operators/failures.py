@@ -49,6 +49,29 @@ def change(failure: Failure, data: FailureIn, *, actor: str) -> Failure:
     return locked
 
 
+def end_ignoring(now: datetime) -> None:
+    """Open the groups whose time of ignoring has ended. Any worker may run this."""
+    ended = Failure.objects.filter(state=FailureState.IGNORED, ignored_until__lte=now)
+    for failure_id in ended.values_list("pk", flat=True):
+        with transaction.atomic():
+            failure = ended.select_for_update().filter(pk=failure_id).first()
+            if failure is None:
+                continue  # an operator or another worker was faster
+            before = _facts(failure)
+            failure.state, failure.opened_at, failure.ignored_until = FailureState.OPEN, now, None
+            failure.save(update_fields=["state", "opened_at", "ignored_until"])
+            _record_event(failure, before["state"], "switchboard", now)
+            changes = {name: value for name, value in _facts(failure).items() if value != before[name]}
+            AuditEntry.objects.record(
+                "switchboard",
+                "failure.open",
+                failure.public_id,
+                before={name: before[name] for name in changes},
+                after=changes,
+                reason="the time of ignoring has ended",
+            )
+
+
 def _set_state(failure: Failure, data: FailureIn, now: datetime) -> None:
     wanted = FailureState(data.state) if data.state else FailureState(failure.state)
     if data.ignored_until and wanted != FailureState.IGNORED:

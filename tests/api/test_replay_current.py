@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from integrations.models import Endpoint, Message, Status
-from tests.support.calling import Api
+from tests.support.calling import Api, is_problem
 
 
 def test_a_current_replay_takes_what_the_endpoint_says_now(
@@ -56,6 +58,37 @@ def test_a_message_without_an_endpoint_can_be_replayed_to_one(
     made = replayed(operator, message, {"mode": "current", "endpoint": "invoices"})
     assert (made["path"], made["query"]) == ("/invoices", {"v": "1", "own": "yes"})
     assert made["headers"] == {"X-Own": "yes"}
+
+
+def test_a_current_replay_whose_endpoint_is_gone_is_refused_in_words(
+    operator: Api, invoices: Endpoint, queue: Callable[..., Message]
+) -> None:
+    Endpoint.objects.filter(pk=invoices.pk).update(query={}, headers={})
+    gone, to_a_path = queue(endpoint="invoices", path=None), queue()
+    Message.objects.update(status=Status.DEAD)
+    assert operator.delete("/services/billing/endpoints/invoices").status_code == 204
+    refused = operator.post(f"/messages/{gone.public_id}/replay", {"mode": "current"})
+    assert "endpoint was deleted" in is_problem(refused, 409)["detail"]
+    again = operator.post(f"/messages/{gone.public_id}/replay", {"mode": "as_is"})
+    assert again.status_code == 202
+    Message.objects.update(status=Status.DEAD)
+    is_problem(operator.post(f"/messages/{again.json()['id']}/replay", {"mode": "current"}), 409)
+    assert operator.post(f"/messages/{to_a_path.public_id}/replay", {"mode": "current"}).status_code == 202
+
+
+@pytest.mark.parametrize(
+    ("change", "is_its_own"),
+    [({}, False), ({"description": "x"}, False), ({"path": "/new"}, True), ({"query": {"v": "2"}}, True)],
+)
+def test_a_current_replay_whose_endpoint_changed_carries_its_own_webhook_id(
+    operator: Api, invoices: Endpoint, queue: Callable[..., Message], change: dict[str, Any], is_its_own: bool
+) -> None:
+    message = queue(endpoint="invoices", path=None)
+    Endpoint.objects.filter(pk=invoices.pk).update(**change)
+    made = replayed(operator, message, {"mode": "current"})
+    replay = Message.objects.by_public_id(made["id"])
+    assert replay
+    assert replay.wire_id == (replay.public_id if is_its_own else message.public_id)
 
 
 def replayed(operator: Api, message: Message, asked: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from integrations.models import Attempt, AuditEntry, Event, Failure, FailureHour
 from integrations.models.failure import FailureQuerySet
 from integrations.operators import failures
 from integrations.schemas.actions import FailureIn
+from integrations.workers import housekeeping
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -111,6 +112,23 @@ def test_a_call_from_before_the_resolution_reopens_nothing(service: Service, sen
     group.refresh_from_db()
     assert (group.state, group.count) == ("resolved", 3)
     assert events("failure.regressed") == []
+
+
+def test_ignoring_ends_by_itself_without_another_failed_call(service: Service, send: Send, deliver: Deliver) -> None:
+    send(service)
+    deliver(answer())
+    group = decide(Failure.objects.get(), state="ignored", ignored_until="2040-01-01T00:00:00Z")
+    housekeeping.sweep()
+    group.refresh_from_db()
+    assert group.state == "ignored"
+    Failure.objects.update(ignored_until=database_now() - timedelta(seconds=1))
+    for _ in range(2):
+        housekeeping.sweep()
+    group.refresh_from_db()
+    assert (group.state, group.ignored_until) == ("open", None)
+    assert events("failure.opened") == [group.public_id] * 2
+    entry = AuditEntry.objects.get(action="failure.open")
+    assert (entry.actor, entry.before["state"], entry.after["state"]) == ("switchboard", "ignored", "open")
 
 
 def test_an_ignored_group_is_quiet_until_its_time(service: Service, send: Send, deliver: Deliver) -> None:
