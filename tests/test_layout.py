@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,13 @@ def test_sql_by_hand_lives_in_models_only() -> None:
         for line in _sql_by_hand(path)
     }
     assert not found
+
+
+def test_architecture_md_draws_the_layers_of_the_import_contract() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (layers,) = [contract["layers"] for contract in contracts if contract.get("containers") == ["integrations"]]
+    drawn = " ".join((ROOT / "ARCHITECTURE.md").read_text().split())
+    assert f"integrations: {' → '.join(layers)} " in drawn
 
 
 def test_the_exceptions_are_still_needed() -> None:
