@@ -15,6 +15,7 @@ from django.utils import timezone
 from integrations.errors import Invalid, TooLarge
 from integrations.models import Draft, Endpoint, Message, Service
 from integrations.models.message import merge_endpoint
+from integrations.outbound.urls import query_refusal
 from integrations.schemas.fields import BODY_LIMIT
 from integrations.schemas.message import MessageIn, ReplayIn, body_bytes
 
@@ -64,12 +65,16 @@ def make_draft(data: MessageIn, lookup: Lookup | None = None) -> Draft:
     if data.expires_at and data.expires_at <= timezone.now():
         raise Invalid((("expires_at",), "this time has passed"))
     body, content_type = _content(data, endpoint)
+    path = endpoint.path if endpoint else (data.path or "/")
+    parameters_and_headers = merge_endpoint(endpoint, data.query, data.headers)
+    if refusal := query_refusal(service.base_url, path, parameters_and_headers["query"]):
+        raise Invalid((("query",), refusal))
     return Draft(
         service=service,
         endpoint=endpoint,
         method=endpoint.method if endpoint else (data.method or "POST"),
-        path=endpoint.path if endpoint else (data.path or "/"),
-        **merge_endpoint(endpoint, data.query, data.headers),
+        path=path,
+        **parameters_and_headers,
         body=body,
         content_type=content_type,
         ordering_key=data.ordering_key,

@@ -7,12 +7,11 @@ import hmac
 from base64 import b64encode
 from datetime import datetime
 from typing import Any, Protocol
-from urllib.parse import urlencode
 
 from integrations.delivery.target import Target, target_of
 from integrations.models import Service
 from integrations.outbound.client import Call
-from integrations.outbound.urls import path_refusal
+from integrations.outbound.urls import path_refusal, url_below
 
 
 class RequestParts(Protocol):
@@ -59,7 +58,7 @@ def build_call(
         merged[name.lower()] = (name, value)
     return Call(
         method=parts.method,
-        url=_url(service.base_url, parts.path, parts.query),
+        url=url_below(service.base_url, parts.path, parts.query),
         headers=tuple(merged.values()),
         body=body,
         connect_timeout=target.timeouts.connect_within,
@@ -86,10 +85,3 @@ def _credentials(service: Service, body: bytes) -> list[tuple[str, str]]:
         case "oauth2":
             service.secret_for_call("auth.client_secret")  # the token takes a call of its own: see oauth.py
     return []
-
-
-def _url(base: str, path: str, query: dict[str, Any]) -> str:
-    """The path below the service's address. Query parameters of the address come first."""
-    base, _, own_query = base.partition("?")
-    parameters = "&".join(part for part in (own_query, urlencode(query, doseq=True) if query else "") if part)
-    return base.rstrip("/") + path + (f"?{parameters}" if parameters else "")

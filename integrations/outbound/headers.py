@@ -13,6 +13,8 @@ CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 def header_refusal(name: str, value: str, *, own: bool = False) -> str | None:
     """Return the reason why a header cannot be sent, or None. ``own``: Switchboard itself sets it, so ``webhook-*`` is
     allowed."""
+    if len(name) > HEADER_NAME_LIMIT:  # before the cache, which must hold no long text
+        return f"a header name must have at most {HEADER_NAME_LIMIT} characters"
     if reason := _name_refusal(name):
         return reason
     if not own and name.lower().startswith("webhook-"):
@@ -32,8 +34,6 @@ def header_refusal(name: str, value: str, *, own: bool = False) -> str | None:
 
 @lru_cache(maxsize=1024)
 def _name_refusal(name: str) -> str | None:
-    if len(name) > HEADER_NAME_LIMIT:
-        return f"a header name must have at most {HEADER_NAME_LIMIT} characters"
     if not TOKEN.fullmatch(name):
         return "a header name must consist of letters, digits and hyphens" if name else "a header needs a name"
     if name.lower() in FORBIDDEN_HEADERS or name.lower().startswith("proxy-"):

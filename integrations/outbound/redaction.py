@@ -27,6 +27,8 @@ SECRET_PARAMETER = re.compile(
 SCHEMES = frozenset(
     {"basic", "bearer", "digest", "token", "apikey", "negotiate", "hmac", "signature", "aws4-hmac-sha256"}
 )
+# Characters. A cache holds no longer text: one request brought it, and 1,024 of them would fill the memory for good.
+CACHED_LENGTH, CACHED_NAME_LENGTH = 8 * 1024, 256
 BASE64 = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_=")
 
 
@@ -37,20 +39,27 @@ def redacted_headers(headers: Iterable[tuple[str, str]], secrets: Iterable[str])
 
 
 def _header_value(name: str, value: str, secrets: tuple[str, ...]) -> str:
-    if _names_a_secret(name.lower()) or value in secrets or redacted_text(value, secrets) != value:
+    if names_a_secret(name) or value in secrets or redacted_text(value, secrets) != value:
         scheme, _, rest = value.strip().partition(" ")
         return f"{scheme} {MASK}" if rest and scheme.lower() in SCHEMES else MASK
     return value
 
 
+def names_a_secret(name: str) -> bool:
+    """Whether a header of this name carries a credential."""
+    judge = _is_secret_header if len(name) <= CACHED_NAME_LENGTH else _is_secret_header.__wrapped__
+    return judge(name.lower())
+
+
 @lru_cache(maxsize=4096)  # every call has the same few names
-def _names_a_secret(lower: str) -> bool:
+def _is_secret_header(lower: str) -> bool:
     return lower in SECRET_HEADERS or (lower not in PLAIN_HEADERS and bool(SECRET_HEADER.search(lower)))
 
 
 def redacted_url(url: str, secrets: Iterable[str] = ()) -> str:
     """Return the URL with user and password, parameters that look like credentials, and the secrets masked."""
-    return redacted_text(_without_credentials(url), secrets)
+    mask = _without_credentials if len(url) <= CACHED_LENGTH else _without_credentials.__wrapped__
+    return redacted_text(mask(url), secrets)
 
 
 @lru_cache(maxsize=1024)  # a service's messages mostly go to the same few URLs
@@ -80,7 +89,9 @@ def redacted_text(text: str, secrets: Iterable[str]) -> str:
 def redacted_bytes(content: bytes, secrets: Iterable[str]) -> bytes:
     """Return a body with every secret masked. Cut it afterwards, or half of a secret could be left at the end."""
     mask = MASK.encode()
-    for spellings, cores in _needles(tuple(secrets)):
+    secrets = tuple(secrets)
+    find = _needles if sum(map(len, secrets)) <= CACHED_LENGTH else _needles.__wrapped__
+    for spellings, cores in find(secrets):
         for spelling in spellings:
             content = content.replace(spelling, mask)
         for core in cores:

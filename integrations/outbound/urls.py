@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from urllib.parse import unquote_to_bytes
+from typing import Any
+from urllib.parse import unquote_to_bytes, urlencode
 
 import httpx
 
@@ -53,7 +54,21 @@ def origin(url: str) -> str:
     return f"{parsed.scheme}://{parsed.raw_host.decode('ascii')}:{port}"
 
 
-@lru_cache(maxsize=1024)
+def url_below(base: str, path: str, query: Mapping[str, Any]) -> str:
+    """Return the URL of a path below a service's address. Query parameters of the address come first."""
+    base, _, own_query = base.partition("?")
+    parameters = "&".join(part for part in (own_query, urlencode(query, doseq=True) if query else "") if part)
+    return base.rstrip("/") + path + (f"?{parameters}" if parameters else "")
+
+
+def query_refusal(base: str, path: str, query: Mapping[str, Any]) -> str | None:
+    """Return the reason why these parameters make the URL of a call too long, or None."""
+    if not query or (length := len(url_below(base, path, query))) <= URL_LIMIT:
+        return None
+    return f"the URL would have {length:,} characters; the limit is {URL_LIMIT:,}: send long values in the body"
+
+
+@lru_cache(maxsize=1024)  # of at most URL_LIMIT characters: an exception is not cached
 def parse_url(url: str) -> httpx.URL:
     """Parse a URL with httpx's parser, so that the check and the call read the same text in the same way.
 

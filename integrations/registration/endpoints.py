@@ -9,6 +9,7 @@ from django.db import transaction
 
 from integrations.errors import Invalid
 from integrations.models import AuditEntry, Endpoint, Service
+from integrations.outbound.urls import query_refusal
 from integrations.registration.registry import refusing_duplicates
 from integrations.schemas.service import EndpointIn
 
@@ -27,7 +28,9 @@ def save(
     with transaction.atomic():
         # The service's lock, which the API's PATCH takes too: one save of its endpoints after another, so that none
         # writes back a value that it read before the other changed it.
-        Service.objects.select_for_update(no_key=True).get(pk=service.pk)
+        base_url = Service.objects.select_for_update(no_key=True).get(pk=service.pk).base_url
+        if refusal := query_refusal(base_url, data.path, data.query):
+            raise Invalid((("query",), refusal))
         if service.endpoints.filter(name=data.name).exclude(pk=endpoint.pk if endpoint else 0).exists():
             raise taken
         if endpoint:

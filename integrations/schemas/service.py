@@ -95,7 +95,7 @@ class Cache(StrictModel):
 
 
 class NetworkRules(StrictModel):
-    allow_private: list[str] = Field(
+    allow_private: list[ShortText] = Field(
         default_factory=list,
         max_length=50,
         description="Private networks that calls may reach, in CIDR notation, such as 10.0.0.0/8.",

@@ -98,6 +98,7 @@ def test_a_message_to_an_endpoint_takes_what_it_has(operator: Api, invoices: End
         ({"service": "unknown"}, ["body", "service"]),
         ({"path": None, "endpoint": "nothing"}, ["body", "endpoint"]),
         ({"path": "in"}, ["body", "path"]),
+        ({"query": {"q": "é" * 9_000}}, ["body", "query"]),
         ({"method": "CONNECT"}, ["body", "method"]),
         ({"headers": {"X-A": "b\r\nX-Evil: 1"}}, ["body", "headers"]),
         ({"headers": {"X-A\r\nX-Evil": "1"}}, ["body", "headers"]),

@@ -65,6 +65,19 @@ def test_the_answer_of_the_service_comes_back(operator: Api, service: Callable[.
     assert (sink.last.method, sink.last.target, sink.last.json()) == ("PUT", "/orders?v=1", {"n": 1})
 
 
+def test_a_query_that_no_url_can_hold_is_refused_before_the_call(
+    operator: Api, service: Callable[..., Service], sink: Receiver
+) -> None:
+    endpoint = Endpoint.objects.create(service=service(), name="order", query={"own": "a" * 5000})
+    for parts in ({"path": "/in", "query": {"q": "a" * 8192}}, {"endpoint": endpoint.name, "query": {"q": "a" * 4000}}):
+        refused = operator.post("/process", {"service": "pay", **parts})
+        assert refused.status_code == 422
+        (error,) = refused.json()["errors"]
+        assert error["loc"] == ["body", "query"]
+        assert "the limit is 8,192: send long values in the body" in error["msg"]
+    assert (sink.calls, Attempt.objects.count()) == ([], 0)
+
+
 def test_the_call_is_an_attempt_like_any_other(operator: Api, service: Callable[..., Service], sink: Receiver) -> None:
     service(response_cap=5)
     sink.answer(body={"id": 42})

@@ -20,8 +20,16 @@ FORM: dict[str, Any] = {"service": "billing", "method": "POST", "path": "/things
 @pytest.fixture
 def local(billing: Service, sink: Receiver, reachable_loopback: None) -> Receiver:
     """The receiver that billing is at."""
-    Service.objects.filter(pk=billing.pk).update(base_url=f"{sink.url}/api", headers={"X-Team": "pay"})
+    billing.headers = {"X-Team": "pay"}
+    moved(billing, f"{sink.url}/api")
     return sink
+
+
+def moved(service: Service, address: str) -> None:
+    """Move a service together with its secret, as the environment does."""
+    service.base_url = address
+    service.bind_secrets(again=True)
+    service.save()
 
 
 def called(service: Service, **fields: Any) -> Attempt:
@@ -73,6 +81,11 @@ def test_a_preview_shows_the_exact_request_and_sends_nothing(operator: Client, l
     assert not Attempt.objects.exists()
 
 
+def test_a_query_that_no_url_can_hold_is_said_at_its_field(operator: Client, local: Receiver) -> None:
+    page = text(operator.post("/lab/", {**FORM, "query": f"q={'a' * 8192}", "preview": "1"}), 422)
+    assert "the limit is 8,192: send long values in the body" in page
+
+
 def test_a_form_sent_twice_calls_once(operator: Client, local: Receiver) -> None:
     locations = {operator.post("/lab/", {**FORM, "form_key": "k1"})["Location"] for _ in range(2)}
     assert len(locations) == 1
@@ -111,7 +124,7 @@ def test_a_path_that_leaves_the_address_is_refused_in_words(operator: Client, lo
 
 
 def test_a_refused_address_is_a_result_like_any_other(operator: Client, billing: Service) -> None:
-    Service.objects.filter(pk=billing.pk).update(base_url="http://169.254.169.254")
+    moved(billing, "http://169.254.169.254")
     page = text(operator.post("/lab/", FORM, follow=True))
     assert "Address not allowed" in page
     assert Attempt.objects.get().fault == "blocked"

@@ -152,6 +152,11 @@ def test_however_two_sessions_interleave_a_secret_stays_with_its_host(db: None, 
         assert (stored.network or {"allow_private": []}) == network
 
 
+def test_an_endpoint_whose_query_no_url_can_hold_is_refused() -> None:
+    with pytest.raises(Invalid, match="send long values in the body"):
+        endpoints.save(registered(), EndpointIn(name="pay", query={"q": "a" * 8192}), actor="person ada")
+
+
 # ---- the origin of each secret -----------------------------------------------------------------------------------
 def moved_by_hand(**columns: Any) -> Service:
     """Write columns past every rule, as a race or a script could."""
