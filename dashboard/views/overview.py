@@ -14,7 +14,7 @@ from dashboard import live
 from dashboard.access import viewer
 from dashboard.presenters.charts import chart, time_range_named
 from dashboard.presenters.service_stats import WAITING_CAP, HourStats, Standing, add_certificates, standings
-from integrations.models import Operation, Service, Worker
+from integrations.models import Installation, Operation, Service, Worker
 from integrations.operators import failures
 
 SHOWN = 12  # services in the table; the services page has the rest
@@ -41,6 +41,7 @@ def _context(request: HttpRequest) -> dict[str, Any]:
     workers = Worker.objects.alive(now).count()
     waiting = min(WAITING_CAP, sum(standing.waiting for standing in found))
     attention = [standing for standing in found if standing.rank[0] < 5]
+    clock = Installation.objects.current().clock
     stopped = list(Operation.objects.stopped_since(now - DAY)[:GROUPS])
     groups = list(failures.needing_attention(now).new_or_regressed(now)[: GROUPS + 1])
     return {
@@ -54,7 +55,9 @@ def _context(request: HttpRequest) -> dict[str, Any]:
         "needs": sum(standing.lines for standing in attention)
         + len(groups[:GROUPS])
         + len(stopped)
-        + (0 if workers else 1),
+        + (0 if workers else 1)
+        + int(clock.is_on_hold),
+        "clock": clock,
         "workers": workers,
         "total": sum((standing.hour for standing in found), HourStats()),
         "waiting": waiting,

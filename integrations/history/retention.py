@@ -10,6 +10,8 @@ message by their own index.
 A step is one short transaction under the lock of that row. It takes the lock only if the lock is free and the row still
 has the values that the step was decided by. So two workers never delete the same rows, no row is deleted by a setting
 that was changed in between, and a stop loses one step. Locked messages are skipped; nothing here waits for a delivery.
+
+After a leap of the database's clock nothing is deleted until a day of steady time has passed (policies/clocks.py).
 """
 
 from __future__ import annotations
@@ -23,11 +25,22 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import InterfaceError, OperationalError, models, transaction
-from django.db.models import OuterRef, Subquery
+from django.db.models import OuterRef, Q, Subquery
 
 from integrations.history import event_stream
 from integrations.logs import line
-from integrations.models import Attempt, AuditEntry, Item, Message, Operation, Retention, Service, Worker, database_now
+from integrations.models import (
+    Attempt,
+    AuditEntry,
+    Installation,
+    Item,
+    Message,
+    Operation,
+    Retention,
+    Service,
+    Worker,
+    database_now,
+)
 from integrations.models.operation import State
 from integrations.models.retention import WORKERS_KEPT, delete_messages
 
@@ -124,7 +137,9 @@ def _newest_first(found: models.QuerySet[Any]) -> Iterator[list[int]]:
 # ---- for workers ----------------------------------------------------------------------------------------------------
 def advance() -> None:
     """Delete for a slice of time, and rest when nothing is left."""
-    if Retention.objects.current().rests_until > (now := database_now()):
+    rests_until, now = Retention.objects.current().rests_until, database_now()
+    # A rest that ends later than one that begins now was begun before the clock moved back.
+    if Installation.objects.look_at_clock(now).is_on_hold or now < rests_until <= now + REST:
         return
     steps, end = list(STEPS), time.monotonic() + SLICE
     try:
@@ -139,7 +154,8 @@ def advance() -> None:
         log.exception(line("retention"))
         steps = []
     if not steps:
-        Retention.objects.filter(rests_until__lte=now).update(rests_until=now + REST, walked_to=0)
+        resting = Q(rests_until__gt=now, rests_until__lte=now + REST)
+        Retention.objects.exclude(resting).update(rests_until=now + REST, walked_to=0)
 
 
 @contextmanager

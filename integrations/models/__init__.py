@@ -10,6 +10,7 @@ from integrations.models.failure import Failure, FailureHour, FailureState
 from integrations.models.field_value import FieldValue
 from integrations.models.health import Health
 from integrations.models.idempotency import IdempotentAnswer
+from integrations.models.installation import Installation
 from integrations.models.message import (
     FINISHED,
     MESSAGES_ENDED,
@@ -49,6 +50,7 @@ __all__ = [
     "FieldValue",
     "Health",
     "IdempotentAnswer",
+    "Installation",
     "Item",
     "Message",
     "MessageContent",

@@ -25,6 +25,7 @@ from integrations.models import (
     Certificate,
     Event,
     IdempotentAnswer,
+    Installation,
     Message,
     Result,
     Runtime,
@@ -98,13 +99,19 @@ def _end_pauses(now: datetime) -> None:
 
 def tidy(certificates: Collection[Shown] = ()) -> None:
     """Run twice a minute: prune tables, roll up counters, and note the certificates that calls have received."""
+    now = database_now()
     unpark_stuck()
-    Certificate.objects.record(certificates, database_now())
-    Certificate.objects.prune(database_now())
-    IdempotentAnswer.objects.prune(database_now())
-    failure_groups.prune(database_now())
+    Certificate.objects.record(certificates, now)
     rollups.roll()
-    rollups.prune(database_now())
+    if not Installation.objects.look_at_clock(now).is_on_hold:
+        _prune(now)
+
+
+def _prune(now: datetime) -> None:
+    Certificate.objects.prune(now)
+    IdempotentAnswer.objects.prune(now)
+    failure_groups.prune(now)
+    rollups.prune(now)
     event_stream.prune()
 
 

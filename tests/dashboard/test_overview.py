@@ -12,6 +12,7 @@ from integrations.models import (
     AuditEntry,
     Failure,
     Health,
+    Installation,
     Message,
     Operation,
     Role,
@@ -200,8 +201,18 @@ def test_it_stays_within_its_queries_however_many_services(django_assert_max_num
             trip(service)
     client = browser()
     for path in ("/", "/_p/overview/"):
-        with django_assert_max_num_queries(12):
+        with django_assert_max_num_queries(13):
             client.get(path)
+
+
+def test_a_leap_of_the_clock_is_among_the_problems() -> None:
+    a_service()
+    now = timezone.now()
+    Installation.objects.look_at_clock(now - timedelta(days=100))
+    Installation.objects.look_at_clock(now)
+    page = words(browser().get("/"))
+    assert "The clock went ahead by 3 months, 1 week" in page.replace("\xa0", " ")
+    assert "manage.py doctor --accept-clock" in page
 
 
 def test_the_summary_goes_with_its_panel() -> None:

@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
+from django.core.management import call_command
 
 from integrations.delivery.claim import claim
-from integrations.models import Message, Runtime, Service, database_now
+from integrations.idempotency import run_once
+from integrations.management.commands.doctor import _leap
+from integrations.models import (
+    AuditEntry,
+    IdempotentAnswer,
+    Message,
+    Retention,
+    Runtime,
+    Service,
+    database_now,
+)
+from integrations.models.idempotency import KeyedRequest
 from integrations.outbound.client import Client
+from integrations.workers import housekeeping
 from integrations.workers.pump import Pump
 from tests.support.records import a_worker
 
@@ -61,3 +75,66 @@ def test_a_lane_follows_a_jump_of_the_databases_clock_at_its_next_claim() -> Non
     assert abs(pump.now() - database_now()) < SECOND / 10
     pump._correct_clock(database_now() + DAY)
     assert abs(pump.now() - database_now() - DAY) < SECOND
+
+
+# ---- history ------------------------------------------------------------------------------------------------------
+def _delivered_long_ago(send: Send, service: Service) -> None:
+    send(service, 3)
+    Message.objects.update(status="delivered", due_at=None, finished_at=database_now())
+
+
+def _move(monkeypatch: pytest.MonkeyPatch, ahead: timedelta) -> None:
+    """Set the database's clock ahead, for the modules that delete by age."""
+    modules = ("workers.housekeeping", "history.retention", "idempotency", "management.commands.doctor")
+    for module in modules:
+        monkeypatch.setattr(f"integrations.{module}.database_now", lambda: datetime.now(UTC) + ahead)
+    monkeypatch.setattr("integrations.models.idempotency.timezone.now", lambda: datetime.now(UTC) + ahead)
+
+
+def _keep_house() -> None:
+    Retention.objects.update(rests_until=database_now() - SECOND)
+    for _ in range(3):
+        housekeeping.sweep()
+        housekeeping.tidy()
+
+
+def test_a_leap_of_the_clock_deletes_no_history_and_forgets_no_idempotency_key(
+    register: Register, send: Send, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At +100 days for 45 s, 905 messages went, and the same key made a second message."""
+    _delivered_long_ago(send, register())
+    key = KeyedRequest("token 1", "k", "/api/v1/messages", "digest")
+    IdempotentAnswer.objects.create(owner="token 1", key="k", path=key.path, body_digest="digest", status=202)
+    _keep_house()
+    _move(monkeypatch, 100 * DAY)
+    (answer,) = run_once([key], lambda _: lambda: pytest.fail("it is done again"))
+    assert isinstance(answer, IdempotentAnswer)
+    _keep_house()
+    assert (Message.objects.count(), IdempotentAnswer.objects.count()) == (3, 1)
+    (answer,) = run_once([key], lambda _: lambda: pytest.fail("it is done again"))
+    assert isinstance(answer, IdempotentAnswer)
+    assert any("no history is deleted" in str(result) for result in _leap())
+
+
+def test_history_is_deleted_again_when_an_admin_accepts_the_clock(
+    register: Register, send: Send, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _delivered_long_ago(send, register())
+    _keep_house()
+    _move(monkeypatch, 100 * DAY)
+    _keep_house()
+    with suppress(SystemExit):  # for the modes of the test's own files
+        call_command("doctor", "--accept-clock")
+    assert "no history is deleted" not in capsys.readouterr().out
+    assert AuditEntry.objects.filter(action="clock.accepted").count() == 1
+    _keep_house()
+    assert not Message.objects.exists()
+
+
+def test_a_rest_begun_before_the_clock_moved_back_ends(register: Register, send: Send) -> None:
+    _delivered_long_ago(send, register())
+    Message.objects.update(finished_at=database_now() - 91 * DAY, created_at=database_now() - 91 * DAY)
+    Retention.objects.current()
+    Retention.objects.update(rests_until=database_now() + 100 * DAY)
+    housekeeping.sweep()
+    assert not Message.objects.exists()

@@ -14,13 +14,13 @@ from typing import Any, Literal
 import redis
 from django.conf import settings
 from django.core.checks import ERROR, WARNING, Tags, run_checks
-from django.core.management.base import BaseCommand
-from django.db import DatabaseError, connection
+from django.core.management.base import BaseCommand, CommandParser
+from django.db import DatabaseError, connection, transaction
 from django.db.migrations.executor import MigrationExecutor
 from django.db.models import Min
 from django.utils import timezone
 
-from integrations.models import Message, ServiceStatus, Worker, database_now
+from integrations.models import AuditEntry, Installation, Message, ServiceStatus, Worker, database_now
 from integrations.registration import key_rotation
 
 FREE_FAILS, FREE_WARNS = 200 * 1024**2, 1024**3  # bytes: below the first, a burst of messages fills the disk
@@ -45,13 +45,29 @@ class Command(BaseCommand):
     help = "Check the installation, one line per check; exit 1 if a check fails."
     requires_system_checks: list[str] = []  # Django would refuse to start with the very problems to report
 
-    def handle(self, *_: Any, **__: Any) -> None:
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--accept-clock",
+            action="store_true",
+            help="after a leap of the clock: say that its present time is right, so that old history is deleted again",
+        )
+
+    def handle(self, *_: Any, accept_clock: bool, **__: Any) -> None:
+        if accept_clock:
+            _accept_clock()
         failed = False
         for result in check_results():
             self.stdout.write(str(result))
             failed = failed or result.level == "fail"
         if failed:
             raise SystemExit(1)
+
+
+@transaction.atomic
+def _accept_clock() -> None:
+    now = database_now()
+    Installation.objects.accept_clock(now)
+    AuditEntry.objects.record("command line", "clock.accepted", "clock", after={"time": now.isoformat()})
 
 
 def check_results() -> Iterator[CheckResult]:
@@ -61,6 +77,7 @@ def check_results() -> Iterator[CheckResult]:
     if usable:
         yield from _old_keys()
         yield _clock()
+        yield from _leap()
         yield _workers()
         yield _backlog()
     else:
@@ -164,6 +181,17 @@ def _clock() -> CheckResult:
             f"the clocks of this machine and the database differ by {skew.total_seconds():.1f} s; set both by NTP",
         )
     return CheckResult("ok", "the clocks of this machine and the database agree")
+
+
+def _leap() -> Iterator[CheckResult]:
+    clock = Installation.objects.current().clock
+    if clock.leapt_from and clock.leapt_to:
+        yield CheckResult(
+            "warn",
+            f"the clock went from {clock.leapt_from:%F %H:%M} to {clock.leapt_to:%F %H:%M} UTC without a worker in "
+            f"between: no history is deleted until workers have run for {clock.hold_left.total_seconds() / 3600:.1f} h "
+            "more. If the time is right, run manage.py doctor --accept-clock",
+        )
 
 
 # ---- traffic ------------------------------------------------------------------------------------------------------
