@@ -40,7 +40,7 @@ def filters_of(query: QueryDict) -> dict[str, str]:
     return {name: value for name in FilterForm.base_fields if (value := query.get(name, ""))}
 
 
-def read(query: QueryDict) -> tuple[FilterForm, Search]:
+def read_filters(query: QueryDict) -> tuple[FilterForm, Search]:
     """The filters of an address, added to those typed into the search. A service or status typed there wins."""
     form = FilterForm(query)
     form.is_valid()

@@ -147,8 +147,8 @@ def breaker_rules(policy: BreakerPolicy) -> str:
     """The rules by which a breaker opens, and its first probe."""
     if not policy.enabled:
         return "Disabled: calls are never stopped."
-    unit = "calls" if policy.window.type == "count" else "seconds"
-    window = f"the last {policy.window.size} {unit}"
+    size = policy.window.size
+    window = f"the last {size} calls" if policy.window.type == "count" else f"the calls of the last {size} s"
     rules = [f"{_share(policy.failure_rate)} of {window} fail (minimum {policy.minimum_calls} calls)"]
     if policy.consecutive_failures:
         count = policy.consecutive_failures

@@ -50,7 +50,7 @@ def _call(request: HttpRequest) -> HttpResponse:
         except ValueError as error:
             form.add_error(None, f"The request cannot be built: {error}.")
             return _lab_page(request, form, status=422)
-    return submit_once_unlocked(request, lambda: _run(request, lab_request), lambda: _under_way(request))
+    return submit_once_unlocked(request, lambda: _run(request, lab_request), lambda: _already_in_flight(request))
 
 
 @operator
@@ -72,7 +72,7 @@ def _run(request: HttpRequest, lab_request: lab_call.LabRequest) -> HttpResponse
     return see_other("lab-result", lab_call.run(lab_request, actor=actor(request)).public_id)
 
 
-def _under_way(request: HttpRequest) -> HttpResponse:
+def _already_in_flight(request: HttpRequest) -> HttpResponse:
     toasts.warning(request, "This call is already in flight. Its result will appear in the history.")
     return see_other("lab")
 

@@ -89,7 +89,7 @@ PAGES = {
         "/settings/password/",
     ],
 }
-LOCKED_OUT_AFTER = 8  # failures with one name, as the settings have it
+LOCKED_OUT_AFTER = 5  # failures with one name, as the settings have it
 LOOKED_AT_BELOW = {"lab-result", "service-preview", "login", "setup"}
 NO_PAGES = {  # they answer with a file, or do what a form asks and lead back
     *("signing-enable", "signing-disable", "endpoint-delete", "token-delete", "logout"),

@@ -9,7 +9,7 @@ from django.utils import timezone
 from django.views.decorators.http import require_GET
 
 from dashboard.access import viewer
-from dashboard.forms.message_filters import read
+from dashboard.forms.message_filters import read_filters
 from dashboard.presenters.exports import as_csv, as_ndjson
 from integrations.search.pages import SearchResults
 
@@ -22,7 +22,7 @@ def export(request: HttpRequest, name: str) -> HttpResponse:
     """Stream all messages that the list's filters find. 400 for an invalid filter, which would export too much."""
     if name not in FORMATS:
         raise Http404("Unknown format. Use csv or ndjson.")
-    search = read(request.GET)[1]
+    search = read_filters(request.GET)[1]
     if search.problems:
         return HttpResponse(f"{'. '.join(search.problems)}.", status=400, content_type="text/plain; charset=utf-8")
     lines, kind = FORMATS[name]

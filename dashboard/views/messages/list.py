@@ -13,7 +13,7 @@ from django.views.decorators.http import require_GET
 
 from dashboard import live
 from dashboard.access import person, viewer
-from dashboard.forms.message_filters import filters_of, plain_query, read
+from dashboard.forms.message_filters import filters_of, plain_query, read_filters
 from dashboard.presenters.pagination import CursorPage, page
 from integrations.models import Attempt, Failure, Message, Operation, SavedView, Status
 from integrations.search.grammar import Search
@@ -28,7 +28,7 @@ ON_SCREEN = 100  # rows that a panel reloads
 def listing(request: HttpRequest) -> HttpResponse:
     if target := _page_of_id(request.GET.get("q", "").strip()):
         return HttpResponseRedirect(target)
-    form, search = read(request.GET)
+    form, search = read_filters(request.GET)
     if plain := plain_query(request.GET, search):
         return HttpResponseRedirect(f"?{plain.urlencode()}")
     found = SearchResults(search)
@@ -58,7 +58,7 @@ MORE_FILTERS = ("dead_reason", "fault", "status_code", "ordering_key", "created_
 @require_GET
 def listing_panel(request: HttpRequest) -> HttpResponse:
     """The current state of the rows on the screen, and the number of newer messages. No row ever moves."""
-    found = SearchResults(read(request.GET)[1])
+    found = SearchResults(read_filters(request.GET)[1])
     ids = [
         int(part) for part in request.GET.get("rows", "").split("-")[:ON_SCREEN] if part.isdecimal() and len(part) < 19
     ]

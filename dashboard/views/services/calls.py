@@ -33,7 +33,7 @@ def listing(request: HttpRequest, name: str) -> HttpResponse:
         "page": page(only, request.GET.get("cursor", ""), PAGE),
         "trigger": trigger if trigger in TRIGGERS else "",
         "triggers": TRIGGERS,
-        "under_way": calls_in_flight(service),
+        "in_flight": calls_in_flight(service),
     }
     return render(request, "services/calls.html", context)
 
@@ -49,7 +49,7 @@ def detail(request: HttpRequest, name: str, public_id: str) -> HttpResponse:
     context = {
         "service": call.service,
         "call": call,
-        "is_under_way": call.pk in calls_in_flight(call.service),
+        "is_in_flight": call.pk in calls_in_flight(call.service),
         "request_body": body,
         "curl": as_curl(call.method, call.url, call.request_headers, body) if call.url else "",
     }
