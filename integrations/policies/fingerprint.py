@@ -180,7 +180,7 @@ CHANGING = re.compile(
     "|".join(
         (
             r"(?:https?|wss?|ftp)://[^\s\"'<>]+",
-            r"(?<![\w.+-])[\w.+-]+@\w[\w.-]*",
+            rf"(?<![\w.+{FOLDED}-])[\w.+-]+@\w[\w.-]*",
             UUID.pattern,
             # IPv6
             rf"(?<![\w:{FOLDED}])(?:[0-9a-f]{{0,4}}:){{2,7}}(?:[0-9a-f]{{1,4}}|(?:\d+\.){{3}}\d+)?(?![\w:{FOLDED}])",
