@@ -8,24 +8,29 @@ from dashboard.presenters.bodies import SHOWN, pretty_json
 from dashboard.presenters.diffs import Line, difference
 from dashboard.presenters.lines import as_lines
 from integrations.models import Draft, Message, MessageContent
-from integrations.outbound.redaction import redacted_headers, redacted_text
+from integrations.outbound.redaction import redacted_headers, redacted_url
 
 
 def edited_parts(message: Message, draft: Draft) -> list[tuple[str, list[Line]]]:
-    """The changed parts of a message, each with its diff; secret headers are masked."""
-    content, secrets = message.content, message.service.secret_values
-
-    def masked(line: str) -> str:
-        name, mark, value = line.partition(": ")
-        return mark.join(redacted_headers([(name, value)], secrets)[0]) if mark else redacted_text(line, secrets)
-
+    """The changed parts of a message, each with its diff; headers and parameters that are named as credentials are
+    masked. Never by value: the operator could read from the mask which text equals a secret."""
+    content = message.content
     before = _address(message.method, message.path, content.query)
     parts = [
-        ("Method, path and query", difference(before, _address(draft.method, draft.path, draft.query))),
-        ("Headers", difference(_headers(content), _headers(draft), masked)),
+        ("Method, path and query", difference(before, _address(draft.method, draft.path, draft.query), _parameter)),
+        ("Headers", difference(_headers(content), _headers(draft), _header)),
         ("Body", difference(_comparable(bytes(content.body)), _comparable(draft.body))),
     ]
     return [(name, lines) for name, lines in parts if lines]
+
+
+def _header(line: str) -> str:
+    name, mark, value = line.partition(": ")
+    return mark.join(redacted_headers([(name, value)], ())[0]) if mark else line
+
+
+def _parameter(line: str) -> str:
+    return redacted_url(f"?{line}")[1:]
 
 
 def _address(method: str, path: str, query: dict[str, Any]) -> str:

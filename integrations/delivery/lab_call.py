@@ -16,13 +16,13 @@ from django.db import transaction
 from django.utils import timezone
 
 from integrations.delivery import unqueued_call
-from integrations.delivery.request import build_call
+from integrations.delivery.request import build_call, credential_headers
 from integrations.delivery.send import make_call, new_client
 from integrations.delivery.target import target_of
 from integrations.models import Attempt, AuditEntry, Certificate, Endpoint, Service, Trigger
 from integrations.outbound.client import Call, Client
 from integrations.outbound.outcome import Outcome
-from integrations.outbound.redaction import redacted_bytes, redacted_headers, redacted_url
+from integrations.outbound.redaction import redacted_headers, redacted_url
 
 STORED = 1024 * 1024  # bytes of a response; an operator reads this one, so it is more than delivery stores
 
@@ -59,15 +59,26 @@ class RequestPreview:
 
 
 def preview(request: LabRequest) -> RequestPreview:
-    """Show the request that ``run`` would send. Raises ValueError if it cannot be built."""
-    return masked(request.call("att_…", timezone.now()), request.service)
+    """Show the request that ``run`` would send. Raises ValueError if it cannot be built.
+
+    The operator's own text stays as typed, masked by names only: a preview that masked every text equal to a secret
+    would tell which guess is right, some 250,000 guesses a second without a call or an audit entry.
+    """
+    service, call = request.service, request.call("att_…", timezone.now())
+    ours = credential_headers(service)
+    headers = [
+        redacted_headers([(name, value)], service.secret_values if name.lower() in ours else ())[0]
+        for name, value in call.headers
+    ]
+    return RequestPreview(call.method, redacted_url(call.url), headers, call.body)
 
 
 def masked(call: Call, service: Service) -> RequestPreview:
-    """Show a call without the service's secrets."""
+    """Show a stored call without the service's secrets; its body is shown as it is stored."""
     secrets = service.secret_values
-    url = redacted_url(call.url, secrets)
-    return RequestPreview(call.method, url, redacted_headers(call.headers, secrets), redacted_bytes(call.body, secrets))
+    return RequestPreview(
+        call.method, redacted_url(call.url, secrets), redacted_headers(call.headers, secrets), call.body
+    )
 
 
 def run(request: LabRequest, *, actor: str, client: Client | None = None) -> Attempt:

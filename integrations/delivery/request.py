@@ -85,3 +85,10 @@ def _credentials(service: Service, body: bytes) -> list[tuple[str, str]]:
         case "oauth2":
             service.secret_for_call("auth.client_secret")  # the token takes a call of its own: see oauth.py
     return []
+
+
+def credential_headers(service: Service) -> frozenset[str]:
+    """The names, in lower case, of the headers that a call gets from the service's ``auth``."""
+    auth = service.auth
+    names = {"none": "", "header": auth.get("name", ""), "hmac": auth.get("header", "")}
+    return frozenset({names.get(auth.get("type", "none"), "authorization").lower()} - {""})

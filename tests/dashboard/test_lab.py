@@ -81,6 +81,27 @@ def test_a_preview_shows_the_exact_request_and_sends_nothing(operator: Client, l
     assert not Attempt.objects.exists()
 
 
+def test_a_preview_does_not_tell_which_guess_equals_a_secret(operator: Client, local: Receiver) -> None:
+    guesses = {"path": "/canary-7c1e55", "query": "q=canary-7c1e55", "headers": "X-Guess: canary-7c1e55"}
+    wrong = {name: text.replace("7c1e55", "0d0d0d") for name, text in guesses.items()}
+
+    def shown(typed: dict[str, str], body: str) -> str:
+        page = text(operator.post("/lab/", {**FORM, **typed, "body_kind": "text", "body": body, "preview": "1"}))
+        preview = page[page.index("nothing was sent") :]
+        assert "Bearer ••••" in preview
+        return re.sub(r'name="(form_key|csrf)[^>]*>|value="[\w-]{32,}"|nonce="[^"]*"', "", preview)
+
+    right_guess, wrong_guess = shown(guesses, "is it canary-7c1e55?"), shown(wrong, "is it canary-0d0d0d?")
+    assert right_guess.count("••••") == wrong_guess.count("••••")
+    assert "is it canary-7c1e55?" in right_guess
+
+
+def test_the_body_of_a_call_is_kept_as_the_operator_typed_it(operator: Client, local: Receiver) -> None:
+    operator.post("/lab/", {**FORM, "body_kind": "text", "body": "is it canary-7c1e55?"})
+    assert bytes(Attempt.objects.get().request_body or b"") == b"is it canary-7c1e55?"
+    assert local.last.body == b"is it canary-7c1e55?"
+
+
 def test_a_query_that_no_url_can_hold_is_said_at_its_field(operator: Client, local: Receiver) -> None:
     page = text(operator.post("/lab/", {**FORM, "query": f"q={'a' * 8192}", "preview": "1"}), 422)
     assert "the limit is 8,192: send long values in the body" in page
