@@ -24,8 +24,8 @@ CSRF = "a" * 32  # of the right form, so that Django's middleware reads the form
 MEGABYTE = 1024 * 1024
 
 
-@pytest.fixture
-def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
     one = Served(asgi.application)
     yield one
     one.close()
