@@ -12,11 +12,13 @@ from django.urls import URLPattern, URLResolver, re_path
 from django.views.decorators.csrf import csrf_exempt
 from ninja import NinjaAPI
 from ninja.openapi.schema import OpenAPISchema
+from ninja.operation import Operation
 
 from integrations.api import administration, events, failures, messages, operations, process, services
 from integrations.api.auth import Bearer
 from integrations.api.json_io import StrictParser, keep_out_of_caches
 from integrations.api.openapi import complete
+from integrations.api.parameters import refusing_unknown
 from integrations.api.problems import Problem, add_problem_handlers
 
 DESCRIPTION = """\
@@ -40,13 +42,21 @@ class Api(NinjaAPI):
         complete(schema, dict(self._authentication()))
         return schema
 
+    def refuse_unknown_parameters(self) -> None:
+        """Check the query parameters of every call; to be called once, when all routers are added."""
+        for operation in self._operations():
+            operation.view_func = refusing_unknown(operation)
+
     def _authentication(self) -> Iterator[tuple[str, Bearer]]:
         """Yield the authentication of each operation, by operation id."""
+        for operation in self._operations():
+            (bearer,) = operation.auth_callbacks
+            yield self.get_openapi_operation_id(operation), cast(Bearer, bearer)
+
+    def _operations(self) -> Iterator[Operation]:
         for router in self._get_bound_routers():
             for view in router.path_operations.values():
-                for operation in view.operations:
-                    (bearer,) = operation.auth_callbacks
-                    yield self.get_openapi_operation_id(operation), cast(Bearer, bearer)
+                yield from view.operations
 
     def get_openapi_operation_id(self, operation: Any) -> str:
         name: str = operation.view_func.__name__
@@ -90,3 +100,4 @@ api.add_router("", operations.router)
 api.add_router("", process.router)
 api.add_router("", failures.router)
 api.add_router("", administration.router)
+api.refuse_unknown_parameters()

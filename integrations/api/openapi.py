@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from integrations.api.auth import Bearer
+from integrations.api.parameters import READS
 from integrations.api.problems import KINDS, MEDIA_TYPE
 from integrations.api.responses import ProblemOut
 from integrations.schemas.actions import FailureIn, RetentionIn
@@ -163,7 +164,7 @@ def _complete_operation(operation: dict[str, Any], bearer: Bearer, method: str, 
         _complete_response(response, method, status, takes_key=_takes_key(operation))
         for call, parameter, value in LINKS.get((name, status), ()):
             response.setdefault("links", {})[call] = {"operationId": call, "parameters": {parameter: value}}
-    for refused in sorted(_refusals(operation, name, path)):
+    for refused in sorted(_refusals(operation, name, method, path)):
         operation["responses"][str(refused)] = {"$ref": f"#/components/responses/Problem{refused}"}
 
 
@@ -176,13 +177,14 @@ def _complete_response(response: dict[str, Any], method: str, status: str, *, ta
         response["description"] = texts.get(status, "The current state.")
 
 
-def _refusals(operation: dict[str, Any], name: str, path: str) -> set[int]:
+def _refusals(operation: dict[str, Any], name: str, method: str, path: str) -> set[int]:
     refusals = set(ALWAYS)
     if "{" in path or name == "follow_events":  # 404 if a message to follow does not exist
         refusals.add(404)
     if "requestBody" in operation:
         refusals |= {415, 422}
-    if any(parameter["in"] != "path" for parameter in operation.get("parameters", ())):
+    reads = method.upper() in READS  # refuses unknown query parameters
+    if reads or any(parameter["in"] != "path" for parameter in operation.get("parameters", ())):
         refusals.add(422)
     if name in CONFLICTS:
         refusals.add(409)

@@ -199,7 +199,7 @@ class Service(models.Model):
 
     def secret_set_at(self, name: str) -> str | None:
         entry = self.secrets.get(name)
-        return None if entry is None else entry["set_at"]
+        return None if entry is None else entry["set_at"].replace("+00:00", "Z")
 
     def keep_secret(self, name: str, value: str) -> None:
         """Set a secret for the present origins; the caller saves. An unchanged secret keeps its time."""

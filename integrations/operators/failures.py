@@ -11,6 +11,7 @@ from integrations.errors import Conflict, Invalid
 from integrations.models import Account, AuditEntry, Event, Failure, FailureState, database_now
 from integrations.models.failure import RECENT, FailureQuerySet
 from integrations.schemas.actions import FailureIn
+from integrations.schemas.fields import utc_text
 
 
 def change(failure: Failure, data: FailureIn, *, actor: str) -> Failure:
@@ -102,7 +103,7 @@ def _facts(failure: Failure) -> dict[str, Any]:
     until = failure.ignored_until
     return {
         "state": str(failure.state),
-        "ignored_until": until.isoformat() if until else None,
+        "ignored_until": utc_text(until) if until else None,
         "note": failure.note,
         "assignee": failure.assignee,
     }

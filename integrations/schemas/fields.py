@@ -155,6 +155,11 @@ def in_utc(moment: datetime) -> datetime:
     return moment.astimezone(UTC)
 
 
+def utc_text(moment: datetime) -> str:
+    """Return a time as the API writes it: RFC 3339 in UTC, with Z."""
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
 Timestamp = Annotated[datetime, BeforeValidator(is_iso_date), AfterValidator(in_utc)]
 Headers = dict[str, str]
 Query = dict[str, str | int | float | bool | list[str]]

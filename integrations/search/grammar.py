@@ -26,7 +26,7 @@ from integrations.models.field_value import TEXT_LIMIT
 from integrations.models.message import has_replay
 from integrations.outbound.outcome import Fault
 from integrations.policies.retry import DeadReason
-from integrations.schemas.fields import METHODS, checked_field
+from integrations.schemas.fields import METHODS, checked_field, checked_method
 
 WORDS_LIMIT = 50
 IDS_LIMIT = 1_000  # messages chosen by id
@@ -120,6 +120,11 @@ def _identified(prefix: str, value: str) -> tuple[int, int]:
     return parsed
 
 
+def _method(value: str) -> Q:
+    """Methods of the API's rule: also custom ones such as PURGE, which messages may have."""
+    return Q(method=checked_method(value))
+
+
 def _state(value: str) -> Q:
     if value not in STATES:
         raise ValueError(f"has an unknown value; use {', '.join(STATES)}")
@@ -172,7 +177,7 @@ QUALIFIERS = {
     "fault": Qualifier("fault of the last failed call", _one_of("last_fault", FAULTS), FAULTS),
     "code": Qualifier("last status code", _status_code),
     "key": Qualifier("ordering key", _equal("ordering_key")),
-    "method": Qualifier("HTTP method", lambda value: _one_of("method", METHODS)(value.upper()), METHODS),
+    "method": Qualifier("HTTP method", _method, METHODS),
     "attempts": Qualifier("attempts used", _number("attempts", 6)),
     "calls": Qualifier("calls made", _number("calls", 6)),
     "is": Qualifier("replayed, a replay, held or parked", _state, tuple(STATES)),

@@ -233,7 +233,6 @@ def test_filters_narrow_the_list(viewer: Api, invoices: Endpoint, queue: Any) ->
     assert ids("q=tag:order%3D7") == [plain.public_id]
     assert ids("q=tag:order%3D8") == []
     assert ids(f"q={dead.public_id}") == [dead.public_id]
-    assert ids("colour=red") == ids("")
 
 
 def test_q_is_the_search_of_the_console(viewer: Api, queue: Any) -> None:

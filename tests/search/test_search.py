@@ -101,7 +101,7 @@ def test_ages_and_times_bound_the_acceptance(billing: Service) -> None:
         ("code:many", "takes a number"),
         ("code:99999", "takes a number"),
         ("code:500..400", "write 400..500"),
-        ("method:BREW", "has an unknown value; use GET"),
+        ("method:CONNECT", "use one of GET"),
         ("id:7", "ids of messages, such as msg_42_"),
         ("failure:7", "such as fail_42_9f3a7c21"),
         ("older:soon", "such as 90s, 15m"),
@@ -315,3 +315,9 @@ def test_a_field_is_declared_once() -> None:
         name="billing", base_url="https://billing.example.com", search_fields=["a.b", " a.b ", "items.*.0"]
     )
     assert service.search_fields == ["a.b", "items.*.0"]
+
+
+def test_a_custom_method_is_found(billing: Service) -> None:
+    message = a_message(billing, method="PURGE")
+    a_message(billing, method="POST")
+    assert found_by("method:purge") == {message.pk}

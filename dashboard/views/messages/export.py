@@ -8,9 +8,10 @@ from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpRespons
 from django.utils import timezone
 from django.views.decorators.http import require_GET
 
-from dashboard.access import viewer
-from dashboard.forms.message_filters import read_filters
+from dashboard.access import actor, viewer
+from dashboard.forms.message_filters import filters_of, read_filters
 from dashboard.presenters.exports import as_csv, as_ndjson
+from integrations.models import AuditEntry
 from integrations.search.pages import SearchResults
 
 FORMATS = {"csv": (as_csv, "text/csv; charset=utf-8"), "ndjson": (as_ndjson, "application/x-ndjson")}
@@ -26,6 +27,9 @@ def export(request: HttpRequest, name: str) -> HttpResponse:
     if search.problems:
         return HttpResponse(f"{'. '.join(search.problems)}.", status=400, content_type="text/plain; charset=utf-8")
     lines, kind = FORMATS[name]
+    AuditEntry.objects.record(
+        actor(request), "messages.exported", "messages", after={"format": name, "filters": filters_of(request.GET)}
+    )
     stream = StreamingHttpResponse(
         lines(SearchResults(search)),
         content_type=kind,

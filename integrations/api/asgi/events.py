@@ -26,6 +26,7 @@ from integrations.api import api, events
 from integrations.api.asgi.routes import DATABASE_TIMEOUT, DatabasePool, Route, authenticate, send_response, unavailable
 from integrations.api.auth import Caller, is_signed_in, viewer
 from integrations.api.json_io import keep_out_of_caches
+from integrations.api.parameters import refuse_unknown
 from integrations.api.problems import Problem
 from integrations.history import event_stream
 from integrations.logs import line
@@ -318,6 +319,7 @@ def streaming(broadcaster: Broadcaster) -> Route:
         with ExitStack() as stack:
             try:
                 caller = await authenticate(request, viewer)
+                refuse_unknown(request.GET, ["topics"])
                 topics = events.parse_topics(request.GET.getlist("topics"))
                 stream = stack.enter_context(broadcaster.open_stream(caller, topics))
                 start = await broadcaster.subscribe(stream, request.headers.get("Last-Event-ID", ""))
