@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from base64 import b64encode
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -15,7 +14,7 @@ from ninja import Query, Router
 
 from integrations.api.auth import caller, operator, operator_batch, viewer
 from integrations.api.idempotency import PARAMETER, all_once, once
-from integrations.api.json_io import api_path, json_response
+from integrations.api.json_io import RawJson, api_path, json_response
 from integrations.api.pagination import LIMIT, Cursor, Limit, cursor_to, list_json, page, position_of
 from integrations.api.problems import problem_of, validation_problem
 from integrations.api.responses import (
@@ -47,6 +46,7 @@ from integrations.operators import traffic
 from integrations.outbound.outcome import Fault
 from integrations.outbound.redaction import redacted_headers
 from integrations.policies.retry import DeadReason
+from integrations.schemas import exact_json
 from integrations.schemas.fields import Timestamp
 from integrations.schemas.message import MessageIn, ReplayIn, json_bytes
 from integrations.search import grammar, pages
@@ -365,9 +365,8 @@ def _content_json(content: MessageContent) -> dict[str, Any]:
     raw = bytes(content.body)
     body: dict[str, Any] = {"body_base64": b64encode(raw).decode()}
     try:
-        value = json.loads(raw)
-        if json_bytes(value) == raw:
-            body = {"body": value}
+        if json_bytes(exact_json.parse(raw)) == raw:
+            body = {"body": RawJson(raw)}
     except (ValueError, RecursionError):
         pass
     headers = dict(redacted_headers(content.headers.items(), ()))  # viewers may read it

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from base64 import b64decode
 from binascii import Error as Base64Error
 from typing import Any, Literal, Self
@@ -15,6 +14,7 @@ from pydantic import (
 )
 
 from integrations.errors import TooLarge
+from integrations.schemas import exact_json
 from integrations.schemas.fields import (
     BODY_LIMIT,
     Headers,
@@ -150,7 +150,7 @@ def body_bytes(
 
 def json_bytes(value: Any) -> bytes:
     """Serialise to compact JSON, as it is stored and sent. Raises ValueError for NaN and infinity."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    return exact_json.compact(value)
 
 
 class ReplayIn(StrictModel):
