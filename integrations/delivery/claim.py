@@ -21,6 +21,7 @@ from integrations.policies.retry import DeadReason
 
 SERVICES_AT_ONCE = 200  # services considered in one claim; they take turns, so the others come next
 PARK_ROUNDS = 8  # searches in one claim for messages that are not behind another one of their ordering key
+LOCKED_AT_MOST = 100  # locked messages of a service that a claim looks past
 BURIED_AT_ONCE = 500  # messages past their deadline that one claim buries
 
 
@@ -44,21 +45,25 @@ class Claim:
         return self.message.calls + 1
 
 
-def claim(worker_id: int, capacity: int, caps: Mapping[int, int] | None = None) -> list[Claim]:
+def claim(
+    worker_id: int, capacity: int, caps: Mapping[int, int] | None = None, *, skip_locked: bool = False
+) -> list[Claim]:
     """Claim up to ``capacity`` due messages for a worker, by turns over the services. Commits before it returns.
 
     ``caps`` has, by service id, the most messages that the worker takes of services it is already busy with.
+    ``skip_locked`` leaves out messages that another transaction has locked; a claim without it fails after
+    ``sql.LOCK_TIMEOUT``. It takes two statements more, and locks more messages than it claims.
     """
     # Read outside the transaction: on SQLite one that claims nothing would still take the write lock.
     now, due = queue.serving(SERVICES_AT_ONCE)
     if not due or capacity <= 0:
         return []
     with transaction.atomic():
-        runtimes = Runtime.objects.free(list(due), worker_id=worker_id, now=now)
+        runtimes = Runtime.objects.free(list(due), worker_id=worker_id, now=now, may_wait=not skip_locked)
         admissions = [admit(runtime, target, now) for runtime, target in with_load(runtimes, now)]
         for admission in admissions:
             admission.permits = min(admission.permits, (caps or {}).get(admission.runtime.pk, capacity))
-        _choose_candidates(admissions, due, capacity, now)
+        _choose_candidates(admissions, due, capacity, now, skip_locked=skip_locked)
         counts = limits.share(capacity, [len(admission.candidates) for admission in admissions])
         batches = _claim_chosen(
             [(a, a.candidates[:count]) for a, count in zip(admissions, counts, strict=True)], worker_id, now
@@ -93,7 +98,12 @@ def claim_suspect(worker_id: int) -> list[Claim]:
 
 
 def _choose_candidates(
-    admissions: Sequence[Admission], due: dict[int, list[Priority]], capacity: int, now: datetime
+    admissions: Sequence[Admission],
+    due: dict[int, list[Priority]],
+    capacity: int,
+    now: datetime,
+    *,
+    skip_locked: bool = False,
 ) -> None:
     """Choose each service's next messages: first attempts, then retries within their budget, then bulk replays."""
     unfilled = [admission for admission in admissions if admission.permits]
@@ -104,7 +114,10 @@ def _choose_candidates(
             (
                 admission,
                 queue.Want(
-                    admission.runtime.pk, priority, wanted + len(admission.candidates), since[admission.runtime.pk]
+                    admission.runtime.pk,
+                    priority,
+                    wanted + len(admission.candidates) + (LOCKED_AT_MOST if skip_locked else 0),
+                    since[admission.runtime.pk],
                 ),
             )
             for admission in unfilled
@@ -112,6 +125,9 @@ def _choose_candidates(
             if (wanted := admission.wanted(priority, capacity)) > 0
         ]
         found = queue.first_of([want for _, want in wants], now)
+        if skip_locked:
+            free = Message.objects.unlocked([pk for ids in found for pk in ids])
+            found = [[pk for pk in ids if pk in free] for ids in found]
         # A message behind another one of its key is parked as soon as it is found, so that each is looked at once and
         # not at every claim. The end of the message ahead makes it due again (Message.objects.promote).
         keyed = [

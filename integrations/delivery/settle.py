@@ -10,7 +10,7 @@ from datetime import datetime
 from random import Random
 from typing import Any
 
-from django.db import transaction
+from django.db import OperationalError, transaction
 
 from integrations.delivery import failure_groups
 from integrations.delivery.attempt import attempt_columns
@@ -65,6 +65,28 @@ def settle(results: Sequence[CallResult]) -> None:
             _complete_lost(result)
         tally.add(_counts(decisions), now)
     write(log, [_log_line(decision) for decision in decisions])
+
+
+def settle_free(results: Sequence[CallResult]) -> list[CallResult]:
+    """Settle results service by service, without those whose rows another transaction has locked. Returns the settled
+    ones. For a batch that a lock has held up: one locked row must not keep the results of all services."""
+    by_service: dict[int, list[CallResult]] = defaultdict(list)
+    for result in results:
+        by_service[result.claim.message.service_id].append(result)
+    settled: list[CallResult] = []
+    for group in by_service.values():
+        try:
+            with transaction.atomic():
+                free = Message.objects.unlocked([result.claim.message.pk for result in group])
+                ours = [result for result in group if result.claim.message.pk in free]
+                if ours:
+                    settle(ours)
+        except OperationalError as error:  # the row of the service, or of its counters, is locked
+            if not sql.is_lock_timeout(error):
+                raise
+        else:
+            settled += ours
+    return settled
 
 
 def settle_bare(result: CallResult) -> None:

@@ -288,6 +288,14 @@ class MessageQuerySet(models.QuerySet["Message"]):
     def first_due_before(self, moment: datetime) -> MessageQuerySet:
         return self.filter(Q(created_at__lt=moment) & (Q(deliver_at=None) | Q(deliver_at__lt=moment)))
 
+    def unlocked(self, ids: Sequence[int]) -> set[int]:
+        """Lock those of ``ids`` that no other transaction has locked. Deleted messages are among them: no transaction
+        holds them up."""
+        these = self.filter(pk__any=ids).order_by("pk")
+        free = set(these.select_for_update(skip_locked=True).values_list("pk", flat=True))
+        locked = set(these.values_list("pk", flat=True)) - free
+        return set(ids) - locked
+
     def claim(self, ids: Sequence[int], *, worker_id: int, now: datetime) -> dict[int, Priority]:
         """PENDING → DELIVERING for one worker, for messages that are still due; returns the claimed ones. The caller
         holds the locks of their services."""
@@ -385,7 +393,9 @@ class MessageQuerySet(models.QuerySet["Message"]):
 
     def _finish(self, status: Status, now: datetime, **changes: Any) -> list[Message]:
         with transaction.atomic():
-            messages = list(self.filter(status=Status.PENDING).select_for_update())
+            # An operator's cancellation waits for a locked message; the workers bury it at their next look.
+            waits = status == Status.CANCELLED
+            messages = list(self.filter(status=Status.PENDING).select_for_update(skip_locked=not waits))
             ids = [message.pk for message in messages]
             done = Message.objects.filter(pk__any=ids, status=Status.PENDING)
             done.update(status=status, finished_at=now, due_at=None, parked=False, held=False, **changes)

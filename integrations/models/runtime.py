@@ -17,18 +17,19 @@ from integrations.policies.breaker import BreakerState
 
 
 class RuntimeQuerySet(models.QuerySet["Runtime"]):
-    def locked(self, service_ids: Iterable[int]) -> list[Runtime]:
+    def locked(self, service_ids: Iterable[int], *, skip_locked: bool = False) -> list[Runtime]:
         """Lock the rows and wait for them, in one order, so that two settlements cannot lock each other out."""
-        return _lock(service_ids, order="r.service_id")
+        return _lock(service_ids, order="r.service_id", skip=skip_locked)
 
-    def free(self, service_ids: Sequence[int], *, worker_id: int, now: datetime) -> list[Runtime]:
+    def free(
+        self, service_ids: Sequence[int], *, worker_id: int, now: datetime, may_wait: bool = True
+    ) -> list[Runtime]:
         """Lock the rows that no other process holds, the least recently served first, for a worker whose lease
         stands. If all are taken, wait for the first, some milliseconds: a lane that came back later would leave the
         service idle until then."""
         lease = (worker_id, now)
-        return _lock(service_ids, order="r.turn", skip=True, lease=lease) or _lock(
-            service_ids[:1], order="r.turn", lease=lease
-        )
+        free = _lock(service_ids, order="r.turn", skip=True, lease=lease)
+        return free if free or not may_wait else _lock(service_ids[:1], order="r.turn", lease=lease)
 
     def serving(self, now: datetime) -> RuntimeQuerySet:
         """Services that are not paused and not throttled, with a breaker that is not open or is due to probe."""

@@ -18,8 +18,9 @@ from functools import lru_cache
 from operator import itemgetter
 from typing import Any
 
-from django.db import connection, models
+from django.db import Error, connection, models
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.signals import connection_created
 from django.db.models.sql.compiler import SQLCompiler
 
 
@@ -51,6 +52,31 @@ def array(values: Iterable[Any]) -> Any:
 def moment(value: datetime) -> Any:
     """A time as a parameter of a statement by hand."""
     return connection.ops.adapt_datetimefield_value(value)
+
+
+LOCK_TIMEOUT = "500ms"  # lanes hold a lock for some milliseconds; PostgreSQL looks for deadlocks after a second
+LOCK_NOT_AVAILABLE = "55P03"
+_limits_lock_waits = threading.local()
+
+
+def limit_lock_waits() -> None:
+    """Let the statements of this thread wait for a lock for LOCK_TIMEOUT only, then fail with OperationalError. On
+    PostgreSQL; SQLite has one lock, and a timeout of its own."""
+    _limits_lock_waits.on = True
+
+
+def _on_new_connection(connection: BaseDatabaseWrapper, **_: Any) -> None:
+    if connection.vendor == "postgresql" and getattr(_limits_lock_waits, "on", False):
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET lock_timeout = '{LOCK_TIMEOUT}'")
+
+
+connection_created.connect(_on_new_connection, dispatch_uid="limit_lock_waits")
+
+
+def is_lock_timeout(error: Error) -> bool:
+    """Whether a statement failed because another transaction held a lock for too long."""
+    return getattr(error.__cause__, "sqlstate", None) == LOCK_NOT_AVAILABLE
 
 
 PLANNED_FOR = 5.0  # seconds

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from datetime import datetime
 
-from django.db import transaction
+from django.db import OperationalError, transaction
 from django.db.models import F
 
 from integrations.delivery import failure_groups
@@ -33,6 +33,7 @@ from integrations.models import (
     Status,
     Worker,
     database_now,
+    sql,
     tally,
 )
 from integrations.models import message as messages
@@ -55,15 +56,25 @@ def sweep(may_rescue: bool = True) -> None:
 
     ``may_rescue`` is False in a lane that has just stood still itself.
     """
-    if may_rescue:
-        rescue()
     now = database_now()
-    _turn_breakers(now)
-    _bury_expired(now)
-    _end_pauses(now)
+    if may_rescue:
+        _unless_locked(rescue)
+    _unless_locked(_turn_breakers, now)
+    _unless_locked(_bury_expired, now)
+    _unless_locked(_end_pauses, now)
     failures.end_ignoring(now)
     bulk_operations.advance()
     retention.advance()
+
+
+def _unless_locked(step: Callable[..., object], *args: object) -> None:
+    """Run a step; if a lock of another transaction holds it up, leave it to the next sweep."""
+    try:
+        step(*args)
+    except OperationalError as error:
+        if not sql.is_lock_timeout(error):
+            raise
+        log.warning(line("held up", step=step.__name__, error=str(error).partition("\n")[0]))
 
 
 def _turn_breakers(now: datetime) -> None:
@@ -71,7 +82,7 @@ def _turn_breakers(now: datetime) -> None:
     if not service_ids:
         return
     with transaction.atomic():
-        for runtime in Runtime.objects.locked(service_ids):
+        for runtime in Runtime.objects.locked(service_ids, skip_locked=True):  # a locked row is being decided now
             if (target := target_for(runtime)) is None:
                 continue
             before = runtime.breaker

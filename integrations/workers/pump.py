@@ -20,15 +20,16 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TypeVar
 
 from django.db import DatabaseError, InterfaceError, OperationalError, connection
 
 from integrations.delivery.claim import Claim, claim, claim_suspect, give_back, give_back_unknown
 from integrations.delivery.send import CallResult, new_client, send
-from integrations.delivery.settle import settle, settle_bare
+from integrations.delivery.settle import settle, settle_bare, settle_free
 from integrations.logs import line
-from integrations.models import Event, Worker, database_now
+from integrations.models import Event, Worker, database_now, sql
 from integrations.models.worker import LEASE, RENEW_EVERY
 from integrations.outbound.client import Client
 from integrations.outbound.outcome import Fault, Outcome
@@ -49,6 +50,8 @@ LEAST_JUMP = timedelta(seconds=1)  # a claim reaches the loop sooner than this
 GATHER = 0.002  # seconds in which results accumulate before they are settled together
 GATHER_LONGER = 0.025  # the same if they are few and nothing is blocked on them
 SMALL_BATCH = 32
+HELD_UP_AGAIN = 1.0  # seconds until results that a lock of another transaction held up are tried again
+SKIP_LOCKED_FOR = 5.0  # seconds after a lock timeout in which claims look past locked rows
 EMPTY_WAKEUPS = 2  # wake-ups in a row that found nothing, after which the lane backs off; one happens to any lane
 WAKEUP_BACKOFF = 0.02  # seconds after a wake-up in which the other lane claims first
 SWEEP_EVERY = 1.0  # seconds; the stored state of a breaker turns within this time
@@ -72,15 +75,14 @@ class Pump:
         self.stopping = False
         self.in_flight: dict[int, tuple[Claim, asyncio.Task[None]]] = {}
         self._results: list[CallResult] = []  # not settled yet
+        self._held_up: list[CallResult] = []  # the same, but another transaction has locked their rows
         self._unsent: list[Claim] = []  # their send slot had passed
         self._woken = asyncio.Event()
-        self._claim_thread = ThreadPoolExecutor(1, thread_name_prefix="database")
+        self._claim_thread = _database_thread("database")
         # Settling and housekeeping need not wait for a claim. On SQLite, with its one writer at a time, they would.
         own = connection.vendor != "sqlite"
-        self._settle_thread = ThreadPoolExecutor(1, thread_name_prefix="settling") if own else self._claim_thread
-        self._housekeeping_thread = (
-            ThreadPoolExecutor(1, thread_name_prefix="housekeeping") if own else self._claim_thread
-        )
+        self._settle_thread = _database_thread("settling") if own else self._claim_thread
+        self._housekeeping_thread = _database_thread("housekeeping") if own else self._claim_thread
         self._settling: asyncio.Task[None] | None = None
         self._housekeeping: asyncio.Task[None] | None = None
         self._checks: set[asyncio.Task[None]] = set()
@@ -93,6 +95,7 @@ class Pump:
         self._steadiness = Steadiness()
         self._counts = {"delivered": 0, "failed": 0}
         self._next_renewal = self._next_sweep = self._next_tidy = self._next_poll = 0.0
+        self._next_free_settling = self._skip_locked_until = 0.0
         self._errors = 0  # in a row
 
     # ---- running ---------------------------------------------------------------------------------------------------
@@ -252,12 +255,12 @@ class Pump:
     # ---- settle ----------------------------------------------------------------------------------------------------
     def _start_settling(self) -> None:
         """Start the background task that settles results in batches. The next turn raises its error and restarts it."""
-        if self._settling is None and (self._results or self._unsent):
+        if self._settling is None and (self._results or self._unsent or self._may_settle_held_up()):
             self._settling = asyncio.create_task(self._settle_batches())
 
     async def _settle_batches(self) -> None:
         try:
-            while self._results or self._unsent:
+            while self._results or self._unsent or self._may_settle_held_up():
                 await self._settle_batch()
         finally:
             self._woken.set()
@@ -271,6 +274,9 @@ class Pump:
     async def _settle_batch(self) -> None:
         """Settle the results so far. They stay in memory until they are committed."""
         await self._give_back_unsent()
+        if self._may_settle_held_up():
+            held_up, self._held_up = self._held_up, []
+            await self._settle_free(held_up)
         if self._can_wait(self._results):
             await asyncio.sleep(GATHER_LONGER)
         elif len(self._results) < len(self.in_flight):
@@ -281,8 +287,12 @@ class Pump:
         frees_nothing = self._can_wait(batch)  # asked again: more results may have come during the sleep
         try:
             await self._in_settle_thread(settle, batch)
-        except (OperationalError, InterfaceError):
-            raise  # the database is unreachable or busy: the whole batch is settled later
+        except (OperationalError, InterfaceError) as error:
+            if not sql.is_lock_timeout(error):
+                raise  # the database is unreachable or busy: the whole batch is settled later
+            del self._results[: len(batch)]
+            await self._settle_free(batch)
+            return
         except Exception:
             # The database rejects a value in one result, which must not keep the others from being written.
             log.exception(line("unwritable", results=len(batch)))
@@ -291,9 +301,32 @@ class Pump:
         if not frees_nothing:
             self._may_be_due = True  # a claim that is running now may not see what this commit has freed
             self._woken.set()
-        for result in batch:
+        self._end(batch)
+
+    def _end(self, settled: Sequence[CallResult]) -> None:
+        for result in settled:
             self._counts["delivered" if result.outcome.succeeded else "failed"] += 1
             self._forget(result.claim)
+
+    def _may_settle_held_up(self) -> bool:
+        return bool(self._held_up) and time.monotonic() >= self._next_free_settling
+
+    async def _settle_free(self, results: list[CallResult]) -> None:
+        """Settle results without those that a lock holds up; these are tried again in a second."""
+        try:
+            settled = await self._in_settle_thread(settle_free, results)
+        except Exception:
+            self._results += results
+            raise
+        finally:
+            self._next_free_settling = time.monotonic() + HELD_UP_AGAIN
+        done = {id(result) for result in settled}
+        self._held_up += [result for result in results if id(result) not in done]
+        self._end(settled)
+        self._may_be_due = True
+        self._woken.set()
+        if self._held_up:
+            log.warning(line("held up", results=len(self._held_up), again_in=HELD_UP_AGAIN))
 
     def _can_wait(self, results: Sequence[CallResult]) -> bool:
         """Whether results are few, and no concurrency, ordering key or breaker is blocked on them."""
@@ -337,7 +370,7 @@ class Pump:
         if self.alone:
             claims = await self._in_database(claim_suspect, self.worker_id)
         else:
-            claims = await self._in_database(claim, self.worker_id, wanted, self._service_caps())
+            claims = await self._claim_free(wanted)
         self._found_nothing = not claims
         if had_wakeup:
             self._empty_wakeups = 0 if claims else self._empty_wakeups + 1
@@ -350,6 +383,19 @@ class Pump:
         blocks_others = any(claimed.blocks_others for claimed in claims)
         self._next_poll = now if len(claims) == wanted else now + (POLL_SOON if blocks_others else POLL_EVERY)
         return bool(claims)
+
+    async def _claim_free(self, wanted: int) -> list[Claim]:
+        """Claim, and for some seconds after a lock timeout past the rows that other transactions have locked."""
+        caps = self._service_caps()
+        if time.monotonic() >= self._skip_locked_until:
+            try:
+                return await self._in_database(claim, self.worker_id, wanted, caps)
+            except OperationalError as error:
+                if not sql.is_lock_timeout(error):
+                    raise
+                self._skip_locked_until = time.monotonic() + SKIP_LOCKED_FOR
+                log.warning(line("held up", step="claim", error=str(error).partition("\n")[0]))
+        return await self._in_database(partial(claim, skip_locked=True), self.worker_id, wanted, caps)
 
     def _service_caps(self) -> dict[int, int]:
         """How many more calls each service in flight may get of this pump's capacity."""
@@ -475,6 +521,10 @@ def freeze_startup_objects() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
+
+
+def _database_thread(name: str) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix=name, initializer=sql.limit_lock_waits)
 
 
 def _disconnect() -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
+import httpx
 import pytest
-from django.db import DatabaseError, connection, transaction
+from django.db import DatabaseError, connection, models, transaction
 
-from integrations.models import Message, Runtime, Service
+from integrations.delivery.claim import claim
+from integrations.models import Message, Runtime, Service, Status, Tally, database_now
+from integrations.outbound.client import Client
+from integrations.workers.pump import Pump
 from tests.support.pumps import ENDS_WITHIN, OFF, Pumps, nothing_is_unfinished
 from tests.support.receiver import Receiver
 from tests.support.waiting import until
@@ -42,3 +47,142 @@ def test_a_transaction_that_stands_still_does_not_hold_a_service_for_long(
         may_go.set()
         standing.join()
     assert len(sink.calls) == 1
+
+
+# ---- rows that a foreign transaction has locked ---------------------------------------------------------------------
+HELD_FOR = 30  # seconds at most; each test ends it
+
+
+@contextmanager
+def _locked(rows: models.QuerySet[models.Model]) -> Iterator[None]:
+    """Another session holds the rows, as an operator's open transaction in psql would."""
+    holds, may_go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with transaction.atomic():
+            with connection.cursor() as cursor:
+                cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+            list(rows.select_for_update())
+            holds.set()
+            may_go.wait(HELD_FOR)
+        connection.close()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert holds.wait(5)
+    try:
+        yield
+    finally:
+        may_go.set()
+        holder.join()
+
+
+def _deliver_until(condition: Callable[[], bool], within: float = 12) -> None:
+    """Run a lane until the condition holds."""
+
+    async def run() -> None:
+        pump = Pump("tests", client=Client(transport=httpx.MockTransport(lambda _: httpx.Response(200))))
+        loop = asyncio.get_running_loop()
+        end = loop.time() + within
+        while not await loop.run_in_executor(None, condition) and loop.time() < end:
+            await pump.run(0.2)
+        held = await loop.run_in_executor(None, condition)
+        pump.stopping = True
+        await pump.close()
+        assert held, "a lock holds up the other messages"
+
+    asyncio.run(run())
+
+
+def _delivered(service: Service) -> int:
+    return Message.objects.filter(service=service, status=Status.DELIVERED).count()
+
+
+def test_locked_messages_hold_up_no_other_message(
+    register: Callable[..., Service], send: Callable[..., list[Message]]
+) -> None:
+    """A foreign lock on three messages left 47 deliveries in 30 s, where 1,800 were possible."""
+    service, other = register("billing", breaker=OFF, limits={"concurrency": 2}), register("crm", breaker=OFF)
+    messages = send(service, 20)
+    send(other, 20)
+    with _locked(Message.objects.filter(pk__in=[message.pk for message in messages[:3]])):
+        _deliver_until(lambda: (_delivered(service), _delivered(other)) == (17, 20))
+    _deliver_until(lambda: _delivered(service) == 20)
+
+
+@pytest.mark.parametrize("model", [Runtime, Tally])
+def test_a_locked_row_of_a_service_holds_up_no_other_service(
+    register: Callable[..., Service], send: Callable[..., list[Message]], model: type[models.Model]
+) -> None:
+    """A lock on one service's row stopped the others after 30 s: their results waited in the same batch."""
+    service, other = register("billing", breaker=OFF), register("crm", "http://crm.test", breaker=OFF)
+    send(service, 3)
+    locks: list[object] = []
+
+    async def run() -> None:
+        arrived, answers = asyncio.Event(), asyncio.Event()
+
+        async def answer(request: httpx.Request) -> httpx.Response:
+            if "billing" in request.url.host:
+                arrived.set()
+                await answers.wait()
+            return httpx.Response(200)
+
+        pump = Pump("tests", client=Client(transport=httpx.MockTransport(answer)))
+        loop = asyncio.get_running_loop()
+        running = asyncio.create_task(pump.run())
+        await asyncio.wait_for(arrived.wait(), 10)
+        lock = _locked(model._default_manager.filter(service_id=service.pk))
+        await loop.run_in_executor(None, lock.__enter__)
+        locks.append(lock)
+        answers.set()  # the results of the first service meet the lock
+        await asyncio.sleep(0.05)
+        await loop.run_in_executor(None, lambda: send(other, 20))
+        try:
+            async with asyncio.timeout(12):
+                while await loop.run_in_executor(None, _delivered, other) < 20:
+                    await asyncio.sleep(0.1)
+        finally:
+            await loop.run_in_executor(None, lock.__exit__, None, None, None)
+        async with asyncio.timeout(12):
+            while await loop.run_in_executor(None, _delivered, service) < 3:
+                await asyncio.sleep(0.1)
+        pump.stop()
+        await running
+        await pump.close()
+
+    if model is Tally:
+        Tally.objects.create(service=service, start=database_now().replace(second=0, microsecond=0))
+    asyncio.run(run())
+    assert claim(1, 10) == []
+    assert set(Message.objects.values_list("calls", flat=True)) == {1}
+
+
+def test_messages_are_accepted_while_an_operators_change_holds_the_service(
+    register: Callable[..., Service], send: Callable[..., list[Message]]
+) -> None:
+    """A locked row of a service turned every POST into 503."""
+    from integrations.api.services import find_service
+
+    service = register("billing")
+    holds, may_go = threading.Event(), threading.Event()
+
+    def change() -> None:
+        with transaction.atomic():
+            find_service("billing", locked=True)
+            holds.set()
+            may_go.wait(4)
+        connection.close()
+
+    holder = threading.Thread(target=change)
+    holder.start()
+    assert holds.wait(5)
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SET lock_timeout = '1s'")
+        send(service)
+    finally:
+        may_go.set()
+        holder.join()
+        connection.close()
+    assert Message.objects.count() == 1
