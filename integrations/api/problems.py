@@ -119,8 +119,8 @@ def add_problem_handlers(api: NinjaAPI) -> None:
     handle(RequestDataTooBig, lambda _: Problem(413, "The body is too large."))
     handle(UnreadablePostError, lambda _: Problem(400, "The connection was closed before the end of the body."))
     handle(IntegrityError, lambda _: Problem(409, "Another request changed it at the same time. Reload and try again."))
-    handle(OperationalError, _database_problem)
-    handle(InterfaceError, _database_problem)  # psycopg raises it for a lost connection
+    api.add_exception_handler(OperationalError, _database_problem)
+    api.add_exception_handler(InterfaceError, _database_problem)  # psycopg raises it for a lost connection
     handle(Exception, lambda _: None)
 
 
@@ -144,9 +144,13 @@ def _body_problem(error: HttpError) -> Problem:
     return Problem(status, error.message)
 
 
-def _database_problem(error: OperationalError | InterfaceError) -> Problem:
+def _database_problem(request: HttpRequest, error: Exception | type[Exception]) -> HttpResponse:
     logger.warning("database unavailable: %s", error)
-    return Problem(503, "The database is busy or unreachable; try again.", headers={"Retry-After": str(BUSY_RETRY)})
+    detail = "The database is busy or unreachable; try again."
+    if request.method not in ("GET", "HEAD"):  # the commit may have succeeded and its reply been lost
+        detail = "The database is busy or unreachable. The request may have been accepted: send it again with the same "
+        detail += "Idempotency-Key."
+    return Problem(503, detail, headers={"Retry-After": str(BUSY_RETRY)}).as_response()
 
 
 def _internal(request: HttpRequest, error: Exception) -> Problem:

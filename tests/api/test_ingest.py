@@ -22,6 +22,7 @@ from integrations.models.message import MessageQuerySet
 from integrations.registration import endpoints
 from integrations.schemas.service import EndpointIn
 from tests.support.calling import ROOT, Api
+from tests.support.database import locked
 from tests.support.serving import Served, close_connections, held
 from tests.support.waiting import until
 
@@ -347,3 +348,17 @@ def is_open(one: Served) -> bool:
     except httpx.TransportError:  # refused, or accepted by a listener that closes: there is no answer either way
         return False
     return True
+
+
+@pytest.mark.servers_only
+def test_a_foreign_lock_on_one_service_refuses_its_messages_only(
+    served: Served, operator: Api, billing: Service
+) -> None:
+    """Every POST was a 503 while an open transaction held the row of one service."""
+    Service.objects.create(name="crm", base_url="https://crm.example.com")
+    with locked(Service.objects.filter(pk=billing.pk)):
+        other = post(operator, SENT | {"service": "crm"})
+        _, refused, stored = together(served, other, post(operator), other)
+    assert (refused.status_code, stored.status_code) == (503, 202)
+    assert "may have been accepted" in refused.json()["detail"]
+    assert [message.service.name for message in Message.objects.all()] == ["crm", "crm"]

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
-from django.db import connection, transaction
+from django.db import connection, models, transaction
 
 MADE_BY_MIGRATIONS = {"django_migrations", "django_content_type", "auth_permission"}
+HELD_FOR = 30  # seconds at most that a test locks rows
 
 
 def delete_all_rows() -> None:
@@ -27,3 +32,27 @@ def delete_all_rows() -> None:
 def _tables() -> list[str]:
     tables = set(connection.introspection.django_table_names(only_existing=True)) - MADE_BY_MIGRATIONS
     return sorted(connection.ops.quote_name(table) for table in tables)
+
+
+@contextmanager
+def locked(rows: models.QuerySet[Any]) -> Iterator[None]:
+    """Another session holds the rows, as an operator's open transaction in psql would."""
+    holds, may_go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with transaction.atomic():
+            with connection.cursor() as cursor:
+                cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+            list(rows.select_for_update())
+            holds.set()
+            may_go.wait(HELD_FOR)
+        connection.close()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert holds.wait(5)
+    try:
+        yield
+    finally:
+        may_go.set()
+        holder.join()

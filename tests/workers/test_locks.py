@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
 
 import httpx
 import pytest
@@ -15,9 +16,12 @@ from integrations.delivery.claim import claim
 from integrations.models import Message, Runtime, Service, Status, Tally, database_now
 from integrations.outbound.client import Client
 from integrations.workers.pump import Pump
+from tests.support.database import locked
 from tests.support.pumps import ENDS_WITHIN, OFF, Pumps, nothing_is_unfinished
 from tests.support.receiver import Receiver
 from tests.support.waiting import until
+
+T = TypeVar("T")
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.servers_only]
 
@@ -50,33 +54,6 @@ def test_a_transaction_that_stands_still_does_not_hold_a_service_for_long(
 
 
 # ---- rows that a foreign transaction has locked ---------------------------------------------------------------------
-HELD_FOR = 30  # seconds at most; each test ends it
-
-
-@contextmanager
-def _locked(rows: models.QuerySet[models.Model]) -> Iterator[None]:
-    """Another session holds the rows, as an operator's open transaction in psql would."""
-    holds, may_go = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with transaction.atomic():
-            with connection.cursor() as cursor:
-                cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
-            list(rows.select_for_update())
-            holds.set()
-            may_go.wait(HELD_FOR)
-        connection.close()
-
-    holder = threading.Thread(target=hold)
-    holder.start()
-    assert holds.wait(5)
-    try:
-        yield
-    finally:
-        may_go.set()
-        holder.join()
-
-
 def _deliver_until(condition: Callable[[], bool], within: float = 12) -> None:
     """Run a lane until the condition holds."""
 
@@ -84,14 +61,21 @@ def _deliver_until(condition: Callable[[], bool], within: float = 12) -> None:
         pump = Pump("tests", client=Client(transport=httpx.MockTransport(lambda _: httpx.Response(200))))
         loop = asyncio.get_running_loop()
         end = loop.time() + within
-        while not await loop.run_in_executor(None, condition) and loop.time() < end:
+        while not await loop.run_in_executor(None, _closing, condition) and loop.time() < end:
             await pump.run(0.2)
-        held = await loop.run_in_executor(None, condition)
+        held = await loop.run_in_executor(None, _closing, condition)
         pump.stopping = True
         await pump.close()
         assert held, "a lock holds up the other messages"
 
     asyncio.run(run())
+
+
+def _closing(step: Callable[[], T]) -> T:
+    try:
+        return step()
+    finally:
+        connection.close()  # that of this thread
 
 
 def _delivered(service: Service) -> int:
@@ -105,7 +89,7 @@ def test_locked_messages_hold_up_no_other_message(
     service, other = register("billing", breaker=OFF, limits={"concurrency": 2}), register("crm", breaker=OFF)
     messages = send(service, 20)
     send(other, 20)
-    with _locked(Message.objects.filter(pk__in=[message.pk for message in messages[:3]])):
+    with locked(Message.objects.filter(pk__in=[message.pk for message in messages[:3]])):
         _deliver_until(lambda: (_delivered(service), _delivered(other)) == (17, 20))
     _deliver_until(lambda: _delivered(service) == 20)
 
@@ -132,20 +116,20 @@ def test_a_locked_row_of_a_service_holds_up_no_other_service(
         loop = asyncio.get_running_loop()
         running = asyncio.create_task(pump.run())
         await asyncio.wait_for(arrived.wait(), 10)
-        lock = _locked(model._default_manager.filter(service_id=service.pk))
+        lock = locked(model._default_manager.filter(service_id=service.pk))
         await loop.run_in_executor(None, lock.__enter__)
         locks.append(lock)
         answers.set()  # the results of the first service meet the lock
         await asyncio.sleep(0.05)
-        await loop.run_in_executor(None, lambda: send(other, 20))
+        await loop.run_in_executor(None, _closing, lambda: send(other, 20))
         try:
             async with asyncio.timeout(12):
-                while await loop.run_in_executor(None, _delivered, other) < 20:
+                while await loop.run_in_executor(None, _closing, lambda: _delivered(other)) < 20:
                     await asyncio.sleep(0.1)
         finally:
             await loop.run_in_executor(None, lock.__exit__, None, None, None)
         async with asyncio.timeout(12):
-            while await loop.run_in_executor(None, _delivered, service) < 3:
+            while await loop.run_in_executor(None, _closing, lambda: _delivered(service)) < 3:
                 await asyncio.sleep(0.1)
         pump.stop()
         await running

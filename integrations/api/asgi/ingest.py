@@ -36,6 +36,7 @@ from integrations.api.auth import BODY_LIMIT, operator
 from integrations.api.json_io import body_as
 from integrations.api.messages import queue
 from integrations.idempotency import Answers
+from integrations.models import sql
 from integrations.schemas.message import MessageIn
 
 GROUP = 250  # requests in a transaction: some 30 ms on SQLite, during which no other process can write
@@ -57,7 +58,7 @@ class Ingest:
     def __init__(self) -> None:
         self.capacity = Capacity(CAPACITY, CAPACITY_SIZE)
         self._waiting: deque[_QueuedRequest] = deque()
-        self._thread = ThreadPoolExecutor(1, "ingest")
+        self._thread = ThreadPoolExecutor(1, "ingest", initializer=sql.limit_lock_waits)
         self._work: asyncio.Task[None] | None = None
         self._group_began = 0.0
         self._expected = 0  # requests that the next group waits for
@@ -148,6 +149,11 @@ def _queue(valid: Sequence[tuple[HttpRequest, MessageIn]]) -> Answers:
         return queue(valid) if valid else []
     except (OperationalError, InterfaceError) as error:  # the database failed, so every request fails
         close_old_connections()
+        by_service = {data.service: [pair for pair in valid if pair[1].service == data.service] for _, data in valid}
+        if sql.is_lock_timeout(error) and len(by_service) > 1:
+            # A foreign transaction has locked the row of a service: only its messages cannot be stored.
+            answers = {service: iter(_queue(group)) for service, group in by_service.items()}
+            return [next(answers[data.service]) for _, data in valid]
         return [error] * len(valid)
     except Exception as error:
         # One request broke the transaction: store each on its own, so that only that one fails.
