@@ -44,7 +44,7 @@ from integrations.models import (
 from integrations.models.identifiers import public_id
 from integrations.operators import traffic
 from integrations.outbound.outcome import Fault
-from integrations.outbound.redaction import redacted_headers
+from integrations.outbound.redaction import redacted_headers, redacted_query
 from integrations.policies.retry import DeadReason
 from integrations.schemas import exact_json
 from integrations.schemas.fields import Timestamp
@@ -370,4 +370,4 @@ def _content_json(content: MessageContent) -> dict[str, Any]:
     except (ValueError, RecursionError):
         pass
     headers = dict(redacted_headers(content.headers.items(), ()))  # viewers may read it
-    return {"query": content.query, "headers": headers, "content_type": content.content_type, **body}
+    return {"query": redacted_query(content.query), "headers": headers, "content_type": content.content_type, **body}

@@ -140,7 +140,7 @@ def services_json(services: Sequence[Service]) -> list[dict[str, Any]]:
         unfinished, oldest_due = waiting.get(service.pk, (0, None))
         documents.append(
             {
-                **registry.configuration(service),
+                **registry.masked(registry.configuration(service)),
                 "status": service.status,
                 "paused_reason": service.paused_reason or None,
                 "paused_until": service.paused_until,
@@ -267,7 +267,7 @@ def _find_endpoint(name: str, endpoint: str) -> Endpoint:
 
 def endpoint_json(endpoint: Endpoint) -> dict[str, Any]:
     return {
-        **endpoints.configuration(endpoint),
+        **registry.masked(endpoints.configuration(endpoint)),
         "created_at": endpoint.created_at,
         "updated_at": endpoint.updated_at,
     }

@@ -7,12 +7,14 @@ from typing import Any
 
 from integrations.outbound.client import Call
 from integrations.outbound.outcome import Outcome
-from integrations.outbound.redaction import redacted_bytes, redacted_headers, redacted_text, redacted_url
+from integrations.outbound.redaction import named_secrets, redacted_bytes, redacted_headers, redacted_text, redacted_url
 
 
 def attempt_columns(call: Call | None, outcome: Outcome, secret_values: Iterable[str]) -> dict[str, Any]:
     """Return the columns of an attempt that record the request, the response and the timings, all redacted."""
-    secrets = (*secret_values, *_fetched_tokens(call))
+    # A fetched OAuth token and the credentials in a message's own headers and query are no registered secrets, and a
+    # response that echoes them must not be stored either.
+    secrets = (*secret_values, *(named_secrets(call.headers, call.url) if call else ()))
     return {
         "duration": outcome.duration,
         "fault": outcome.fault or "",
@@ -28,9 +30,3 @@ def attempt_columns(call: Call | None, outcome: Outcome, secret_values: Iterable
         "response_size": outcome.size,
         "truncated": outcome.truncated,
     }
-
-
-def _fetched_tokens(call: Call | None) -> tuple[str, ...]:
-    """The OAuth token of the call. It is no registered secret, and a response that echoes it must not be stored."""
-    headers = call.headers if call else ()
-    return tuple(value[7:] for name, value in headers if name == "Authorization" and value.startswith("Bearer "))

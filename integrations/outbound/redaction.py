@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import json
 import re
-from base64 import b64encode
-from collections.abc import Iterable, Iterator
+from base64 import b64decode, b64encode
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
-from urllib.parse import quote, quote_plus, unquote
+from typing import Any
+from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 MASK = "••••"
+NAMED_LENGTH = 4 * 1024  # characters
+SHORTEST_PARAMETER = 8  # characters; a shorter one is more likely a word, such as of ?sort_key=name
 SHORTEST_SECRET = 4  # characters; a shorter one is masked only as a whole value, or it would mask half of any text
 
 SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key"})
@@ -77,6 +80,55 @@ def _parameters(query: str) -> str:
 def _parameter(part: str) -> str:
     name, equals, value = part.partition("=")
     return f"{name}={MASK}" if equals and value and SECRET_PARAMETER.search(unquote(name)) else part
+
+
+def redacted_query(query: Mapping[str, Any]) -> dict[str, Any]:
+    """Return query parameters with those masked that look like credentials."""
+    return {name: MASK if value and SECRET_PARAMETER.search(name) else value for name, value in query.items()}
+
+
+def named_secrets(headers: Iterable[tuple[str, str]], url: str) -> tuple[str, ...]:
+    """Return the values of a call that its headers and parameters name as credentials, for masking them in a response.
+
+    At most 4 KiB together, so that a request cannot make masking slow; longer ones are masked by their names only.
+    """
+    found: dict[str, None] = {}
+    length = 0
+    for value in (*_header_secrets(headers), *_parameter_secrets(url)):
+        length += len(value)
+        if length > NAMED_LENGTH:
+            break
+        found[value] = None
+    return tuple(found)
+
+
+def _header_secrets(headers: Iterable[tuple[str, str]]) -> Iterator[str]:
+    for name, value in headers:
+        if not names_a_secret(name) or name.lower() == "webhook-signature":  # ours, and no secret
+            continue
+        scheme, _, rest = value.strip().partition(" ")
+        if name.lower() == "cookie":
+            yield from (part.partition("=")[2].strip() for part in value.split(";"))
+        elif not rest or scheme.lower() not in SCHEMES:
+            yield value
+        else:
+            yield rest.strip()
+            if scheme.lower() == "basic":
+                yield _password(rest.strip())
+
+
+def _password(pair: str) -> str:
+    try:
+        return b64decode(pair, validate=True).decode().partition(":")[2]
+    except ValueError:
+        return ""
+
+
+def _parameter_secrets(url: str) -> Iterator[str]:
+    query = url.partition("#")[0].partition("?")[2]
+    for name, _, value in (part.partition("=") for part in query.split("&")):
+        if SECRET_PARAMETER.search(unquote(name)) and len(plain := unquote_plus(value)) >= SHORTEST_PARAMETER:
+            yield plain
 
 
 def redacted_text(text: str, secrets: Iterable[str]) -> str:

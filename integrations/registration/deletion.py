@@ -26,7 +26,9 @@ def delete(service: Service, *, force: bool, actor: str) -> None:
         Runtime.objects.locked([service.pk])  # blocks claims until the commit
         if unfinished := unfinished_count(service):
             raise Conflict(_refusal(unfinished, force))
-        AuditEntry.objects.record(actor, "service.deleted", service.name, before=registry.configuration(service))
+        AuditEntry.objects.record(
+            actor, "service.deleted", service.name, before=registry.masked(registry.configuration(service))
+        )
         service.delete()
 
 

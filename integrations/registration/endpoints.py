@@ -10,7 +10,7 @@ from django.db import transaction
 from integrations.errors import Invalid
 from integrations.models import AuditEntry, Endpoint, Service
 from integrations.outbound.urls import query_refusal
-from integrations.registration.registry import refusing_duplicates
+from integrations.registration.registry import masked, refusing_duplicates
 from integrations.schemas.service import EndpointIn
 
 
@@ -45,19 +45,19 @@ def save(
             actor,
             "endpoint.changed" if before else "endpoint.created",
             str(endpoint),
-            before=before,
-            after=configuration(endpoint),
+            before=masked(before),
+            after=masked(configuration(endpoint)),
         )
     return endpoint
 
 
 def delete(endpoint: Endpoint, *, actor: str) -> None:
     with transaction.atomic():
-        AuditEntry.objects.record(actor, "endpoint.deleted", str(endpoint), before=configuration(endpoint))
+        AuditEntry.objects.record(actor, "endpoint.deleted", str(endpoint), before=masked(configuration(endpoint)))
         endpoint.delete()
 
 
 def configuration(endpoint: Endpoint) -> dict[str, Any]:
-    """Return the settings as the API shows them."""
+    """Return the settings. Viewers and the audit log get them through ``registry.masked``."""
     names = ("name", "method", "path", "query", "headers", "content_type", "body", "description")
     return {name: getattr(endpoint, name) for name in names}

@@ -13,6 +13,7 @@ from django.utils import timezone
 
 from integrations.errors import Conflict, Invalid
 from integrations.models import AUTH_SECRETS, AuditEntry, Event, Health, Message, Ordering, Service, Source
+from integrations.outbound.redaction import names_a_secret, redacted_headers, redacted_query
 from integrations.outbound.signing import MAX_KEYS, SigningKeys, rotated
 from integrations.outbound.urls import check_url, origin, static_refusal
 from integrations.schemas.service import ServiceIn
@@ -41,27 +42,36 @@ def refusing_duplicates(taken: Invalid) -> Iterator[None]:
 
 
 def register(data: ServiceIn, *, actor: str, source: Source, may_allow_private: bool = False) -> Service:
-    """Create a service. Raises Invalid for a taken name, a refused address, or private networks without the right."""
+    """Create a service. Raises Invalid for a taken name, a refused address, private networks without the right, or a
+    header that carries a credential."""
     taken = Invalid((("name",), f"a service named {data.name} already exists; choose another name"))
     if Service.objects.filter(name=data.name).exists():
         raise taken
     service = Service(name=data.name, source=source)
     with transaction.atomic():
+        if source != Source.FILE:
+            _refuse_credentials(service, data)
         _fill(service, data, data.model_fields_set, may_allow_private=may_allow_private)
         with refusing_duplicates(taken):
             service.save()
         Health.objects.schedule(service)
         Event.objects.create(type="service.created", service=service, facts={"source": source})
-        AuditEntry.objects.record(actor, "service.created", service.name, after=configuration(service))
+        AuditEntry.objects.record(actor, "service.created", service.name, after=masked(configuration(service)))
     return service
 
 
 def change(
-    service: Service, data: ServiceIn, fields: set[str], *, actor: str, may_allow_private: bool = False
+    service: Service,
+    data: ServiceIn,
+    fields: set[str],
+    *,
+    actor: str,
+    may_allow_private: bool = False,
+    is_from_file: bool = False,
 ) -> Service:
     """Change the named ``fields`` of a service. A new host clears the secrets unless ``data`` brings new ones.
 
-    Raises Invalid.
+    ``is_from_file``: headers may carry credentials, which the file takes from the environment. Raises Invalid.
     """
     if "name" in fields and data.name != service.name:
         raise Invalid((("name",), "a service cannot be renamed; register a new one instead"))
@@ -71,6 +81,8 @@ def change(
         _read_again_locked(service)
         service.bind_secrets()
         before = configuration(service)
+        if "headers" in fields and not is_from_file:
+            _refuse_credentials(service, data)
         _fill(service, data, fields, may_allow_private=may_allow_private)
         # Save the given columns only: a worker may have paused the service since it was read.
         address = {"base_url", "url_env"} if fields & {"base_url", "url_env"} else set()
@@ -87,10 +99,21 @@ def change(
                 actor,
                 "service.changed",
                 service.name,
-                before={name: before.get(name) for name in changed},
-                after={name: after[name] for name in changed},
+                before=masked({name: before.get(name) for name in changed}),
+                after=masked({name: after[name] for name in changed}),
             )
     return service
+
+
+def _refuse_credentials(service: Service, data: ServiceIn) -> None:
+    """Raise Invalid for a new header that carries a credential: viewers read headers, and the database holds them in
+    the clear. Those of earlier versions stay."""
+    for name, value in data.headers.items():
+        if names_a_secret(name) and service.headers.get(name) != value:
+            text = (
+                f"{name} carries a credential: put it into auth, which stores it encrypted (type header takes any name)"
+            )
+            raise Invalid((("headers",), text))
 
 
 def _read_again_locked(service: Service) -> None:
@@ -158,8 +181,18 @@ def _fill_auth(service: Service, data: ServiceIn) -> None:
             raise Invalid((("auth", name), f"{auth.type} authentication needs {name}"))
 
 
+def masked(configuration: dict[str, Any]) -> dict[str, Any]:
+    """Mask what headers and parameters name as credentials, for viewers and the audit log."""
+    shown = dict(configuration)
+    if shown.get("headers"):
+        shown["headers"] = dict(redacted_headers(shown["headers"].items(), ()))
+    if shown.get("query"):
+        shown["query"] = redacted_query(shown["query"])
+    return shown
+
+
 def configuration(service: Service) -> dict[str, Any]:
-    """Return the settings as the API shows them. A secret appears only as ``set`` and ``set_at``."""
+    """Return the settings. A secret of ``auth`` appears only as ``set`` and ``set_at``; see ``masked`` for headers."""
     auth: dict[str, Any] = dict(service.auth)
     for name in AUTH_SECRETS.get(service.auth.get("type", "none"), ()):
         auth[name] = {

@@ -112,7 +112,14 @@ def _apply_service(service: Service | None, wanted: ServiceInFile, *, prune: boo
         return PlannedChange("registered", service.name, tuple(_lines(_document(service))))
     before = registry.configuration(service)
     with transaction.atomic():
-        registry.change(service, wanted, _fields_to_change(service, wanted), actor=actor, may_allow_private=True)
+        registry.change(
+            service,
+            wanted,
+            _fields_to_change(service, wanted),
+            actor=actor,
+            may_allow_private=True,
+            is_from_file=True,
+        )
         after = registry.configuration(service)
         # Roll back if nothing changed, so that no audit entry or event is left.
         transaction.set_rollback(after == before)

@@ -19,6 +19,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from integrations.outbound.headers import header_refusal
+from integrations.outbound.redaction import MASK
 from integrations.outbound.urls import path_refusal
 
 BODY_LIMIT = 1024 * 1024  # decoded bytes of one message's body
@@ -103,6 +104,12 @@ def checked_headers(headers: dict[str, str]) -> dict[str, str]:
         if refusal := header_refusal(name, value):
             raise ValueError(refusal)
     return headers
+
+
+def checked_query(query: dict[str, Any]) -> dict[str, Any]:
+    if any(MASK in item for value in query.values() for item in (value if isinstance(value, list) else [str(value)])):
+        raise ValueError(f"{MASK} stands for a value that is not shown: enter the value itself")
+    return query
 
 
 def checked_path(path: str) -> str:

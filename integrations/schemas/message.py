@@ -26,6 +26,7 @@ from integrations.schemas.fields import (
     checked_headers,
     checked_method,
     checked_path,
+    checked_query,
 )
 
 
@@ -57,6 +58,11 @@ class CallIn(StrictModel):
     @classmethod
     def is_a_path(cls, value: str | None) -> str | None:
         return None if value is None else checked_path(value)
+
+    @field_validator("query")
+    @classmethod
+    def are_parameters(cls, value: Query) -> Query:
+        return checked_query(value)
 
     @field_validator("headers")
     @classmethod

@@ -30,6 +30,7 @@ from integrations.schemas.fields import (
     checked_headers,
     checked_method,
     checked_path,
+    checked_query,
 )
 
 SEARCH_FIELD_LIMIT = 10  # per service
@@ -222,6 +223,7 @@ class EndpointIn(StrictModel):
 
     _method = field_validator("method")(checked_method)
     _path = field_validator("path")(checked_path)
+    _query = field_validator("query")(checked_query)
     _headers = field_validator("headers")(checked_headers)
 
     @field_validator("content_type")

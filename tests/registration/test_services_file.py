@@ -178,7 +178,7 @@ def every_kind(monkeypatch: pytest.MonkeyPatch) -> list[Service]:
     for number, fields in enumerate(EVERY_KIND):
         address = {} if "url_env" in fields else {"base_url": "https://a.example.com"}
         data = ServiceIn.model_validate({"name": f"s-{number}", **address, **fields})
-        service = registry.register(data, actor="test", source=Source.FORM, may_allow_private=True)
+        service = registry.register(data, actor="test", source=Source.FILE, may_allow_private=True)
         for endpoint in ENDPOINTS[: number % 4]:
             endpoints.save(service, EndpointIn.model_validate(endpoint), actor="test")
         services.append(service)

@@ -31,7 +31,7 @@ from dashboard.presenters.timeline import (
 from dashboard.views.messages.lookup import message_or_404
 from integrations.delivery import lab_call, waiting
 from integrations.models import AuditEntry, Event, Message
-from integrations.outbound.redaction import redacted_headers
+from integrations.outbound.redaction import redacted_headers, redacted_query
 
 ATTEMPTS_SHOWN = 20
 ACTIONS_SHOWN = 50
@@ -51,7 +51,7 @@ def detail(request: HttpRequest, public_id: str) -> HttpResponse:
         **_detail_context(request, message),
         "content": content,
         "content_headers": redacted_headers(content.headers.items(), message.service.secret_values),
-        "query_text": as_lines(content.query, "="),
+        "query_text": as_lines(redacted_query(content.query), "="),
         "curl": _next_call_as_curl(message),
     }
     return render(request, "messages/detail.html", context)
