@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -71,15 +72,16 @@ def queue(requests: Sequence[tuple[HttpRequest, MessageIn]]) -> Answers:
         data = [requests[position][1] for position in wanted]
         services, endpoints = {item.service for item in data}, {item.endpoint for item in data if item.endpoint}
         known = accept.Lookup.for_names(services, endpoints)
-        drafts = [_drafted(item, known) for item in data]
+        actors = [caller(requests[position][0]).actor for position in wanted]
+        drafts = [_drafted(item, known, by) for item, by in zip(data, actors, strict=True)]
         return lambda: _queued(drafts)
 
     return all_once([request for request, _ in requests], prepare)
 
 
-def _drafted(data: MessageIn, known: accept.Lookup) -> Draft | Exception:
+def _drafted(data: MessageIn, known: accept.Lookup, by: str) -> Draft | Exception:
     try:
-        return accept.make_draft(data, known)
+        return replace(accept.make_draft(data, known), created_by=by)
     except (Invalid, TooLarge) as refusal:
         return refusal
 
@@ -106,7 +108,7 @@ def queue_batch(request: HttpRequest, data: BatchIn) -> HttpResponse:
     """Queue up to 1,000 messages in one transaction. An invalid one does not reject the others."""
 
     def prepare(_: Sequence[int]) -> Callable[[], Answers]:
-        drafts, rejected = _drafts_of(data)
+        drafts, rejected = _drafts_of(data, caller(request).actor)
 
         def work() -> Answers:
             messages = Message.objects.accept([draft for _, draft in drafts])
@@ -123,14 +125,15 @@ def queue_batch(request: HttpRequest, data: BatchIn) -> HttpResponse:
     return response
 
 
-def _drafts_of(data: BatchIn) -> tuple[list[tuple[int, Draft]], list[dict[str, Any]]]:
+def _drafts_of(data: BatchIn, by: str) -> tuple[list[tuple[int, Draft]], list[dict[str, Any]]]:
     """Return the valid drafts by index, and the problems of the others."""
     drafts: list[tuple[int, Draft]] = []
     rejected: list[dict[str, Any]] = []
     known = accept.Lookup.for_names(_named(data, "service"), _named(data, "endpoint"))
     for index, entry in enumerate(data.messages):
         try:
-            drafts.append((index, accept.make_draft(MessageIn.model_validate(entry), known)))
+            draft = accept.make_draft(MessageIn.model_validate(entry), known)
+            drafts.append((index, replace(draft, created_by=by)))
         except Exception as error:
             if (problem := problem_of(error, ("body", "messages", index))) is None:
                 raise
@@ -147,7 +150,12 @@ def _named(data: BatchIn, field: str) -> set[str]:
 def _accepted_json(message: Message, draft: Draft, waiting: Waiting | None) -> dict[str, Any]:
     """Return a new message as GET would, without reading the database again."""
     content = MessageContent(
-        message=message, query=draft.query, headers=draft.headers, content_type=draft.content_type, body=draft.body
+        message=message,
+        query=draft.query,
+        headers=draft.headers,
+        content_type=draft.content_type,
+        body=draft.body,
+        created_by=draft.created_by,
     )
     return {**_listed_json(message, waiting, replays=[], replay_of=None), **_content_json(content)}
 
@@ -370,4 +378,10 @@ def _content_json(content: MessageContent) -> dict[str, Any]:
     except (ValueError, RecursionError):
         pass
     headers = dict(redacted_headers(content.headers.items(), ()))  # viewers may read it
-    return {"query": redacted_query(content.query), "headers": headers, "content_type": content.content_type, **body}
+    return {
+        "query": redacted_query(content.query),
+        "headers": headers,
+        "content_type": content.content_type,
+        "created_by": content.created_by,
+        **body,
+    }

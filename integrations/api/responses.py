@@ -175,6 +175,9 @@ class MessageOut(ListedMessageOut):
     query: dict[str, Any]
     headers: dict[str, str]
     content_type: str
+    created_by: str | None = Field(
+        description="Token or person that queued it, if known: replays are in the audit log."
+    )
     body: Any = Field(None, description="Body as a JSON value, if its bytes are compact JSON.")
     body_base64: str | None = Field(None, description="Body as bytes in base64, if they are not.")
 

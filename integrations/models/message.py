@@ -77,6 +77,7 @@ class Draft:
     replay_of: Message | None = None
     webhook_id: str = ""
     operation_id: int | None = None
+    created_by: str = ""
 
 
 class Named:
@@ -460,6 +461,7 @@ def _content(draft: Draft, key: int) -> dict[str, Any]:
         "own": draft.own,
         "content_type": draft.content_type,
         "body": draft.body,
+        "created_by": draft.created_by or None,
     }
 
 
@@ -692,6 +694,7 @@ class MessageContent(models.Model):
     own = models.JSONField(default=dict)  # query and headers without the endpoint's, if it is for an endpoint
     content_type = models.CharField(max_length=200, blank=True)
     body = models.BinaryField(default=bytes)
+    created_by = models.CharField(max_length=200, null=True)  # null: adding it rewrites no table
 
     def __str__(self) -> str:
         return f"content of {self.message_id}"

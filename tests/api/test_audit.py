@@ -63,6 +63,16 @@ def test_an_edited_replay_says_what_was_changed_without_its_content(
     assert "canary" not in str(entry.after)
 
 
+def test_a_message_queued_through_the_api_names_its_token(operator: Api, viewer: Api, billing: Service) -> None:
+    one = operator.post("/messages", {"service": "billing", "path": "/"})
+    many = operator.post("/messages/batch", {"messages": [{"service": "billing", "path": "/"}]}).json()
+    assert one.json()["created_by"] == "token a-operator"
+    for location in (one["Location"], f"/messages/{many['accepted'][0]['id']}"):
+        assert viewer.get(location).json()["created_by"] == "token a-operator"
+    page = browser(Role.VIEWER).get(f"/messages/{one.json()['id']}/")
+    assert "from token a-operator" in page.content.decode()
+
+
 def test_an_export_leaves_its_filters(billing: Service) -> None:
     person = browser(Role.VIEWER)
     assert person.get("/messages/export.csv?status=dead&q=service:billing").status_code == 200

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from django.contrib import messages as toasts
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
@@ -31,7 +33,7 @@ def _send(request: HttpRequest) -> HttpResponse:
     if draft is None:
         return _send_form(request, form, status=422)
     with transaction.atomic():
-        message = Message.objects.accept([draft])[0]
+        message = Message.objects.accept([replace(draft, created_by=actor(request))])[0]
         facts = {"service": draft.service.name, "method": draft.method, "path": draft.path}
         AuditEntry.objects.record(actor(request), "message.sent", message.public_id, after=facts)
     toasts.success(request, f"Queued for {draft.service.name}.")
