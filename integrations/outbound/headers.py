@@ -19,6 +19,10 @@ def header_refusal(name: str, value: str, *, own: bool = False) -> str | None:
         return reason
     if not own and name.lower().startswith("webhook-"):
         return f"Switchboard sets {name} itself: choose another name"
+    if not own and (name.lower() == "expect" or name.lower().replace("_", "-") in FORBIDDEN_HEADERS):
+        # An upstream's proxy may wait after Expect, or read content_length as Content-Length: both help to smuggle a
+        # request. Only refused as new: the calls of accepted messages may still carry one.
+        return f"{name} may be taken for a header of the connection: it cannot be set"
     if len(value) > HEADER_VALUE_LIMIT:
         return f"the value of {name} must have at most {HEADER_VALUE_LIMIT} characters"
     if value.isascii() and value.isprintable():

@@ -171,6 +171,8 @@ def _fill_auth(service: Service, data: ServiceIn) -> None:
     ):
         service.secrets = {name: kept for name, kept in service.secrets.items() if not name.startswith("auth.")}
     plain = auth.model_dump(exclude_none=True, exclude={name for names in AUTH_SECRETS.values() for name in names})
+    if auth.token_url and (refusal := static_refusal(auth.token_url, service.allowed_networks)):
+        raise Invalid((("auth", "token_url"), refusal))
     if auth.type == "hmac":
         plain.setdefault("algorithm", "sha256")
     service.auth = plain
