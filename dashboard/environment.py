@@ -63,16 +63,23 @@ class InstallationKeys:
     are_stored: bool  # False if neither the environment nor the data folder has them
 
 
-def installation_keys(data: Path, embedded: bool) -> InstallationKeys:
+def sqlite_path(url: str, data: Path) -> Path:
+    """The file of the embedded database."""
+    return Path(url.partition("sqlite://")[2].removeprefix("/") or data / "switchboard.sqlite3")
+
+
+def installation_keys(data: Path, database: Path | None) -> InstallationKeys:
     """The keys from the environment, else from the data folder, where they are created on first use (mode 0600).
 
-    Only an installation with the embedded database creates its own keys. Machines that share one database must share
-    the keys too, so there the environment must set them (a system check reports missing ones).
+    ``database`` is the file of the embedded database, None for PostgreSQL. If it exists without its keys, none are
+    created, since new ones read no stored secret: a system check reports them as missing. Only an installation with
+    the embedded database creates its own keys. Machines that share one database must share the keys too, so there the
+    environment must set them (a system check reports missing ones).
     """
     given = InstallationKeys(text("SECRET_KEY"), listed("ENCRYPTION_KEYS"), are_stored=True)
     if given.secret_key and given.encryption_keys:
         return given
-    stored = _stored_keys(data / "keys.json") if embedded else _fresh_keys()
+    stored = _stored_keys(data / "keys.json", database) if database else _fresh_keys()
     return InstallationKeys(
         given.secret_key or stored.secret_key,
         given.encryption_keys or stored.encryption_keys,
@@ -80,8 +87,10 @@ def installation_keys(data: Path, embedded: bool) -> InstallationKeys:
     )
 
 
-def _stored_keys(path: Path) -> InstallationKeys:
+def _stored_keys(path: Path, database: Path) -> InstallationKeys:
     if not path.exists():
+        if database.exists() and database.stat().st_size:
+            return _fresh_keys()
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _store(path, _fresh_keys())
     stored = json.loads(path.read_text())

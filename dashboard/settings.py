@@ -21,7 +21,9 @@ DATABASE_URL = environment.database_url()
 REDIS_URL = environment.text("REDIS_URL")
 EMBEDDED = not DATABASE_URL or DATABASE_URL.startswith("sqlite")
 
-KEYS = environment.installation_keys(DATA_DIR, embedded=EMBEDDED)
+SQLITE_PATH = environment.sqlite_path(DATABASE_URL, DATA_DIR) if EMBEDDED else None
+
+KEYS = environment.installation_keys(DATA_DIR, SQLITE_PATH)
 SECRET_KEY = KEYS.secret_key
 ENCRYPTION_KEYS = KEYS.encryption_keys
 
@@ -119,14 +121,13 @@ POSTGRES_OPTIONS = {
 }
 
 if EMBEDDED:
-    _path = DATABASE_URL.partition("sqlite://")[2].removeprefix("/") or str(DATA_DIR / "switchboard.sqlite3")
     DATABASES: dict[str, Any] = {
         "default": {
             "ENGINE": "django.db.backends.sqlite3",
-            "NAME": _path,
+            "NAME": str(SQLITE_PATH),
             "OPTIONS": SQLITE_OPTIONS,
             "CONN_MAX_AGE": None,
-            "TEST": {"NAME": f"{_path}.test"},  # a file, because several processes read it
+            "TEST": {"NAME": f"{SQLITE_PATH}.test"},  # a file, because several processes read it
         }
     }
 else:

@@ -11,11 +11,25 @@ from django.core.checks import CheckMessage, Error, Tags, register
 
 from integrations.outbound.addresses import parse_networks
 
+WRONG_KEYS = (
+    "The encryption keys are not those of this database, whose secrets cannot be read: restore keys.json from your "
+    "backup, or put the right key into SWITCHBOARD_ENCRYPTION_KEYS."
+)
+
 
 @register(Tags.security)
 def keys_are_set(**_: Any) -> Sequence[CheckMessage]:
     errors: list[CheckMessage] = []
-    if not settings.KEYS.are_stored:
+    if not settings.KEYS.are_stored and settings.EMBEDDED:
+        errors.append(
+            Error(
+                f"{settings.DATA_DIR / 'keys.json'} is missing, but the database exists: its secrets cannot be read "
+                "without these keys. Restore the file from your backup, or set SWITCHBOARD_SECRET_KEY and "
+                "SWITCHBOARD_ENCRYPTION_KEYS.",
+                id="switchboard.E006",
+            )
+        )
+    elif not settings.KEYS.are_stored:
         errors.append(
             Error(
                 "SWITCHBOARD_SECRET_KEY and SWITCHBOARD_ENCRYPTION_KEYS are not both set. Machines that share a "

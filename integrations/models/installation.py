@@ -47,17 +47,20 @@ class InstallationManager(models.Manager["Installation"]):
         self.filter(pk=1).update(**_columns(ClockHistory(now)))
 
     # ---- the keys --------------------------------------------------------------------------------------------------
-    def prove_keys(self) -> bool:
-        """Return whether the encryption keys are those of this database, and note them if none are noted yet."""
-        self.current()
+    def has_right_keys(self) -> bool:
+        """Return whether the encryption keys are those of this database."""
         try:
-            if self.filter(pk=1).values_list("key_check", flat=True).get() is None:
-                # The secrets of an installation from before the check; unreadable ones raise.
+            if self.filter(pk=1).values_list("key_check", flat=True).first() is None:
+                # An installation from before the check: a service's secrets, which raise if they cannot be read.
                 Service.objects.order_by("pk").values_list("secrets", flat=True).first()
-                self.filter(pk=1, key_check=None).update(key_check=CHECK_VALUE)
         except ImproperlyConfigured:
             return False
         return True
+
+    def note_keys(self) -> None:
+        """Store a text that these keys encrypt, unless there is one."""
+        self.current()
+        self.filter(pk=1, key_check=None).update(key_check=CHECK_VALUE)
 
 
 def _columns(clock: ClockHistory) -> dict[str, Any]:

@@ -35,6 +35,9 @@ CHECK_EVERY = 1.0  # seconds between checks of the children and their heartbeats
 QUIET = timedelta(seconds=7)  # a heartbeat comes every 5 s; after 7 s without one the lane is requested again
 FROZEN = 15.0  # seconds with too few heartbeats before the cluster is restarted
 HUNG = 30.0  # seconds; a quarantine that has no live worker row this long after its start: more than a whole lease
+WEB_HUNG = 15.0  # seconds without a heartbeat of a web server, which beats once a second
+WEB_STARTS_WITHIN = 60.0  # seconds to its first heartbeat: a start takes some seconds of CPU
+STALL = 5.0  # seconds between two checks of the children that mean that the supervisor itself stood still
 STOP_WITHIN = 18.0  # seconds; docs/contract.md promises 20
 BACKLOG = 2048  # connections waiting to be accepted
 RESTART_PAUSE = (0.2, 1.0, 2.0, 5.0)
@@ -87,12 +90,60 @@ def run_cluster() -> None:
     cluster.Cluster().start()
 
 
+# ---- signs of life -------------------------------------------------------------------------------------------------
+class Heartbeat:
+    """A pipe in which a web server writes a byte a second, from the loop that answers `/healthz`.
+
+    A request from outside would not do: the kernel chooses which of several web servers gets it.
+    """
+
+    def __init__(self) -> None:
+        self._read_end, self.write_end = os.pipe()
+        for end in (self._read_end, self.write_end):
+            os.set_blocking(end, False)
+        self.restart(time.monotonic())
+
+    def restart(self, moment: float) -> None:
+        self._has_beaten()  # the bytes of the process before
+        self._last = self._looked = moment
+        self._patience = WEB_STARTS_WITHIN
+
+    def is_lost(self, moment: float) -> bool:
+        """Whether the process has been silent for too long. Ask once a second."""
+        if self._has_beaten():
+            self._last, self._patience = moment, WEB_HUNG
+        elif moment - self._looked > STALL:
+            self._last = moment  # what stopped the supervisor may have stopped the child too
+        self._looked = moment
+        return moment - self._last > self._patience
+
+    def _has_beaten(self) -> bool:
+        try:
+            return bool(os.read(self._read_end, 65536))
+        except BlockingIOError:
+            return False
+
+
+def beat(heartbeat: int) -> None:
+    """Write a sign of life; a pipe that is full, because no supervisor reads it, has enough of them."""
+    with suppress(BlockingIOError):
+        os.write(heartbeat, b".")
+
+
 # ---- one child ----------------------------------------------------------------------------------------------------
 class Child:
     """A child process in a session of its own, restarted when it ends."""
 
-    def __init__(self, name: str, arguments: list[str], environment: dict[str, str], fds: tuple[int, ...] = ()):
+    def __init__(
+        self,
+        name: str,
+        arguments: list[str],
+        environment: dict[str, str],
+        fds: tuple[int, ...] = (),
+        heartbeat: Heartbeat | None = None,
+    ) -> None:
         self.name, self.arguments, self.environment, self.fds = name, arguments, environment, fds
+        self.heartbeat = heartbeat
         self.process: subprocess.Popen[bytes] | None = None
         self.started = 0.0
         self.ends = 0
@@ -107,6 +158,8 @@ class Child:
             command, env=self.environment, pass_fds=self.fds, start_new_session=True
         )
         self.started = time.monotonic()
+        if self.heartbeat:
+            self.heartbeat.restart(self.started)
         log.info(line("started", child=self.name, pid=self.process.pid))
 
     def keep_running(self) -> bool:
@@ -124,6 +177,12 @@ class Child:
             log.warning(line("ended", child=self.name, code=self.process.returncode))
         self.start()
         return True
+
+    def kill_if_hung(self) -> None:
+        """Kill a process that runs and gives no sign of life; `keep_running` starts it again."""
+        if self.heartbeat and self.is_running and self.heartbeat.is_lost(time.monotonic()):
+            log.warning(line("hung", child=self.name))
+            self.kill()
 
     def terminate(self) -> None:
         if self.process is not None and self.is_running:
@@ -189,10 +248,7 @@ class Supervisor:
         }
         with_lifeline = {**environment, "SWITCHBOARD_LIFELINE": str(self.lifeline)}
         self._listeners = listen(host, port, web)
-        self.web = [
-            Child(f"web-{number}", ["serve", "--fd", str(listener.fileno())], environment, (listener.fileno(),))
-            for number, listener in enumerate(self._listeners, 1)
-        ]
+        self.web = [_web(number, listener, environment) for number, listener in enumerate(self._listeners, 1)]
         self.workers = Child("cluster", ["cluster"], with_lifeline, (self.lifeline,)) if workers else None
         self.quarantine = Child("quarantine", ["deliver", "--suspects"], with_lifeline, (self.lifeline,))
         self.others = [Child(name, arguments, environment) for name, arguments in (others or {}).items()]
@@ -207,6 +263,7 @@ class Supervisor:
             while not self.stopping:
                 for child in (*self.web, *self.others):
                     child.keep_running()
+                    child.kill_if_hung()
                 if self.workers:
                     self._keep_workers(self.workers)
                 self._pause(CHECK_EVERY)
@@ -312,6 +369,13 @@ class Supervisor:
         from django_q.brokers import get_broker
 
         get_broker(self.cluster).delete_queue()
+
+
+def _web(number: int, listener: socket.socket, environment: dict[str, str]) -> Child:
+    heartbeat = Heartbeat()
+    fds = (listener.fileno(), heartbeat.write_end)
+    arguments = ["serve", "--fd", str(fds[0]), "--heartbeat", str(fds[1])]
+    return Child(f"web-{number}", arguments, environment, fds, heartbeat)
 
 
 def _exists(pid: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
@@ -67,6 +68,7 @@ class Installation:
         elif migrated:
             self.data.mkdir(mode=0o700)
             shutil.copy(servers.migrated_sqlite, self.data / "switchboard.sqlite3")
+            _store_keys(self.data / "keys.json")  # none are made for a database that exists
         for name, value in (environment or {}).items():
             if value is None:
                 self.env.pop(name, None)
@@ -233,6 +235,16 @@ def clean_environment() -> dict[str, str]:
         for name, value in os.environ.items()
         if name in kept or (not name.startswith("SWITCHBOARD_") and name != "DJANGO_SETTINGS_MODULE")
     }
+
+
+def _store_keys(path: Path) -> None:
+    keys = fresh_keys()
+    stored = {
+        "secret_key": keys["SWITCHBOARD_SECRET_KEY"],
+        "encryption_keys": [keys["SWITCHBOARD_ENCRYPTION_KEYS"]],
+    }
+    path.write_text(json.dumps(stored))
+    path.chmod(0o600)
 
 
 def fresh_keys() -> dict[str, str]:

@@ -20,6 +20,7 @@ from django.db.migrations.executor import MigrationExecutor
 from django.db.models import Min
 from django.utils import timezone
 
+from integrations.checks import WRONG_KEYS
 from integrations.models import AuditEntry, Installation, Message, ServiceStatus, Worker, database_now
 from integrations.registration import key_rotation
 
@@ -75,6 +76,8 @@ def check_results() -> Iterator[CheckResult]:
     yield from _settings()
     usable = yield from _database()
     if usable:
+        if not Installation.objects.has_right_keys():
+            yield CheckResult("fail", WRONG_KEYS)
         yield from _old_keys()
         yield _clock()
         yield from _leap()

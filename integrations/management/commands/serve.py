@@ -12,6 +12,7 @@ class Command(BaseCommand):
         parser.add_argument("--host", default="127.0.0.1")
         parser.add_argument("--port", type=int, default=8000)
         parser.add_argument("--fd", type=int, help="file descriptor of a listening socket, in place of host and port")
+        parser.add_argument("--heartbeat", type=int, help="file descriptor to write a byte to, once a second")
 
     def handle(self, *args: Any, **options: Any) -> None:
         import uvicorn
@@ -22,9 +23,14 @@ class Command(BaseCommand):
         from integrations.api.asgi.events import broadcaster
         from integrations.outbound.addresses import parse_networks
         from integrations.workers.pump import freeze_startup_objects
-        from integrations.workers.supervisor import die_with_parent
+        from integrations.workers.supervisor import beat, die_with_parent
 
         class Server(uvicorn.Server):
+            async def on_tick(self, counter: int) -> bool:
+                if options["heartbeat"] is not None and counter % 10 == 0:  # ten ticks are a second
+                    beat(options["heartbeat"])
+                return await super().on_tick(counter)
+
             async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
                 broadcaster.close()  # otherwise the server would wait for event streams, which do not end
                 await super().shutdown(sockets)

@@ -7,6 +7,8 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import OperationalError
 
+from integrations.checks import WRONG_KEYS
+
 
 class Command(BaseCommand):
     help = "Run Switchboard: the web server and the workers, which start and stop together."
@@ -23,6 +25,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         self._refuse_unsafe()
         self._prepare_database()
+        self._check_keys()
         self._discover()
         others = self._other_children(options)
         from integrations.workers.supervisor import Supervisor
@@ -56,6 +59,13 @@ class Command(BaseCommand):
         except OperationalError as error:
             where = settings.DATABASES["default"]["NAME"] if settings.EMBEDDED else "SWITCHBOARD_DATABASE_URL"
             raise CommandError(f"The database ({where}) cannot be opened: {str(error).strip()}") from error
+
+    def _check_keys(self) -> None:
+        from integrations.models import Installation
+
+        if not Installation.objects.has_right_keys():
+            raise CommandError(WRONG_KEYS)
+        Installation.objects.note_keys()
 
     def _discover(self) -> None:
         from integrations.registration import discovery
