@@ -8,6 +8,8 @@ from urllib.parse import urlencode
 
 from django import forms
 from django.contrib import messages as toasts
+from django.db.models import BigIntegerField, Count
+from django.db.models.functions import Coalesce
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
@@ -21,6 +23,7 @@ from dashboard.responses import form_page, posted, see_other
 from integrations.errors import Conflict, Invalid
 from integrations.models import Account, Attempt, Failure, FailureState, Message, Operation, Service
 from integrations.models.failure import UNRESOLVED, FailureQuerySet
+from integrations.models.message import MessageQuerySet
 from integrations.operators import failures
 from integrations.schemas.actions import FailureIn
 
@@ -149,13 +152,21 @@ def _detail_context(failure: Failure) -> dict[str, Any]:
         "sample": Message.objects.filter(pk=failure.sample_id).first() if failure.sample_id else None,
         "call": Attempt.objects.select_related("message").filter(pk=failure.attempt_id).first(),
         "body_shown": BODY_SHOWN,
-        "dead": dead[:COUNTED].count(),
+        "dead": _lineages(dead),
         "unanswered": dead.unreplayed()[:COUNTED].count(),
         "selection": selection,
         "replay_q": f"{selection} status:dead",
         "operations": list(Operation.objects.filter(filter__contains=selection).order_by("-pk")[:OPERATIONS]),
         "panel_url": reverse("_failure", args=[failure.public_id]),
     }
+
+
+def _lineages(messages: MessageQuerySet) -> int:
+    """The number of messages, each once with all its replays."""
+    counted = messages.annotate(lineage=Coalesce("lineage_id", "pk", output_field=BigIntegerField()))[
+        :COUNTED
+    ].aggregate(lineages=Count("lineage", distinct=True))
+    return int(counted["lineages"])
 
 
 def _because(failure: Failure) -> list[tuple[str, str]]:

@@ -176,7 +176,10 @@ def list_messages(
     dead_reason: Annotated[DeadReason | None, Query(description="Reason of a dead message.")] = None,
     fault: Annotated[Fault | None, Query(description="Fault of the last call.")] = None,
     status_code: Annotated[int | None, Query(ge=100, le=599, description="Status code of the last call.")] = None,
-    replayed: Annotated[bool | None, Query(description="Whether a replay of it is unfinished or delivered.")] = None,
+    replayed: Annotated[
+        bool | None,
+        Query(description="Whether another message of its lineage is unfinished or delivered, or is a newer replay."),
+    ] = None,
     created_after: Annotated[Timestamp | None, Query(description="Accepted after this time.")] = None,
     created_before: Annotated[Timestamp | None, Query(description="Accepted before this time.")] = None,
     q: Annotated[str | None, Query(max_length=2000, description=SEARCH)] = None,
@@ -236,7 +239,7 @@ def list_attempts(request: HttpRequest, message_id: str, limit: Limit = LIMIT, c
     openapi_extra=PARAMETER,
 )
 def replay_message(request: HttpRequest, message_id: str, data: ReplayIn | None = None) -> HttpResponse:
-    """Queue a finished message again as a new one (202). Returns its unfinished replay (200) if there is one."""
+    """Queue a finished message again as a new one (202). Returns an unfinished replay in its lineage (200), if any."""
     message = find_message(message_id)
 
     def work() -> HttpResponse:

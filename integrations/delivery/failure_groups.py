@@ -16,8 +16,9 @@ from typing import Any
 from django.db import transaction
 
 from integrations.logs import line
-from integrations.models import Event, Failure, FailureHour, FailureState, Result
+from integrations.models import Event, Failure, FailureHour, FailureState, Message, Result
 from integrations.models.failure import KEPT, FailureUpdate, add_hours
+from integrations.models.message import Outgoing
 from integrations.policies.fingerprint import FailureDetails, Fingerprint, fingerprint, remainder
 
 log = logging.getLogger("switchboard.failures")
@@ -26,10 +27,10 @@ MAX_GROUPS = 200  # unresolved groups of one service and endpoint; further cause
 
 @dataclass(frozen=True, slots=True)
 class _FailedAttempt:
-    """One failed call, and the group that its message belonged to before."""
+    """One failed call, and its message."""
 
     attempt: Mapping[str, Any]  # the columns of its attempt, without secrets
-    previous_group: int | None = None
+    message: Outgoing | None
 
     @property
     def details(self) -> FailureDetails:
@@ -45,17 +46,14 @@ class _FailedAttempt:
         )
 
 
-def record(
-    attempts: Sequence[Mapping[str, Any]], previous_groups: Sequence[int | None], now: datetime
-) -> dict[int, int]:
+def record(attempts: Sequence[Mapping[str, Any]], messages: Sequence[Outgoing | None], now: datetime) -> dict[int, int]:
     """Add the failed calls among ``attempts`` to their groups, and return the group of each by attempt id.
 
-    ``previous_groups`` has for each attempt the group of its message so far. Call it in the transaction that writes
-    the attempts.
+    ``messages`` has the message of each attempt as it was claimed. Call it in the transaction that writes the attempts.
     """
     failed = [
-        _FailedAttempt(attempt, group)
-        for attempt, group in zip(attempts, previous_groups, strict=True)
+        _FailedAttempt(attempt, message)
+        for attempt, message in zip(attempts, messages, strict=True)
         if attempt["outcome"] == Result.FAILED
     ]
     if not failed:
@@ -76,7 +74,10 @@ def _record(failed: Sequence[_FailedAttempt], now: datetime) -> dict[int, int]:
         groups.setdefault(cause.key, (cause, []))[1].append(call)
     # An unknown group has no messages yet: if another lane creates it now, it does so for other messages.
     known |= Failure.objects.ids_by_key(sorted(groups.keys() - known.keys())) if groups.keys() - known.keys() else {}
-    written = Failure.objects.add([_seen(cause, calls, known.get(key)) for key, (cause, calls) in groups.items()], now)
+    members = _members(failed)
+    written = Failure.objects.add(
+        [_seen(cause, calls, known.get(key), members) for key, (cause, calls) in groups.items()], now
+    )
     add_hours({group.pk: len(groups[group.key][1]) for group in written}, now)
     for group in written:
         if group.is_news:
@@ -119,7 +120,26 @@ def _bounded(
         yield cause
 
 
-def _seen(cause: Fingerprint, failed: Sequence[_FailedAttempt], group: int | None) -> FailureUpdate:
+def _members(failed: Sequence[_FailedAttempt]) -> set[tuple[int | None, int]]:
+    """The lineages of these calls with the groups that they belong to. A group counts a message once, with all its
+    replays. Messages that are no replay take no statement."""
+    lineages = {call.message.lineage_id for call in failed if call.message and call.message.lineage_id}
+    if not lineages:
+        return set()
+    grouped = Message.objects.filter(lineage_id__any=lineages, failure__isnull=False)
+    return set(grouped.order_by().values_list("lineage_id", "failure_id"))
+
+
+def _is_new(call: _FailedAttempt, group: int | None, members: set[tuple[int | None, int]]) -> bool:
+    """Whether the call brings a message into the group; calls without a message bring none."""
+    if call.attempt["message_id"] is None or group is None or call.message is None:
+        return call.attempt["message_id"] is not None
+    return call.message.failure_id != group and (call.message.lineage_id, group) not in members
+
+
+def _seen(
+    cause: Fingerprint, failed: Sequence[_FailedAttempt], group: int | None, members: set[tuple[int | None, int]]
+) -> FailureUpdate:
     attempts = [call.attempt for call in failed]
     starts = [attempt["started_at"] for attempt in attempts]
     messages = [attempt["message_id"] for attempt in attempts if attempt["message_id"] is not None]
@@ -133,10 +153,7 @@ def _seen(cause: Fingerprint, failed: Sequence[_FailedAttempt], group: int | Non
         title=cause.title,
         because=json.dumps(cause.because),
         count=len(attempts),
-        messages=sum(
-            call.attempt["message_id"] is not None and (group is None or call.previous_group != group)
-            for call in failed
-        ),
+        messages=sum(_is_new(call, group, members) for call in failed),
         first_seen=min(starts),
         last_seen=max(starts),
         sample_id=messages[-1] if messages else None,

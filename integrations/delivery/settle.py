@@ -49,7 +49,7 @@ def settle(results: Sequence[CallResult]) -> None:
         decisions = [_decide(result, now) for result in current]
         attempts = [_attempt(decision, fences[decision.message.pk].attempt_id) for decision in decisions]
         sql.append(Attempt, attempts)
-        groups = failure_groups.record(attempts, [decision.message.failure_id for decision in decisions], now)
+        groups = failure_groups.record(attempts, [decision.message for decision in decisions], now)
         Message.objects.settle(
             [
                 _settled(decision, now, groups.get(attempt["id"]))

@@ -154,7 +154,7 @@ class Failure(models.Model):
     because = models.JSONField(default=dict)  # what its calls have in common
 
     count = models.PositiveIntegerField(default=0)  # failed calls
-    messages = models.PositiveIntegerField(default=0)  # how often a message came into this group
+    messages = models.PositiveIntegerField(default=0)  # how often a message came into this group; not its replays
     first_seen = models.DateTimeField()
     last_seen = models.DateTimeField()  # the start of its last call
     sample_id = models.BigIntegerField(null=True)  # its last message

@@ -79,6 +79,11 @@ class Draft:
     operation_id: int | None = None
     created_by: str = ""
 
+    @property
+    def lineage_id(self) -> int | None:
+        """The lineage that a replay joins; its original may be the first message of it."""
+        return None if self.replay_of is None else self.replay_of.lineage_id or self.replay_of.pk
+
 
 class Named:
     """The identifiers and times that a whole row and a claimed message share."""
@@ -124,6 +129,7 @@ class Outgoing(Named):
     deliver_at: datetime | None
     expires_at: datetime | None
     failure_id: int | None
+    lineage_id: int | None
     query: dict[str, Any]
     headers: dict[str, str]
     content_type: str
@@ -158,6 +164,19 @@ SETTLE = """UPDATE integrations_message SET status = v.status, priority = v.prio
     losses = 0, worker_id = NULL, claimed_at = NULL, probe_generation = NULL,
     failure_id = COALESCE(v.failure_id, integrations_message.failure_id)
 FROM {source} WHERE integrations_message.id = v.id"""
+
+# During an upgrade, processes of the version before, which knows no lineages, leave them out of the replays they make.
+COMPLETE_LINEAGES = """WITH RECURSIVE lineage(id, first) AS (
+    SELECT original.id, COALESCE(original.lineage_id, original.id)
+    FROM integrations_message replay JOIN integrations_message original ON original.id = replay.replay_of_id
+    WHERE replay.replay_of_id IS NOT NULL AND replay.lineage_id IS NULL
+    AND (original.replay_of_id IS NULL OR original.lineage_id IS NOT NULL)
+    UNION
+    SELECT replay.id, lineage.first
+    FROM lineage JOIN integrations_message replay ON replay.replay_of_id = lineage.id WHERE +replay.lineage_id IS NULL
+)
+UPDATE integrations_message SET lineage_id = lineage.first
+FROM lineage WHERE integrations_message.id = lineage.id AND integrations_message.lineage_id IS NULL"""
 SETTLED = {
     "id": "bigint",
     "status": "text",
@@ -234,8 +253,8 @@ class MessageQuerySet(models.QuerySet["Message"]):
         return self.filter(service=service)
 
     def unreplayed(self) -> MessageQuerySet:
-        """Leave out messages with an unfinished or delivered replay: an operator has nothing left to do about them."""
-        return self.filter(~has_replay())
+        """Leave out messages for which another one of their lineage stands; see ``is_replayed``."""
+        return self.filter(~is_replayed())
 
     def newest_first(self) -> MessageQuerySet:
         return self.order_by("-pk")
@@ -254,6 +273,7 @@ class MessageQuerySet(models.QuerySet["Message"]):
         with transaction.atomic(savepoint=False):  # inside another transaction it commits or rolls back with that one
             keys = sql.fresh_keys(Message, len(drafts))
             accepted = [_accepted(draft, key, now) for draft, key in zip(drafts, keys, strict=True)]
+            self._begin_lineages([draft.replay_of for draft in drafts if draft.replay_of])
             sql.append(Message, accepted)
             sql.append(MessageContent, [_content(draft, key) for draft, key in zip(drafts, keys, strict=True)])
             field_value.store(
@@ -266,6 +286,27 @@ class MessageQuerySet(models.QuerySet["Message"]):
         for message, draft in zip(messages, drafts, strict=True):
             message.service, message.endpoint, message.replay_of = draft.service, draft.endpoint, draft.replay_of
         return messages
+
+    # ---- lineages --------------------------------------------------------------------------------------------------
+    def lineage_of(self, message_id: int) -> MessageQuerySet:
+        """A message and all others of its lineage."""
+        lineage_id = self.filter(pk=message_id).values_list("lineage_id", flat=True).first()
+        return self.filter(pk=message_id) if lineage_id is None else self.filter(lineage_id=lineage_id)
+
+    def _begin_lineages(self, originals: Sequence[Message]) -> None:
+        """Let messages without a lineage be the first of theirs. The caller holds their locks."""
+        if firsts := [message.pk for message in originals if message.lineage_id is None]:
+            self.filter(pk__any=firsts, lineage_id=None).update(lineage_id=F("pk"))
+
+    def without_lineage(self) -> QuerySet[Message, int]:
+        """Replays without a lineage. Only their own index has this order: without it PostgreSQL reads the table."""
+        return self.filter(replay_of__isnull=False, lineage_id=None).order_by("created_at").values_list("pk", flat=True)
+
+    def complete_lineages(self) -> None:
+        """Add the lineages that are missing: see ``COMPLETE_LINEAGES``. Without any it reads one empty index."""
+        if self.without_lineage().first() is not None:
+            with connection.cursor() as cursor:
+                cursor.execute(COMPLETE_LINEAGES)
 
     # ---- claim -----------------------------------------------------------------------------------------------------
     def parked(self) -> MessageQuerySet:
@@ -440,6 +481,7 @@ def _accepted(draft: Draft, key: int, now: datetime) -> dict[str, Any]:
         "due_at": max(now, draft.deliver_at) if draft.deliver_at else now,
         "ordering_key": draft.ordering_key,
         "replay_of_id": draft.replay_of and draft.replay_of.pk,
+        "lineage_id": draft.lineage_id,
         "webhook_id": draft.webhook_id,
         "operation_id": draft.operation_id,
         "created_at": now,
@@ -533,6 +575,8 @@ class Message(Named, models.Model):
     )
 
     replay_of = models.ForeignKey("self", null=True, on_delete=models.SET_NULL, db_index=False, related_name="replays")
+    # The first message's id, in that message too, once it has a replay. It stays when the first message is deleted.
+    lineage_id = models.BigIntegerField(null=True)
     webhook_id = models.CharField(max_length=40, blank=True)  # of the first message, in an unedited replay
     operation_id = models.BigIntegerField(null=True)
 
@@ -571,6 +615,13 @@ class Message(Named, models.Model):
             models.Index(fields=["failure", "-id"], name="message_failure", condition=Q(failure__isnull=False)),
             # few messages are replays, so few rows pay for this index
             models.Index(fields=["replay_of"], name="message_replays", condition=Q(replay_of__isnull=False)),
+            models.Index(fields=["lineage_id"], name="message_lineage", condition=Q(lineage_id__isnull=False)),
+            # almost always empty: see COMPLETE_LINEAGES
+            models.Index(
+                fields=["created_at"],
+                name="message_without_lineage",
+                condition=Q(lineage_id__isnull=True, replay_of__isnull=False),
+            ),
             # replays made by an operation: few, too
             models.Index(fields=["operation_id", "-id"], name="message_made", condition=Q(operation_id__isnull=False)),
             # lists for people
@@ -624,16 +675,21 @@ class Message(Named, models.Model):
         headers: dict[str, str] | None = None,
         endpoint: Endpoint | None = None,
     ) -> tuple[Message, bool]:
-        """Queue a new message with ``replay_of``; returns it and whether it is new. While a replay is unfinished, that
-        one is returned. ``current`` resolves the endpoint again. Raises Conflict while this message is unfinished."""
+        """Queue a new message with ``replay_of``; returns it and whether it is new. While a replay in its lineage is
+        unfinished, that one is returned. ``current`` resolves the endpoint again. Raises Conflict while this message is
+        unfinished."""
         with transaction.atomic():
-            # The lock turns two clicks at once into one replay.
-            original = Message.objects.select_for_update().filter(pk=self.pk).first()
+            Message.objects.complete_lineages()
+            # The locks turn two clicks at once, on any messages of the lineage, into one replay.
+            locked = Message.objects.lineage_of(self.pk).order_by("pk").select_for_update()
+            original = next((message for message in locked if message.pk == self.pk), None)
             if original is None:
                 raise Conflict("it is no longer kept")
             if not original.is_finished:
                 raise Conflict(f"it is {original.status}; only a finished message can be replayed")
-            if running := original.replays.filter(status__in=UNFINISHED).first():
+            # Read again: a replay that was committed while this waited for the locks is not among the locked.
+            lineage = Message.objects.lineage_of(self.pk)
+            if running := lineage.filter(status__in=UNFINISHED).order_by("pk").first():
                 return running, False
             draft = original.as_replay(
                 current=current, body=body, content_type=content_type, headers=headers, endpoint=endpoint
@@ -700,10 +756,16 @@ class MessageContent(models.Model):
         return f"content of {self.message_id}"
 
 
-def has_replay() -> Exists:
-    """Whether a message has a replay that is unfinished or delivered."""
-    replays = Message.objects.filter(replay_of=OuterRef("pk"))
-    return Exists(replays.exclude(status__in=(Status.DEAD, Status.CANCELLED)))
+def is_replayed() -> Q:
+    """Whether another message of its lineage stands for a message: an unfinished one, else the newest delivered one,
+    else the newest dead one, else the newest cancelled one. So at most one message of a lineage is left to replay.
+
+    The statuses have this order in the alphabet: cancelled, dead, delivered, delivering, pending.
+    """
+    others = Message.objects.filter(lineage_id__isnull=False, lineage_id=OuterRef("lineage_id"))
+    stronger = Q(status__gt=OuterRef("status")) | Q(status=OuterRef("status"), pk__gt=OuterRef("pk"))
+    # The first condition spares messages that have no replay, almost all, the look into the index.
+    return Q(lineage_id__isnull=False) & Q(Exists(others.filter(stronger)))
 
 
 def parked_without_predecessor() -> QuerySet[Message, int]:

@@ -61,5 +61,10 @@ def delete_messages(ids: Sequence[int]) -> None:
     with connection.cursor() as cursor:
         for table in OF_A_MESSAGE:
             cursor.execute(f"DELETE FROM {table} WHERE {is_any('message_id')}", [these])  # noqa: S608 - names of ours
-        cursor.execute(f"UPDATE integrations_message SET replay_of_id = NULL WHERE {is_any('replay_of_id')}", [these])  # noqa: S608
+        # The lineage of a replay outlives its original, also where a former version has not set it.
+        cursor.execute(
+            "UPDATE integrations_message SET replay_of_id = NULL, lineage_id = COALESCE(lineage_id, replay_of_id) "  # noqa: S608
+            f"WHERE {is_any('replay_of_id')}",
+            [these],
+        )
         cursor.execute(f"DELETE FROM integrations_message WHERE {is_any('id')}", [these])  # noqa: S608

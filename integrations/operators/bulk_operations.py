@@ -153,6 +153,8 @@ def advance() -> None:
     """Spend a slice of time on the active operations, by turns. Any worker runs this once a second."""
     waiting = Operation.objects.active().order_by(F("paced_at").asc(nulls_first=True), "pk")
     ids = list(waiting.values_list("pk", flat=True)[:AT_ONCE])
+    if ids:
+        Message.objects.complete_lineages()
     end = time.monotonic() + SLICE
     while ids and time.monotonic() < end:
         ids = [pk for pk in ids if step(pk)]
@@ -267,7 +269,8 @@ def _used_up_to(operation: Operation, now: datetime) -> datetime:
 def _act_on(operation: Operation, ids: Sequence[int], now: datetime) -> dict[int, ItemResult]:
     """Act on these messages. Messages that another transaction has locked get no result yet."""
     free = Message.objects.filter(pk__any=ids).select_for_update(skip_locked=True, of=("self",)).order_by("pk")
-    found = list(free.select_related("content") if operation.kind == Kind.REPLAY else free)
+    is_replay = operation.kind == Kind.REPLAY
+    found = _of_free_lineages(list(free.select_related("content"))) if is_replay else list(free)
     results = _deleted(ids, {message.pk for message in found})
     eligible = []
     for message, refusal in _with_refusals(operation, found):
@@ -276,6 +279,21 @@ def _act_on(operation: Operation, ids: Sequence[int], now: datetime) -> dict[int
         else:
             eligible.append(message)
     return results | _together_or_singly(ACTS[Kind(operation.kind)], operation, eligible, now)
+
+
+def _of_free_lineages(messages: list[Message]) -> list[Message]:
+    """Lock the lineages of these locked messages too, and return those whose lineages were free.
+
+    A replay is made under the locks of its whole lineage, so that two operations that chose two messages of one lineage
+    do not both replay it. Messages without a replay, almost all, take no statement.
+    """
+    lineages = {message.lineage_id for message in messages if message.lineage_id}
+    if not lineages:
+        return messages
+    members = Message.objects.filter(lineage_id__any=lineages)
+    locked = set(members.select_for_update(skip_locked=True).values_list("pk", flat=True))
+    held = {lineage_id for pk, lineage_id in members.values_list("pk", "lineage_id") if pk not in locked}
+    return [message for message in messages if message.lineage_id not in held]
 
 
 def _deleted(ids: Sequence[int], found: set[int]) -> dict[int, ItemResult]:
@@ -295,7 +313,7 @@ def _with_refusals(operation: Operation, messages: Sequence[Message]) -> Iterabl
     ids = [message.pk for message in messages]
     unanswered = set(Message.objects.filter(pk__any=ids).unreplayed().values_list("pk", flat=True))
     return [
-        (message, "" if message.pk in unanswered else "a replay of it is in progress or was delivered")
+        (message, "" if message.pk in unanswered else "a replay of it is newer, in progress or delivered")
         for message in messages
     ]
 

@@ -23,7 +23,7 @@ from django.utils import timezone
 from integrations.errors import Invalid
 from integrations.models import FieldValue, Operation, Service, Status, identifiers
 from integrations.models.field_value import TEXT_LIMIT
-from integrations.models.message import has_replay
+from integrations.models.message import is_replayed
 from integrations.outbound.outcome import Fault
 from integrations.policies.retry import DeadReason
 from integrations.schemas.fields import METHODS, checked_field, checked_method
@@ -164,7 +164,7 @@ STATUSES = tuple(Status.values)
 REASONS = tuple(reason.value for reason in DeadReason)
 FAULTS = tuple(fault.value for fault in Fault)
 STATES = {
-    "replayed": Q(has_replay()),
+    "replayed": is_replayed(),
     "replay": Q(replay_of__isnull=False),
     "held": Q(held=True),
     "parked": Q(parked=True),

@@ -113,6 +113,7 @@ def tidy(certificates: Collection[Shown] = ()) -> None:
     now = database_now()
     unpark_stuck()
     Certificate.objects.record(certificates, now)
+    Message.objects.complete_lineages()
     rollups.roll()
     if not Installation.objects.look_at_clock(now).is_on_hold:
         _prune(now)
