@@ -46,7 +46,7 @@ CLAIM_BATCH = 256  # half of the capacity, so that one half is in flight while t
 SLOT_LATENESS = 0.015  # seconds that a call may start after its send slot; later, the slot is given back
 SLOT_EARLINESS = 0.1  # seconds that a call may start before it, after a small correction of the clock
 LOOK_AGAIN = 1.0  # seconds that a call sleeps at most before it looks at the clock again
-LEAST_JUMP = timedelta(seconds=1)  # a claim reaches the loop sooner than this
+LEAST_JUMP = timedelta(seconds=1)  # of the database's clock that a claim corrects
 GATHER = 0.002  # seconds in which results accumulate before they are settled together
 GATHER_LONGER = 0.025  # the same if they are few and nothing is blocked on them
 SMALL_BATCH = 32
@@ -375,7 +375,7 @@ class Pump:
         if had_wakeup:
             self._empty_wakeups = 0 if claims else self._empty_wakeups + 1
         if claims:
-            self._correct_clock(claims[0].claimed_at)
+            self._correct_clock(claims[0].claimed_at, now)
         for claimed in claims:
             task = asyncio.create_task(self._deliver(claimed))
             self.in_flight[claimed.message.pk] = (claimed, task)
@@ -439,10 +439,15 @@ class Pump:
     def _set_clock(self, now: datetime) -> None:
         self._clock = (now, time.monotonic())
 
-    def _correct_clock(self, now: datetime) -> None:
-        """Follow a jump of the database's clock before the next renewal; ``now`` is some milliseconds old."""
-        if abs(now - self.now()) > LEAST_JUMP:
-            self._set_clock(now)
+    def _correct_clock(self, claimed_at: datetime, began: float) -> None:
+        """Follow a jump of the database's clock before the next renewal.
+
+        A claim reads the time first and may then wait for a lock, so the time belongs to a moment after ``began``.
+        """
+        moment, measured_at = self._clock
+        earliest = moment + timedelta(seconds=began - measured_at) - LEAST_JUMP
+        if not earliest <= claimed_at <= self.now() + LEAST_JUMP:
+            self._clock = (claimed_at, began)
 
     # ---- waiting ---------------------------------------------------------------------------------------------------
     def _on_wakeup(self) -> None:
