@@ -41,7 +41,7 @@ def _context(request: HttpRequest) -> dict[str, Any]:
     workers = Worker.objects.alive(now).count()
     waiting = min(WAITING_CAP, sum(standing.waiting for standing in found))
     attention = [standing for standing in found if standing.rank[0] < 5]
-    clock = Installation.objects.current().clock
+    clock = Installation.objects.clock()
     stopped = list(Operation.objects.stopped_since(now - DAY)[:GROUPS])
     groups = list(failures.needing_attention(now).new_or_regressed(now)[: GROUPS + 1])
     return {

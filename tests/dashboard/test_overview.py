@@ -203,7 +203,7 @@ def test_it_stays_within_its_queries_however_many_services(django_assert_max_num
             trip(service)
     client = browser()
     for path in ("/", "/_p/overview/"):
-        with django_assert_max_num_queries(13):
+        with django_assert_max_num_queries(12):
             client.get(path)
 
 

@@ -187,7 +187,7 @@ def _clock() -> CheckResult:
 
 
 def _leap() -> Iterator[CheckResult]:
-    clock = Installation.objects.current().clock
+    clock = Installation.objects.clock()
     if clock.leapt_from and clock.leapt_to:
         yield CheckResult(
             "warn",
