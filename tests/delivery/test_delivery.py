@@ -281,6 +281,16 @@ def test_retries_stay_within_their_budget(register: Register, send: Send) -> Non
     assert len(claim(a_worker().pk, 100)) == 1
 
 
+def test_services_that_one_look_leaves_out_are_next(
+    register: Register, send: Send, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("integrations.delivery.claim.SERVICES_AT_ONCE", 1)
+    for name in ("first", "second"):
+        send(register(name=name), count=2)
+    worker = a_worker()
+    assert {claim(worker.pk, 1)[0].target.service.name for _ in range(2)} == {"first", "second"}
+
+
 def test_a_rate_gives_each_claim_a_slot_of_its_own(register: Register, send: Send) -> None:
     service = register(limits={"rate": 20, "concurrency": 50})
     send(service, count=30)
@@ -557,6 +567,13 @@ def test_a_stopped_worker_gives_its_claims_back(register: Register, send: Send) 
     message.refresh_from_db()
     assert (message.status, message.losses, message.calls) == (Status.PENDING, 0, 1)
     assert not Worker.objects.alive(database_now()).exists()
+
+
+def test_a_message_is_claimed_by_the_first_of_two_that_chose_it(register: Register, send: Send) -> None:
+    (message,) = send(register())
+    now = timezone.now()
+    assert set(Message.objects.claim([message.pk], worker_id=a_worker().pk, now=now)) == {message.pk}
+    assert not Message.objects.claim([message.pk], worker_id=a_worker().pk, now=now)
 
 
 def test_a_claim_given_back_before_its_call_leaves_no_trace(register: Register, send: Send) -> None:
