@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from base64 import b64encode
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from tests.support.receiver import Answer, Call, Receiver
 from tests.support.signed_in import browser
 
 CANARY = "CANARY-in-the-open"
-OWN = {"headers": {"X-Api-Key": CANARY, "X-Plain": "seen"}, "query": {"api_key": CANARY, "page": "2"}}
+OWN: dict[str, Any] = {"headers": {"X-Api-Key": CANARY, "X-Plain": "seen"}, "query": {"api_key": CANARY, "page": "2"}}
 
 
 def stored(**fields: Any) -> Service:
@@ -54,8 +55,8 @@ def test_an_echoed_credential_of_a_message_is_stored_nowhere_in_its_attempt(
 @pytest.mark.django_db
 def test_a_message_page_shows_no_credential_of_its_query() -> None:
     endpoint = Endpoint.objects.create(service=stored(), name="pay", **OWN)
-    draft = {"service": endpoint.service, "method": "POST", "path": "/", "body": b"", "content_type": ""}
-    (message,) = Message.objects.accept([Draft(**draft, **OWN)])
+    plain = Draft(service=endpoint.service, method="POST", path="/", body=b"", content_type="")
+    (message,) = Message.objects.accept([replace(plain, **OWN)])
     client = browser(Role.VIEWER)
     for path in (
         f"/messages/{message.public_id}/",
