@@ -529,6 +529,7 @@ def test_a_server_that_stops_says_bye_at_once(serve: Callable[..., Served], view
     assert httpx.get(served.url(), headers=bearer(viewer)).status_code == 503
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reads_later", [True, False])
 def test_who_does_not_read_is_dropped(
     serve: Callable[..., Served], viewer: Api, billing: Service, reads_later: bool

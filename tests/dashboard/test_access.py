@@ -42,6 +42,7 @@ def test_every_page_has_a_rule() -> None:
         assert (rule is None) == (pattern.name in PUBLIC), pattern.name
 
 
+@pytest.mark.slow
 @pytest.mark.django_db
 @pytest.mark.parametrize("method", ["get", "post"])
 @pytest.mark.parametrize("role", [None, *Role])

@@ -37,7 +37,7 @@ from tests.dashboard.test_access import routes
 from tests.support.calling import Answered
 from tests.support.signed_in import a_service, browser
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
 SPITE = (
     """"'><x-spite onload=alert(1)></script></textarea></title></pre>--><a href=javascript:x>{{ 7 }}{% x %}🦄\u202e"""

@@ -29,7 +29,7 @@ from tests.support.installation import Installation
 from tests.support.receiver import Receiver
 from tests.support.records import a_worker
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(280), pytest.mark.slow]
 
 PROCESSES = 8
 MESSAGES = 20  # more than all racers together could need

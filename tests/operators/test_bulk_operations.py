@@ -299,6 +299,7 @@ def test_it_is_told_and_kept_who_did_what_and_why(billing: Service) -> None:
 
 
 # ---- cost -----------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_ten_thousand_items_take_few_statements(billing: Service) -> None:
     count = 10_000
     messages_of(billing, count)

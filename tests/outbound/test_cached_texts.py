@@ -9,6 +9,8 @@ import pytest
 
 from integrations.outbound import exchange, headers, redaction, urls
 
+pytestmark = pytest.mark.slow
+
 LONG = "é" * 900_000
 URL = f"https://billing.example.com/?q={LONG}"
 

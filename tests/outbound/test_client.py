@@ -644,6 +644,7 @@ def test_a_connection_with_unrequested_bytes_is_not_used_again(zoo: Zoo, animal:
     with_client(act)
 
 
+@pytest.mark.slow
 def test_idle_connections_are_bounded_and_expire(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("integrations.outbound.connection.IDLE_FOR", 2.0)
     upstream = zoo.serve("slow")
@@ -698,6 +699,7 @@ def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_two_hundred_mixed_calls_leave_nothing_behind(
     zoo: Zoo, certificates: Certificates, monkeypatch: pytest.MonkeyPatch, loop: str

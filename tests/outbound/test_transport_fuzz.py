@@ -24,6 +24,8 @@ from integrations.outbound.outcome import Fault, Outcome, Timings
 from integrations.outbound.transport import PinnedTransport
 from tests.support.upstreams import GOOD, status
 
+pytestmark = pytest.mark.slow
+
 DEADLINE = 0.05  # seconds
 RESPONSES = {
     "length": GOOD,

@@ -125,6 +125,7 @@ recordings = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(policies(), recordings)
 @settings(max_examples=200)
 def test_batches_change_nothing(policy: BreakerPolicy, recorded: list[tuple[float, int, float]]) -> None:
@@ -169,6 +170,7 @@ def call_by_call(calls: list[RecordedCall], policy: BreakerPolicy) -> tuple[list
 
 
 # ---- how long it takes ----------------------------------------------------------------------------------------------
+@pytest.mark.slow
 @pytest.mark.parametrize("window", ["count", "time"])
 def test_a_hundred_thousand_calls_take_seconds_at_most(window: str) -> None:
     random = Random(4)

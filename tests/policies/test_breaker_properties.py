@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -23,6 +24,8 @@ from integrations.policies.breaker import (
     summary,
     tick,
 )
+
+pytestmark = pytest.mark.slow
 
 START = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 TYPES = {"closed": "closed", "open": "opened", "half_open": "half_opened"}

@@ -41,6 +41,7 @@ def same(one: FailureDetails, other: FailureDetails) -> bool:
     return fingerprint(one).key == fingerprint(other).key
 
 
+@pytest.mark.slow
 @given(st.one_of(st.text(), st.lists(st.one_of(CHANGING, WORD, st.sampled_from(list("'\":<>@./…- ")))).map("".join)))
 @example("0:0.@A")  # a number that ends where an address could begin
 def test_folding_twice_is_folding_once(text: str) -> None:
@@ -63,6 +64,7 @@ def test_different_status_codes_never_meet(one: int, other: int, body: bytes) ->
     assert len(left) == len({one, other})
 
 
+@pytest.mark.slow
 @given(st.binary(max_size=2000), st.sampled_from(list(Fault)), st.text(max_size=200))
 def test_any_bytes_survive(body: bytes, fault: Fault, detail: str) -> None:
     made = fingerprint(replace(ANSWER, body=body, fault=fault, detail=detail))
@@ -78,6 +80,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.sampled_from(["code", "error", "errors", "type", "message", "\ud800", "\x00", "k1"]), JSON))
 def test_any_json_survives(body: dict[str, Any]) -> None:
     made = fingerprint(said(body))

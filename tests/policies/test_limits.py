@@ -61,6 +61,7 @@ def test_a_rate_that_does_not_divide_a_second_is_never_exceeded() -> None:
     assert (times[999] - times[0]).total_seconds() >= 333
 
 
+@pytest.mark.slow
 @given(
     rate=st.integers(1, 5000),
     per=st.sampled_from([1.0, 60.0]),

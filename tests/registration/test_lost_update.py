@@ -114,6 +114,7 @@ STEPS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
 def test_however_two_sessions_interleave_a_secret_stays_with_its_host(db: None, steps: list[Step]) -> None:

@@ -127,6 +127,7 @@ def test_only_the_sandbox_may_reach_this_machine():
     assert len(allowed) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.django_db
 def test_traffic_varies_and_stops_at_what_may_wait():
     from integrations.models import Message

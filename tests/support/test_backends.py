@@ -16,6 +16,8 @@ from django.db import connection
 from tests.support.backends import ROOT, Servers
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.slow
+
 # Stands in for a test run: starts both servers and a stray, says where they are, and waits to be killed.
 RUN = """
 import subprocess, sys, time
