@@ -305,6 +305,17 @@ def test_a_rate_gives_each_claim_a_slot_of_its_own(register: Register, send: Sen
 
 
 # ---- breaker ------------------------------------------------------------------------------------------------------
+def test_a_recovered_service_gets_no_more_at_once_than_its_ramp(register: Register, send: Send) -> None:
+    service = register(limits={"concurrency": 50})
+    Runtime.objects.update(ramp=3)
+    send(service, count=10)
+    worker = a_worker()
+    assert len(claim(worker.pk, 100)) == 3
+    assert claim(worker.pk, 100) == []  # the three in flight count
+    Runtime.objects.update(ramp=4)
+    assert len(claim(worker.pk, 100)) == 1
+
+
 def test_a_message_held_by_an_open_breaker_keeps_its_attempts(register: Register, send: Send, deliver: Deliver) -> None:
     service = register(retry={"initial": 60}, limits={"concurrency": 1})
     send(service, count=9)
