@@ -19,7 +19,7 @@ from dashboard.presenters import metrics as measured
 from dashboard.presenters.service_stats import oldest_due
 from integrations.api.auth import identify
 from integrations.api.problems import Problem
-from integrations.models import Worker
+from integrations.models import Worker, schema, storage
 from integrations.outbound.addresses import parse_networks
 
 
@@ -33,18 +33,29 @@ def healthz(request: HttpRequest) -> HttpResponse:
 @public
 @never_cache
 def readyz(request: HttpRequest) -> HttpResponse:
-    """Readiness: 200 if the migrations are applied and every query of this view succeeds, else 503; with counts of the
-    work."""
-    report: dict[str, Any] = {"database": False, "migrations": False}
+    """Readiness: 200 if the migrations are applied, the tables are those of this version, a small write succeeds and so
+    does every query of this view, else 503 with the reason; with counts of the work."""
+    report: dict[str, Any] = {"database": False, "migrations": False, "schema": False, "writable": False}
     try:
         report["migrations"] = _migrations_are_applied()
         report["database"] = True
-        if report["migrations"]:
-            report |= _work()
+        if not report["migrations"]:
+            report["reason"] = "Migrations are not applied: run manage.py migrate."
+        elif trouble := schema.trouble():
+            report["reason"] = (
+                f"The database does not have the tables of this version: {trouble}. Run manage.py doctor."
+            )
+        else:
+            report["schema"] = True
+            if no_writes := storage.recent_trouble():
+                report["reason"] = f"The database takes no writes: {no_writes.text}. {no_writes.advice}."
+            else:
+                report["writable"] = True
+                report |= _work()
     except DatabaseErrors as error:
-        report |= {"database": False, "error": type(error).__name__}
+        report |= {"database": False, "error": type(error).__name__, "reason": "The database cannot be read."}
     report["redis"] = _redis()
-    is_ready = report["database"] and report["migrations"]
+    is_ready = report["database"] and report["writable"]
     return JsonResponse({"status": "ready" if is_ready else "not ready", **report}, status=200 if is_ready else 503)
 
 

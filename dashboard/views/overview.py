@@ -14,7 +14,7 @@ from dashboard import live
 from dashboard.access import viewer
 from dashboard.presenters.charts import chart, time_range_named
 from dashboard.presenters.service_stats import WAITING_CAP, HourStats, Standing, add_certificates, standings
-from integrations.models import Installation, Operation, Service, Worker
+from integrations.models import Installation, Operation, Service, Worker, storage
 from integrations.operators import failures
 
 SHOWN = 12  # services in the table; the services page has the rest
@@ -38,7 +38,8 @@ def _context(request: HttpRequest) -> dict[str, Any]:
     found = standings(Service.objects.all(), now)
     add_certificates(found, now)
     found.sort(key=lambda standing: standing.rank)
-    workers = Worker.objects.alive(now).count()
+    workers, is_quiet = Worker.objects.pulse(now)
+    no_writes, wal_bytes = storage.trouble_to_show(is_quiet), storage.wal_bytes()
     waiting = min(WAITING_CAP, sum(standing.waiting for standing in found))
     attention = [standing for standing in found if standing.rank[0] < 5]
     clock = Installation.objects.clock()
@@ -56,12 +57,18 @@ def _context(request: HttpRequest) -> dict[str, Any]:
         + len(groups[:GROUPS])
         + len(stopped)
         + (0 if workers else 1)
+        + int(no_writes is not None)
+        + int(wal_bytes > storage.WAL_LIMIT)
         + int(clock.is_on_hold),
+        "no_writes": no_writes,
+        "wal_bytes": wal_bytes if wal_bytes > storage.WAL_LIMIT else 0,
         "clock": clock,
         "workers": workers,
         "total": sum((standing.hour for standing in found), HourStats()),
         "waiting": waiting,
-        "summary": _summary(found, workers, waiting),
+        "summary": _summary(
+            found, waiting, "database takes no writes" if no_writes else "" if workers else "no workers running"
+        ),
         "in_flight": sum(standing.in_flight for standing in found),
         "oldest_due": min((standing.oldest_due for standing in found if standing.oldest_due), default=None),
         "oldest_due_age": max((standing.oldest_due_age for standing in found), default=0),
@@ -70,8 +77,8 @@ def _context(request: HttpRequest) -> dict[str, Any]:
     }
 
 
-def _summary(found: list[Standing], workers: int, waiting: int) -> str:
-    """“2 of 6 services down · 45 messages waiting”."""
+def _summary(found: list[Standing], waiting: int, trouble: str) -> str:
+    """“2 of 6 services down · 45 messages waiting”; ``trouble`` comes last."""
     if not found:
         return "Problems first, then the last hour"
     counts = (
@@ -88,4 +95,4 @@ def _summary(found: list[Standing], workers: int, waiting: int) -> str:
     else:
         states = [f"All {len(found)} services up" if len(found) != 1 else "1 service, up"]
     backlog = f"{waiting:,}{'+' if waiting == WAITING_CAP else ''} message{'s' if waiting != 1 else ''} waiting"
-    return " · ".join([*states, backlog, *([] if workers else ["no workers running"])])
+    return " · ".join([*states, backlog, *([trouble] if trouble else [])])

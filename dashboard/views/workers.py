@@ -12,7 +12,8 @@ from django.views.decorators.http import require_GET
 
 from dashboard import live
 from dashboard.access import viewer
-from integrations.models import Worker, database_now
+from integrations.models import Worker, database_now, storage
+from integrations.models.worker import BEATS_WITHIN
 
 ALIVE_SHOWN = 200
 RECENT = timedelta(hours=24)
@@ -34,11 +35,13 @@ def listing_panel(request: HttpRequest) -> HttpResponse:
 def _context() -> dict[str, Any]:
     now = database_now()
     alive = list(Worker.objects.alive(now).order_by("host", "pid", "pk")[:ALIVE_SHOWN])
+    is_quiet = all(now - worker.heartbeat_at > BEATS_WITHIN for worker in alive)
     lapsed = list(Worker.objects.lapsed(now).order_by("-pk")[:RECENT_SHOWN])
     return {
         "alive": alive,
         "hosts": len({worker.host for worker in alive}),
         "in_flight": sum(worker.in_flight for worker in alive),
+        "no_writes": storage.trouble_to_show(is_quiet),
         "lapsed": lapsed,
         "gone": list(Worker.objects.filter(stopped_at__gt=now - RECENT).order_by("-stopped_at")[:RECENT_SHOWN]),
         "panel_url": reverse("_workers"),

@@ -16,6 +16,7 @@ from ninja.errors import ValidationError as NinjaValidationError
 from pydantic_core import ErrorDetails, to_json
 
 from integrations.errors import Conflict, Invalid, TooLarge
+from integrations.models import storage
 from integrations.schemas.fields import rule_text
 
 logger = logging.getLogger(__name__)
@@ -146,6 +147,7 @@ def _body_problem(error: HttpError) -> Problem:
 
 def _database_problem(request: HttpRequest, error: Exception | type[Exception]) -> HttpResponse:
     logger.warning("database unavailable: %s", error)
+    storage.suspect()
     detail = "The database is busy or unreachable; try again."
     if request.method not in ("GET", "HEAD"):  # the commit may have succeeded and its reply been lost
         detail = "The database is busy or unreachable. The request may have been accepted: send it again with the same "

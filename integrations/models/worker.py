@@ -6,15 +6,21 @@ from datetime import datetime, timedelta
 from typing import ClassVar
 
 from django.db import models
-from django.db.models import F
+from django.db.models import Count, F, Max
 
 LEASE = timedelta(seconds=20)  # renewed every 5 s, so four renewals were missed
 RENEW_EVERY = timedelta(seconds=5)
+BEATS_WITHIN = timedelta(seconds=7)  # a renewal takes the write lock and may be a little late
 
 
 class WorkerQuerySet(models.QuerySet["Worker"]):
     def alive(self, now: datetime) -> WorkerQuerySet:
         return self.filter(stopped_at=None, lease_until__gt=now)
+
+    def pulse(self, now: datetime) -> tuple[int, bool]:
+        """Return how many workers are alive, and whether none of them has beaten lately; one query."""
+        found = self.alive(now).aggregate(count=Count("pk"), newest=Max("heartbeat_at"))
+        return found["count"], found["newest"] is None or now - found["newest"] > BEATS_WITHIN
 
     def lapsed(self, now: datetime) -> WorkerQuerySet:
         """Workers whose lease has run out and whose claims are not taken back yet."""

@@ -36,7 +36,7 @@ from integrations.api.auth import BODY_LIMIT, operator
 from integrations.api.json_io import body_as
 from integrations.api.messages import queue
 from integrations.idempotency import Answers
-from integrations.models import sql
+from integrations.models import sql, storage
 from integrations.schemas.message import MessageIn
 
 GROUP = 250  # requests in a transaction: some 30 ms on SQLite, during which no other process can write
@@ -154,6 +154,7 @@ def _queue(valid: Sequence[tuple[HttpRequest, MessageIn]]) -> Answers:
             # A foreign transaction has locked the row of a service: only its messages cannot be stored.
             answers = {service: iter(_queue(group)) for service, group in by_service.items()}
             return [next(answers[data.service]) for _, data in valid]
+        storage.suspect()
         return [error] * len(valid)
     except Exception as error:
         # One request broke the transaction: store each on its own, so that only that one fails.

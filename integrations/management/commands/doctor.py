@@ -21,7 +21,8 @@ from django.db.models import Min
 from django.utils import timezone
 
 from integrations.checks import WRONG_KEYS
-from integrations.models import AuditEntry, Installation, Message, ServiceStatus, Worker, database_now
+from integrations.models import AuditEntry, Installation, Message, ServiceStatus, Worker, database_now, schema, storage
+from integrations.models.storage import Trouble
 from integrations.registration import key_rotation
 
 FREE_FAILS, FREE_WARNS = 200 * 1024**2, 1024**3  # bytes: below the first, a burst of messages fills the disk
@@ -75,13 +76,17 @@ def check_results() -> Iterator[CheckResult]:
     """Run all checks: settings first, then the database, and checks that need it only if it is ready."""
     yield from _settings()
     usable = yield from _database()
+    usable = usable and (yield from _schema())
     if usable:
         if not Installation.objects.has_right_keys():
             yield CheckResult("fail", WRONG_KEYS)
         yield from _old_keys()
         yield _clock()
         yield from _leap()
-        yield _workers()
+        no_writes = storage.trouble()
+        yield _writes(no_writes)
+        yield from _wal()
+        yield _workers(no_writes)
         yield _backlog()
     else:
         yield CheckResult("warn", "clock, workers and backlog were not checked: the database is not ready")
@@ -147,6 +152,21 @@ def _missing_migrations() -> int:
     return len(executor.migration_plan(executor.loader.graph.leaf_nodes()))
 
 
+def _schema() -> Generator[CheckResult, None, bool]:
+    """Compare the tables with the models. Return whether statements can work."""
+    found = schema.differences()
+    serious = [difference for difference in found if not difference.is_harmless]
+    harmless = [difference for difference in found if difference.is_harmless]
+    if serious:
+        text = f"the database does not have the tables of this version: {schema.sentence(serious)}. {schema.WHAT_TO_DO}"
+        yield CheckResult("fail", text)
+    if harmless:
+        yield CheckResult("warn", f"statements are slow: {schema.sentence(harmless)}. {schema.WHAT_TO_DO}")
+    if not found:
+        yield CheckResult("ok", "the tables are those of this version")
+    return not serious
+
+
 def _sqlite() -> Iterator[CheckResult]:
     if sqlite3.sqlite_version_info >= settings.SQLITE_WITHOUT_WAL_RESET_BUG:
         yield CheckResult("ok", f"SQLite {sqlite3.sqlite_version}")
@@ -197,9 +217,26 @@ def _leap() -> Iterator[CheckResult]:
         )
 
 
+def _writes(no_writes: Trouble | None) -> CheckResult:
+    if no_writes:
+        return CheckResult("fail", str(no_writes))
+    return CheckResult("ok", "the database takes writes")
+
+
+def _wal() -> Iterator[CheckResult]:
+    if (size := storage.wal_bytes()) > storage.WAL_LIMIT:
+        yield CheckResult(
+            "warn",
+            f"SQLite's write-ahead log has {size / 1024**2:.0f} MiB and grows with each message: a process reads the "
+            "database for a long time, such as an open sqlite3 session or a backup. End it",
+        )
+
+
 # ---- traffic ------------------------------------------------------------------------------------------------------
-def _workers() -> CheckResult:
+def _workers(no_writes: Trouble | None) -> CheckResult:
     count = Worker.objects.alive(database_now()).count()
+    if not count and no_writes:
+        return CheckResult("warn", "no worker holds a lease, and none can renew it while the database takes no writes")
     if not count:
         return CheckResult("warn", "no worker is running; start manage.py up")
     return CheckResult("ok", f"{count} worker{'s are' if count > 1 else ' is'} running")

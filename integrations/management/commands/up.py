@@ -25,6 +25,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         self._refuse_unsafe()
         self._prepare_database()
+        self._check_schema()
         self._check_keys()
         self._discover()
         others = self._other_children(options)
@@ -59,6 +60,16 @@ class Command(BaseCommand):
         except OperationalError as error:
             where = settings.DATABASES["default"]["NAME"] if settings.EMBEDDED else "SWITCHBOARD_DATABASE_URL"
             raise CommandError(f"The database ({where}) cannot be opened: {str(error).strip()}") from error
+
+    def _check_schema(self) -> None:
+        from integrations.models import schema
+
+        found = schema.differences()
+        if serious := [difference for difference in found if not difference.is_harmless]:
+            said = schema.sentence(serious)
+            raise CommandError(f"The database does not have the tables of this version: {said}. {schema.WHAT_TO_DO}")
+        if found:
+            self.stderr.write(f"Statements will be slow: {schema.sentence(found)}. {schema.WHAT_TO_DO}")
 
     def _check_keys(self) -> None:
         from integrations.models import Installation
