@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from itertools import accumulate
 
+from django.db import connection
 from django.db.models import Sum
 from django.utils import timezone
 from prometheus_client import CollectorRegistry, generate_latest
@@ -16,7 +17,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from dashboard.presenters.service_stats import DEAD_CAP, WAITING_CAP, Standing, standings
-from integrations.models import Failure, Service, TallyDay, Worker
+from integrations.models import Failure, Service, TallyDay, Worker, storage
 from integrations.models.tally import BOUNDS, COUNTER_COLUMNS, DURATIONS
 
 COUNTERS = {
@@ -25,6 +26,7 @@ COUNTERS = {
     "retries": "Calls after the first one of a message.",
     "delivered": "Messages delivered.",
     "dead": "Messages that became dead.",
+    "lost": "Calls for messages whose worker was lost before it wrote a result.",
 }
 UP = {"up": 1, "half_open": 0, "down": 0}
 BREAKER_STATES = ("closed", "open", "half_open")
@@ -45,6 +47,9 @@ class _Switchboard(Collector):
         yield GaugeMetricFamily("switchboard_workers", "Live lanes.", Worker.objects.alive(now).count())
         failures = Failure.objects.unresolved().count()
         yield GaugeMetricFamily("switchboard_failure_groups", "Open or regressed failure groups.", failures)
+        if connection.vendor == "sqlite":
+            size = storage.wal_bytes()
+            yield GaugeMetricFamily("switchboard_sqlite_wal_bytes", "Size of SQLite's write-ahead log.", size)
         yield from _counted({standing.service.pk: standing.service.name for standing in found})
         yield from _standing(found)
 

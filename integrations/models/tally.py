@@ -39,6 +39,7 @@ COUNTER_COLUMNS = (
     "retries",
     "delivered",
     "dead",
+    "lost",
     "checks",
     "failed_checks",
     "seconds",
@@ -55,6 +56,7 @@ class Counts:
     retries: int = 0
     delivered: int = 0
     dead: int = 0
+    lost: int = 0  # calls whose worker was lost, which are not among the calls: they have no result
     checks: int = 0  # health checks, which are not among the calls
     failed_checks: int = 0
     seconds: float = 0.0  # of all calls together
@@ -79,6 +81,7 @@ class TallyBase(models.Model):
     retries = models.PositiveIntegerField(default=0)
     delivered = models.PositiveIntegerField(default=0)
     dead = models.PositiveIntegerField(default=0)
+    lost = models.IntegerField(default=0, db_default=0)
     checks = models.PositiveIntegerField(default=0)
     failed_checks = models.PositiveIntegerField(default=0)
     seconds = models.FloatField(default=0)

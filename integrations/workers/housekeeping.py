@@ -168,8 +168,8 @@ def _return_claims(worker: Worker, now: datetime, detail: str, *, counts_as_loss
     Message.objects.settle_as([message.pk for message in buried], changes={**ends, **changes})
     Message.objects.promote((message.service_id, message.ordering_key) for message in buried)
     Message.objects.held_by(worker.pk).update(**messages.back_to_pending(now, last_fault=Fault.WORKER_LOST, **changes))
-    dead = Counter(message.service_id for message in buried)
-    tally.add({service_id: tally.Counts(dead=count) for service_id, count in dead.items()}, now)
+    lost, dead = (Counter(message.service_id for message in those) for those in (held, buried))
+    tally.add({service_id: tally.Counts(lost=lost[service_id], dead=dead[service_id]) for service_id in lost}, now)
     return len(held)
 
 

@@ -6,11 +6,15 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.test import Client
 from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
-from integrations.models import Health, Role, Service, Status, TallyDay, Token
+from integrations.history import rollups
+from integrations.models import Attempt, Health, Result, Role, Service, Status, TallyDay, Token, Worker
+from integrations.workers import housekeeping
+from tests.support.records import a_worker
 from tests.support.signed_in import a_service, messages_of, trip
 
 pytestmark = pytest.mark.django_db
@@ -64,6 +68,27 @@ def test_counters_are_the_sums_of_all_days() -> None:
     buckets = {key[1]: value for key, value in found.items() if key[0] == "switchboard_call_duration_seconds_bucket"}
     assert (buckets["0.02"], buckets["0.05"], buckets["30.0"], buckets["+Inf"]) == (0, 10, 10, 12)
     assert found["switchboard_call_duration_seconds_count", "billing"] == 12
+
+
+def test_lost_calls_are_counted() -> None:
+    """A worker was killed, and no number said how many calls had been lost with it."""
+    service, worker = a_service(), a_worker()
+    messages_of(service, Status.DELIVERING, 3, worker_id=worker.pk, claimed_at=timezone.now())
+    Worker.objects.update(lease_until=timezone.now() - timedelta(seconds=1))
+    housekeeping.rescue()
+    rollups.roll()
+    assert samples()["switchboard_lost_total", "billing"] == 3
+    assert Attempt.objects.filter(outcome=Result.LOST).count() == 3
+
+
+@pytest.mark.parametrize("size", [0, 70 * 1024**2])
+def test_the_write_ahead_log_of_sqlite_has_a_size(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr("integrations.models.storage.wal_bytes", lambda: size)
+    found = samples()
+    if connection.vendor == "sqlite":
+        assert found["switchboard_sqlite_wal_bytes",] == size
+    else:
+        assert ("switchboard_sqlite_wal_bytes",) not in found
 
 
 def test_from_afar_it_needs_a_token(settings: Any) -> None:
