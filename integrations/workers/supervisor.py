@@ -1,8 +1,9 @@
 """The supervisor behind `manage.py up`: it starts, watches and replaces the web servers and the django-q2 cluster.
 
 django-q2's own guard does not notice a frozen cluster: an idle worker that is killed leaves the lock of the shared
-queue held. So the supervisor trusts our own heartbeat rows only: if lanes stay silent although they were requested
-again, it kills the whole process tree and starts it again.
+queue held. So the supervisor trusts our own heartbeat rows only: if a lane stays silent although it was requested
+again, it kills the process of that lane, which django-q2 replaces, and the others keep their calls in flight. If that
+does not help, or no lane beats, it kills the whole process tree and starts it again.
 """
 
 from __future__ import annotations
@@ -23,17 +24,19 @@ from pathlib import Path
 
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, connection
+from django.db.models import Max
 from redis import RedisError
 
 from integrations.logs import line
-from integrations.models import Message, Runtime, Worker, database_now
+from integrations.models import Message, Runtime, Worker, database_now, storage
 
 log = logging.getLogger("switchboard.up")
 
 MANAGE = Path(sys.argv[0]).resolve() if sys.argv[0].endswith("manage.py") else settings.BASE_DIR / "manage.py"
 CHECK_EVERY = 1.0  # seconds between checks of the children and their heartbeats
 QUIET = timedelta(seconds=7)  # a heartbeat comes every 5 s; after 7 s without one the lane is requested again
-FROZEN = 15.0  # seconds with too few heartbeats before the cluster is restarted
+FROZEN = 15.0  # seconds with too few heartbeats before the silent lane, and as long again before the cluster, is killed
+FORGOTTEN = timedelta(minutes=5)  # a lane that beat longer ago is dead, and its number may belong to another process
 HUNG = 30.0  # seconds; a quarantine that has no live worker row this long after its start: more than a whole lease
 WEB_HUNG = 15.0  # seconds without a heartbeat of a web server, which beats once a second
 WEB_STARTS_WITHIN = 60.0  # seconds to its first heartbeat: a start takes some seconds of CPU
@@ -162,6 +165,12 @@ class Child:
             self.heartbeat.restart(self.started)
         log.info(line("started", child=self.name, pid=self.process.pid))
 
+    def has(self, pid: int) -> bool:
+        """Whether a process lives in the session of this child: a number may have gone to another program."""
+        with suppress(ProcessLookupError):
+            return pid > 0 and self.process is not None and os.getsid(pid) == self.process.pid
+        return False
+
     def keep_running(self) -> bool:
         """Start the process if it does not run, after a growing pause. Returns whether it was started now."""
         if self.is_running:
@@ -254,6 +263,7 @@ class Supervisor:
         self.others = [Child(name, arguments, environment) for name, arguments in (others or {}).items()]
         self.stopping = False
         self._last_request = self._last_all_alive = time.monotonic()
+        self._has_killed_lane = False  # since all lanes were last alive
 
     def run(self) -> None:
         """Run until SIGTERM or SIGINT, then stop cleanly."""
@@ -284,14 +294,46 @@ class Supervisor:
         now, moment = database_now(), time.monotonic()
         beating = Worker.objects.alive(now).filter(cluster=self.cluster, heartbeat_at__gt=now - QUIET).count()
         if beating >= self.lanes:
-            self._last_all_alive = moment
+            self._last_all_alive, self._has_killed_lane = moment, False
         elif moment - self._last_all_alive > FROZEN:
-            log.warning(line("frozen", cluster=self.cluster, beating=beating, lanes=self.lanes))
-            workers.kill()
+            self._end_silence(workers, now, beating)
         elif moment - self._last_request > QUIET.total_seconds():
             self._last_request = moment
             self._request_lanes(self.lanes - beating)
         self._watch_quarantine(now, moment)
+
+    def _end_silence(self, workers: Child, now: datetime, beating: int) -> None:
+        """Kill the smallest part that makes lanes beat again, or none while the database takes no writes."""
+        no_writes = storage.trouble()
+        if no_writes and workers.has(no_writes.holder):
+            log.warning(line("frozen lane", cluster=self.cluster, pid=no_writes.holder, because=no_writes.text))
+            os.kill(no_writes.holder, signal.SIGKILL)  # it stands still with SQLite's write lock
+        elif no_writes and not (no_writes.is_lock and connection.vendor == "sqlite" and not no_writes.holder):
+            # A new cluster could not write heartbeats either, and the results that the lanes hold would be lost.
+            log.warning(line("silent lanes are left alone", cluster=self.cluster, because=no_writes.text))
+        elif beating and not self._has_killed_lane and self._kill_silent_lanes(workers, now):
+            self._has_killed_lane = True
+            self._last_request = time.monotonic()  # the new process finds the slice that was requested
+        else:  # with no lane left, all of them hang on something that they share
+            log.warning(line("frozen", cluster=self.cluster, beating=beating, lanes=self.lanes))
+            workers.kill()
+        self._last_all_alive = time.monotonic()  # each step has time to help
+
+    def _kill_silent_lanes(self, workers: Child, now: datetime) -> bool:
+        """Kill the lanes that live and do not beat. Returns whether there was one.
+
+        A lane that stands still in its slice holds no lock of django-q2's queue, unlike one that waits for a slice.
+        """
+        # By now another lane may have taken its claims and marked it lost; a lane that goes on has a newer row.
+        beats = Worker.objects.filter(cluster=self.cluster).values("pid").annotate(newest=Max("heartbeat_at"))
+        silent = beats.filter(newest__lte=now - QUIET, newest__gt=now - FORGOTTEN)
+        killed = False
+        for pid in silent.values_list("pid", flat=True):
+            if workers.has(pid):
+                log.warning(line("frozen lane", cluster=self.cluster, pid=pid))
+                os.kill(pid, signal.SIGKILL)
+                killed = True
+        return killed
 
     def _watch_quarantine(self, now: datetime, moment: float) -> None:
         """Start the quarantine while suspects are due, and kill it if a poisonous message made it hang."""
