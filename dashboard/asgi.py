@@ -2,7 +2,8 @@
 
 Django's own ASGI handler runs each sync view in a temporary thread with a temporary database connection: the same
 view was measured at 170 requests a second that way and at 1,200 with lasting threads. So pages and the API are WSGI.
-A native route runs on the event loop: it waits without a thread, and many requests can share a transaction.
+A native route runs on the event loop: it waits without a thread, and many requests can share a transaction. An export
+is Django's, and its parts are sent from the loop (`dashboard/streaming.py`).
 
 Requests that Django's middleware would reject or redirect go to Django. Responses of native routes carry the
 middleware's headers.
@@ -29,10 +30,12 @@ from django.core.exceptions import SuspiciousOperation
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpResponse
 from django.middleware.security import SecurityMiddleware
+from django.urls import reverse
 
-from dashboard import request_bodies
+from dashboard import request_bodies, streaming
 from dashboard.middleware import MONITORING
 from dashboard.views import errors
+from dashboard.views.messages.export import FORMATS
 from dashboard.views.monitoring import healthz
 from integrations.api.asgi import direct_call, events, ingest, routes
 from integrations.api.asgi.request_body import ClientDisconnected
@@ -66,9 +69,13 @@ ROUTES: dict[tuple[str, str], routes.Route] = {
     ("GET", api_path("events")): events.route,
     ("POST", api_path("process")): direct_call.route,
 }
+EXPORTS = {("GET", reverse("message-export", args=[name])) for name in FORMATS}
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "http" and (scope["method"], scope["path"]) in EXPORTS and scope["query_string"].isascii():
+        await streaming.respond(scope, receive, send)
+        return
     found = _route_for(scope)
     if found is None:
         await respond_in_thread(scope, receive, send)

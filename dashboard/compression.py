@@ -8,10 +8,15 @@ carry the session cookie (SameSite=Lax), and GZipMiddleware adds up to 100 rando
 from __future__ import annotations
 
 import os
+import secrets
+from collections.abc import Iterable, Iterator
+from gzip import GzipFile
 from wsgiref.headers import Headers
 
-from django.http import HttpRequest, HttpResponseBase
-from django.middleware.gzip import GZipMiddleware
+from django.http import FileResponse, HttpRequest, HttpResponseBase, StreamingHttpResponse
+from django.middleware.gzip import GZipMiddleware, re_accepts_gzip
+from django.utils.cache import patch_vary_headers
+from django.utils.text import StreamingBuffer
 
 
 class Compression(GZipMiddleware):
@@ -24,7 +29,29 @@ class Compression(GZipMiddleware):
     def process_response(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
         if response.status_code in (206, 304) or request.path.startswith("/api/"):
             return response
+        if isinstance(response, StreamingHttpResponse) and not isinstance(response, FileResponse):
+            return self._export(request, response)
         return super().process_response(request, response)
+
+    def _export(self, request: HttpRequest, response: StreamingHttpResponse) -> StreamingHttpResponse:
+        patch_vary_headers(response, ["Accept-Encoding"])
+        if re_accepts_gzip.search(request.META.get("HTTP_ACCEPT_ENCODING", "")):
+            response.streaming_content = _compressed(response.streaming_content, self.max_random_bytes)  # type: ignore[arg-type]
+            response["Content-Encoding"] = "gzip"
+        return response
+
+
+def _compressed(parts: Iterable[bytes], max_random_bytes: int) -> Iterator[bytes]:
+    """One compressed part for each part. Django's own generator asks for the next parts until it has enough to send,
+    so that a step of an export could become a search through all of history."""
+    buffer = StreamingBuffer()
+    name = "a" * secrets.randbelow(max_random_bytes)
+    with GzipFile(name, "wb", compresslevel=6, fileobj=buffer, mtime=0) as file:
+        for part in parts:
+            file.write(part)
+            file.flush()
+            yield buffer.read()
+    yield buffer.read()
 
 
 def cache_headers(headers: Headers, path: str, url: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 from integrations.api.asgi import http_protocol
 from integrations.api.asgi.http_protocol import LimitedHttpProtocol
 from tests.support.serving import Served
+from tests.support.waiting import until
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
 
@@ -30,6 +32,7 @@ class HastyProtocol(LimitedHttpProtocol):
     HEAD_SECONDS = 0.4
     LINGER = 0.2
     UNREAD_BODY_SECONDS = 0.3
+    UNREAD_SECONDS = 0.5
 
 
 @pytest.fixture(scope="module")
@@ -204,3 +207,45 @@ def test_a_trusted_proxy_holds_as_many_as_it_needs(served: Served, waiting: http
         for client in clients:
             client.sendall(REQUEST + b"\r\n")
             assert client.recv(65536).endswith(b"ok")
+
+
+# ---- a response that is not read ------------------------------------------------------------------------------------
+@pytest.fixture
+def endless() -> Iterator[tuple[Served, list[bool]]]:
+    """A response without end, and whether it has ended after all."""
+    ended: list[bool] = []
+
+    async def respond(scope: Any, receive: Any, send: Any) -> None:
+        gone = asyncio.create_task(disconnected(receive))
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while not gone.done():
+            await send({"type": "http.response.body", "body": b"a" * 65536, "more_body": True})
+            await asyncio.sleep(0)
+        ended.append(True)
+
+    async def disconnected(receive: Any) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    one = Served(respond, http=HastyProtocol)
+    yield one, ended
+    one.close()
+
+
+def test_a_response_that_nobody_reads_stayed_for_as_long_as_its_client(endless: tuple[Served, list[bool]]) -> None:
+    served, ended = endless
+    with connection(served) as client:
+        client.sendall(REQUEST + b"\r\n")
+        until(lambda: ended, within=10, words="the server waits for its client")
+        assert not answer(client).endswith(b"0\r\n\r\n"), "a response that was cut off looks like a whole one"
+
+
+def test_a_response_that_is_read_goes_on_for_as_long_as_it_takes(endless: tuple[Served, list[bool]]) -> None:
+    served, ended = endless
+    with connection(served) as client:
+        client.sendall(REQUEST + b"\r\n")
+        began = time.monotonic()
+        while time.monotonic() - began < 4 * HastyProtocol.UNREAD_SECONDS:
+            assert client.recv(262144)
+            time.sleep(0.002)
+        assert not ended

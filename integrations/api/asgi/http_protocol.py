@@ -1,4 +1,5 @@
-"""The HTTP protocol of the web server: uvicorn's, with limits on heads and on connections that wait for a request.
+"""The HTTP protocol of the web server: uvicorn's, with limits on heads, on connections that wait for a request, and on
+responses that are not read.
 
 uvicorn takes a request head of any size, for any time. 70 MiB of headers on one connection cost 216 MiB of memory, and
 250 connections that sent nothing stayed open. The limits of a body are in `request_body.py`.
@@ -33,6 +34,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     HEAD_SECONDS = 10.0
     LINGER = 2.0  # seconds for the rest of a request that is answered; a reset would destroy the answer on its way
     UNREAD_BODY_SECONDS = 10.0  # the same for a body, whose client may send all of it before it reads the answer
+    # For a client to read a part of its bytes. The kernel's buffers hide up to some MB that are read slowly.
+    UNREAD_SECONDS = 300.0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -41,6 +44,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._head_size = self._size_of_data = 0
         self._address = ""  # under which `waiting` counts this connection
         self._timer: asyncio.TimerHandle | None = None
+        self._unread_timer: asyncio.TimerHandle | None = None
 
     # ---- the connection ----
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -51,6 +55,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self._stop_unread_timer()
         waiting.remove(self._address, self)
         super().connection_lost(exc)
 
@@ -141,6 +146,32 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if self.timeout_keep_alive_task is None:
             self._start_timer(self.HEAD_SECONDS, self._head_is_late)
         waiting.add(self._address, self)
+
+    # ---- a response that is not read ----
+    def pause_writing(self) -> None:
+        """Called when 64 KiB wait for the client, after which nothing is added until most of them are read."""
+        super().pause_writing()
+        self._await_reader()
+
+    def resume_writing(self) -> None:
+        self._stop_unread_timer()
+        super().resume_writing()
+
+    def _await_reader(self) -> None:
+        self._stop_unread_timer()
+        size = self.transport.get_write_buffer_size()
+        self._unread_timer = self.loop.call_later(self.UNREAD_SECONDS, self._end_if_unread, size)
+
+    def _end_if_unread(self, size: int) -> None:
+        if self.transport.get_write_buffer_size() < size:
+            self._await_reader()
+        else:  # closing would wait until the rest is read
+            self.transport.abort()
+
+    def _stop_unread_timer(self) -> None:
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None
 
     # ---- timers ----
     def _start_timer(self, seconds: float, action: Callable[[], None]) -> None:
