@@ -38,7 +38,7 @@ TRUSTED_PROXIES = environment.text("TRUSTED_PROXIES")  # CIDRs whose X-Forwarded
 IDLE_CONNECTIONS = int(environment.number("IDLE_CONNECTIONS", 100))  # for each client address; 0 is no limit
 TOKEN_RATE = environment.number("TOKEN_RATE", 200)  # API requests a second for each token; 0 is off
 CLUSTER = environment.text("CLUSTER", "switchboard")  # `manage.py up` sets its own, so that its lanes stay on its host
-OWN_PORT = int(environment.number("OWN_PORT", 0))  # set by `manage.py up`: never a target of a call
+OWN_PORTS = environment.listed("OWN_PORT")  # never targets of a call: a proxy's, and that of this `manage.py up`
 
 INSTALLED_APPS = [
     "integrations",

@@ -10,6 +10,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, register
 
 from integrations.outbound.addresses import parse_networks
+from integrations.outbound.own_listeners import parse_listener
 
 WRONG_KEYS = (
     "The encryption keys are not those of this database, whose secrets cannot be read: restore keys.json from your "
@@ -78,4 +79,15 @@ def networks_are_valid(**_: Any) -> Sequence[CheckMessage]:
         except ValueError as error:
             hint = "Write a comma-separated list such as 10.0.0.0/8, fd00::/8."
             found.append(Error(f"SWITCHBOARD_{name}: {error}", hint=hint, id="switchboard.E005"))
+    return found
+
+
+@register(Tags.security)
+def own_ports_are_valid(**_: Any) -> Sequence[CheckMessage]:
+    found: list[CheckMessage] = []
+    for text in settings.OWN_PORTS:
+        try:
+            parse_listener(text)
+        except ValueError as error:
+            found.append(Error(f"SWITCHBOARD_OWN_PORT: {error}.", id="switchboard.E007"))
     return found

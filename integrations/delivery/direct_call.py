@@ -30,7 +30,7 @@ from django.db import OperationalError, transaction
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_attempt, stop_any, stop_before_delay
 from tenacity.wait import wait_exponential_jitter
 
-from integrations.delivery import accept, failure_groups, unqueued_call
+from integrations.delivery import accept, failure_groups, listeners, unqueued_call
 from integrations.delivery.admission import SLOT_HORIZON, Admission, admit, with_load
 from integrations.delivery.feedback import feed_back
 from integrations.delivery.request import build_call
@@ -129,6 +129,7 @@ def calls_in_flight(service: Service) -> set[int]:
 # ---- prepare --------------------------------------------------------------------------------------------------------
 def prepare(data: ProcessIn, actor: str) -> DirectRequest:
     """Validate a request and resolve its names. Raises Invalid, or TooLarge for the body."""
+    listeners.refresh_if_old()
     service = Service.objects.filter(name=data.service).first()
     endpoint = Endpoint.objects.filter(service=service, name=data.endpoint).first() if data.endpoint else None
     lookup = accept.Lookup(

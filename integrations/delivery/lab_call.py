@@ -15,7 +15,7 @@ from typing import Any
 from django.db import transaction
 from django.utils import timezone
 
-from integrations.delivery import unqueued_call
+from integrations.delivery import listeners, unqueued_call
 from integrations.delivery.request import build_call, credential_headers
 from integrations.delivery.send import make_call, new_client
 from integrations.delivery.target import target_of
@@ -86,6 +86,7 @@ def run(request: LabRequest, *, actor: str, client: Client | None = None) -> Att
 
     Call it outside any transaction: the call may take as long as its timeout. ``actor`` is the operator who asked.
     """
+    listeners.refresh_if_old()
     attempt = _begin(request, actor)
     used = client or new_client()
     call, outcome = asyncio.run(_send(used, request, attempt, closes=client is None))

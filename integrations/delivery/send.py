@@ -8,9 +8,7 @@ from datetime import datetime
 from functools import partial
 from http import HTTPStatus
 
-from django.conf import settings
-
-from integrations.delivery import oauth
+from integrations.delivery import listeners, oauth
 from integrations.delivery.claim import Claim
 from integrations.delivery.request import build_call
 from integrations.delivery.target import log
@@ -31,8 +29,8 @@ class CallResult:
 
 
 def new_client() -> Client:
-    """Return a client that refuses calls to this installation's own port."""
-    return Client(own_ports=frozenset({settings.OWN_PORT} - {0}))
+    """Return a client that refuses calls to what this installation itself listens on."""
+    return Client(own_listeners=listeners.known)
 
 
 async def send(client: Client, claimed: Claim, now: datetime) -> CallResult:

@@ -27,6 +27,7 @@ from integrations.models.runtime import Runtime
 from integrations.models.saved_view import SavedView
 from integrations.models.service import AUTH_SECRETS, Endpoint, Ordering, Service, ServiceStatus, Source
 from integrations.models.tally import Tally, TallyDay, TallyHour
+from integrations.models.web_server import WebServer
 from integrations.models.worker import Worker
 
 __all__ = [
@@ -72,6 +73,7 @@ __all__ = [
     "TallyHour",
     "Token",
     "Trigger",
+    "WebServer",
     "Worker",
     "database_now",
 ]

@@ -54,6 +54,14 @@ def moment(value: datetime) -> Any:
     return connection.ops.adapt_datetimefield_value(value)
 
 
+def server_address() -> tuple[str, int] | None:
+    """Return address and port of the PostgreSQL that this thread is connected with; None for a socket, and SQLite."""
+    if connection.vendor != "postgresql" or connection.connection is None:
+        return None
+    info = connection.connection.info
+    return (info.hostaddr, info.port) if info.hostaddr else None
+
+
 LOCK_TIMEOUT = "500ms"  # lanes hold a lock for some milliseconds; PostgreSQL looks for deadlocks after a second
 LOCK_NOT_AVAILABLE = "55P03"
 _limits_lock_waits = threading.local()

@@ -35,9 +35,7 @@ class Refused(Exception):
     """A call that must not be made. The message is one sentence for an operator."""
 
 
-def vet(
-    host: str, port: int, answers: Sequence[str], allowed: Sequence[Network], own_ports: frozenset[int] = frozenset()
-) -> list[str]:
+def vet(host: str, answers: Sequence[str], allowed: Sequence[Network]) -> list[str]:
     """Return the resolver's answers, in their order, if a call may go to every one of them.
 
     One forbidden answer refuses the name: its owner must not be able to choose which of them is dialled. Raises
@@ -47,8 +45,6 @@ def vet(
     for address in answers:
         if reason := refusal(address, allowed):
             raise Refused(reason)
-        if port in own_ports and _is_this_machine(address):
-            raise Refused("Switchboard never calls its own port")
     return list(answers)
 
 
@@ -101,6 +97,7 @@ METADATA_ADDRESSES: frozenset[Address] = frozenset(
     ip_address(text)
     for text in (
         "169.254.169.254",  # AWS, Azure, Google, Oracle, DigitalOcean, OpenStack
+        "169.254.169.252",  # Google GKE
         "169.254.170.2",  # AWS ECS
         "169.254.170.23",  # AWS EKS
         "169.254.0.23",  # Tencent
@@ -112,6 +109,10 @@ METADATA_ADDRESSES: frozenset[Address] = frozenset(
         "fd00:ec2::23",  # AWS EKS
         "fd20:ce::254",  # Google
         "fd00:42::42",  # Scaleway
+        "fd00:c1::a9fe:a9fe",  # Oracle
+        "fd00:a9fe:a9fe::1",  # Akamai (Linode)
+        "fd00:100::100:200",  # Alibaba
+        "fe80::a9fe:a9fe",  # OpenStack
     )
 )
 METADATA_NAMES = frozenset(
@@ -173,6 +174,15 @@ DENIED_V6: tuple[tuple[IPv6Network, str], ...] = tuple(
 )
 
 
+def dialled(address: str) -> list[Address]:
+    """Return the address that the kernel dials for this one, and those that a translator or tunnel may extract from it.
+
+    Raises ValueError for a text that is no address.
+    """
+    found = _unmapped(ip_address(address.partition("%")[0]))
+    return [found, *_carried(found)]
+
+
 def _unmapped(address: Address) -> Address:
     """Return the IPv4 address of a mapped address: the kernel dials that."""
     if isinstance(address, IPv6Address) and address.ipv4_mapped:
@@ -202,19 +212,6 @@ TEREDO = IPv6Network("2001::/32")
 SIX_TO_FOUR = IPv6Network("2002::/16")
 MAPPED = IPv6Network("::ffff:0:0/96")
 COMPATIBLE = IPv6Network("::/96")
-
-
-def _is_this_machine(address: str) -> bool:
-    """Whether an address belongs to this machine: no other address can be bound."""
-    found = _unmapped(ip_address(address.partition("%")[0]))
-    if found.is_loopback or found.is_unspecified:
-        return True
-    with socket.socket(socket.AF_INET if found.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.bind((str(found), 0))
-        except OSError:
-            return False
-    return True
 
 
 def literal(host: str) -> str | None:

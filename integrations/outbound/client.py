@@ -10,6 +10,7 @@ import asyncio
 import logging
 import socket
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from http import HTTPStatus
@@ -34,6 +35,7 @@ from integrations.outbound.exchange import (
 )
 from integrations.outbound.headers import TOKEN, header_refusal
 from integrations.outbound.outcome import Fault, Outcome
+from integrations.outbound.own_listeners import NONE, OwnListeners
 from integrations.outbound.transport import PinnedTransport
 from integrations.outbound.urls import parse_url
 
@@ -66,9 +68,9 @@ class Client:
     def __init__(
         self,
         transport: PinnedTransport | httpx.AsyncBaseTransport | None = None,
-        own_ports: frozenset[int] = frozenset(),
+        own_listeners: Callable[[], OwnListeners] = lambda: NONE,
     ) -> None:
-        self._transport = transport or PinnedTransport(own_ports=own_ports)
+        self._transport = transport or PinnedTransport(own_listeners=own_listeners)
 
     async def send(self, call: Call) -> Outcome:
         """Make one call. Raises nothing but asyncio.CancelledError."""

@@ -15,6 +15,7 @@ import httpx
 
 from integrations.outbound.error_texts import tls_error_text
 from integrations.outbound.exchange import ConnectionKey, Destination, Measurements, RawHeaders, Timeouts, TLSError
+from integrations.outbound.own_listeners import OwnListeners
 
 READ_CAP = 1024 * 1024  # bytes of a response's body, as they arrive
 HEAD_CAP = 64 * 1024  # bytes of header names and values, over all interim responses
@@ -162,13 +163,22 @@ class Connection(asyncio.Protocol):
         "idle_since",
         "key",
         "loop",
+        "own",
         "peer",
         "status",
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, key: ConnectionKey, peer: str, idle: IdleConnections) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        key: ConnectionKey,
+        own: OwnListeners,
+        peer: str,
+        idle: IdleConnections,
+    ) -> None:
         self.loop = loop
         self.key = key
+        self.own = own  # what its address was vetted against
         self.peer = peer
         self.idle_since = 0.0
         self.status = 0

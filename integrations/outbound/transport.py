@@ -22,14 +22,14 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Any
 
 import httpx
 
-from integrations.outbound.addresses import check_port, literal, refuse_metadata, vet
+from integrations.outbound.addresses import Refused, check_port, literal, refuse_metadata, vet
 from integrations.outbound.connection import Connection, IdleConnections, request_head
 from integrations.outbound.error_texts import connect_error_text, connect_timeout_text, tls_error_text
 from integrations.outbound.exchange import (
@@ -45,6 +45,7 @@ from integrations.outbound.exchange import (
     TLSError,
     TLSTimeout,
 )
+from integrations.outbound.own_listeners import NONE, OwnListeners
 from integrations.outbound.resolve import Lookups, Resolve
 
 ADDRESSES_TRIED = 4
@@ -54,17 +55,18 @@ CERTIFICATES_KEPT = 1024  # addresses, until the next take_certificates
 class PinnedTransport:
     """Send requests, each only to addresses that were vetted for its service.
 
-    Belongs to one event loop. ``resolve`` and ``ssl_context`` are for tests.
+    Belongs to one event loop. ``own_listeners`` returns what no call may go to; it is asked before each call and must
+    not wait. ``resolve`` and ``ssl_context`` are for tests.
     """
 
     def __init__(
         self,
         *,
-        own_ports: frozenset[int] = frozenset(),
+        own_listeners: Callable[[], OwnListeners] = lambda: NONE,
         resolve: Resolve | None = None,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
-        self._own_ports = own_ports
+        self._own_listeners = own_listeners
         self._lookups = Lookups(resolve)
         self._ssl_context = ssl_context
         self._idle = IdleConnections()
@@ -87,9 +89,13 @@ class PinnedTransport:
         ResolveError, ResolveTimeout, TLSError and TLSTimeout.
         """
         head, keeps_open = request_head(destination, method, headers, len(body))
+        own = self._own_listeners()
         connection = self._idle.take(destination.key)
+        while connection is not None and connection.own is not own:  # a listener came since its address was vetted
+            connection.close()
+            connection = self._idle.take(destination.key)
         if connection is None:
-            connection = await self._open(destination.key, timeouts, measured)
+            connection = await self._open(destination.key, own, timeouts, measured)
         else:
             measured.peer = connection.peer
         self._busy.add(connection)
@@ -134,7 +140,9 @@ class PinnedTransport:
             connection.close()
 
     # ---- a new connection -------------------------------------------------------------------------------------------
-    async def _open(self, key: ConnectionKey, timeouts: Timeouts, measured: Measurements) -> Connection:
+    async def _open(
+        self, key: ConnectionKey, own: OwnListeners, timeouts: Timeouts, measured: Measurements
+    ) -> Connection:
         """Connect to a vetted address of the host, within the connect timeout and the total timeout."""
         if self._is_closed:
             raise httpx.ConnectError("the client is closed")
@@ -146,10 +154,12 @@ class PinnedTransport:
             async with asyncio.timeout(end - monotonic()):
                 addresses = await self._resolved(key.host, key.port, measured)
                 phase = httpx.ConnectTimeout
-                addresses = vet(key.host, key.port, addresses, key.allowed, self._own_ports)
+                addresses = vet(key.host, addresses, key.allowed)
+                if reason := own.refusal(key.host, key.port, addresses):
+                    raise Refused(reason)
                 sock = await _dial(addresses[:ADDRESSES_TRIED], key.port, end, measured)
                 phase = TLSTimeout if key.scheme == "https" else httpx.ConnectTimeout
-                return await self._start(sock, key, measured)
+                return await self._start(sock, key, own, measured)
         except TimeoutError as error:
             if end == total_end:
                 reason = f"no connection within {timeouts.total:g} s, the timeout of the whole call"
@@ -171,10 +181,12 @@ class PinnedTransport:
             raise ResolveError(f"{host} has no address")
         return addresses
 
-    async def _start(self, sock: socket.socket, key: ConnectionKey, measured: Measurements) -> Connection:
+    async def _start(
+        self, sock: socket.socket, key: ConnectionKey, own: OwnListeners, measured: Measurements
+    ) -> Connection:
         """Start the protocol on a connected socket, for https after a TLS handshake. Takes over the socket."""
         loop = asyncio.get_running_loop()
-        connection = Connection(loop, key, measured.peer, self._idle)
+        connection = Connection(loop, key, own, measured.peer, self._idle)
         if key.scheme != "https":
             await loop.create_connection(lambda: connection, sock=sock)
             return connection
@@ -200,6 +212,8 @@ class PinnedTransport:
         if self._ssl_context is None:
             # Once for each transport: reading the system's authorities takes 20 ms.
             self._ssl_context = ssl.create_default_context()
+            # RFC 9525: the name is in subjectAltName. An authority need not have checked the common name.
+            self._ssl_context.hostname_checks_common_name = False
         return self._ssl_context
 
     def _note_certificate(self, address: str, shown: Any) -> None:

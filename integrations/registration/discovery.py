@@ -11,8 +11,7 @@ from pydantic import ValidationError
 
 from integrations.models import AuditEntry, Event, Service, Source
 from integrations.outbound.addresses import parse_networks
-from integrations.outbound.urls import check_url, static_refusal
-from integrations.registration.registry import register
+from integrations.registration.registry import address_refusal, register
 from integrations.schemas.service import ServiceIn
 
 VARIABLE = re.compile(r"^SWITCHBOARD_SERVICE_([A-Z0-9_]+)_URL$")
@@ -44,7 +43,7 @@ def _discover_one(variable: str, address: str) -> str | None:
     name = service_name(variable)
     service = Service.objects.filter(name=name).first() or Service.objects.filter(url_env=variable).first()
     allowed = service.allowed_networks if service else parse_networks(settings.ALLOW_PRIVATE)
-    if refusal := check_url(address) or static_refusal(address, allowed):
+    if refusal := address_refusal(address, allowed):
         return f"{variable} is ignored: {refusal}"
     if service is None:
         try:

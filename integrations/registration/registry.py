@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -11,8 +11,10 @@ from typing import Any
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
+from integrations.delivery import listeners
 from integrations.errors import Conflict, Invalid
 from integrations.models import AUTH_SECRETS, AuditEntry, Event, Health, Message, Ordering, Service, Source
+from integrations.outbound.addresses import Network
 from integrations.outbound.redaction import names_a_secret, redacted_headers, redacted_query
 from integrations.outbound.signing import MAX_KEYS, SigningKeys, rotated
 from integrations.outbound.urls import check_url, origin, static_refusal
@@ -127,9 +129,10 @@ def _fill(service: Service, data: ServiceIn, fields: set[str], *, may_allow_priv
     _fill_policies(service, data, fields, may_allow_private=may_allow_private)
     if fields & {"base_url", "url_env"}:
         _fill_address(service, data)
-    _check_reachable(service)
+    _check_reachable(service, ("base_url",), service.base_url)
     if "auth" in fields:
         _fill_auth(service, data)
+    _check_reachable(service, ("auth", "token_url"), service.auth.get("token_url"))
 
 
 def _fill_policies(service: Service, data: ServiceIn, fields: set[str], *, may_allow_private: bool) -> None:
@@ -158,9 +161,15 @@ def _fill_address(service: Service, data: ServiceIn) -> None:
         service.forget_secrets()
 
 
-def _check_reachable(service: Service) -> None:
-    if refusal := static_refusal(service.base_url, service.allowed_networks):
-        raise Invalid((("base_url",), refusal))
+def _check_reachable(service: Service, location: tuple[str, ...], url: str | None) -> None:
+    if url is not None and (refusal := address_refusal(url, service.allowed_networks)):
+        raise Invalid((location, refusal))
+
+
+def address_refusal(url: str, allowed: Sequence[Network]) -> str | None:
+    """Return the reason why each call to this URL would be refused, as far as its text tells, or None."""
+    listeners.refresh_if_old()
+    return static_refusal(url, allowed) or listeners.known().refusal_of_url(url)
 
 
 def _fill_auth(service: Service, data: ServiceIn) -> None:
@@ -171,8 +180,6 @@ def _fill_auth(service: Service, data: ServiceIn) -> None:
     ):
         service.secrets = {name: kept for name, kept in service.secrets.items() if not name.startswith("auth.")}
     plain = auth.model_dump(exclude_none=True, exclude={name for names in AUTH_SECRETS.values() for name in names})
-    if auth.token_url and (refusal := static_refusal(auth.token_url, service.allowed_networks)):
-        raise Invalid((("auth", "token_url"), refusal))
     if auth.type == "hmac":
         plain.setdefault("algorithm", "sha256")
     service.auth = plain

@@ -25,6 +25,7 @@ from typing import TypeVar
 
 from django.db import DatabaseError, InterfaceError, OperationalError, connection
 
+from integrations.delivery import listeners
 from integrations.delivery.claim import Claim, claim, claim_suspect, give_back, give_back_unknown
 from integrations.delivery.send import CallResult, new_client, send
 from integrations.delivery.settle import settle, settle_bare, settle_free
@@ -193,6 +194,7 @@ class Pump:
     def _register(self) -> int:
         now = database_now()
         self._set_clock(now)
+        listeners.refresh(now)
         worker = Worker.objects.create(
             cluster=self.cluster,
             host=socket.gethostname(),
@@ -208,6 +210,7 @@ class Pump:
     def _renew(self, counts: dict[str, int], in_flight: list[int]) -> bool:
         now = database_now()
         self._set_clock(now)
+        listeners.refresh(now)
         renewed = Worker.objects.renew(self.worker_id, now=now, in_flight=len(in_flight), **counts)
         if renewed:
             # If the reply to a claim's commit was lost, only this worker can return the claim while its lease lasts.

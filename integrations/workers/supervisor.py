@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 
 from django.conf import settings
@@ -28,7 +29,9 @@ from django.db.models import Max
 from redis import RedisError
 
 from integrations.logs import line
-from integrations.models import Message, Runtime, Worker, database_now, storage
+from integrations.models import Message, Runtime, WebServer, Worker, database_now, storage
+from integrations.models.web_server import ANNOUNCE_AGAIN, ANNOUNCE_EVERY
+from integrations.outbound.own_listeners import machine_addresses
 
 log = logging.getLogger("switchboard.up")
 
@@ -253,10 +256,12 @@ class Supervisor:
             "SWITCHBOARD_PARENT": str(os.getpid()),
             "SWITCHBOARD_CLUSTER": self.cluster,
             "SWITCHBOARD_LANES": str(lanes),
-            "SWITCHBOARD_OWN_PORT": str(port if web else 0),
         }
-        with_lifeline = {**environment, "SWITCHBOARD_LIFELINE": str(self.lifeline)}
         self._listeners = listen(host, port, web)
+        # Its own workers know it at once, others by the announcement.
+        own_ports = [*settings.OWN_PORTS, *({str(listener.getsockname()[1]) for listener in self._listeners})]
+        environment["SWITCHBOARD_OWN_PORT"] = ",".join(own_ports)
+        with_lifeline = {**environment, "SWITCHBOARD_LIFELINE": str(self.lifeline)}
         self.web = [_web(number, listener, environment) for number, listener in enumerate(self._listeners, 1)]
         self.workers = Child("cluster", ["cluster"], with_lifeline, (self.lifeline,)) if workers else None
         self.quarantine = Child("quarantine", ["deliver", "--suspects"], with_lifeline, (self.lifeline,))
@@ -264,6 +269,7 @@ class Supervisor:
         self.stopping = False
         self._last_request = self._last_all_alive = time.monotonic()
         self._has_killed_lane = False  # since all lanes were last alive
+        self._next_announcement = 0.0
 
     def run(self) -> None:
         """Run until SIGTERM or SIGINT, then stop cleanly."""
@@ -271,6 +277,7 @@ class Supervisor:
             signal.signal(number, self._stop)
         try:
             while not self.stopping:
+                self._tolerate_outage(self._announce)
                 for child in (*self.web, *self.others):
                     child.keep_running()
                     child.kill_if_hung()
@@ -283,6 +290,19 @@ class Supervisor:
     def _stop(self, number: int, _frame: object) -> None:
         log.info(line("stopping", signal=signal.Signals(number).name))
         self.stopping = True
+
+    def _announce(self) -> None:
+        """Write where the console listens into the database: first before it serves, then every half minute."""
+        if not self._listeners or time.monotonic() < self._next_announcement:
+            return
+        self._next_announcement = time.monotonic() + ANNOUNCE_AGAIN
+        address, port = self._listeners[0].getsockname()[:2]
+        is_every = ip_address(address).is_unspecified
+        addresses = machine_addresses() if is_every else [address]
+        WebServer.objects.announce(
+            self.cluster, host=socket.gethostname(), port=port, addresses=addresses, now=database_now()
+        )
+        self._next_announcement = time.monotonic() + ANNOUNCE_EVERY
 
     def _keep_workers(self, workers: Child) -> None:
         if workers.keep_running():
@@ -396,6 +416,8 @@ class Supervisor:
         for child in children:
             child.kill()
         self._tolerate_outage(self._delete_queue)
+        if self._listeners and time.monotonic() < deadline - 4:  # an unreachable database takes 5 s; the row lapses
+            self._tolerate_outage(self._withdraw)
 
     def _wait_for_lanes(self, deadline: float) -> None:
         """Wait until the lanes have stopped: django-q2 stops cleanly only if its workers are idle."""
@@ -405,6 +427,9 @@ class Supervisor:
             if not any(_exists(pid) for pid in lanes.values_list("pid", flat=True)):
                 return
             time.sleep(0.1)
+
+    def _withdraw(self) -> None:
+        WebServer.objects.withdraw(self.cluster)
 
     def _delete_queue(self) -> None:
         """Delete the queue of this cluster, which no other cluster reads."""

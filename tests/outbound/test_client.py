@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -26,6 +27,7 @@ from integrations.outbound.client import Call, Client
 from integrations.outbound.connection import IDLE_PER_KEY, READ_CAP
 from integrations.outbound.headers import FORBIDDEN_HEADERS, header_refusal
 from integrations.outbound.outcome import Fault, Outcome
+from integrations.outbound.own_listeners import Listener, OwnListeners, own_listeners
 from integrations.outbound.transport import PinnedTransport
 from tests.support.upstreams import GOOD, GZIP_BOMB, Upstream, Zoo, closes_idle_after, keeps_saying, says, status
 from tests.support.waiting import soon
@@ -435,6 +437,27 @@ def test_a_server_that_cannot_prove_its_identity_gets_no_request(
     with_client(act, resolve=resolver(["127.0.0.1"]), ssl_context=certificates.client())
 
 
+def test_a_certificate_with_the_host_in_its_common_name_alone_is_refused(
+    zoo: Zoo, certificates: Certificates, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The transport's own context: OpenSSL by itself takes the common name of a certificate without a host name."""
+    authority = tmp_path / "authority.pem"
+    certificates.known.cert_pem.write_to_path(str(authority))
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+    named = zoo.serve("healthy", tls=certificates.server("secure.example"))
+    unnamed = zoo.serve("healthy", tls=certificates.server("ops@secure.example", common_name="secure.example"))
+    named.scheme = unnamed.scheme = "https"
+
+    async def act(client: Client, transport: PinnedTransport) -> None:
+        assert (await client.send(post(named.url_for("secure.example")))).succeeded
+        outcome = await client.send(post(unnamed.url_for("secure.example")))
+        assert outcome.fault is Fault.TLS
+        assert "another host name" in outcome.detail
+        assert unnamed.requests == []
+
+    with_client(act, resolve=resolver(["127.0.0.1"]))
+
+
 @contextmanager
 def blocking_server(context: ssl.SSLContext) -> Iterator[int]:
     """A server that sends its reason for refusing a handshake, which asyncio's servers do not."""
@@ -579,10 +602,28 @@ def test_a_connection_of_one_service_is_not_used_by_another_that_is_allowed_less
     with_client(act)
 
 
+def listening_on(port: int) -> OwnListeners:
+    return own_listeners([Listener("console", port, is_here=True)])
+
+
 def test_the_consoles_own_port_is_never_a_target(healthy: Upstream) -> None:
-    [outcome] = sent(post(healthy.url), client=lambda: Client(own_ports=frozenset({healthy.port})))
+    [outcome] = sent(post(healthy.url), client=lambda: Client(own_listeners=lambda: listening_on(healthy.port)))
     assert outcome.fault is Fault.BLOCKED
-    assert outcome.detail == "Switchboard never calls its own port"
+    assert outcome.detail == f"port {healthy.port} of 127.0.0.1 is Switchboard's own console, which it never calls"
+
+
+def test_an_open_connection_ends_when_its_port_becomes_the_consoles_own(zoo: Zoo) -> None:
+    upstream, known = zoo.serve("healthy"), [OwnListeners()]
+
+    async def act(client: Client, transport: PinnedTransport) -> None:
+        assert (await client.send(post(upstream.url))).succeeded
+        assert (await client.send(post(upstream.url))).succeeded
+        assert upstream.connections == 1
+        known[0] = listening_on(upstream.port)
+        assert (await client.send(post(upstream.url))).fault is Fault.BLOCKED
+        assert len(upstream.requests) == 2
+
+    with_client(act, own_listeners=lambda: known[0])
 
 
 def test_redirects_are_not_followed(zoo: Zoo) -> None:

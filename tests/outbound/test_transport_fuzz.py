@@ -21,6 +21,7 @@ from integrations.outbound.client import Call, Client
 from integrations.outbound.connection import READ_CAP, Connection
 from integrations.outbound.exchange import ConnectionKey, Measurements, Timeouts
 from integrations.outbound.outcome import Fault, Outcome, Timings
+from integrations.outbound.own_listeners import OwnListeners
 from integrations.outbound.transport import PinnedTransport
 from tests.support.upstreams import GOOD, status
 
@@ -89,9 +90,11 @@ class WireTransport(PinnedTransport):
         super().__init__()
         self.play = (pieces, ends, socket_)
 
-    async def _open(self, key: ConnectionKey, timeouts: Timeouts, measured: Measurements) -> Connection:
+    async def _open(
+        self, key: ConnectionKey, own: OwnListeners, timeouts: Timeouts, measured: Measurements
+    ) -> Connection:
         measured.peer = "memory:1"
-        connection = Connection(asyncio.get_running_loop(), key, measured.peer, self._idle)
+        connection = Connection(asyncio.get_running_loop(), key, own, measured.peer, self._idle)
         Wire(*self.play).join(connection)
         return connection
 
