@@ -32,6 +32,7 @@ urlpatterns = [
     path("services/<slug:name>/edit/", services.edit.edit, name="service-edit"),
     path("services/<slug:name>/pause/", services.actions.pause, name="service-pause"),
     path("services/<slug:name>/resume/", services.actions.resume, name="service-resume"),
+    path("services/<slug:name>/cancel-waiting/", services.actions.cancel_waiting, name="service-cancel-waiting"),
     path("services/<slug:name>/delete/", services.actions.delete, name="service-delete"),
     path("services/<slug:name>/breaker/", breakers.override, name="breaker-override"),
     path("services/<slug:name>/signing/rotate/", services.signing.rotate, name="signing-rotate"),

@@ -13,7 +13,7 @@ from dashboard.forms.fields import LinesField, LocalTimeField
 from dashboard.presenters.bodies import compact_json, json_refusal
 from integrations.delivery import accept
 from integrations.delivery.lab_call import LabRequest
-from integrations.errors import Invalid, TooLarge
+from integrations.errors import Conflict, Invalid, TooLarge
 from integrations.models import Draft, Endpoint, Service
 from integrations.schemas.fields import BODY_LIMIT, METHODS
 from integrations.schemas.message import MessageIn
@@ -138,6 +138,8 @@ class RequestForm(forms.Form):
                 self.refuse(location, text)
         except TooLarge as error:
             self.refuse(("body",), str(error))
+        except Conflict as error:
+            self.refuse(("service",), str(error))
         return None
 
     def refuse(self, location: Iterable[Any], text: str) -> None:

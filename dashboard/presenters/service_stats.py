@@ -83,7 +83,8 @@ class Standing:
     @property
     def is_unwell(self) -> bool:
         """Marked down by its health check while its breaker lets calls through. A paused service is not checked."""
-        is_down = self.check is not None and self.check.state == "down" and not self.service.is_paused
+        is_checked = not (self.service.is_paused or self.service.is_being_deleted)
+        is_down = self.check is not None and self.check.state == "down" and is_checked
         return is_down and not (self.is_open or self.is_probing)
 
     @property
@@ -132,7 +133,7 @@ class Standing:
     @property
     def is_late(self) -> bool:
         """A message has been due for more than a minute, and neither breaker nor pause explains it."""
-        explained = self.is_open or self.is_probing or self.service.is_paused
+        explained = self.is_open or self.is_probing or self.service.is_paused or self.service.is_being_deleted
         return not explained and self.oldest_due_age > BACKLOG_IS_LATE.total_seconds()
 
     @property

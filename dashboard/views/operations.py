@@ -11,6 +11,7 @@ from django.contrib import messages as toasts
 from django.http import Http404, HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import render
 from django.urls import reverse
+from django.utils import timezone
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from dashboard import live
@@ -22,7 +23,7 @@ from integrations.models import Message, Operation, Service
 from integrations.models.operation import Item, ItemOutcome, Kind
 from integrations.operators import bulk_operations
 
-LABELS = {Kind.REPLAY: "Replay", Kind.CANCEL: "Cancel", Kind.RETRY_NOW: "Retry now"}
+LABELS = {Kind.REPLAY: "Replay", Kind.CANCEL: "Cancel", Kind.RETRY_NOW: "Retry now", Kind.DELETE: "Delete service"}
 SHOWN = ("nonce", "status", "method", "path", "service__name")
 
 
@@ -137,7 +138,7 @@ def _context(request: HttpRequest, operation: Operation) -> dict[str, Any]:
         "rate_form": RateForm(initial={"rate": f"{operation.rate:g}"}),
         "services": _services(operation),
         "left": operation.total - operation.done,
-        "seconds_left": (operation.total - operation.done) / operation.rate,
+        "seconds_left": bulk_operations.seconds_left(operation, timezone.now()),
         "share": 100 * operation.done // operation.total if operation.total else 0,
         "planned_share": 100 * operation.planned_to // operation.planned_until if operation.planned_until else 100,
         "items": _with_messages(operation, shown.rows),

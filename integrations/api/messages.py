@@ -27,7 +27,7 @@ from integrations.api.responses import (
 )
 from integrations.delivery import accept
 from integrations.delivery.waiting import Load, Waiting, waiting_for
-from integrations.errors import Invalid, TooLarge
+from integrations.errors import Conflict, Invalid, TooLarge
 from integrations.history import retention
 from integrations.idempotency import Answers
 from integrations.models import (
@@ -82,7 +82,7 @@ def queue(requests: Sequence[tuple[HttpRequest, MessageIn]]) -> Answers:
 def _drafted(data: MessageIn, known: accept.Lookup, by: str) -> Draft | Exception:
     try:
         return replace(accept.make_draft(data, known), created_by=by)
-    except (Invalid, TooLarge) as refusal:
+    except (Conflict, Invalid, TooLarge) as refusal:
         return refusal
 
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from django.http import Http404, HttpRequest, HttpResponse
+from django.utils import timezone
 from ninja import Query, Router
-from pydantic import Field, StringConstraints, field_validator
+from pydantic import Field, StringConstraints, ValidationInfo, field_validator
 
 from integrations.api.auth import caller, operator, viewer
 from integrations.api.idempotency import PARAMETER, once
@@ -16,7 +17,7 @@ from integrations.api.pagination import LIMIT, Cursor, Limit, list_json, page
 from integrations.api.responses import ItemPage, OperationOut, OperationPage
 from integrations.models import Message, Operation, Service
 from integrations.models.identifiers import public_id
-from integrations.models.operation import Item, ItemOutcome, Kind, State
+from integrations.models.operation import NO_LIMIT, Item, ItemOutcome, Kind, State
 from integrations.operators import bulk_operations
 from integrations.schemas.fields import StrictModel
 
@@ -29,14 +30,26 @@ Reason = Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)
 class OperationIn(StrictModel):
     """One action on many messages."""
 
-    kind: Kind = Field(description="Replay finished messages, or cancel or retry pending ones.")
+    kind: Literal[Kind.REPLAY, Kind.CANCEL, Kind.RETRY_NOW] = Field(
+        description="Replay finished messages, or cancel or retry pending ones."
+    )
     filter: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=5000)] = Field(
         description="Search that selects the messages, as in the console; `id:a,b` selects single ones."
     )
     reason: Reason = Field("", description="Reason, kept in the audit log. Required unless dry_run is true.")
-    rate: Rate = Field(bulk_operations.RATE, description="Messages per second; default 50.")
+    rate: Rate | None = Field(
+        bulk_operations.RATE,
+        description="Messages per second; default 50. null, for cancel only: as fast as the database allows.",
+    )
     dry_run: bool = Field(False, description="Only freeze and describe the selection; start the operation later.")
     stop_at_failure_rate: float | None = Field(None, gt=0, le=1, description="Not supported yet; omit it.")
+
+    @field_validator("rate")
+    @classmethod
+    def is_a_number_for_calls(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value is None and info.data.get("kind") not in (None, Kind.CANCEL):
+            raise ValueError("only cancelling has no limit, since it makes no calls; give a number")
+        return value
 
     @field_validator("stop_at_failure_rate")
     @classmethod
@@ -63,7 +76,7 @@ def plan_operation(request: HttpRequest, data: OperationIn) -> HttpResponse:
             data.filter,
             by=caller(request).actor,
             reason=data.reason,
-            rate=data.rate,
+            rate=NO_LIMIT if data.rate is None else data.rate,
             dry_run=data.dry_run,
         )
         return json_response(operation_json(operation), 202, location=api_path("operations", operation.public_id))
@@ -148,7 +161,7 @@ def _find(operation_id: str) -> Operation:
 
 
 # ---- as JSON -------------------------------------------------------------------------------------------------------
-COPIED = ("kind", "filter", "reason", "rate", "dry_run", "state", "note", "total", "done", "succeeded", "failed")
+COPIED = ("kind", "filter", "reason", "dry_run", "state", "note", "total", "done", "succeeded", "failed")
 
 
 def operation_json(operation: Operation) -> dict[str, Any]:
@@ -163,6 +176,7 @@ def operations_json(found: Sequence[Operation]) -> list[dict[str, Any]]:
             "id": operation.public_id,
             **{name: getattr(operation, name) for name in COPIED},
             "skipped": operation.skipped,
+            "rate": operation.rate if operation.has_limit else None,
             "stop_at_failure_rate": None,
             "created_by": operation.created_by,
             "created_at": operation.created_at,
@@ -181,7 +195,7 @@ def _estimate(operation: Operation, names: dict[int, str]) -> dict[str, Any]:
         "services": services,
         "delivered": found.get("delivered", 0),
         "oldest": found.get("oldest"),
-        "seconds": (operation.total - operation.done) / operation.rate if operation.is_open else 0,
+        "seconds": bulk_operations.seconds_left(operation, timezone.now()),
     }
 
 

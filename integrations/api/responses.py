@@ -73,7 +73,7 @@ class ServiceOut(ResponseModel):
     cache: Cache
     network: NetworkRules
     health_check: HealthCheck
-    status: Literal["active", "paused"]
+    status: Literal["active", "paused", "deleting"]
     paused_reason: str | None
     paused_until: datetime | None
     health: Literal["up", "down", "unknown"]
@@ -311,15 +311,17 @@ class EstimateOut(ResponseModel):
     services: dict[str, int] = Field(description="Number of messages by service.")
     delivered: int = Field(description="Messages among them that were already delivered at planning.")
     oldest: datetime | None = Field(description="Time at which the oldest message was accepted.")
-    seconds: float = Field(description="Seconds for the remaining messages at this rate.")
+    seconds: float | None = Field(
+        description="Seconds for the remaining messages at this rate. Null without a rate, before it has begun."
+    )
 
 
 class OperationOut(ResponseModel):
     id: str
-    kind: Literal["replay", "cancel", "retry_now"]
+    kind: Literal["replay", "cancel", "retry_now", "delete"]
     filter: str
     reason: str
-    rate: float = Field(description="Messages per second.")
+    rate: float | None = Field(description="Messages per second; null: as fast as the database allows.")
     dry_run: bool
     stop_at_failure_rate: None
     state: Literal["planning", "running", "paused", "finished", "cancelled", "stopped"]

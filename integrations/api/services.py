@@ -14,9 +14,18 @@ from ninja import Body, Query, Router
 
 from integrations.api.auth import admin, caller, operator, viewer
 from integrations.api.json_io import api_path, json_response, no_content
+from integrations.api.operations import operation_json
 from integrations.api.pagination import LIMIT, Cursor, Limit, list_json, page
 from integrations.api.problems import Problem
-from integrations.api.responses import BreakerOut, EndpointOut, EndpointPage, RotatedOut, ServiceOut, ServicePage
+from integrations.api.responses import (
+    BreakerOut,
+    EndpointOut,
+    EndpointPage,
+    OperationOut,
+    RotatedOut,
+    ServiceOut,
+    ServicePage,
+)
 from integrations.models import Endpoint, Health, Message, Role, Runtime, Service, Source, Tally, backlog
 from integrations.operators import traffic
 from integrations.policies import breaker as breaker_policy
@@ -67,17 +76,21 @@ def change_service(request: HttpRequest, name: str, data: Annotated[dict[str, An
     return json_response(services_json([service])[0])
 
 
-@router.delete("/services/{name}", auth=admin, response={204: None})
+@router.delete("/services/{name}", auth=admin, response={202: OperationOut, 204: None})
 def delete_service(
     request: HttpRequest,
     name: str,
     force: Annotated[bool, Query(description="Cancel unfinished messages first.")] = False,
 ) -> HttpResponse:
-    """Delete a service with its history. Fails if it has unfinished messages, unless `force` is true."""
-    service = find_service(name)
-    actor = caller(request).actor
-    deletion.delete(service, force=force, actor=actor)
-    return no_content()
+    """Delete a service with its history. Fails if it has unfinished messages, unless `force` is true.
+
+    204 if it is gone. 202 with an operation if there is much to delete or a call is in flight; from then on the
+    service accepts no message and makes no call.
+    """
+    operation = deletion.delete(find_service(name), force=force, actor=caller(request).actor)
+    if operation is None:
+        return no_content()
+    return json_response(operation_json(operation), 202, location=api_path("operations", operation.public_id))
 
 
 @router.post("/services/{name}/pause", auth=operator, response=ServiceOut)

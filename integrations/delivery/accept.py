@@ -12,7 +12,7 @@ from typing import Any
 
 from django.utils import timezone
 
-from integrations.errors import Invalid, TooLarge
+from integrations.errors import Conflict, Invalid, TooLarge
 from integrations.models import Draft, Endpoint, Message, Service
 from integrations.models.message import merge_endpoint
 from integrations.outbound.urls import query_refusal
@@ -21,7 +21,7 @@ from integrations.schemas.message import MessageIn, ReplayIn, body_bytes
 
 
 def accept(data: MessageIn) -> Message:
-    """Queue one message; it is on disk when this returns. Raises Invalid, or TooLarge for the body."""
+    """Queue one message; it is on disk when this returns. Raises Invalid, TooLarge for the body, or Conflict."""
     return Message.objects.accept([make_draft(data)])[0]
 
 
@@ -51,14 +51,17 @@ class Lookup:
 
 
 def make_draft(data: MessageIn, lookup: Lookup | None = None) -> Draft:
-    """Resolve a message's names and merge in its endpoint. Raises Invalid, or TooLarge for the body.
+    """Resolve a message's names and merge in its endpoint.
 
-    The draft is final: replays and retries send the same content.
+    Raises Invalid, TooLarge for the body, or Conflict for a service that is being deleted. The draft is final: replays
+    and retries send the same content.
     """
     lookup = lookup or Lookup.for_names([data.service], [data.endpoint] if data.endpoint else [])
     service = lookup.services.get(data.service)
     if service is None:
         raise Invalid((("service",), f"there is no service named {data.service}"))
+    if service.is_being_deleted:
+        raise Conflict(f"{service.name} is being deleted and accepts no message")
     endpoint = lookup.endpoints.get((service.pk, data.endpoint)) if data.endpoint else None
     if data.endpoint and endpoint is None:
         raise _no_endpoint(service, data.endpoint)

@@ -286,6 +286,8 @@ def _refuse_paused(runtime: Runtime, now: datetime) -> _Refusal | None:
     status, reason, name = Service.objects.values_list("status", "paused_reason", "name").get(pk=runtime.pk)
     if status == ServiceStatus.PAUSED:
         return _Refusal("paused", f"{name} is paused{f': {reason}' if reason else ''}.")
+    if status == ServiceStatus.DELETING:
+        return _Refusal("paused", f"{name} is being deleted.")
     if runtime.is_throttled(now):
         return _Refusal(
             "rate", f"{name} asked us to wait until {cast(datetime, runtime.throttled_until):%H:%M:%S} UTC."

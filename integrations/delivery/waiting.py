@@ -60,6 +60,8 @@ def _own_reason(message: Message, now: datetime) -> Waiting | None:
     if message.service.status == ServiceStatus.PAUSED:
         reason = f": {message.service.paused_reason}" if message.service.paused_reason else ""
         return Waiting("paused", f"{message.service.name} is paused{reason}.", message.service.paused_until)
+    if message.service.is_being_deleted:
+        return Waiting("paused", f"{message.service.name} is being deleted, and its messages with it.")
     if message.parked:
         return Waiting("ordering", f"An earlier message with the key “{message.ordering_key}” is not finished.")
     if message.due_at and message.due_at > now:

@@ -118,7 +118,7 @@ def delete_history_of(service: Service) -> None:
     finished = Message.objects.for_service(service).exclude(finished_at=None)
     for ids in _newest_first(finished):
         with transaction.atomic():
-            delete_messages(_locked(ids))
+            delete_messages(lock_deletable(ids))
     for ids in _newest_first(Attempt.objects.without_message().filter(service=service)):
         Attempt.objects.filter(pk__any=ids).delete()
 
@@ -203,10 +203,10 @@ def _free(ids: Sequence[int]) -> list[int]:
         items = Item.objects.filter(operation_id__any=under_way, message_id__any=ids)
         named = set(items.values_list("message_id", flat=True))
         ids = [pk for pk in ids if pk not in named]
-    return _locked(ids)
+    return lock_deletable(ids)
 
 
-def _locked(ids: Sequence[int]) -> list[int]:
+def lock_deletable(ids: Sequence[int]) -> list[int]:
     """Lock those that are free and have no unfinished replay, since changing the replay could wait for its delivery."""
     unfinished = Message.objects.filter(replay_of__any=ids, finished_at=None)
     needed = set(unfinished.values_list("replay_of_id", flat=True))

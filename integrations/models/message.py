@@ -425,32 +425,33 @@ class MessageQuerySet(models.QuerySet["Message"]):
         )
 
     # ---- ends ------------------------------------------------------------------------------------------------------
-    def cancel(self, now: datetime) -> list[Message]:
-        """PENDING → CANCELLED; returns the cancelled messages."""
+    def cancel(self, now: datetime) -> list[int]:
+        """PENDING → CANCELLED; returns the ids of the cancelled messages."""
         return self._finish(Status.CANCELLED, now)
 
-    def bury(self, reason: DeadReason, now: datetime) -> list[Message]:
+    def bury(self, reason: DeadReason, now: datetime) -> list[int]:
         """PENDING → DEAD without another call."""
         return self._finish(Status.DEAD, now, dead_reason=reason)
 
-    def _finish(self, status: Status, now: datetime, **changes: Any) -> list[Message]:
+    def _finish(self, status: Status, now: datetime, **changes: Any) -> list[int]:
         with transaction.atomic():
             # An operator's cancellation waits for a locked message; the workers bury it at their next look.
             waits = status == Status.CANCELLED
-            messages = list(self.filter(status=Status.PENDING).select_for_update(skip_locked=not waits))
-            ids = [message.pk for message in messages]
+            waiting = self.filter(status=Status.PENDING).select_for_update(skip_locked=not waits)
+            messages = list(waiting.values_list("pk", "service_id", "ordering_key"))
+            ids = [pk for pk, _, _ in messages]
             done = Message.objects.filter(pk__any=ids, status=Status.PENDING)
             done.update(status=status, finished_at=now, due_at=None, parked=False, held=False, **changes)
-            Message.objects.promote((message.service_id, message.ordering_key) for message in messages)
-            counted = Counter(message.service_id for message in messages)
+            Message.objects.promote((service_id, key) for _, service_id, key in messages)
+            counted = Counter(service_id for _, service_id, _ in messages)
             if status == Status.DEAD:
                 tally.add({service_id: tally.Counts(dead=count) for service_id, count in counted.items()}, now)
-                return messages
+                return ids
             for service_id, count in counted.items():
                 # The event stream counts from the tallies, which have no column for this: see history/event_stream.py.
                 facts = {status.value: count}
                 Service(pk=service_id).events.create(type=MESSAGES_ENDED, at=now, facts=facts)
-        return messages
+        return ids
 
     def expired(self, now: datetime) -> MessageQuerySet:
         return self.filter(status=Status.PENDING, expires_at__lte=now)
@@ -687,6 +688,8 @@ class Message(Named, models.Model):
                 raise Conflict("it is no longer kept")
             if not original.is_finished:
                 raise Conflict(f"it is {original.status}; only a finished message can be replayed")
+            if original.service.is_being_deleted:
+                raise Conflict(f"its service {original.service.name} is being deleted")
             # Read again: a replay that was committed while this waited for the locks is not among the locked.
             lineage = Message.objects.lineage_of(self.pk)
             if running := lineage.filter(status__in=UNFINISHED).order_by("pk").first():

@@ -1,11 +1,12 @@
-"""Operations: the same action on many messages, as a job for the workers.
+"""Operations: the same action on many messages, or the deletion of a service, as a job for the workers.
 
     planning ----> running ----> finished        a dry run is finished when it is planned; an operator may start it then
         ^             ^
         +-- paused ---+         cancelled by an operator, or stopped by an error: from any of the three
 
 Planning makes *items* of the messages that the filter finds: the selection is frozen, and messages that are accepted
-later are not touched. Each item ends once, in the transaction of its action.
+later are not touched. Each item ends once, in the transaction of its action. A deletion has no items: it counts the
+service's messages, and deletes what it finds until none is left.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ class Kind(models.TextChoices):
     REPLAY = "replay"
     CANCEL = "cancel"
     RETRY_NOW = "retry_now"
+    DELETE = "delete"  # a service with all its messages; begun by registration/deletion.py alone
 
 
 class State(models.TextChoices):
@@ -44,6 +46,7 @@ class ItemOutcome(models.TextChoices):
 
 ACTIVE = (State.PLANNING, State.RUNNING)
 OPEN = (*ACTIVE, State.PAUSED)
+NO_LIMIT = 1_000_000.0  # messages a second: as fast as the database allows. Not null: processes of before multiply it.
 
 
 ADD_ITEMS = """INSERT INTO integrations_item (operation_id, message_id, outcome, detail)
@@ -54,6 +57,10 @@ class OperationQuerySet(models.QuerySet["Operation"]):
     def active(self) -> OperationQuerySet:
         """Operations with work for the workers."""
         return self.filter(state__in=ACTIVE)
+
+    def deleting(self, service_id: int) -> OperationQuerySet:
+        """The open deletion of a service; none or one."""
+        return self.filter(kind=Kind.DELETE, service_id=service_id, state__in=OPEN)
 
     def stopped_since(self, since: datetime) -> OperationQuerySet:
         """Operations that an error stopped, the newest first."""
@@ -77,7 +84,11 @@ class Operation(models.Model):
     kind = models.CharField(max_length=9, choices=Kind.choices)
     filter = models.TextField()  # in the grammar of integrations/search
     reason = models.CharField(max_length=500, blank=True)
-    rate = models.FloatField()  # messages a second
+    rate = models.FloatField()  # messages a second; NO_LIMIT for none
+    service_id = models.BigIntegerField(null=True)  # of a deletion: the service, which is gone at its end
+    # Share of the latest calls whose failure stops it; null: none does.
+    stop_at_failure_rate = models.FloatField(null=True)
+    pace = models.JSONField(null=True)  # the state of an adaptive pace, policies/pacing.py; null: a rate by hand
     dry_run = models.BooleanField(default=False)
     state = models.CharField(max_length=9, choices=State.choices, default=State.PLANNING)
     note = models.CharField(max_length=500, blank=True)  # the reason why it stopped
@@ -95,7 +106,7 @@ class Operation(models.Model):
     created_at = models.DateTimeField(default=timezone.now)
     started_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)
-    paced_at = models.DateTimeField(null=True)  # its rate is used up to this time
+    paced_at = models.DateTimeField(null=True)  # its rate is used up to this time; without a limit: it rests until then
     told_at = models.DateTimeField(null=True)  # the time of the last progress event
 
     objects: ClassVar[OperationQuerySet] = OperationQuerySet.as_manager()  # type: ignore[assignment]
@@ -120,6 +131,14 @@ class Operation(models.Model):
     @property
     def is_open(self) -> bool:
         return self.state in OPEN
+
+    @property
+    def is_deletion(self) -> bool:
+        return self.kind == Kind.DELETE
+
+    @property
+    def has_limit(self) -> bool:
+        return self.rate < NO_LIMIT
 
     @property
     def is_planned(self) -> bool:

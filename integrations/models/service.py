@@ -40,6 +40,7 @@ AUTH_SECRETS = {
 class ServiceStatus(models.TextChoices):
     ACTIVE = "active"
     PAUSED = "paused"
+    DELETING = "deleting"  # it accepts no message and makes no call; see integrations/registration/deletion.py
 
 
 class Source(models.TextChoices):
@@ -106,7 +107,7 @@ class Service(models.Model):
     network = models.JSONField(default=dict, blank=True)
     health_check = models.JSONField(default=dict, blank=True)
 
-    status = models.CharField(max_length=6, choices=ServiceStatus.choices, default=ServiceStatus.ACTIVE)
+    status = models.CharField(max_length=8, choices=ServiceStatus.choices, default=ServiceStatus.ACTIVE)
     paused_reason = models.CharField(max_length=500, blank=True)
     paused_until = models.DateTimeField(null=True, blank=True)
     source = models.CharField(max_length=11, choices=Source.choices, default=Source.FORM)
@@ -153,6 +154,10 @@ class Service(models.Model):
     @property
     def is_paused(self) -> bool:
         return self.status == ServiceStatus.PAUSED
+
+    @property
+    def is_being_deleted(self) -> bool:
+        return self.status == ServiceStatus.DELETING
 
     @property
     def host(self) -> str:

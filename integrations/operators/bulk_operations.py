@@ -16,14 +16,16 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db import InterfaceError, OperationalError, transaction
+from django.db import InterfaceError, OperationalError, connection, transaction
 from django.db.models import Count, F, Max, Min, Q
 
 from integrations.errors import Conflict, Invalid
 from integrations.logs import line
 from integrations.models import AuditEntry, Endpoint, Event, Message, Operation, Priority, Service, Status, database_now
 from integrations.models.message import MessageQuerySet
-from integrations.models.operation import ACTIVE, ItemOutcome, Kind, State
+from integrations.models.operation import ACTIVE, NO_LIMIT, ItemOutcome, Kind, State
+from integrations.policies import pacing
+from integrations.registration import deletion
 from integrations.search import grammar, pages
 
 log = logging.getLogger("switchboard.operations")
@@ -32,12 +34,21 @@ RATE = 50.0  # messages a second, by default
 SLOWEST = 0.01  # messages a second
 RATE_LIMIT = 1000.0  # messages a second
 ITEM_LIMIT = 1_000_000
-WINDOW = 20_000  # messages searched in one step of planning
+SMALLEST_WINDOW, WINDOW = 2_000, 20_000  # ids of messages searched in one step of planning, fewer if it takes long
 STEP = 100  # items in one step: they hold SQLite's only writer for some 10 ms
-SLICE = 0.1  # seconds of a worker's housekeeping, in which it claims nothing
-AT_ONCE = 20  # operations that progress in one slice, by turns
-BURST = timedelta(seconds=1)  # the most that an operation may catch up on its rate
+AT_ONCE = 20  # operations that progress in one round, by turns
+IDLE = 1.0  # seconds until a worker asks again whether there is an operation
+ROUND = 0.1  # seconds from one step of an operation to the next, at a rate
+# An operation without a rate rests this many times as long as its step took, so that others go on: on SQLite they
+# cannot write during a step.
+REST = {"postgresql": 4, "sqlite": 12}
+SHORTEST_REST, LONGEST_REST = 0.02, 5.0  # seconds
+BURST = timedelta(seconds=0.5)  # the most that an operation catches up on its rate, after a stall of the workers
 REPORT_EVERY = timedelta(seconds=1)
+
+# As measured by this process, by operation: rows in the next step without a rate, ids in the next step of planning.
+_steps: dict[int, int] = {}
+_windows: dict[int, int] = {}
 
 
 # ---- actions of operators ------------------------------------------------------------------------------------------
@@ -48,6 +59,8 @@ def plan(kind: Kind, q: str, *, by: str, reason: str = "", rate: float = RATE, d
     """
     search = grammar.parse(q)
     search.require("filter")
+    if kind == Kind.DELETE:
+        raise Invalid((("kind",), "a service is deleted with DELETE /services/{name}; choose another kind"))
     if search.is_empty:
         raise Invalid((("filter",), "choose the messages: an empty filter would match all of them"))
     if not reason and not dry_run:
@@ -59,12 +72,37 @@ def plan(kind: Kind, q: str, *, by: str, reason: str = "", rate: float = RATE, d
             reason=reason,
             rate=rate,
             dry_run=dry_run,
+            planned_to=0 if kind == Kind.REPLAY else _before_unfinished(),
             planned_until=Message.objects.aggregate(newest=Max("pk"))["newest"] or 0,
             created_by=by,
         )
         facts = {"kind": operation.kind, "filter": operation.filter, "rate": rate, "dry_run": dry_run}
         AuditEntry.objects.record(by, "operation.planned", operation.public_id, reason=reason, after=facts)
     return operation
+
+
+def _before_unfinished() -> int:
+    """Return the id below the oldest unfinished message: only unfinished ones are cancelled or retried."""
+    oldest = Message.objects.unfinished().order_by("pk").values_list("pk", flat=True).first()
+    return (oldest or 1) - 1
+
+
+def cancel_waiting(service: Service, *, by: str) -> Operation:
+    """Cancel all waiting messages of a service, as fast as the database allows."""
+    reason = f"all waiting messages of {service.name} cancelled"
+    return plan(Kind.CANCEL, f"service:{service.name} status:pending", by=by, reason=reason, rate=NO_LIMIT)
+
+
+def seconds_left(operation: Operation, now: datetime) -> float | None:
+    """Estimate how long an operation still takes; None if nothing tells."""
+    left = operation.total - operation.done
+    if not operation.is_open or not left:
+        return 0
+    if operation.has_limit:
+        return left / operation.rate
+    if operation.started_at is None or not operation.done:
+        return None
+    return left * (now - operation.started_at).total_seconds() / operation.done
 
 
 def start(operation: Operation, *, by: str, reason: str = "", rate: float | None = None) -> None:
@@ -78,7 +116,7 @@ def start(operation: Operation, *, by: str, reason: str = "", rate: float | None
             raise _reason_required()
         locked.rate = rate or locked.rate
         locked.dry_run, locked.finished_at = False, None
-        locked.state, locked.started_at = State.RUNNING, database_now()
+        locked.state, locked.started_at, locked.paced_at = State.RUNNING, database_now(), None
         _save(locked, "started", by, {"messages": locked.total, "rate": locked.rate})
     operation.refresh_from_db()
 
@@ -114,7 +152,7 @@ def resume(operation: Operation, *, by: str) -> None:
         locked = _locked(operation)
         if locked.state != State.PAUSED:
             raise Conflict(f"the operation is {_state_text(locked)}; only a paused one can be resumed")
-        locked.state = State.RUNNING if locked.started_at else State.PLANNING
+        locked.state, locked.paced_at = State.RUNNING if locked.started_at else State.PLANNING, None
         _save(locked, "resumed", by)
     operation.refresh_from_db()
 
@@ -126,6 +164,8 @@ def cancel(operation: Operation, *, by: str) -> None:
         if not locked.is_open:
             raise Conflict(f"the operation is already {_state_text(locked)}")
         _end(locked, State.CANCELLED, database_now())
+        if locked.is_deletion:
+            deletion.abandon(locked, actor=by)
         AuditEntry.objects.record(by, "operation.cancelled", locked.public_id, after=locked.facts)
     operation.refresh_from_db()
 
@@ -149,19 +189,39 @@ def _reason_required() -> Invalid:
 
 
 # ---- steps of the workers ------------------------------------------------------------------------------------------
-def advance() -> None:
-    """Spend a slice of time on the active operations, by turns. Any worker runs this once a second."""
+def advance() -> float:
+    """Run one step of each active operation, by turns. Return after how many seconds to run this again.
+
+    Any worker runs this. A step is short, and between two steps the worker does its other work.
+    """
     waiting = Operation.objects.active().order_by(F("paced_at").asc(nulls_first=True), "pk")
-    ids = list(waiting.values_list("pk", flat=True)[:AT_ONCE])
-    if ids:
+    found = list(waiting.only("kind", "state", "rate", "paced_at")[:AT_ONCE])
+    if not found:
+        return IDLE
+    if any(operation.kind == Kind.REPLAY for operation in found):
         Message.objects.complete_lineages()
-    end = time.monotonic() + SLICE
-    while ids and time.monotonic() < end:
-        ids = [pk for pk in ids if step(pk)]
+    now = database_now()
+    return min(_step_if_due(operation, now) for operation in found)
+
+
+def _step_if_due(operation: Operation, now: datetime) -> float:
+    """Run a step of an operation if it is due. Return the seconds until the next one, at most ROUND."""
+    rest = (_next_step_at(operation, operation.paced_at) - now).total_seconds() if operation.paced_at else 0.0
+    if 0 < rest <= LONGEST_REST:  # a longer one was begun before the clock moved back
+        return min(ROUND, max(rest, SHORTEST_REST))
+    return SHORTEST_REST if step(operation.pk) else ROUND
+
+
+def _next_step_at(operation: Operation, paced_at: datetime) -> datetime:
+    """Return when the next step is due. It is in the row, so that many workers do no more than one."""
+    if operation.has_limit and operation.state == State.RUNNING:
+        return paced_at + timedelta(seconds=min(LONGEST_REST, max(ROUND, 1 / operation.rate)))
+    return paced_at
 
 
 def step(pk: int) -> bool:
     """Run one transaction of an operation. Return whether the next one may follow at once."""
+    began = time.monotonic()
     try:
         with transaction.atomic():
             # None if another worker holds its lock, or if it was paused in the meantime.
@@ -169,7 +229,12 @@ def step(pk: int) -> bool:
             if operation is None:
                 return False
             now = database_now()
-            return _freeze(operation, now) if operation.state == State.PLANNING else _run(operation, now)
+            may_follow = _freeze(operation, now) if operation.state == State.PLANNING else _run(operation, now)
+            if not operation.has_limit:
+                took = time.monotonic() - began
+                rest = min(LONGEST_REST, max(SHORTEST_REST, took * REST[connection.vendor]))
+                Operation.objects.filter(pk=pk).update(paced_at=now + timedelta(seconds=took + rest))
+            return may_follow
     except (OperationalError, InterfaceError) as error:  # the database is down or busy: try again in a second
         log.warning(line("operation", operation=pk, error=str(error).partition("\n")[0]))
         return False
@@ -184,11 +249,16 @@ def step(pk: int) -> bool:
 # ---- planning ------------------------------------------------------------------------------------------------------
 def _freeze(operation: Operation, now: datetime) -> bool:
     """Add the matching messages of the next window as items."""
-    after, until = operation.planned_to, min(operation.planned_to + WINDOW, operation.planned_until)
+    window = min(_windows.get(operation.pk, WINDOW), WINDOW)
+    after, until = operation.planned_to, min(operation.planned_to + window, operation.planned_until)
     operation.planned_to = until
+    began = time.monotonic()
+    if operation.is_deletion:
+        return _count(operation, after, until, now)
     if found := operation.add_items(_wanted(operation).filter(pk__gt=after, pk__lte=until)):
         operation.total += found
         operation.estimate = _estimated(operation, after, until)
+    _windows[operation.pk] = pacing.next_step(window, time.monotonic() - began, SMALLEST_WINDOW, WINDOW)
     if operation.total > ITEM_LIMIT:
         _end(operation, State.STOPPED, now, f"The filter matches more than {ITEM_LIMIT:,} messages; narrow it.")
     elif not operation.is_planned:
@@ -196,9 +266,19 @@ def _freeze(operation: Operation, now: datetime) -> bool:
     elif operation.dry_run or not operation.total:
         _end(operation, State.FINISHED, now)
     else:
-        operation.state, operation.started_at = State.RUNNING, now
+        operation.state, operation.started_at, operation.paced_at = State.RUNNING, now, None
         _progressed(operation, now)
     return operation.state in ACTIVE
+
+
+def _count(operation: Operation, after: int, until: int, now: datetime) -> bool:
+    """Count the messages of a deletion; it makes no items, since a deletion asks for each message again."""
+    operation.total += deletion.count_messages(operation, after, until)
+    operation.estimate = {"services": {str(operation.service_id): operation.total}}
+    if operation.is_planned:
+        operation.state, operation.started_at = State.RUNNING, now
+    _progressed(operation, now)
+    return True
 
 
 def _wanted(operation: Operation) -> MessageQuerySet:
@@ -241,10 +321,16 @@ class ItemResult:
 
 def _run(operation: Operation, now: datetime) -> bool:
     """Act on the next items, as many as the rate allows and one step takes."""
+    if operation.is_deletion:
+        return _delete(operation, now)
     used_up_to = _used_up_to(operation, now)
-    allowed = min(STEP, int((now - used_up_to).total_seconds() * operation.rate + 1e-6))
-    if not allowed:
+    if operation.has_limit:
+        largest = allowed = min(STEP, int((now - used_up_to).total_seconds() * operation.rate + 1e-6))
+    else:
+        largest = allowed = STEP if operation.kind == Kind.REPLAY else _steps.get(operation.pk, pacing.FIRST_STEP)
+    if allowed <= 0:
         return False
+    began = time.monotonic()
     left = operation.items.filter(outcome="").order_by("pk")
     results = _act_on(operation, list(left.values_list("message_id", flat=True)[:allowed]), now)
     _write(operation, results, now)
@@ -253,6 +339,8 @@ def _run(operation: Operation, now: datetime) -> bool:
     # Skipped items make no call, so they use up none of the rate.
     calls = sum(result.outcome == ItemOutcome.SUCCEEDED for result in results.values())
     operation.paced_at = used_up_to + timedelta(seconds=calls / operation.rate)
+    if len(results) == largest:
+        _steps[operation.pk] = pacing.next_step(largest, time.monotonic() - began)
     if operation.done >= operation.total:
         _end(operation, State.FINISHED, now)
     else:
@@ -260,17 +348,37 @@ def _run(operation: Operation, now: datetime) -> bool:
     return bool(results) and operation.state == State.RUNNING
 
 
+def _delete(operation: Operation, now: datetime) -> bool:
+    """Delete the next rows of a service. A step without a result waits for the last calls."""
+    rows = _steps.get(operation.pk, pacing.FIRST_STEP)
+    began = time.monotonic()
+    deleted = deletion.delete_some(operation, rows, now)
+    if max(deleted.messages, deleted.others) == rows:
+        _steps[operation.pk] = pacing.next_step(rows, time.monotonic() - began)
+    operation.succeeded += deleted.messages
+    operation.total = max(operation.total, operation.done)  # messages that arrived while it was planned
+    if deleted.is_gone:
+        _end(operation, State.FINISHED, now)
+    else:
+        _progressed(operation, now)
+    return bool(deleted.messages or deleted.others)
+
+
 def _used_up_to(operation: Operation, now: datetime) -> datetime:
-    """Return the time up to which the rate is used up. After a pause, an operation catches up on BURST only."""
-    since = now - max(BURST, timedelta(seconds=1 / operation.rate))
-    return max(since, operation.paced_at or since)
+    """Return the time up to which the rate is used up.
+
+    A start or a resumption gives one message at once, so that no second has more than the rate allows. After a stall
+    of the workers, an operation catches up on BURST only.
+    """
+    one = timedelta(seconds=1 / operation.rate)
+    return max(now - max(BURST, one), operation.paced_at or now - one)
 
 
 def _act_on(operation: Operation, ids: Sequence[int], now: datetime) -> dict[int, ItemResult]:
     """Act on these messages. Messages that another transaction has locked get no result yet."""
     free = Message.objects.filter(pk__any=ids).select_for_update(skip_locked=True, of=("self",)).order_by("pk")
     is_replay = operation.kind == Kind.REPLAY
-    found = _of_free_lineages(list(free.select_related("content"))) if is_replay else list(free)
+    found = _of_free_lineages(list(free.select_related("content"))) if is_replay else list(free.only("nonce", "status"))
     results = _deleted(ids, {message.pk for message in found})
     eligible = []
     for message, refusal in _with_refusals(operation, found):
@@ -344,19 +452,23 @@ def _together_or_singly(
 
 def _replay(operation: Operation, messages: Sequence[Message], now: datetime) -> dict[int, ItemResult]:
     drafts = []
-    services = Service.objects.only("search_fields").in_bulk({message.service_id for message in messages})
+    services = Service.objects.only("search_fields", "status").in_bulk({message.service_id for message in messages})
+    refusal = ItemResult(ItemOutcome.SKIPPED, "its service is being deleted")
+    refused = {message.pk: refusal for message in messages if services[message.service_id].is_being_deleted}
     for message in messages:
+        if message.pk in refused:
+            continue
         # The replay needs no more of them than this; reading each would take a statement per message.
         message.service = services[message.service_id]
         message.endpoint = Endpoint(pk=message.endpoint_id) if message.endpoint_id else None
         drafts.append(message.as_replay(priority=Priority.BULK, operation_id=operation.pk))
     Message.objects.accept(drafts)
-    return {message.pk: ItemResult(ItemOutcome.SUCCEEDED) for message in messages}
+    return {message.pk: ItemResult(ItemOutcome.SUCCEEDED) for message in messages} | refused
 
 
 def _cancel(operation: Operation, messages: Sequence[Message], now: datetime) -> dict[int, ItemResult]:
     cancelled = Message.objects.filter(pk__any=[message.pk for message in messages]).cancel(now)
-    return {message.pk: ItemResult(ItemOutcome.SUCCEEDED) for message in cancelled}
+    return dict.fromkeys(cancelled, ItemResult(ItemOutcome.SUCCEEDED))
 
 
 def _retry_now(operation: Operation, messages: Sequence[Message], now: datetime) -> dict[int, ItemResult]:
@@ -391,6 +503,8 @@ def _progressed(operation: Operation, now: datetime) -> None:
 def _end(operation: Operation, state: State, now: datetime, note: str = "") -> None:
     operation.state, operation.finished_at, operation.note = state, now, note
     operation.save()
+    _steps.pop(operation.pk, None)
+    _windows.pop(operation.pk, None)
     _record_event(operation, now)
     log.info(line("operation", operation=operation.public_id, by=operation.created_by, **operation.facts))
 

@@ -30,6 +30,8 @@ def pause(service: Service, data: PauseIn, *, actor: str) -> None:
         raise Conflict("until must be in the future")
     with transaction.atomic():
         service.refresh_from_db(fields=["status", "paused_reason", "paused_until"])
+        if service.is_being_deleted:
+            raise Conflict(f"{service.name} is being deleted and makes no calls")
         before = _pause_facts(service)
         service.pause(data.reason, data.until)
         Event.objects.create(type="service.paused", service=service, facts={"reason": data.reason, "by": actor})

@@ -81,6 +81,8 @@ def change(
         # Since the caller read the row, an admin may have corrected the address and the secret, or removed a network.
         # An operator's form that wrote its own copy of them sent the new secret to the old host.
         _read_again_locked(service)
+        if service.is_being_deleted:
+            raise Invalid((("name",), f"{service.name} is being deleted; register it again when that is done"))
         service.bind_secrets()
         before = configuration(service)
         if "headers" in fields and not is_from_file:

@@ -164,17 +164,19 @@ def _apply_endpoints(service: Service, wanted: ServiceInFile, *, prune: bool, ac
 def _prune(names: set[str], *, actor: str, dry_run: bool) -> list[PlannedChange]:
     changes = []
     for service in Service.objects.filter(source=Source.FILE).exclude(name__in=names):
+        details: tuple[str, ...] = ()
         try:
             if dry_run:  # deletion.delete() would delete all history, only to roll it back
                 if deletion.unfinished_count(service):
                     raise Conflict
             else:
-                deletion.delete(service, force=False, actor=actor)
+                operation = deletion.delete(service, force=False, actor=actor)
+                details = (f"the workers delete its history, {operation.public_id}",) if operation else ()
         except Conflict:
             reason = "it is missing from the file but has unfinished messages; prune again when they are finished"
             changes.append(PlannedChange("kept", service.name, (reason,)))
         else:
-            changes.append(PlannedChange("deleted", service.name))
+            changes.append(PlannedChange("deleted", service.name, details))
     return changes
 
 

@@ -1,5 +1,5 @@
 """Work that time alone makes due, done by any worker: lost workers, breakers, expired messages, pauses, ignored failure
-groups, operations, retention, and the pruning that keeps tables small.
+groups, retention, and the pruning that keeps tables small.
 
 Two workers may run any of it at once, or one again: each step checks and changes under one lock or condition.
 """
@@ -37,7 +37,7 @@ from integrations.models import (
     tally,
 )
 from integrations.models import message as messages
-from integrations.operators import bulk_operations, failures
+from integrations.operators import failures
 from integrations.outbound.exchange import PeerCertificate as Shown
 from integrations.outbound.outcome import Fault
 from integrations.policies import breaker
@@ -51,8 +51,7 @@ BATCH = 500
 
 # ---- every second, every half minute ---------------------------------------------------------------------------------
 def sweep(may_rescue: bool = True) -> None:
-    """Run once a second: lost workers, breakers, expired messages, pauses, ignored failure groups, steps of operations
-    and retention.
+    """Run once a second: lost workers, breakers, expired messages, pauses, ignored failure groups and retention.
 
     ``may_rescue`` is False in a lane that has just stood still itself.
     """
@@ -63,7 +62,6 @@ def sweep(may_rescue: bool = True) -> None:
     _unless_locked(_bury_expired, now)
     _unless_locked(_end_pauses, now)
     failures.end_ignoring(now)
-    bulk_operations.advance()
     retention.advance()
 
 

@@ -32,6 +32,7 @@ from integrations.delivery.settle import settle, settle_bare, settle_free
 from integrations.logs import line
 from integrations.models import Event, Worker, database_now, sql
 from integrations.models.worker import LEASE, RENEW_EVERY
+from integrations.operators import bulk_operations
 from integrations.outbound.client import Client
 from integrations.outbound.outcome import Fault, Outcome
 from integrations.policies.clocks import Steadiness
@@ -86,6 +87,7 @@ class Pump:
         self._housekeeping_thread = _database_thread("housekeeping") if own else self._claim_thread
         self._settling: asyncio.Task[None] | None = None
         self._housekeeping: asyncio.Task[None] | None = None
+        self._operating: asyncio.Task[None] | None = None
         self._checks: set[asyncio.Task[None]] = set()
         self._wakeups = WakeupListener(self._on_wakeup)
         self._has_wakeup = self._may_be_due = self._found_nothing = False
@@ -95,7 +97,7 @@ class Pump:
         self._clock = (datetime.now(UTC), time.monotonic())
         self._steadiness = Steadiness()
         self._counts = {"delivered": 0, "failed": 0}
-        self._next_renewal = self._next_sweep = self._next_tidy = self._next_poll = 0.0
+        self._next_renewal = self._next_sweep = self._next_tidy = self._next_poll = self._next_operation = 0.0
         self._next_free_settling = self._skip_locked_until = 0.0
         self._errors = 0  # in a row
 
@@ -119,7 +121,7 @@ class Pump:
             await self._wait(0.0 if may_claim_more else self._time_to_next_step(end))
 
     def _is_busy(self) -> bool:
-        return bool(self.in_flight or self._may_be_due or self._housekeeping or self._checks)
+        return bool(self.in_flight or self._may_be_due or self._housekeeping or self._operating or self._checks)
 
     def stop(self) -> None:
         """End the loop at its next turn. Safe to call from a signal handler of the loop."""
@@ -141,7 +143,8 @@ class Pump:
             task.cancel()
         for task in self._checks:
             task.cancel()
-        tasks = [task for _, task in self.in_flight.values()] + ([self._housekeeping] if self._housekeeping else [])
+        tasks = [task for _, task in self.in_flight.values()]
+        tasks += [task for task in (self._housekeeping, self._operating) if task is not None]
         await asyncio.gather(*tasks, *self._checks, return_exceptions=True)
         if await self._try_settle_all() and self.worker_id:
             await self._in_database(housekeeping.stop_worker, self.worker_id)
@@ -174,6 +177,7 @@ class Pump:
             await self._join_settling()
         self._start_settling()
         await self._start_housekeeping()
+        await self._start_operating()
         return await self._claim()
 
     async def _hold_lease(self) -> None:
@@ -243,6 +247,24 @@ class Pump:
             task = asyncio.create_task(self._check(check))
             self._checks.add(task)
             task.add_done_callback(self._end_check)
+
+    async def _start_operating(self) -> None:
+        """Start the next steps of operations if they are due. Re-raises the error of the last ones.
+
+        Not in the sweep: between two steps the thread is free for claims, and on SQLite the database for others.
+        """
+        if self._operating is not None:
+            if not self._operating.done():
+                return
+            ended, self._operating = self._operating, None
+            await ended
+        if time.monotonic() >= self._next_operation and not self.alone:
+            self._operating = asyncio.create_task(self._operate())
+            self._operating.add_done_callback(lambda _: self._woken.set())
+
+    async def _operate(self) -> None:
+        pause = await self._in_thread(self._housekeeping_thread, bulk_operations.advance)
+        self._next_operation = time.monotonic() + pause
 
     async def _check(self, check: health_checks.Check) -> None:
         try:
@@ -480,6 +502,8 @@ class Pump:
         moments = [self._next_renewal]
         if self._housekeeping is None:  # else its end wakes the loop
             moments.append(self._next_sweep)
+        if self._operating is None and not self.alone:
+            moments.append(self._next_operation)
         if len(self.in_flight) < self.capacity:
             moments.append(self._next_poll)
         if end is not None:

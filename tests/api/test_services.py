@@ -8,11 +8,25 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
-from integrations.api.responses import BreakerOut, EndpointOut, ServiceOut, ServicePage
-from integrations.models import AuditEntry, Health, Message, Role, Runtime, Service, Source, Status, Tally, Token
+from integrations.api.responses import BreakerOut, EndpointOut, OperationOut, ServiceOut, ServicePage
+from integrations.models import (
+    AuditEntry,
+    Health,
+    Message,
+    Operation,
+    Role,
+    Runtime,
+    Service,
+    Source,
+    Status,
+    Tally,
+    Token,
+)
+from integrations.registration import deletion
 from integrations.registration.registry import register
 from integrations.schemas.service import ServiceIn
 from tests.support.calling import Api, is_problem
+from tests.support.records import work
 
 CANARY = "canary-5f1e0c"
 
@@ -109,12 +123,36 @@ def test_a_service_with_unfinished_messages_is_deleted_by_force_only(admin: Api,
     assert not Message.objects.exists()
 
 
-def test_force_waits_for_what_is_being_sent(admin: Api, billing: Service, queue: Any) -> None:
-    waiting, sending = queue(), queue()
+def test_a_deletion_by_force_waits_for_a_call_in_flight(
+    admin: Api, operator: Api, billing: Service, queue: Any
+) -> None:
+    queue()
+    sending = queue()
     Message.objects.filter(pk=sending.pk).update(status=Status.DELIVERING)
-    assert "try again" in is_problem(admin.delete("/services/billing?force=true"), 409)["detail"]
-    waiting.refresh_from_db()
-    assert waiting.status == Status.CANCELLED
+    answer = admin.delete("/services/billing?force=true")
+    assert answer.status_code == 202
+    OperationOut.model_validate(document := answer.json())
+    assert answer["Location"] == f"/api/v1/operations/{document['id']}"
+    assert (document["kind"], document["state"], document["rate"]) == ("delete", "planning", None)
+    assert admin.delete("/services/billing?force=true").json()["id"] == document["id"], "asked again, it is the same"
+    assert admin.get("/services/billing").json()["status"] == "deleting"
+    message = {"service": "billing", "path": "/orders"}
+    assert "is being deleted" in is_problem(operator.post("/messages", message), 409)["detail"]
+    (rejected,) = operator.post("/messages/batch", {"messages": [message]}).json()["rejected"]
+    assert rejected["error"]["status"] == 409
+    is_problem(operator.post("/services/billing/pause", {"reason": "later"}), 409)
+    is_problem(operator.post("/services/billing/resume"), 409)
+    is_problem(operator.patch("/services/billing", {"description": "new"}), 422)
+    refused = operator.post("/process", {"service": "billing", "method": "GET", "path": "/"})
+    assert "is being deleted" in str(refused.json())
+
+    operation = work(Operation.objects.get())
+    assert (operation.total, operation.succeeded, operation.state) == (2, 1, "running")
+    Message.objects.filter(pk=sending.pk).update(status=Status.DELIVERED, finished_at=timezone.now())
+    Operation.objects.update(created_at=timezone.now() - deletion.LAST_ACCEPTED)
+    operation = work(operation)
+    assert (operation.total, operation.succeeded, operation.state) == (2, 2, "finished")
+    is_problem(admin.get("/services/billing"), 404)
 
 
 def test_a_paused_service_says_why_and_holds_its_messages(operator: Api, billing: Service, queue: Any) -> None:

@@ -95,3 +95,40 @@ def test_replay_a_few_pause_it_and_cancel_it(look: Look, page: Page, service: st
     operation.get_by_role("button", name="Cancel").click()
     page.locator("dialog[open]").get_by_role("button", name=re.compile("Cancel|Yes|Go on|Confirm")).last.click()
     expect(operation.locator(".badge.cancelled").first).to_be_visible()
+
+
+def test_a_backlog_is_cancelled_and_its_service_deleted(
+    look: Look, page: Page, mary: Person, api: httpx.Client, sink: Receiver, shot: Callable[..., None]
+) -> None:
+    name = f"backlog-{look}-{next(_numbers)}"
+    assert api.post("services", json={"name": name, "base_url": sink.url}).status_code == 201
+    assert api.post(f"services/{name}/pause", json={"reason": "full"}).status_code == 200
+    message = {"service": name, "path": "/orders", "body": {}}
+    for _ in range(3):
+        assert api.post("messages/batch", json={"messages": [message] * 500}).status_code == 200
+    mary.sign_in(page)
+    page.goto(f"/services/{name}/")
+    expect_clean(page)
+    shot(f"service-backlog-{look}")
+    page.get_by_role("button", name="Cancel all waiting messages").click()
+    shot(f"service-cancel-waiting-{look}")
+    page.get_by_role("button", name="Cancel messages").click()
+    operation = page.locator("#operation")
+    expect(operation).to_contain_text("as fast as the database allows", timeout=WORKERS)
+    expect(operation).to_contain_text("1,500 of 1,500 done", timeout=WORKERS)
+    shot(f"operation-cancelled-waiting-{look}")
+    expect_clean(page)
+
+    page.goto(f"/services/{name}/delete/")
+    page.get_by_role("button", name=f"Delete {name}").click()
+    expect(page.locator("h1")).to_contain_text("Delete service")
+    shot(f"operation-deletion-{look}")
+    expect_clean(page)
+    page.goto(f"/services/{name}/")
+    expect(page.locator("#service")).to_contain_text("Being deleted", timeout=WORKERS)
+    shot(f"service-deleting-{look}")
+    expect_clean(page)
+    page.goto("/services/")
+    expect(page.get_by_role("row", name=name)).to_contain_text("deleting")
+    expect(page.get_by_role("row", name=name)).to_have_count(0, timeout=WORKERS)
+    assert api.get(f"services/{name}").status_code == 404

@@ -10,7 +10,9 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from integrations.models import AuditEntry, Endpoint, Message, Role, Service, Status, Tally
+from integrations.models import AuditEntry, Endpoint, Message, Operation, Role, Service, Status, Tally
+from integrations.registration import deletion
+from tests.support.records import work
 from tests.support.signed_in import a_service, browser, messages_of, trip, words
 
 pytestmark = pytest.mark.django_db
@@ -416,6 +418,42 @@ def test_a_service_with_unfinished_messages_is_deleted_only_when_that_is_meant()
     assert client.post("/services/billing/delete/", {"force": "on"}).status_code == 303
     assert not Service.objects.exists()
     assert AuditEntry.objects.filter(action="service.emptied").exists()
+
+
+def test_all_waiting_messages_are_cancelled_with_one_click() -> None:
+    messages_of(service := a_service(), Status.PENDING, 3)
+    client = browser(Role.OPERATOR)
+    assert "Cancel all waiting messages" in words(client.get("/services/billing/"))
+    assert browser(Role.VIEWER).post("/services/billing/cancel-waiting/").status_code == 403
+    assert client.get("/services/billing/cancel-waiting/").status_code == 405
+    answer = client.post("/services/billing/cancel-waiting/")
+    operation = work(Operation.objects.get())
+    assert answer["Location"] == f"/operations/{operation.public_id}/"
+    assert (operation.kind, operation.has_limit, operation.succeeded) == ("cancel", False, 3)
+    assert not Message.objects.for_service(service).pending().exists()
+    assert "Cancel all waiting messages" not in words(client.get("/services/billing/"))
+
+
+def test_a_large_service_is_deleted_by_an_operation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deletion, "AT_ONCE", 2)
+    messages_of(a_service(), Status.PENDING, 3)
+    client = browser(Role.ADMIN)
+    answer = client.post("/services/billing/delete/", {"force": "on"})
+    operation = Operation.objects.get()
+    assert answer["Location"] == f"/operations/{operation.public_id}/"
+    assert "Delete service" in words(client.get(answer["Location"]))
+    shown = words(client.get("/services/billing/"))
+    assert "Being deleted: 0 of 0 messages so far" in shown
+    assert "/services/billing/pause/" not in client.get("/services/billing/").content.decode()
+    sent = client.post("/messages/new/", {"service": "billing", "method": "POST", "path": "/"})
+    assert "is being deleted" in words(sent)
+    Operation.objects.update(state="stopped")
+    assert "Its deletion stopped" in words(client.get("/services/billing/"))
+    Operation.objects.update(created_at=timezone.now() - deletion.LAST_ACCEPTED, state="planning")
+    assert work(operation).state == "finished"
+    page = words(client.get(answer["Location"]))
+    assert "3 of 3 deleted" in page
+    assert client.get("/operations/").status_code == 200
 
 
 # ---- endpoints ----------------------------------------------------------------------------------------------------

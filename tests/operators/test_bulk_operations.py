@@ -256,13 +256,30 @@ def test_its_rate_holds_and_can_be_changed(billing: Service) -> None:
     operation = plan(rate=10)
     bulk_operations.step(operation.pk)  # planned
     start = timezone.now()
-    # One second's messages at once, then at the rate.
-    for seconds, done in ((0, 10), (0, 10), (0.5, 15), (0.6, 16)):
+    for seconds, done in ((0, 1), (0, 1), (0.5, 6), (0.6, 7)):
         _at(operation, start + timedelta(seconds=seconds))
         assert operation.done == done
     bulk_operations.change(operation, by="person ada", rate=FAST)
     _at(operation, start + timedelta(seconds=2))
     assert operation.done == 30
+
+
+@pytest.mark.parametrize("pauses", [False, True])
+def test_the_first_second_of_a_rate_sent_two_seconds_worth(billing: Service, pauses: bool) -> None:
+    messages_of(billing, 40)
+    operation = plan(rate=10)
+    while operation.state == State.PLANNING:
+        bulk_operations.step(operation.pk)
+        operation.refresh_from_db()
+    if pauses:  # a resumption is a start, too
+        bulk_operations.pause(operation, by="person ada")
+        bulk_operations.resume(operation, by="person ada")
+    start = timezone.now() + timedelta(minutes=1)
+    for tenths in range(10):
+        _at(operation, start + timedelta(seconds=tenths / 10))
+    assert operation.done == 10
+    _at(operation, start + timedelta(seconds=30))  # the workers stood still: half a second is caught up
+    assert operation.done == 15
 
 
 def _at(operation: Operation, now: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
+from django.views.decorators.http import require_POST
 
 from dashboard.access import actor, admin, operator
 from dashboard.forms.actions import DeleteForm, PauseForm, ResumeForm
@@ -12,7 +13,7 @@ from dashboard.presenters.service_stats import count_unfinished
 from dashboard.responses import form_page, posted, see_other
 from integrations.errors import Conflict
 from integrations.models import Message, Service
-from integrations.operators import traffic
+from integrations.operators import bulk_operations, traffic
 from integrations.registration import deletion
 
 
@@ -46,6 +47,16 @@ def resume(request: HttpRequest, name: str) -> HttpResponse:
     return form_page(request, "services/resume.html", {"form": form, "service": service}, is_refused=form.is_bound)
 
 
+@operator
+@require_POST
+def cancel_waiting(request: HttpRequest, name: str) -> HttpResponse:
+    """Cancel all waiting messages of a service, by an operation."""
+    service = get_object_or_404(Service, name=name)
+    operation = bulk_operations.cancel_waiting(service, by=actor(request))
+    messages.success(request, f"Cancelling the waiting messages of {name}.")
+    return see_other("operation", operation.public_id)
+
+
 @admin
 def delete(request: HttpRequest, name: str) -> HttpResponse:
     service = get_object_or_404(Service, name=name)
@@ -58,10 +69,13 @@ def delete(request: HttpRequest, name: str) -> HttpResponse:
             )
         else:
             try:
-                deletion.delete(service, force=form.cleaned_data["force"], actor=actor(request))
+                operation = deletion.delete(service, force=form.cleaned_data["force"], actor=actor(request))
             except Conflict as refusal:
                 form.add_error(None, str(refusal))
             else:
+                if operation is not None:
+                    messages.success(request, f"Deleting {name}. It accepts no message and makes no call from now on.")
+                    return see_other("operation", operation.public_id)
                 messages.success(request, f"{name} and its history deleted.")
                 return see_other("services")
     context = {"form": form, "service": service, "unfinished": unfinished}

@@ -16,7 +16,7 @@ from dashboard.presenters.charts import TimeRange, chart, time_range_named
 from dashboard.presenters.sentences import breaker_rules, event_summary, limit_summary, retry_summary
 from dashboard.presenters.service_stats import standings
 from dashboard.presenters.slowdowns import slowdowns_of
-from integrations.models import AUTH_SECRETS, MESSAGES_CHANGED, MESSAGES_ENDED, Certificate, Event, Service
+from integrations.models import AUTH_SECRETS, MESSAGES_CHANGED, MESSAGES_ENDED, Certificate, Event, Operation, Service
 from integrations.policies import breaker as breaker_policy
 
 EVENTS_SHOWN = 12
@@ -64,6 +64,7 @@ def _panel_context(name: str, time_range: TimeRange, *, with_secrets: bool = Fal
         "panel_url": f"{reverse('_service', args=[service.name])}?span={time_range.name}",
         "slowdowns": slowdowns_of(standing, count_waiting=True),
         "open_periods": open_periods,
+        "deletion": Operation.objects.deleting(service.pk).first() if service.is_being_deleted else None,
         "opening": open_periods[0].last if open_periods and open_periods[0].is_ongoing else None,
         "events": [(event, event_summary(event), _failure_url(event)) for event in events],
     }
