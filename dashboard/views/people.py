@@ -27,6 +27,7 @@ from integrations.models import Account, AuditEntry, Role, SetupLink
 from integrations.models.account import digest
 
 UNKNOWN_NAMES = "names without an account"
+ADMIN_SESSION = timedelta(hours=24)  # from the sign-in on; an admin makes accounts and tokens
 
 
 class SignInForm(AuthenticationForm):
@@ -57,7 +58,10 @@ class Login(LoginView):
         account = form.get_user()
         with transaction.atomic():
             AuditEntry.objects.record(f"person {account.username}", "person.signed_in", account.username)
-            return super().form_valid(form)
+            response = super().form_valid(form)
+            _limit_session(self.request, account)
+        self.request.session.clear_expired()
+        return response
 
     def form_invalid(self, form: AuthenticationForm) -> HttpResponse:
         # Attempts that django-axes locks out are not recorded, so that guessing cannot fill the audit log.
@@ -67,6 +71,11 @@ class Login(LoginView):
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         return super().get_context_data(has_accounts=Account.objects.exists(), **kwargs)
+
+
+def _limit_session(request: HttpRequest, account: Account) -> None:
+    if account.may(Role.ADMIN):
+        request.session.set_expiry(timezone.now() + ADMIN_SESSION)
 
 
 def _record_failure(name: str) -> None:
@@ -116,6 +125,7 @@ def setup(request: HttpRequest, secret: str) -> HttpResponse:
     if account is None:
         return _used_up(request)
     sign_in(request, account, backend="django.contrib.auth.backends.ModelBackend")
+    _limit_session(request, account)
     return see_other("overview")
 
 
