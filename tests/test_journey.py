@@ -53,6 +53,7 @@ def test_the_journey(workers: None, client: Client, sink: Receiver) -> None:
         "name": "billing",
         "base_url": sink.url,
         "network.allow_private": "127.0.0.0/8",
+        "network.reason": "The receiver runs here.",
         "retry.max_attempts": "2",
         "retry.initial": "0.1",
         "retry.jitter": "0",

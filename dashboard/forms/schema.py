@@ -45,7 +45,7 @@ class SchemaForm(forms.Form):
         """``present``: the current settings as the API returns them; ``fixed``: parts without a field."""
         self.leaves = leaves(self.schema)
         initial = (
-            {name: _shown(_at(present, name), _sign(name)) for name in self.names if name not in self.secret}
+            {name: self._present(present, name) for name in self.names if name not in self.secret}
             if present is not None
             else None
         )
@@ -56,6 +56,12 @@ class SchemaForm(forms.Form):
         for name in self.names:
             if name not in hidden:
                 self.fields[name] = self._field(name)
+
+    def _present(self, present: dict[str, Any], name: str) -> Any:
+        value = _at(present, name)
+        if kind_of(self.leaves[name]) == "time" and value:
+            return datetime.fromisoformat(value)
+        return _shown(value, _sign(name))
 
     def _field(self, name: str) -> forms.Field:
         info, kind = self.leaves[name], kind_of(self.leaves[name])

@@ -61,6 +61,7 @@ class ShownGroup:
         return ",".join(bound.html_name for bound in self.fields)
 
 
+NETWORK_FIELDS = ("network.allow_private", "network.reason", "network.until")  # for admins
 NAMED = 3  # changed settings that a closed group names
 BASIC = ("name", "base_url", "description", "owner", "tags")
 GROUPS = (
@@ -132,7 +133,7 @@ GROUPS = (
         "network",
         "Network",
         "default: the base URL above, public internet only",
-        ("url_env", "network.allow_private"),
+        ("url_env", *NETWORK_FIELDS),
     ),
 )
 
@@ -193,6 +194,8 @@ class ServiceForm(SchemaForm):
         "headers": "Headers (one per line)",
         "search_fields": "Searchable body fields",
         "network.allow_private": "Allowed private networks",
+        "network.reason": "Reason for these networks",
+        "network.until": "Networks allowed until",
     }
     choices = {
         "auth.type": {
@@ -216,7 +219,7 @@ class ServiceForm(SchemaForm):
         present: dict[str, Any] | None = None,
         may_allow_private: bool,
     ) -> None:
-        without = set() if may_allow_private else {"network.allow_private"}
+        without = set() if may_allow_private else {*NETWORK_FIELDS}
         fixed: dict[str, Any] = {}
         if service is not None:
             without.add("name")

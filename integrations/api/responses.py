@@ -45,6 +45,14 @@ class SigningOut(Signing):
     )
 
 
+class NetworkOut(NetworkRules):
+    allowed_by: str | None = Field(
+        description="Who allowed these networks, such as `person ada`; null without networks, and for those that a "
+        "version allowed which asked for no reason."
+    )
+    allowed_at: datetime | None = Field(description="Time of it.")
+
+
 class RotatedOut(ResponseModel):
     secret: str = Field(description="Signing secret (`whsec_…`), returned only here.")
     public_key: str = Field(description="Key with which receivers verify `v1a` signatures (`whpk_…`).")
@@ -71,7 +79,7 @@ class ServiceOut(ResponseModel):
     breaker: BreakerPolicy
     limits: Limits
     cache: Cache
-    network: NetworkRules
+    network: NetworkOut
     health_check: HealthCheck
     status: Literal["active", "paused", "deleting"]
     paused_reason: str | None

@@ -31,7 +31,7 @@ from integrations.operators import traffic
 from integrations.policies import breaker as breaker_policy
 from integrations.registration import deletion, endpoints, registry
 from integrations.schemas.actions import BreakerIn, PauseIn, ResumeIn, RotateIn
-from integrations.schemas.service import EndpointIn, ServiceIn
+from integrations.schemas.service import EndpointIn, NetworkRules, ServiceIn
 
 HEALTHY_FOR = timedelta(hours=1)  # an older success is no sign of present health
 
@@ -49,7 +49,7 @@ def list_services(request: HttpRequest, limit: Limit = LIMIT, cursor: Cursor = N
 @router.post("/services", auth=operator, response={201: ServiceOut})
 def register_service(request: HttpRequest, data: ServiceIn) -> HttpResponse:
     """Register a service."""
-    _check_networks(request, data, present=[])
+    _check_networks(request, data, present=NetworkRules().model_dump(mode="json"))
     service = registry.register(
         data, actor=caller(request).actor, source=Source.API, may_allow_private=_is_admin(request)
     )
@@ -69,7 +69,7 @@ def change_service(request: HttpRequest, name: str, data: Annotated[dict[str, An
         service = find_service(name, locked=True)  # no other change between merging and saving
         wanted = ServiceIn.model_validate(_merged(service, data))
         if "network" in data:
-            _check_networks(request, wanted, present=service.network.get("allow_private", []))
+            _check_networks(request, wanted, present=registry.network_rules(service))
         registry.change(
             service, wanted, _changed_fields(data), actor=caller(request).actor, may_allow_private=_is_admin(request)
         )
@@ -188,8 +188,9 @@ def _waiting(ids: Sequence[int], now: datetime) -> dict[int, tuple[int, datetime
 def _merged(service: Service, data: dict[str, Any]) -> dict[str, Any]:
     """Merge the patch into the current registration."""
     present = registry.configuration(service)
-    # Drop read-only values: the marks that stand for secrets, and the public key.
+    # Drop read-only values: the marks that stand for secrets, the public key, and who allowed the networks.
     present["auth"], present["signing"] = dict(service.auth), dict(service.signing)
+    present["network"] = registry.network_rules(service)
     if service.url_env:
         present["base_url"] = None
     if data.get("base_url") and "url_env" not in data:
@@ -224,8 +225,8 @@ def _is_admin(request: HttpRequest) -> bool:
     return caller(request).role.covers(Role.ADMIN)
 
 
-def _check_networks(request: HttpRequest, data: ServiceIn, present: list[str]) -> None:
-    if data.network.allow_private != present and not _is_admin(request):
+def _check_networks(request: HttpRequest, data: ServiceIn, present: dict[str, Any]) -> None:
+    if data.network.model_dump(mode="json") != present and not _is_admin(request):
         raise Problem(403, f"Only an admin may allow private networks; your role is {caller(request).role}.")
 
 

@@ -64,7 +64,7 @@ def build_call(
         connect_timeout=target.timeouts.connect_within,
         total_timeout=target.timeouts.total,
         keep=service.response_cap,
-        allowed=target.allowed,
+        allowed=target.allowed_at(now),
     )
 
 

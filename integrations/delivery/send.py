@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from http import HTTPStatus
+
+from django.utils import timezone
 
 from integrations.delivery import listeners, oauth
 from integrations.delivery.claim import Claim
@@ -59,7 +61,15 @@ async def make_call(
     if isinstance(authorized, Outcome):
         return call, authorized
     call = bounded(authorized)
-    outcome = await client.send(call)
+    outcome = _explained(service, await client.send(call))
     if outcome.status_code == HTTPStatus.UNAUTHORIZED:
         oauth.forget(service, call)
     return call, outcome
+
+
+def _explained(service: Service, outcome: Outcome) -> Outcome:
+    """Say that the service's networks have ended, where that may be why a call was refused."""
+    if outcome.fault is not Fault.BLOCKED or not service.networks_have_ended(timezone.now()):
+        return outcome
+    ended = f"its networks were allowed until {service.networks_until:%Y-%m-%d %H:%M} UTC"
+    return replace(outcome, detail=f"{outcome.detail}; {ended}")

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
 
+from django.conf import settings
+
 from integrations.logs import line
 from integrations.models import Runtime, Service
-from integrations.outbound.addresses import Network
+from integrations.outbound.addresses import Network, parse_networks
 from integrations.outbound.signing import Signer
 from integrations.policies import breaker, limits
 from integrations.policies.limits import Timeout
@@ -29,8 +31,15 @@ class Target:
     limits: limits.Limits
     timeouts: Timeout
     allowed: tuple[Network, ...]
+    allowed_until: datetime | None  # then only what every service may reach
     secret_values: tuple[str, ...]
     signer: Signer
+
+    def allowed_at(self, now: datetime) -> tuple[Network, ...]:
+        """The private networks that a call may reach now."""
+        if self.allowed_until is None or now < self.allowed_until:
+            return self.allowed
+        return parse_networks(settings.ALLOW_PRIVATE)
 
 
 _targets: dict[int, Target] = {}  # by service id
@@ -66,6 +75,7 @@ def target_of(service: Service) -> Target:
             limits=service.limits_policy,
             timeouts=service.timeouts,
             allowed=service.allowed_networks,
+            allowed_until=service.networks_until,
             secret_values=tuple(service.secret_values),
             signer=service.signer,
         )

@@ -147,9 +147,24 @@ class Service(models.Model):
 
     @property
     def allowed_networks(self) -> tuple[Network, ...]:
-        """The private networks that this service may reach: the installation's and its own."""
+        """The private networks that this service may reach until ``networks_until``: the installation's and its own."""
         own = ",".join(self.network.get("allow_private", []))
         return parse_networks(settings.ALLOW_PRIVATE) + parse_networks(own)
+
+    @property
+    def networks_until(self) -> datetime | None:
+        """When its own networks end; None is never."""
+        until = self.network.get("until")
+        return datetime.fromisoformat(until) if until else None
+
+    @property
+    def networks_allowed_at(self) -> datetime | None:
+        """When an admin allowed its own networks; None for those of earlier versions."""
+        allowed_at = self.network.get("allowed_at")
+        return datetime.fromisoformat(allowed_at) if allowed_at else None
+
+    def networks_have_ended(self, now: datetime) -> bool:
+        return self.networks_until is not None and now >= self.networks_until
 
     @property
     def is_paused(self) -> bool:

@@ -18,7 +18,8 @@ from integrations.outbound.addresses import Network
 from integrations.outbound.redaction import names_a_secret, redacted_headers, redacted_query
 from integrations.outbound.signing import MAX_KEYS, SigningKeys, rotated
 from integrations.outbound.urls import check_url, origin, static_refusal
-from integrations.schemas.service import ServiceIn
+from integrations.schemas.fields import utc_text
+from integrations.schemas.service import NetworkRules, ServiceIn
 
 PLAIN_FIELDS = (
     "description",
@@ -30,6 +31,7 @@ PLAIN_FIELDS = (
     "ordering",
 )
 POLICY_FIELDS = ("signing", "timeout", "retry", "breaker", "limits", "cache", "network", "health_check")
+NETWORK_FACTS = ("allowed_by", "allowed_at")  # written by Switchboard, not by an admin
 CONFIGURED = (*PLAIN_FIELDS, *POLICY_FIELDS, "base_url", "url_env", "auth")
 
 
@@ -53,12 +55,18 @@ def register(data: ServiceIn, *, actor: str, source: Source, may_allow_private: 
     with transaction.atomic():
         if source != Source.FILE:
             _refuse_credentials(service, data)
-        _fill(service, data, data.model_fields_set, may_allow_private=may_allow_private)
+        _fill(service, data, data.model_fields_set, actor=actor, may_allow_private=may_allow_private)
         with refusing_duplicates(taken):
             service.save()
         Health.objects.schedule(service)
         Event.objects.create(type="service.created", service=service, facts={"source": source})
-        AuditEntry.objects.record(actor, "service.created", service.name, after=masked(configuration(service)))
+        AuditEntry.objects.record(
+            actor,
+            "service.created",
+            service.name,
+            reason=_network_reason(service),
+            after=masked(configuration(service)),
+        )
     return service
 
 
@@ -87,7 +95,7 @@ def change(
         before = configuration(service)
         if "headers" in fields and not is_from_file:
             _refuse_credentials(service, data)
-        _fill(service, data, fields, may_allow_private=may_allow_private)
+        _fill(service, data, fields, actor=actor, may_allow_private=may_allow_private)
         # Save the given columns only: a worker may have paused the service since it was read.
         address = {"base_url", "url_env"} if fields & {"base_url", "url_env"} else set()
         service.save(update_fields=(fields & {*CONFIGURED}) | address | {"secrets", "updated_at"})
@@ -103,6 +111,7 @@ def change(
                 actor,
                 "service.changed",
                 service.name,
+                reason=_network_reason(service) if "network" in changed else "",
                 before=masked({name: before.get(name) for name in changed}),
                 after=masked({name: after[name] for name in changed}),
             )
@@ -124,11 +133,13 @@ def _read_again_locked(service: Service) -> None:
     service.refresh_from_db(from_queryset=Service.objects.select_for_update(no_key=True))
 
 
-def _fill(service: Service, data: ServiceIn, fields: set[str], *, may_allow_private: bool) -> None:
+def _fill(service: Service, data: ServiceIn, fields: set[str], *, actor: str, may_allow_private: bool) -> None:
     for name in PLAIN_FIELDS:
         if name in fields:
             setattr(service, name, getattr(data, name))
-    _fill_policies(service, data, fields, may_allow_private=may_allow_private)
+    _fill_policies(service, data, fields)
+    if "network" in fields:
+        service.network = _networks(service, data.network, actor=actor, may_allow_private=may_allow_private)
     if fields & {"base_url", "url_env"}:
         _fill_address(service, data)
     _check_reachable(service, ("base_url",), service.base_url)
@@ -137,16 +148,43 @@ def _fill(service: Service, data: ServiceIn, fields: set[str], *, may_allow_priv
     _check_reachable(service, ("auth", "token_url"), service.auth.get("token_url"))
 
 
-def _fill_policies(service: Service, data: ServiceIn, fields: set[str], *, may_allow_private: bool) -> None:
+def _fill_policies(service: Service, data: ServiceIn, fields: set[str]) -> None:
     for name in POLICY_FIELDS:
-        if name not in fields:
-            continue
-        value = getattr(data, name).model_dump(mode="json")
-        if name == "network" and value != (service.network or {"allow_private": []}) and not may_allow_private:
-            raise Invalid((("network", "allow_private"), "only an admin may allow private networks"))
-        setattr(service, name, value)
+        if name in fields and name != "network":
+            setattr(service, name, getattr(data, name).model_dump(mode="json"))
     if service.signing.get("enabled") and not service.signing_keys:
         service.keep_signing_keys([SigningKeys.make(timezone.now())])
+
+
+def _networks(service: Service, rules: NetworkRules, *, actor: str, may_allow_private: bool) -> dict[str, Any]:
+    """Return the networks as they are stored, with who allowed them and when. Raises Invalid."""
+    present, wanted = network_rules(service), rules.model_dump(mode="json")
+    is_wider = not set(wanted["allow_private"]) <= set(present["allow_private"])
+    needs_reason = is_wider or wanted["until"] != present["until"]
+    if not needs_reason:
+        # Also those of earlier versions, which asked for no reason, and of a services file without one.
+        wanted["reason"] = wanted["reason"] or present["reason"]
+    if wanted == present:
+        return dict(service.network)
+    if not may_allow_private:
+        raise Invalid((("network", "allow_private"), "only an admin may allow private networks"))
+    if not wanted["allow_private"]:
+        return {"allow_private": []}
+    if needs_reason and not wanted["reason"]:
+        raise Invalid((("network", "reason"), "say why these networks are allowed"))
+    if wanted["until"] != present["until"] and rules.until is not None and rules.until <= timezone.now():
+        raise Invalid((("network", "until"), "must be in the future"))
+    return {**wanted, "allowed_by": actor, "allowed_at": utc_text(timezone.now())}
+
+
+def network_rules(service: Service) -> dict[str, Any]:
+    """The networks of a service as a registration names them."""
+    present = {"allow_private": [], "reason": "", "until": None, **service.network}
+    return {name: present[name] for name in NetworkRules.model_fields}
+
+
+def _network_reason(service: Service) -> str:
+    return str(network_rules(service)["reason"])
 
 
 def _fill_address(service: Service, data: ServiceIn) -> None:
@@ -223,7 +261,7 @@ def configuration(service: Service) -> dict[str, Any]:
         "breaker": service.breaker_policy.model_dump(mode="json"),
         "limits": service.limits_policy.model_dump(mode="json"),
         "cache": {"ttl": 0, **service.cache},
-        "network": {"allow_private": [], **service.network},
+        "network": {**network_rules(service), **{name: service.network.get(name) for name in NETWORK_FACTS}},
         "health_check": {"path": "/", "interval": 0, "expect": "2xx", **service.health_check},
     }
 

@@ -75,7 +75,7 @@ class SandboxService:
                 "description": self.description,
                 "owner": "Sandbox of make demo",
                 "tags": ["sandbox", *self.tags],
-                "network": {"allow_private": ["127.0.0.0/8"]},
+                "network": {"allow_private": ["127.0.0.0/8"], "reason": "The sandbox runs on this machine."},
                 **self.policy,
             }
         )

@@ -377,6 +377,8 @@ def _document(service: Service) -> dict[str, Any]:
     """Return a service as the file has it: the settings that differ from the defaults."""
     shown = _shown(registry.configuration(service), service.secret_values)
     shown["signing"].pop("public_key")
+    for name in registry.NETWORK_FACTS:
+        shown["network"].pop(name)
     if service.url_env:
         shown.pop("base_url")
     documents = [

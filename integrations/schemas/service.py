@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from datetime import datetime
+from typing import Annotated, Literal
 
 from pydantic import (
     Field,
+    StringConstraints,
     field_validator,
     model_validator,
 )
@@ -25,6 +27,7 @@ from integrations.schemas.fields import (
     ShortText,
     Slug,
     StrictModel,
+    Timestamp,
     checked_content_type,
     checked_field,
     checked_headers,
@@ -101,11 +104,24 @@ class NetworkRules(StrictModel):
         max_length=50,
         description="Private networks that calls may reach, in CIDR notation, such as 10.0.0.0/8.",
     )
+    reason: Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)] = Field(
+        "",
+        description="Why these networks are allowed; in the audit log. Required to allow one, or to change the end.",
+    )
+    until: Timestamp | None = Field(
+        None, description="Time, to the minute, from which calls to these networks are refused. Default: never."
+    )
 
     @field_validator("allow_private")
     @classmethod
     def are_networks(cls, value: list[str]) -> list[str]:
         return [str(network) for network in parse_networks(",".join(value))]
+
+    @field_validator("until")
+    @classmethod
+    def is_a_whole_minute(cls, value: datetime | None) -> datetime | None:
+        """A form has minutes: an end with seconds would change whenever a form is saved."""
+        return value and value.replace(second=0, microsecond=0)
 
 
 class HealthCheck(StrictModel):

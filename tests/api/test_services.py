@@ -104,11 +104,14 @@ def test_secrets_are_never_read_back(admin: Api, billing: Service) -> None:
 
 
 def test_only_an_admin_allows_private_networks(operator: Api, admin: Api) -> None:
-    body = {"name": "inner", "base_url": "http://10.1.2.3", "network": {"allow_private": ["10.0.0.0/8"]}}
+    network = {"allow_private": ["10.0.0.0/8"], "reason": "on site"}
+    body = {"name": "inner", "base_url": "http://10.1.2.3", "network": network}
     is_problem(operator.post("/services", body), 403)
     assert admin.post("/services", body).status_code == 201
     is_problem(operator.patch("/services/inner", {"network": {"allow_private": []}}), 403)
-    assert operator.patch("/services/inner", {"description": "known"}).status_code == 200
+    is_problem(operator.patch("/services/inner", {"network": {"reason": "mine"}}), 403)
+    is_problem(operator.patch("/services/inner", {"network": {"until": None, "reason": "mine"}}), 403)
+    assert operator.patch("/services/inner", {"description": "known", "network": network}).status_code == 200
 
 
 def test_a_service_without_unfinished_messages_is_deleted(admin: Api, billing: Service) -> None:

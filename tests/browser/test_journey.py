@@ -59,6 +59,7 @@ def test_the_journey_in_a_browser(
         details.click()
     for name, value in {
         "network.allow_private": "127.0.0.0/8",
+        "network.reason": "The receiver runs here.",
         "retry.max_attempts": "2",
         "retry.initial": "0.2",
         "retry.budget": "1",

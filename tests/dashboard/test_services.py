@@ -294,12 +294,47 @@ def test_a_refusal_of_the_registry_stands_beside_its_field() -> None:
 
 
 def test_only_an_admin_is_offered_and_allowed_private_networks() -> None:
-    given = NEW | {"base_url": "http://10.1.2.3/", "network.allow_private": "10.0.0.0/8"}
+    given = NEW | {"base_url": "http://10.1.2.3/", "network.allow_private": "10.0.0.0/8", "network.reason": "on site"}
     operator = browser(Role.OPERATOR)
-    assert "network.allow_private" not in operator.get("/services/new/").content.decode()
+    assert "network." not in operator.get("/services/new/?all").content.decode()
     assert operator.post("/services/new/", given).status_code == 422
     assert browser(Role.ADMIN).post("/services/new/", given).status_code == 303
+    network = Service.objects.get().network
+    assert (network["allow_private"], network["reason"]) == (["10.0.0.0/8"], "on site")
+
+
+def test_a_private_network_needs_a_reason_and_the_page_names_it_with_who_and_until_when() -> None:
+    admin, service = browser(Role.ADMIN), NEW | {"base_url": "http://10.1.2.3/", "network.allow_private": "10.0.0.0/8"}
+    refused = admin.post("/services/new/", service)
+    assert refused.status_code == 422
+    assert 'id="id_network.reason_error"' in refused.content.decode()
+    end = timezone.now().replace(second=0, microsecond=0) + timedelta(days=2)
+    given = {"network.reason": "moves to the new site", "network.until": end.strftime("%Y-%m-%dT%H:%M")}
+    assert admin.post("/services/new/", service | given).status_code == 303
+    page = words(browser(Role.VIEWER).get("/services/billing/"))
+    assert "10.0.0.0/8 , until" in page
+    assert re.search(r"“moves to the new site”, allowed by person \S+ now", page)
+    form = admin.get("/services/billing/edit/?all").content.decode()
+    assert f'value="{end:%Y-%m-%dT%H:%M}"' in form
+    assert 'value="moves to the new site"' in form
+
+
+def test_an_edit_of_something_else_leaves_networks_that_have_ended_as_they_are() -> None:
+    network = {"allow_private": ["10.0.0.0/8"], "reason": "on site", "until": "2026-01-01T10:00:00Z"}
+    service = a_service()
+    Service.objects.filter(pk=service.pk).update(network=network, base_url="http://10.1.2.3/")
+    assert edited(browser(Role.ADMIN), description="New words").status_code == 303
+    assert Service.objects.get().network == network
+    page = words(browser().get("/services/billing/"))
+    assert "10.0.0.0/8 , ended" in page
+
+
+def test_networks_of_a_version_that_asked_for_no_reason_say_so_and_stay() -> None:
+    service = a_service()
+    Service.objects.filter(pk=service.pk).update(network={"allow_private": ["10.0.0.0/8"]}, base_url="http://10.1.2.3/")
+    assert edited(browser(Role.ADMIN), description="New words").status_code == 303
     assert Service.objects.get().network == {"allow_private": ["10.0.0.0/8"]}
+    assert "10.0.0.0/8 Allowed before a reason was asked for." in words(browser().get("/services/billing/"))
 
 
 def edited(client: Client, **changes: str) -> Any:

@@ -58,7 +58,7 @@ def test_a_form_in_flight_does_not_send_a_new_secret_to_the_host_that_an_admin_r
 
 
 def test_a_form_in_flight_does_not_bring_back_a_network_that_an_admin_removed() -> None:
-    registered(network={"allow_private": ["10.0.0.0/8"]})
+    registered(network={"allow_private": ["10.0.0.0/8"], "reason": "on site"})
     in_flight = Service.objects.get()
     saved(Service.objects.get(), is_admin=True, network={"allow_private": []})
     saved(in_flight, description="only this")
@@ -135,9 +135,9 @@ def test_however_two_sessions_interleave_a_secret_stays_with_its_host(db: None, 
             elif step == "secret":  # entered for the address that this session sees
                 saved(service, base_url=service.base_url, auth=bearer(f"for {service.base_url}"))
             elif step == "network":
-                wanted = {"allow_private": ["10.0.0.0/8"] if address == OURS else []}
+                wanted = {"allow_private": ["10.0.0.0/8"], "reason": "on site"} if address == OURS else {}
                 saved(service, is_admin=is_admin, network=wanted)
-                network = wanted
+                network = {"allow_private": [], **wanted}
             elif step == "description":
                 saved(service, description=address)
             elif step == "rotate":
@@ -150,7 +150,7 @@ def test_however_two_sessions_interleave_a_secret_stays_with_its_host(db: None, 
         secret = stored.secret("auth.token")
         assert secret in (None, f"for {stored.base_url}")
         assert secret is None or stored.secret_for_call("auth.token") == secret
-        assert (stored.network or {"allow_private": []}) == network
+        assert {name: stored.network.get(name, []) for name in network} == network
 
 
 def test_an_endpoint_whose_query_no_url_can_hold_is_refused() -> None:

@@ -27,7 +27,7 @@ def own_listeners_are_read_again() -> Iterator[None]:
 def registered(token_url: str, *networks: str, base_url: str = "https://billing.example.com") -> Service:
     auth = {"type": "oauth2", "token_url": token_url, "client_id": "c", "client_secret": "hush-hush"}
     data = {"name": "billing", "base_url": base_url, "auth": auth}
-    wanted = ServiceIn.model_validate({**data, "network": {"allow_private": list(networks)}})
+    wanted = ServiceIn.model_validate({**data, "network": {"allow_private": list(networks), "reason": "on site"}})
     return registry.register(wanted, actor="person ada", source=Source.FORM, may_allow_private=True)
 
 

@@ -160,7 +160,7 @@ EVERY_KIND: list[dict[str, Any]] = [
     {"retry": {"schedule": [1, 2.5], "retry_on": ["5xx", 418], "deadline": 60, "on_gone": "pause"}, "ordering": "key"},
     {"breaker": {"window": {"type": "time", "size": 60}, "failure_rate": 0.1}, "limits": {"rate": 3, "per": 2}},
     {"breaker": {"window": {"size": 40}}, "timeout": {"total": 5}, "response_cap": 0, "cache": {"ttl": 9}},
-    {"network": {"allow_private": ["10.0.0.0/8"]}, "base_url": "http://10.1.2.3:8080"},
+    {"network": {"allow_private": ["10.0.0.0/8"], "reason": "on site", "until": "2099-01-31T10:00:00Z"}, "base_url": "http://10.1.2.3:8080"},
 ]  # fmt: skip
 ENDPOINTS: list[dict[str, Any]] = [
     {"name": "plain"},
@@ -399,8 +399,11 @@ def everything() -> list[Any]:
 
 
 def as_registered(service: Service) -> dict[str, Any]:
-    """Return the settings without the times at which secrets were set, and without keys, which differ each time."""
+    """Return the settings without the times at which secrets were set, without keys, which differ each time, and
+    without who allowed its networks."""
     readable = registry.configuration(service)
     auth = {name: value["set"] if isinstance(value, dict) else value for name, value in readable["auth"].items()}
+    network = {name: value for name, value in readable["network"].items() if name not in registry.NETWORK_FACTS}
     of_service = [endpoints.configuration(endpoint) for endpoint in service.endpoints.all()]
-    return {**readable, "auth": auth, "signing": service.signing.get("enabled", False), "endpoints": of_service}
+    signing = service.signing.get("enabled", False)
+    return {**readable, "auth": auth, "network": network, "signing": signing, "endpoints": of_service}

@@ -33,6 +33,7 @@ def detail(request: HttpRequest, name: str) -> HttpResponse:
         "retry_summary": retry_summary(service.retry_policy, timezone.now()),
         "breaker_summary": breaker_rules(service.breaker_policy),
         "limit_summary": limit_summary(service),
+        "networks_ended": service.networks_have_ended(timezone.now()),
         "retry_on": ", ".join(map(str, service.retry_policy.retry_on)),
     }
     return render(request, "services/service.html", context)
