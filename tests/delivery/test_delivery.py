@@ -14,7 +14,7 @@ import pytest
 from django.db import OperationalError
 from django.utils import timezone
 
-from integrations.delivery.claim import claim, claim_suspect, give_back, give_back_unknown
+from integrations.delivery.claim import Claim, claim, claim_suspect, give_back, give_back_unknown
 from integrations.delivery.send import CallResult
 from integrations.delivery.send import send as make_call
 from integrations.delivery.settle import settle
@@ -132,6 +132,16 @@ def test_a_retry_after_makes_the_whole_service_wait(register: Register, send: Se
     deliver(ok)
     assert kind_of_wait(other) == "rate"
     assert Message.objects.get(pk=other.pk).attempts == 0
+
+
+def test_a_shorter_retry_after_does_not_end_a_longer_one(register: Register, send: Send) -> None:
+    send(register(), count=2)
+    longer, shorter = claim(a_worker().pk, 10)
+    for claimed, seconds in ((longer, "300"), (shorter, "10")):
+        settle([result_of([claimed], answering(429, **{"Retry-After": seconds}))])
+    throttled_until = Runtime.objects.get().throttled_until
+    assert throttled_until
+    assert throttled_until - database_now() > timedelta(seconds=200)
 
 
 def test_gone_pauses_the_service_where_it_is_told_to(register: Register, send: Send, deliver: Deliver) -> None:
@@ -281,6 +291,20 @@ def test_retries_stay_within_their_budget(register: Register, send: Send) -> Non
     assert len(claim(a_worker().pk, 100)) == 1
 
 
+def test_a_probe_spends_nothing_of_the_retry_budget(register: Register, send: Send) -> None:
+    send(register(), priority=Priority.RETRY)
+    Runtime.objects.update(state="half_open")
+    assert [claimed.trigger for claimed in claim(a_worker().pk, 10)] == ["probe"]
+    assert [tuple(counts) for _, *counts in Runtime.objects.get().recent] == [(1, 0)]
+
+
+def test_a_bulk_replay_that_fails_stays_behind_first_attempts_and_retries(register: Register, send: Send) -> None:
+    (message,) = send(register(), priority=Priority.BULK)
+    settle([result_of(claim(a_worker().pk, 10), answering(500))])
+    message.refresh_from_db()
+    assert (message.status, message.priority) == (Status.PENDING, Priority.BULK)
+
+
 def test_services_that_one_look_leaves_out_are_next(
     register: Register, send: Send, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -302,6 +326,12 @@ def test_a_rate_gives_each_claim_a_slot_of_its_own(register: Register, send: Sen
     interval = service.limits_policy.interval.total_seconds()
     assert gaps[:4] == pytest.approx([interval] * 4)
     assert min(gaps) > interval - 0.0001
+
+
+def test_a_fast_rate_begins_when_the_claim_is_committed(register: Register, send: Send) -> None:
+    send(register(limits={"rate": 100, "concurrency": 50}), count=10)
+    claims = claim(a_worker().pk, 100)
+    assert min(claimed.send_at - claimed.claimed_at for claimed in claims) >= timedelta(milliseconds=20)
 
 
 # ---- breaker ------------------------------------------------------------------------------------------------------
@@ -517,6 +547,10 @@ def test_a_place_is_used_again_whichever_call_leaves_it(
 
 
 # ---- lost claims --------------------------------------------------------------------------------------------------
+def result_of(claims: Sequence[Claim], answer: Callable[[httpx.Request], httpx.Response]) -> CallResult:
+    """Make the one call of a claim."""
+    (claimed,) = claims
+    return asyncio.run(make_call(Client(transport=httpx.MockTransport(answer)), claimed, timezone.now()))
 
 
 def lose(worker: Worker) -> None:
@@ -547,8 +581,7 @@ def test_a_late_result_becomes_history_and_changes_nothing(register: Register, s
     lose(worker)
     housekeeping.rescue()
 
-    result = asyncio.run(make_call(Client(transport=httpx.MockTransport(ok)), claims[0], timezone.now()))
-    settle([result])
+    settle([result_of(claims, ok)])
 
     message.refresh_from_db()
     assert (message.status, message.attempts) == (Status.PENDING, 0)
@@ -568,6 +601,18 @@ def test_a_message_that_loses_its_worker_again_and_again_is_dead(register: Regis
     assert (message.status, message.dead_reason, message.attempts) == (Status.DEAD, "worker_lost", 0)
     assert Tally.objects.get().dead == 1
     assert message.attempt_rows.filter(outcome="lost").count() == 4
+
+
+def test_a_suspect_waits_for_a_place_like_any_other_message(register: Register, send: Send) -> None:
+    service = register(limits={"concurrency": 1})
+    (suspect,) = send(service)
+    Message.objects.update(losses=1)
+    send(service)
+    in_flight = claim(a_worker().pk, 10)
+    alone = a_worker()
+    assert claim_suspect(alone.pk) == []
+    give_back(in_flight)
+    assert [claimed.message.pk for claimed in claim_suspect(alone.pk)] == [suspect.pk]
 
 
 def test_a_stopped_worker_gives_its_claims_back(register: Register, send: Send) -> None:
@@ -658,12 +703,25 @@ def test_a_pump_that_stops_beside_a_database_that_is_busy_writes_its_results(
 def test_a_result_counts_where_its_own_claim_stands(register: Register, send: Send) -> None:
     (message,) = send(register())
     claims = claim(a_worker().pk, 10)
-    result = asyncio.run(make_call(Client(transport=httpx.MockTransport(ok)), claims[0], timezone.now()))
+    result = result_of(claims, ok)
     settle([result])
+    written = Attempt.objects.values().get()
     settle([result])  # once more changes nothing
     message.refresh_from_db()
     assert (message.status, message.attempts) == (Status.DELIVERED, 1)
-    assert message.attempt_rows.count() == 1
+    assert Attempt.objects.values().get() == written
+
+
+def test_a_result_written_once_more_does_not_end_the_next_claim_of_its_worker(register: Register, send: Send) -> None:
+    (message,) = send(register())
+    worker = a_worker()
+    result = result_of(claim(worker.pk, 10), answering(500))
+    settle([result])
+    Message.objects.update(due_at=database_now())
+    assert len(claim(worker.pk, 10)) == 1
+    settle([result])
+    message.refresh_from_db()
+    assert (message.status, message.attempts, message.attempt_rows.count()) == (Status.DELIVERING, 1, 1)
 
 
 # ---- order --------------------------------------------------------------------------------------------------------
@@ -876,7 +934,13 @@ def test_gone_leaves_an_operators_pause_alone(register: Register, send: Send) ->
     send(service)
     claims = claim(a_worker().pk, 10)
     traffic.pause(service, PauseIn(reason="maintenance"), actor="person ada")
-    gone = httpx.MockTransport(answering(410))
-    settle([asyncio.run(make_call(Client(transport=gone), claims[0], timezone.now()))])
+    settle([result_of(claims, answering(410))])
     service.refresh_from_db()
     assert service.paused_reason == "maintenance"
+
+
+def test_gone_ends_a_message_whose_attempts_are_spent(register: Register, send: Send) -> None:
+    (message,) = send(register(retry={"on_gone": "pause", "max_attempts": 1}))
+    settle([result_of(claim(a_worker().pk, 10), answering(410))])
+    message.refresh_from_db()
+    assert (message.status, message.dead_reason) == (Status.DEAD, "gone")
