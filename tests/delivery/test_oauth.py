@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 import httpx
 import pytest
 
 from dashboard.presenters.timeline import next_step
 from integrations.delivery import oauth
+from integrations.delivery.send import make_call
 from integrations.models import Attempt, Message, Service, Status
 from integrations.outbound.client import Call, Client
 from integrations.outbound.outcome import Fault, Outcome
@@ -81,6 +83,19 @@ def test_a_call_that_gives_up_does_not_end_the_fetch_of_the_others(register: Reg
     assert gave_up.fault == Fault.TIMEOUT
     assert isinstance(waited, Call)
     assert fetched == 1
+
+
+def test_a_call_that_fetched_a_token_has_the_time_that_is_left(register: Register) -> None:
+    service = with_oauth(register, "http://billing.test")
+    left = iter([5.0, 2.0])
+
+    def bounded(call: Call) -> Call:
+        return replace(call, total_timeout=next(left))
+
+    client = Client(transport=httpx.MockTransport(lambda _: httpx.Response(200, json={"access_token": "t"})))
+    call, _ = asyncio.run(make_call(client, service, lambda: CALL, bounded=bounded))
+    assert call is not None
+    assert call.total_timeout == 2.0
 
 
 def test_a_late_401_does_not_drop_a_newer_token(register: Register) -> None:
