@@ -237,6 +237,11 @@ def test_a_schedule_waits_and_says_so(register: Register, send: Send, deliver: D
     assert Message.objects.get(pk=message.pk).status == Status.DELIVERED
 
 
+def test_a_schedule_in_the_past_gets_no_place_ahead_of_the_others(register: Register, send: Send) -> None:
+    (message,) = send(register(), deliver_at=timezone.now() - timedelta(hours=1))
+    assert message.due_at == message.created_at
+
+
 def test_an_expired_message_is_dead_without_a_call(register: Register, send: Send, deliver: Deliver) -> None:
     service = register()
     (message,) = send(service)
@@ -773,6 +778,21 @@ def test_a_message_behind_another_of_its_key_waits_for_it(register: Register, se
     traffic.cancel(head, actor="person ada")
     deliver(ok)
     assert Message.objects.get(pk=behind.pk).status == Status.DELIVERED
+
+
+def test_a_parked_message_stays_parked_when_it_is_retried_now_and_is_due_since_its_acceptance_afterwards(
+    register: Register, send: Send
+) -> None:
+    service = register(ordering="key")
+    head, behind = send(service, count=2, ordering_key="a")
+    assert len(claim(a_worker().pk, 10)) == 1  # the head; it parks the other one
+    Message.objects.filter(pk=head.pk).update(status=Status.PENDING, worker_id=None, claimed_at=None)
+    traffic.retry_now(behind, actor="person ada")
+    behind.refresh_from_db()
+    assert (behind.parked, behind.due_at) == (True, None)
+    traffic.cancel(head, actor="person ada")
+    behind.refresh_from_db()
+    assert (behind.parked, behind.due_at) == (False, behind.created_at)
 
 
 # ---- replay -------------------------------------------------------------------------------------------------------
