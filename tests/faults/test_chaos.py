@@ -1,0 +1,218 @@
+"""Faults under traffic: nothing is lost, each call has its row, and everything goes on by itself.
+
+Each scenario prints Jepsen's five sets (chaos.py), the recovery time, memory and descriptors, and compares what API,
+pages, metrics and receiver say. The short forms are in the everyday suite; `make faults` runs the long ones as well.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.faults.chaos import Chaos
+from tests.faults.inflict import (
+    Proxy,
+    SmallDisk,
+    foreign_lock,
+    kill_one,
+    repeated,
+    stopped,
+    terminate_backends,
+    wait,
+)
+from tests.faults.traffic import rows, wait_for_lanes
+from tests.support.backends import Servers
+from tests.support.installation import Installation
+from tests.support.receiver import Receiver
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
+
+long, postgres = pytest.mark.long, pytest.mark.postgres
+servers_only = [pytest.mark.servers_only, postgres]
+PAST_A_LEASE = 40.0  # seconds; two leases
+
+Start = Callable[[Installation], Chaos]
+
+
+@pytest.fixture
+def start(sink: Receiver) -> Iterator[Start]:
+    """Start an installation and its traffic's service. A call takes 0.1 s, so that some are always in flight."""
+    started: list[Installation] = []
+
+    def start_one(installation: Installation) -> Chaos:
+        started.append(installation)
+        sink.answer(200, delay=0.1)
+        if installation.process is None:
+            installation.start()
+        wait_for_lanes(installation)
+        return Chaos(installation, sink)
+
+    yield start_one
+    for installation in started:
+        installation.close()
+
+
+@pytest.fixture
+def chaos(start: Start, start_installation: Callable[..., Installation]) -> Chaos:
+    return start(start_installation(SWITCHBOARD_TOKEN_RATE="0"))
+
+
+# ---- processes that stand still -------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("victims", "seconds"),
+    [
+        pytest.param("lanes", 3.0),
+        pytest.param("lane", PAST_A_LEASE, marks=long),
+        pytest.param("lanes", PAST_A_LEASE, marks=long),
+        pytest.param("tree", PAST_A_LEASE, marks=long),
+        pytest.param("web", PAST_A_LEASE, marks=long),
+    ],
+)
+def test_processes_that_stand_still_lose_nothing(chaos: Chaos, victims: str, seconds: float) -> None:
+    with chaos.traffic():
+        chosen = choose(chaos.installation, victims)
+        with stopped(chosen):
+            wait(seconds)
+        chaos.measure_recovery()
+    chaos.judge(f"{victims} stopped for {seconds:g} s", counters=seconds > 10)
+    if victims == "lane":
+        lost_by = rows(
+            chaos.installation,
+            "SELECT DISTINCT worker.pid FROM integrations_attempt attempt"
+            " JOIN integrations_worker worker ON worker.id = attempt.worker_id WHERE attempt.outcome = 'lost'",
+        )
+        assert {pid for (pid,) in lost_by} <= {process.pid for process in chosen}, "the healthy lane lost its claims"
+        assert len(rows(chaos.installation, "SELECT DISTINCT pid FROM integrations_worker")) == 3, "one was replaced"
+
+
+def choose(installation: Installation, victims: str) -> list[psutil.Process]:
+    tree = installation.processes()
+    if victims == "tree":
+        return [process for role, found in tree.items() if role != "web" for process in found]
+    return {"lane": tree["lane"][:1], "lanes": tree["lane"], "web": tree["web"]}[victims]
+
+
+# ---- a database that takes no writes --------------------------------------------------------------------------------
+@pytest.mark.parametrize("seconds", [0.0, pytest.param(PAST_A_LEASE, marks=long)])
+def test_a_foreign_lock_loses_nothing_and_is_said(chaos: Chaos, seconds: float) -> None:
+    with chaos.traffic():
+        with foreign_lock(chaos.installation):
+            chaos.says_no_writes("locked")
+            wait(seconds)
+        chaos.measure_recovery()
+    verdict = chaos.judge(f"foreign lock, {seconds:g} s more", counters=seconds > 10)
+    assert verdict.duplicated == 0, "results that the lanes held were lost"
+
+
+@pytest.mark.parametrize("seconds", [0.0, pytest.param(PAST_A_LEASE, marks=long)])
+def test_a_full_disk_loses_nothing_and_is_said(full_disk: tuple[Chaos, SmallDisk], seconds: float) -> None:
+    chaos, disk = full_disk
+    with chaos.traffic():
+        with disk.full():
+            if disk.is_mounted:
+                chaos.says_no_writes("disk is full", within=60)
+            wait(seconds)
+        chaos.measure_recovery()
+    verdict = chaos.judge(f"disk full, {seconds:g} s more", counters=seconds > 10)
+    assert verdict.duplicated == 0, "results that the lanes held were lost"
+
+
+@pytest.fixture
+def full_disk(
+    request: pytest.FixtureRequest, start: Start, tmp_path: Path, database: str
+) -> Iterator[tuple[Chaos, SmallDisk]]:
+    """An installation whose database is on a small disk of its own; on PostgreSQL in a tablespace, its log is not."""
+    if database == "sqlite":
+        folder = tmp_path / "installation"
+        disk = SmallDisk(folder, "24m")
+        installation = Installation(folder, request.getfixturevalue("servers"), on="sqlite")
+        installation._log = tmp_path / "up.log"
+    else:
+        servers: Servers = request.getfixturevalue("own_servers")
+        servers.start("postgres")
+        disk = SmallDisk(servers.folder / "space", "40m", owner=(servers.folder / "postgres").stat().st_uid)
+        installation = Installation(tmp_path / "installation", servers, on="postgres")
+        move_database(installation, servers, disk.folder)
+    installation.env["SWITCHBOARD_TOKEN_RATE"] = "0"
+    try:
+        yield start(installation), disk
+    finally:
+        installation.close()
+        if database == "postgres":
+            servers.stop("postgres")
+        disk.close()
+
+
+def move_database(installation: Installation, servers: Servers, folder: Path) -> None:
+    import psycopg
+
+    name = (installation.env["SWITCHBOARD_DATABASE_URL"] or "").rpartition("/")[2]
+    with psycopg.connect(servers.postgres_url(), autocommit=True) as session:
+        session.execute(f"CREATE TABLESPACE small LOCATION '{folder}'")
+        session.execute(f'ALTER DATABASE "{name}" SET TABLESPACE small')
+
+
+# ---- the way to PostgreSQL ------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("seconds", [4.0, pytest.param(60.0, marks=long)])
+@pytest.mark.servers_only
+@postgres
+def test_commits_whose_reply_is_cut_lose_nothing(
+    start: Start, start_installation: Callable[..., Installation], servers: Servers, seconds: float
+) -> None:
+    proxy = Proxy(servers.folder / "postgres" / ".s.PGSQL.5432")
+    installation = start_installation(start=False, SWITCHBOARD_TOKEN_RATE="0")
+    direct = installation.env["SWITCHBOARD_DATABASE_URL"] or ""
+    through = f"postgres://postgres@127.0.0.1:{proxy.port}/{direct.rpartition('/')[2]}?sslmode=disable"
+    installation.env["SWITCHBOARD_DATABASE_URL"] = through
+    try:
+        chaos = start(installation)
+        with chaos.traffic():
+            with proxy.cutting(0.05):
+                wait(seconds)
+            chaos.measure_recovery()
+        print(f"\nCOMMITs cut: {proxy.before} before, {proxy.after} after")
+        assert proxy.before + proxy.after > 3, "the proxy cut nothing"
+        chaos.judge(f"COMMIT cut for {seconds:g} s", counters=seconds > 10)
+    finally:
+        installation.close()
+        proxy.close()
+
+
+@pytest.mark.parametrize("times", [3, pytest.param(30, marks=long)])
+@pytest.mark.servers_only
+@postgres
+def test_sessions_that_the_server_ends_lose_nothing(chaos: Chaos, times: int) -> None:
+    url = chaos.installation.env["SWITCHBOARD_DATABASE_URL"] or ""
+    with chaos.traffic():
+        with repeated(lambda: terminate_backends(url), pause=1.0):
+            wait(times + 0.5)
+        chaos.measure_recovery()
+    chaos.judge(f"all sessions ended {times} times", counters=times > 10)
+
+
+# ---- random kills ---------------------------------------------------------------------------------------------------
+EVERY = 8.0  # seconds
+KILLED = ("up", "web", "cluster", "sentinel", "lane", "helper")
+MEMORY_GROWTH = 64.0  # MiB
+
+
+@long
+@pytest.mark.timeout(1200)
+def test_a_kill_every_8_seconds_for_10_minutes_loses_nothing(chaos: Chaos) -> None:
+    seed = int(os.environ.get("SWITCHBOARD_TEST_SEED", "0")) or random.randrange(10**6)
+    dice, killed = random.Random(seed), []
+    end = time.monotonic() + 600
+    with chaos.traffic():
+        while time.monotonic() < end:
+            wait(EVERY)
+            killed.append(kill_one(chaos.installation, KILLED, dice))
+        chaos.measure_recovery()
+    wait_for_lanes(chaos.installation)
+    print(f"\nseed {seed}: {len(killed)} kills, {killed.count('up')} of `up`")
+    chaos.judge(f"{len(killed)} kills", counters=True)
