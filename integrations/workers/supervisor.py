@@ -319,7 +319,8 @@ class Supervisor:
             self._end_silence(workers, now, beating)
         elif moment - self._last_request > QUIET.total_seconds():
             self._last_request = moment
-            self._request_lanes(self.lanes - beating)
+            if not storage.trouble():  # to queue a slice would wait for SQLite's lock for 20 s, and then fail
+                self._request_lanes(self.lanes - beating)
         self._watch_quarantine(now, moment)
 
     def _end_silence(self, workers: Child, now: datetime, beating: int) -> None:

@@ -185,6 +185,19 @@ def test_a_lane_that_stands_still_with_the_write_lock_is_killed_alone(
     assert cluster.is_running
 
 
+def test_a_locked_database_does_not_hold_up_the_supervisor(
+    supervisor: Supervisor, cluster: Child, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lane was stopped with SQLite's write lock. To request another one took 20 s, failed, and began the wait again:
+    no lane was ever replaced."""
+    supervisor._last_all_alive = time.monotonic() - FROZEN + 5
+    before = supervisor._last_all_alive
+    monkeypatch.setattr(storage, "trouble", lambda: Trouble("it is locked", "End it", is_lock=True, holder=1))
+    monkeypatch.setattr(supervisor, "_request_lanes", lambda _: pytest.fail("it waits for the lock"))
+    supervisor._watch(cluster)
+    assert supervisor._last_all_alive == before
+
+
 def test_a_lock_of_another_program_costs_no_lane(
     supervisor: Supervisor, cluster: Child, monkeypatch: pytest.MonkeyPatch
 ) -> None:
