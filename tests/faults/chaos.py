@@ -36,6 +36,7 @@ SERVICE = {
     "breaker": {"enabled": False},
     "retry": {"initial": 0.5, "factor": 1.5, "max": 2, "max_attempts": 20},
 }
+PATH = "/orders"
 SENDERS = 3
 PAUSE = 0.03  # seconds between two messages of a sender
 STREAMS_AFTER = 20  # deliveries
@@ -122,7 +123,7 @@ class Chaos:
                 self._post(api, next(self._numbers))
 
     def _post(self, api: httpx.Client, number: int) -> None:
-        message = {"service": "chaos", "path": "/orders", "body": {"order": number}}
+        message = {"service": "chaos", "path": PATH, "body": {"order": number}}
         try:
             answer = api.post("messages", json=message)
         except httpx.HTTPError as error:
@@ -142,21 +143,33 @@ class Chaos:
         return api
 
     # ---- the judge -------------------------------------------------------------------------------------------------
-    def judge(self, fault: str, within: float = ENDS_WITHIN, *, counters: bool = False) -> Verdict:
+    def judge(
+        self,
+        fault: str,
+        within: float = ENDS_WITHIN,
+        *,
+        counters: bool = False,
+        needs: frozenset[str] = frozenset(),
+        dead: frozenset[str] = frozenset(),
+    ) -> Verdict:
         """Wait until all has ended, compare what each side says, print the verdict and return it.
 
-        ``counters``: also the counters of `/metrics`, which are up to 30 s old.
+        ``counters``: also the counters of `/metrics`, which are up to 30 s old. ``needs``: lines that the
+        overview may have afterwards. ``dead``: messages that end dead; they are not among the numbers.
         """
         until(lambda: not unfinished(self.installation), within, lambda: f"unfinished: {unfinished(self.installation)}")
         verdict = self._verdict(fault)
         print(f"\n{verdict}")
         assert (verdict.lost, verdict.unexpected) == (0, 0)
-        self._check_rows()
-        self._check_agreement(counters)
+        self._check_rows(dead)
+        self._check_agreement(dead)
+        until(lambda: self._is_calm(needs), 60, lambda: self.page("/"))
+        if counters:
+            self._check_counters(len(dead))
         return verdict
 
     def _verdict(self, fault: str) -> Verdict:
-        calls = Counter(call.json()["order"] for call in list(self.receiver.calls))
+        calls = Counter(call.json()["order"] for call in list(self.receiver.calls) if call.path == PATH)
         after = used(self.installation)
         reasons = rows(
             self.installation,
@@ -174,12 +187,15 @@ class Chaos:
             used={role: f"{self._used_before.get(role, '-')} → {text}" for role, text in after.items()},
         )
 
-    def _check_rows(self) -> None:
+    def _check_rows(self, dead: frozenset[str]) -> None:
         """Each call has its row, and a second call its reason."""
         stories, received = tell(self.installation), Counter(self.receiver.ids())
         assert set(self.accepted.values()) <= set(stories), "an accepted message is not stored"
         assert set(received) <= set(stories), "a call was made for a message that is not stored"
         for public_id, story in stories.items():
+            if public_id in dead:
+                assert (story.status, set(story.outcomes)) == ("dead", {"lost"}), (public_id, story)
+                continue
             calls, unsuccessful = received[public_id], len(story.outcomes) - story.outcomes.count("succeeded")
             assert story.status == "delivered", (public_id, story)
             assert calls <= len(story.outcomes), (public_id, calls, story)
@@ -188,39 +204,50 @@ class Chaos:
             assert story.calls == len(story.outcomes), (public_id, story)
             assert story.outcomes.count("succeeded") == 1, (public_id, story)
 
-    def _check_agreement(self, counters: bool) -> None:
-        """API, pages and metrics say what the database says: all is delivered, and nothing waits."""
+    def _check_agreement(self, dead: frozenset[str]) -> None:
+        """API and metrics say what the database says: all is delivered, and nothing waits."""
+        expected = {"pending": set(), "delivering": set(), "dead": set(dead), "cancelled": set()}
         with self._client() as api:
             api.timeout = httpx.Timeout(30)
-            for status in ("pending", "delivering", "dead", "cancelled"):
-                assert api.get("messages", params={"status": status}).json()["items"] == [], status
+            for status, ids in expected.items():
+                items = api.get("messages", params={"status": status}).json()["items"]
+                assert {item["id"] for item in items} == ids, status
             assert api.get("services/chaos").json()["backlog"] == 0
         found = self.metrics()
         assert (found["switchboard_waiting", "chaos"], found["switchboard_in_flight", "chaos"]) == (0, 0)
-        until(self._is_calm, 60, lambda: self.page("/"))
-        if counters:
-            (delivered,) = rows(self.installation, "SELECT count(*) FROM integrations_message")[0]
-            (lost,) = rows(self.installation, "SELECT count(*) FROM integrations_attempt WHERE fault = 'worker_lost'")[
-                0
-            ]
-            until(
-                lambda: self.metrics().get(("switchboard_delivered_total", "chaos")) == delivered,
-                ROLLED_WITHIN,
-                lambda: f"{self.metrics()} in place of {delivered}",
-            )
-            # A result that came late has completed its lost attempt, which stays counted.
-            assert self.metrics()["switchboard_lost_total", "chaos"] >= lost
 
-    def _is_calm(self) -> bool:
-        overview, workers = self.page("/"), self.page("/workers/")
-        return "Nothing needs attention" in overview and "takes no writes" not in workers and "2 lanes on" in workers
+    def _check_counters(self, dead: int) -> None:
+        (stored,) = rows(self.installation, "SELECT count(*) FROM integrations_message")[0]
+        (lost,) = rows(self.installation, "SELECT count(*) FROM integrations_attempt WHERE fault = 'worker_lost'")[0]
+        until(
+            lambda: self._counted("delivered") == stored - dead and self._counted("dead") == dead,
+            ROLLED_WITHIN,
+            lambda: f"{self.metrics()} in place of {stored - dead} and {dead}",
+        )
+        # A result that came late has completed its lost attempt, which stays counted.
+        assert self._counted("lost") >= lost
+
+    def _counted(self, name: str) -> float:
+        return self.metrics().get((f"switchboard_{name}_total", "chaos"), 0)
+
+    def _is_calm(self, needs: frozenset[str]) -> bool:
+        """Whether pages show no trouble but the failures of calls that timed out, and what the caller names."""
+        lines = set(re.findall(r'id="needs-(\w+)', self._html("/")))
+        workers = self.page("/workers/")
+        return lines <= {"failure", *needs} and "takes no writes" not in workers and "2 lanes on" in workers
 
     # ---- the other sides -------------------------------------------------------------------------------------------
     def page(self, path: str) -> str:
         """The words of a page."""
+        return " ".join(re.sub(r"<[^>]*>", " ", self._html(path)).split())
+
+    def _html(self, path: str) -> str:
+        """A page. When a clock leaps, the session may end."""
         answer = self._console.get(path)
+        if "/login/" in str(answer.url):
+            answer = submit(self._console, str(answer.url), answer.text)
         assert answer.status_code == 200, answer.text[:500]
-        return " ".join(re.sub(r"<[^>]*>", " ", answer.text).split())
+        return answer.text
 
     def metrics(self) -> dict[tuple[str, ...], float]:
         answer = httpx.get(f"{self.installation.url}/metrics", timeout=30, trust_env=False)
@@ -257,12 +284,17 @@ def sign_in(installation: Installation) -> httpx.Client:
     until(lambda: "/setup/" in installation.log, 30, "no set-up link")
     path = re.findall(r"(/setup/[^/\s]+/)", installation.log)[-1]
     console = httpx.Client(base_url=installation.url, timeout=30, trust_env=False, follow_redirects=True)
-    token = re.findall(r'name="csrfmiddlewaretoken" value="(\w+)"', console.get(path).text)[0]
-    fields = {"csrfmiddlewaretoken": token, "username": "ada", "password": PASSWORD}
-    answer = console.post(path, data=fields, headers={"Referer": installation.url + path})
-    assert answer.status_code == 200, answer.text[:500]
+    answer = submit(console, path, console.get(path).text)
     assert "/setup/" not in str(answer.url), answer.text
     return console
+
+
+def submit(console: httpx.Client, path: str, form: str) -> httpx.Response:
+    token = re.findall(r'name="csrfmiddlewaretoken" value="(\w+)"', form)[0]
+    fields = {"csrfmiddlewaretoken": token, "username": "ada", "password": PASSWORD}
+    answer = console.post(path, data=fields, headers={"Referer": str(console.base_url)})
+    assert answer.status_code == 200, answer.text[:500]
+    return answer
 
 
 def used(installation: Installation) -> dict[str, str]:

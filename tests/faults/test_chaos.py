@@ -26,10 +26,12 @@ from tests.faults.inflict import (
     terminate_backends,
     wait,
 )
+from tests.faults.preload import Clock, poison
 from tests.faults.traffic import rows, wait_for_lanes
 from tests.support.backends import Servers
 from tests.support.installation import Installation
 from tests.support.receiver import Receiver
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
 
@@ -88,7 +90,10 @@ def test_processes_that_stand_still_lose_nothing(chaos: Chaos, victims: str, sec
             " JOIN integrations_worker worker ON worker.id = attempt.worker_id WHERE attempt.outcome = 'lost'",
         )
         assert {pid for (pid,) in lost_by} <= {process.pid for process in chosen}, "the healthy lane lost its claims"
-        assert len(rows(chaos.installation, "SELECT DISTINCT pid FROM integrations_worker")) == 3, "one was replaced"
+        lanes = rows(
+            chaos.installation, "SELECT DISTINCT pid FROM integrations_worker WHERE cluster NOT LIKE '%-suspects'"
+        )
+        assert len(lanes) == 3, "the healthy lane was replaced, too"
 
 
 def choose(installation: Installation, victims: str) -> list[psutil.Process]:
@@ -194,6 +199,75 @@ def test_sessions_that_the_server_ends_lose_nothing(chaos: Chaos, times: int) ->
             wait(times + 0.5)
         chaos.measure_recovery()
     chaos.judge(f"all sessions ended {times} times", counters=times > 10)
+
+
+# ---- clocks that are set --------------------------------------------------------------------------------------------
+HOUR, DAY = 3600, 24 * 3600
+STROBE = 0.2  # seconds between two times of a clock that is set to and fro
+
+
+@pytest.fixture
+def clock(start_installation: Callable[..., Installation], tmp_path: Path) -> tuple[Installation, Clock]:
+    installation = start_installation(start=False, SWITCHBOARD_TOKEN_RATE="0")
+    return installation, Clock(installation, tmp_path / "clock")
+
+
+@pytest.mark.parametrize("days", [2, pytest.param(100, marks=long)])
+def test_a_clock_that_leaps_ahead_loses_nothing_and_deletes_nothing(
+    start: Start, clock: tuple[Installation, Clock], database: str, days: int
+) -> None:
+    """On SQLite the clock of the database leaps as well, and stays there: what it accepted is in the future else."""
+    chaos, (_, time_of) = start(clock[0]), clock
+    with chaos.traffic():
+        before = rows(chaos.installation, "SELECT count(*) FROM integrations_message WHERE status = 'delivered'")
+        time_of.set(days * DAY)
+        wait(3)
+        chaos.measure_recovery()
+    chaos.judge(f"clock +{days} d", needs=frozenset({"clock"}), counters=days > 2)
+    after = rows(chaos.installation, "SELECT count(*) FROM integrations_message WHERE status = 'delivered'")
+    assert after > before, "history was deleted"
+    if database == "sqlite" and time_of.can_be_set:
+        assert "no history is deleted" in chaos.installation.manage("doctor", check=False).stdout
+
+
+@long
+@pytest.mark.servers_only
+def test_clocks_of_workers_that_move_lose_nothing(start: Start, clock: tuple[Installation, Clock]) -> None:
+    """Two days ahead, an hour behind, and to and fro by an hour; the clock of PostgreSQL is right all the time."""
+    chaos, (_, time_of) = start(clock[0]), clock
+    with chaos.traffic():
+        for ahead in (2 * DAY, -HOUR):
+            with time_of.ahead(ahead):
+                wait(20)
+        with repeated(lambda: time_of.set(random.choice((-HOUR, 0, HOUR))), pause=STROBE):
+            wait(20)
+        time_of.set(0)
+        chaos.measure_recovery()
+    chaos.judge("clocks of workers moved")
+
+
+# ---- messages that kill their worker --------------------------------------------------------------------------------
+@long
+@pytest.mark.timeout(700)
+@pytest.mark.parametrize("form", ["exit", "segv", "late", "hang"])
+def test_a_message_that_kills_its_worker_ends_dead_and_takes_no_other_with_it(
+    start: Start, start_installation: Callable[..., Installation], tmp_path: Path, form: str
+) -> None:
+    installation = start_installation(start=False, SWITCHBOARD_TOKEN_RATE="0")
+    poison(installation, tmp_path / "poison")
+    chaos = start(installation)
+    with chaos.traffic():
+        began = time.monotonic()
+        message = {"service": "chaos", "path": f"/poison/{form}", "body": {"order": 0}}
+        with installation.api() as api:
+            poisonous = api.post("messages", json=message).json()["id"]
+            until(lambda: api.get(f"messages/{poisonous}").json()["status"] == "dead", 400, "it lives")
+            took = time.monotonic() - began
+            ended = api.get(f"messages/{poisonous}").json()
+        chaos.measure_recovery()
+    assert ended["dead_reason"] == "worker_lost"
+    print(f"\n{form}: dead after {took:.0f} s and {ended['attempts']} attempts")
+    chaos.judge(f"poison: {form}", dead=frozenset({poisonous}), needs=frozenset({"dead"}), counters=True)
 
 
 # ---- random kills ---------------------------------------------------------------------------------------------------
