@@ -1,4 +1,4 @@
-"""Middleware: monitoring by any Host, no NUL characters, and the viewer's time zone."""
+"""Middleware: monitoring by any Host, what browsers may do with a response, no NUL characters, the viewer's zone."""
 
 from __future__ import annotations
 
@@ -19,13 +19,39 @@ def any_host_for_monitoring(
 ) -> Callable[[HttpRequest], HttpResponse]:
     """Accept any Host header for monitoring: a load balancer sends the address that it probes.
 
-    These responses contain no link, so an untrusted host does no harm.
+    These responses contain no link, so an untrusted host does no harm; `/metrics` has a rule of its own.
     """
 
     def middleware(request: HttpRequest) -> HttpResponse:
         if request.path in MONITORING:
             vars(request)["get_host"] = lambda: request.META.get("HTTP_HOST", "")
         return get_response(request)
+
+    return middleware
+
+
+# What no page uses. The clipboard is left out, because the copy buttons write to it.
+PERMISSIONS_POLICY = (
+    "accelerometer=(), camera=(), display-capture=(), geolocation=(), gyroscope=(), hid=(), magnetometer=(), "
+    "microphone=(), midi=(), payment=(), publickey-credentials-get=(), screen-wake-lock=(), serial=(), usb=()"
+)
+
+
+def browser_restrictions(
+    get_response: Callable[[HttpRequest], HttpResponse],
+) -> Callable[[HttpRequest], HttpResponse]:
+    """Keep responses out of caches and out of other sites' pages, unless a view says otherwise.
+
+    Pages show payloads, headers and new secrets, so the next user of a browser must not find them in its cache or with
+    its Back button. Static files have a Cache-Control of their own.
+    """
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        response = get_response(request)
+        response.headers.setdefault("Cache-Control", "no-store")
+        response.headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
+        response.headers.setdefault("Permissions-Policy", PERMISSIONS_POLICY)
+        return response
 
     return middleware
 

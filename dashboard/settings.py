@@ -58,6 +58,7 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "dashboard.middleware.any_host_for_monitoring",
+    "dashboard.middleware.browser_restrictions",
     "django.middleware.security.SecurityMiddleware",
     "dashboard.compression.Compression",
     "whitenoise.middleware.WhiteNoiseMiddleware",
@@ -189,7 +190,7 @@ AUTH_PASSWORD_VALIDATORS = [
 AXES_FAILURE_LIMIT = 5  # for each name from each address; dashboard/sign_in_limits.py limits the address
 AXES_COOLOFF_TIME = 0.25  # hours
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
-AXES_LOCKOUT_TEMPLATE = "people/locked_out.html"
+AXES_LOCKOUT_CALLABLE = "dashboard.views.people.locked_out"
 AXES_VERBOSE = False
 SESSION_ENGINE = "dashboard.hashed_sessions"
 SESSION_COOKIE_AGE = 14 * 24 * 3600  # seconds; dashboard/views/people.py: less for admins
@@ -213,6 +214,7 @@ CONTENT_SECURITY_POLICY = {
     }
 }
 X_FRAME_OPTIONS = "DENY"
+DEFAULT_EXCEPTION_REPORTER_FILTER = "dashboard.error_reports.ReporterFilter"
 SECURE_REFERRER_POLICY = "same-origin"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
 SECURE_SSL_REDIRECT = HTTPS

@@ -60,11 +60,28 @@ def keys_are_set(**_: Any) -> Sequence[CheckMessage]:
 
 @register(Tags.security)
 def hosts_are_listed(**_: Any) -> Sequence[CheckMessage]:
-    if "*" in settings.ALLOWED_HOSTS and not settings.DEBUG:
+    if "*" in settings.ALLOWED_HOSTS:
         return [
             Error(
                 "SWITCHBOARD_ALLOWED_HOSTS contains *: list the host names of this console.",
                 id="switchboard.E004",
+            )
+        ]
+    return []
+
+
+OWN_MACHINE = {"localhost", ".localhost", "127.0.0.1", "[::1]"}
+
+
+@register(Tags.security)
+def debug_is_local(**_: Any) -> Sequence[CheckMessage]:
+    others = [host for host in settings.ALLOWED_HOSTS if host not in OWN_MACHINE]
+    if settings.DEBUG and others:
+        return [
+            Error(
+                f"SWITCHBOARD_DEBUG is on, and SWITCHBOARD_ALLOWED_HOSTS contains {others[0]}: error pages would show "
+                "code, settings and request data to every visitor. Unset SWITCHBOARD_DEBUG, or allow localhost only.",
+                id="switchboard.E008",
             )
         ]
     return []

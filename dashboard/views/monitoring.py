@@ -10,6 +10,7 @@ from django.db import Error as DatabaseErrors
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http.request import split_domain_port, validate_host
 from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
@@ -65,12 +66,31 @@ def metrics(request: HttpRequest) -> HttpResponse:
     """For Prometheus: from an address in SWITCHBOARD_METRICS_ALLOW, or with an API token of any role."""
     # A proxy that is not trusted hides the address of its client, and may have an address that is allowed.
     is_hidden = "HTTP_X_FORWARDED_FOR" in request.META and not settings.TRUSTED_PROXIES
-    if is_hidden or not _may_read_metrics(request.META.get("REMOTE_ADDR", "")):
+    is_rebound = not _is_own_host(request.META.get("HTTP_HOST", ""))
+    if is_hidden or is_rebound or not _may_read_metrics(request.META.get("REMOTE_ADDR", "")):
         try:
             identify(request)
         except Problem as problem:
+            if is_rebound:
+                problem = Problem(problem.status, f"{problem.detail} {FOREIGN_HOST}", headers=problem.headers)
             return problem.as_response()
     return HttpResponse(measured.text(), content_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+
+FOREIGN_HOST = "Without a token, ask for an address or for a name in SWITCHBOARD_ALLOWED_HOSTS."
+
+
+def _is_own_host(host: str) -> bool:
+    """Whether the Host header names this console. Another site's name may resolve to this machine (DNS rebinding): its
+    page could read the metrics with the browser of someone here, whose address needs no token."""
+    if not host:  # not a browser's request
+        return True
+    name, _ = split_domain_port(host)  # empty for an invalid one
+    try:
+        ip_address(name.strip("[]"))
+    except ValueError:
+        return bool(name) and validate_host(name, settings.ALLOWED_HOSTS)
+    return True
 
 
 def _may_read_metrics(address: str) -> bool:

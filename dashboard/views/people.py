@@ -6,6 +6,7 @@ import math
 from datetime import timedelta
 from typing import Any, cast
 
+from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth import login as sign_in
 from django.contrib.auth import update_session_auth_hash
@@ -38,7 +39,7 @@ class SignInForm(AuthenticationForm):
 
 
 class Login(LoginView):
-    """Sign in. After too many failures, which django-axes counts, people/locked_out.html replaces this page."""
+    """Sign in. After too many failures, which django-axes counts, `locked_out` replaces this page."""
 
     template_name = "people/login.html"
     authentication_form = SignInForm
@@ -89,6 +90,13 @@ def _record_failure(name: str) -> None:
         AuditEntry.objects.record_counted(
             "somebody", "person.sign_in_failed", UNKNOWN_NAMES, within=timedelta(minutes=1)
         )
+
+
+def locked_out(request: HttpRequest, *_: Any) -> HttpResponse:
+    """The response to a name that django-axes has locked for an address. Each further attempt starts the time again."""
+    page = form_page(request, "people/locked_out.html", {}, is_refused=False)
+    page.status_code, page["Retry-After"] = 429, str(round(settings.AXES_COOLOFF_TIME * 3600))
+    return page
 
 
 def _try_later(request: HttpRequest, seconds: float) -> HttpResponse:

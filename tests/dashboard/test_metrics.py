@@ -115,6 +115,26 @@ def test_metrics_were_public_behind_a_local_proxy_that_nobody_declared(settings:
     assert client.get("/metrics").status_code == 200
 
 
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8000", "a_b.evil.example", "127.0.0.1.evil.example", "["]
+)
+def test_a_page_of_another_site_read_the_metrics_on_this_machine(host: str, settings: Any) -> None:
+    """Its name resolved to 127.0.0.1 once the page was loaded, and loopback needs no token."""
+    settings.ALLOWED_HOSTS = ["console.example.com"]
+    client = Client(REMOTE_ADDR="127.0.0.1", headers={"Host": host})
+    refused = client.get("/metrics")
+    assert refused.status_code == 401
+    assert "SWITCHBOARD_ALLOWED_HOSTS" in refused.json()["detail"]
+    _, secret = Token.objects.issue("prometheus", Role.VIEWER, None)
+    assert client.get("/metrics", headers={"Authorization": f"Bearer {secret}"}).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8000", "10.1.2.3", "[fe80::1]:8000", "console.example.com", ""])
+def test_an_address_or_an_allowed_name_needs_no_token(host: str, settings: Any) -> None:
+    settings.ALLOWED_HOSTS = ["console.example.com"]
+    assert Client(REMOTE_ADDR="127.0.0.1", headers={"Host": host}).get("/metrics").status_code == 200
+
+
 def test_it_asks_the_same_few_questions_for_any_number_of_services(django_assert_max_num_queries: Any) -> None:
     for number in range(20):
         a_service(f"service-{number}")

@@ -30,7 +30,9 @@ def test_five_failures_lock_a_name_for_an_address() -> None:
     person(Role.VIEWER, "vera")
     assert settings.AXES_FAILURE_LIMIT == 5
     assert [sign_in("vera").status_code for _ in range(5)] == [422] * 4 + [429]
-    assert sign_in("vera", PASSWORD).status_code == 429
+    locked = sign_in("vera", PASSWORD)
+    assert (locked.status_code, locked["Retry-After"]) == (429, "900")
+    assert "blocked for 15 minutes" in words(locked)
     assert sign_in("vera", PASSWORD, "203.0.113.8").status_code == 302
 
 

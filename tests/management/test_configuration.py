@@ -21,6 +21,16 @@ BROKEN = [
     ({"SWITCHBOARD_DATABASE_URL": "mysql://x/y"}, "SWITCHBOARD_DATABASE_URL", "postgres://"),
     ({"SWITCHBOARD_DATABASE_URL": "postgres://u@127.0.0.1:1/x"}, "SWITCHBOARD_ENCRYPTION_KEYS", "set both"),
     ({"SWITCHBOARD_ALLOWED_HOSTS": "*"}, "SWITCHBOARD_ALLOWED_HOSTS", "list the host names"),
+    (
+        {"SWITCHBOARD_ALLOWED_HOSTS": "*", "SWITCHBOARD_DEBUG": "1"},
+        "SWITCHBOARD_ALLOWED_HOSTS",
+        "list the host names",
+    ),
+    (
+        {"SWITCHBOARD_ALLOWED_HOSTS": "localhost, console.example", "SWITCHBOARD_DEBUG": "1"},
+        "SWITCHBOARD_DEBUG",
+        "Unset SWITCHBOARD_DEBUG",
+    ),
     ({"SWITCHBOARD_ENCRYPTION_KEYS": "short"}, "SWITCHBOARD_ENCRYPTION_KEYS", "32 bytes"),
     ({"SWITCHBOARD_SECRET_KEY": "abc"}, "SWITCHBOARD_SECRET_KEY", "32 characters"),
     ({"SWITCHBOARD_TOKEN_RATE": "many"}, "SWITCHBOARD_TOKEN_RATE", "a number"),
