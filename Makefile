@@ -64,7 +64,7 @@ check: $(VENV)/.test  ## Check format, lint, types, imports, migrations, OpenAPI
 	$(PY) manage.py makemigrations --check --dry-run
 	$(PY) manage.py openapi | diff docs/openapi.json - || { echo "Bring it up to date with: manage.py openapi > docs/openapi.json"; exit 1; }
 	SWITCHBOARD_DATA=$$(mktemp -d) SWITCHBOARD_SECRET_KEY=$$($(PY) -c 'import secrets; print(secrets.token_urlsafe(60))') \
-		SWITCHBOARD_ALLOWED_HOSTS=switchboard.example SWITCHBOARD_HTTPS=1 $(PY) manage.py check --deploy --fail-level WARNING
+		SWITCHBOARD_ALLOWED_HOSTS=switchboard.example SWITCHBOARD_HTTPS=1 SWITCHBOARD_TRUSTED_PROXIES=127.0.0.1 $(PY) manage.py check --deploy --fail-level WARNING
 
 format: $(VENV)/.test  ## Format the code and fix the lint that can be fixed
 	$(VENV)/bin/ruff format .

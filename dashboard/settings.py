@@ -221,7 +221,8 @@ SECURE_SSL_REDIRECT = HTTPS
 SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$", r"^metrics$"]  # monitoring uses plain HTTP
 SECURE_HSTS_SECONDS = 31_536_000 if HTTPS else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = HTTPS
-SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if HTTPS else None
+# No SECURE_PROXY_SSL_HEADER, by which Django believes X-Forwarded-Proto from every client: the server (management/
+# commands/serve.py) reads it, from TRUSTED_PROXIES only, and gives Django the scheme.
 CSRF_TRUSTED_ORIGINS = [f"https://{host.lstrip('.')}" for host in ALLOWED_HOSTS if host != "*"] if HTTPS else []
 # A form sends a body of 1 MiB percent-encoded, which is three times as long; the API has its own limits.
 DATA_UPLOAD_MAX_MEMORY_SIZE = 4 * 1024 * 1024

@@ -100,6 +100,15 @@ def networks_are_valid(**_: Any) -> Sequence[CheckMessage]:
 
 
 @register(Tags.security)
+def proxy_is_trusted(**_: Any) -> Sequence[CheckMessage]:
+    """Without it each page would redirect to itself: no request would count as HTTPS."""
+    if settings.HTTPS and not settings.TRUSTED_PROXIES:
+        text = "SWITCHBOARD_HTTPS=1 needs SWITCHBOARD_TRUSTED_PROXIES: set it to the address of the TLS proxy."
+        return [Error(text, hint="For a proxy on this machine: 127.0.0.1, ::1.", id="switchboard.E008")]
+    return []
+
+
+@register(Tags.security)
 def own_ports_are_valid(**_: Any) -> Sequence[CheckMessage]:
     found: list[CheckMessage] = []
     for text in settings.OWN_PORTS:
