@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterator
 from io import StringIO
 from typing import Any
@@ -25,6 +26,9 @@ COLUMNS = (
     "replay_of", "operation",
 )  # fmt: skip
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet runs a cell that begins with one of these
+# One that takes ; or the tab for the separator begins another cell after it, and a row after a line break: quotes count
+# for it only where they open its cell.
+LATER_FORMULA = re.compile(r"([;\t\r\n][\s\"]*)([=+\-@])")
 
 
 def as_ndjson(found: SearchResults) -> Iterator[bytes]:
@@ -70,6 +74,7 @@ def _cell(value: Any) -> str:
         text = json.dumps(value, ensure_ascii=False) if value else ""
     else:
         text = value if isinstance(value, str) else to_json(value).decode().strip('"')
+    text = LATER_FORMULA.sub(r"\1'\2", text)
     return f"'{text}" if text.startswith(FORMULA) else text
 
 

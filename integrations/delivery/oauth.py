@@ -104,6 +104,7 @@ async def _fetch(client: Client, service: Service, call: Call) -> _Token | Outco
             total_timeout=timeouts.total,
             keep=RESPONSE_CAP,
             allowed=call.allowed,
+            service=call.service,
         )
     )
     if outcome.status_code in REFUSALS:

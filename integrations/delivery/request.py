@@ -65,6 +65,7 @@ def build_call(
         total_timeout=target.timeouts.total,
         keep=service.response_cap,
         allowed=target.allowed_at(now),
+        service=service.name,
     )
 
 

@@ -57,6 +57,7 @@ class Call:
     total_timeout: float = 30.0
     keep: int = 65_536  # bytes of the response's body in the outcome
     allowed: tuple[Network, ...] = ()
+    service: str = ""  # calls of other services go over other connections
 
 
 class Client:
@@ -107,7 +108,7 @@ def _checked(call: Call) -> tuple[Destination, RawHeaders]:
         raise ValueError("this is not a method that a call can have")
     if not isinstance(call.body, bytes):
         raise TypeError  # asyncio would only notice while it writes
-    destination = destination_of(call.url, call.allowed)
+    destination = destination_of(call.url, call.allowed, call.service)
     names = set()
     headers = []
     for name, value in call.headers:

@@ -33,26 +33,27 @@ class Destination(NamedTuple):
 
 
 @lru_cache(maxsize=1024)  # a service's messages mostly go to the same few URLs
-def destination_of(url: str, allowed: tuple[Network, ...]) -> Destination:
+def destination_of(url: str, allowed: tuple[Network, ...], service: str = "") -> Destination:
     """Return the destination of a URL. Raises ValueError with a reason for a URL that cannot be called."""
     parsed = parse_url(url)
     port = DEFAULT_PORTS[parsed.scheme] if parsed.port is None else parsed.port
-    key = ConnectionKey(parsed.scheme, parsed.raw_host.decode("ascii"), port, allowed)
+    key = ConnectionKey(parsed.scheme, parsed.raw_host.decode("ascii"), port, allowed, service)
     return Destination(key, parsed.netloc, parsed.raw_path)
 
 
 class ConnectionKey:
-    """Calls with equal keys may share a connection: same scheme, host and port, and the same allow list.
+    """Calls with equal keys may share a connection: same service, scheme, host and port, and the same allow list.
 
-    Services with different allow lists never share a connection: an address that was vetted for the first may be
-    forbidden to the second. The hash is computed once, because Python takes more than 1 µs to hash a network.
+    An address that was vetted for one allow list may be forbidden by another. And HTTP/1.1 cannot tell a second
+    response to one request from the response to the next: a hostile server could give it to another service's call.
+    The hash is computed once, because Python takes more than 1 µs to hash a network.
     """
 
     __slots__ = ("_hash", "_key", "allowed", "host", "port", "scheme")
 
-    def __init__(self, scheme: str, host: str, port: int, allowed: tuple[Network, ...]) -> None:
+    def __init__(self, scheme: str, host: str, port: int, allowed: tuple[Network, ...], service: str) -> None:
         self.scheme, self.host, self.port, self.allowed = scheme, host, port, allowed
-        self._key = (scheme, host, port, allowed)
+        self._key = (scheme, host, port, allowed, service)
         self._hash = hash(self._key)
 
     @property

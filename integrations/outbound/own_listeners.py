@@ -34,9 +34,12 @@ class OwnListeners:
     names: Mapping[tuple[str, int], str] = field(default_factory=dict)  # owners by host name and port
     addresses: Mapping[tuple[Address, int], str] = field(default_factory=dict)
     ports: Mapping[int, str] = field(default_factory=dict)  # on every address of this machine
+    all_ports: frozenset[int] = frozenset()  # of all of these: most calls go to other ports
 
     def refusal(self, host: str, port: int, answers: Sequence[str]) -> str | None:
         """Return the reason against a call to this host, which has these addresses, or None."""
+        if port not in self.all_ports:
+            return None
         owner = self.names.get((_plain(host), port)) or next(
             (owner for answer in answers for address in dialled(answer) if (owner := self._owner(address, port))), None
         )
@@ -77,7 +80,7 @@ def own_listeners(listeners: Iterable[Listener]) -> OwnListeners:
             else:
                 addresses[address, port] = owner
     names |= {("localhost", port): owner for port, owner in ports.items()}
-    return OwnListeners(names, addresses, ports)
+    return OwnListeners(names, addresses, ports, frozenset(port for _, port in [*names, *addresses]) | ports.keys())
 
 
 def parse_listener(text: str) -> tuple[str, int]:

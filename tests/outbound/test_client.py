@@ -602,6 +602,14 @@ def test_a_connection_of_one_service_is_not_used_by_another_that_is_allowed_less
     with_client(act)
 
 
+def test_calls_of_two_services_to_one_server_share_no_connection(zoo: Zoo) -> None:
+    """A hostile server could send a second response on it, for which HTTP/1.1 has no request but the next one."""
+    upstream = zoo.serve("healthy")
+    calls = [post(upstream.url, service=name) for name in ("billing", "billing", "crm", "billing", "crm")]
+    assert all(outcome.succeeded for outcome in sent(*calls))
+    assert upstream.connections == 2
+
+
 def listening_on(port: int) -> OwnListeners:
     return own_listeners([Listener("console", port, is_here=True)])
 
