@@ -72,7 +72,7 @@ async def send(client: Client, check: Check, now: datetime) -> tuple[Call | None
 def record(check: Check, call: Call | None, outcome: Outcome) -> None:
     """Write the result of a check, and an event if the service went down or came back."""
     service = check.service
-    is_good = is_expected(outcome.status_code, service.health_check.get("expect") or "2xx") and not _is_cut(outcome)
+    is_good = is_expected(outcome.status_code, service.health_check.get("expect") or "2xx")
     columns = unqueued_call.end_columns(check.target, call, outcome)
     columns["outcome"] = Result.SUCCEEDED if is_good else Result.FAILED
     if is_good:
@@ -97,11 +97,6 @@ def record(check: Check, call: Call | None, outcome: Outcome) -> None:
             Event.objects.create(type=f"service.{change}", at=now, service=service, facts=cause)
         tally.add({service.pk: tally.Counts(checks=1, failed_checks=int(not is_good))}, now)
         _prune(service)
-
-
-def _is_cut(outcome: Outcome) -> bool:
-    """Whether the response began and was not read to its end."""
-    return outcome.fault not in (None, Fault.STATUS)
 
 
 def _prune(service: Service) -> None:

@@ -14,7 +14,7 @@ import pytest
 from django.db import OperationalError
 from django.utils import timezone
 
-from integrations.delivery.claim import Claim, claim, claim_suspect, give_back, give_back_unknown
+from integrations.delivery.claim import Claim, claim, claim_suspect, give_back
 from integrations.delivery.send import CallResult
 from integrations.delivery.send import send as make_call
 from integrations.delivery.settle import settle
@@ -608,6 +608,17 @@ def test_a_message_that_loses_its_worker_again_and_again_is_dead(register: Regis
     assert message.attempt_rows.filter(outcome="lost").count() == 4
 
 
+def test_a_message_that_dies_with_its_workers_lets_the_next_of_its_key_go(register: Register, send: Send) -> None:
+    head, behind = send(register(ordering="key"), count=2, ordering_key="a")
+    worker = a_worker()
+    assert [claimed.message.pk for claimed in claim(worker.pk, 10)] == [head.pk]
+    Message.objects.filter(pk=head.pk).update(losses=housekeeping.MAX_LOSSES_ALONE)
+    lose(worker)
+    housekeeping.rescue()
+    assert Message.objects.get(pk=head.pk).status == Status.DEAD
+    assert [claimed.message.pk for claimed in claim(a_worker().pk, 10)] == [behind.pk]
+
+
 def test_a_suspect_waits_for_a_place_like_any_other_message(register: Register, send: Send) -> None:
     service = register(limits={"concurrency": 1})
     (suspect,) = send(service)
@@ -890,7 +901,9 @@ def test_a_claim_whose_commit_was_not_heard_of_is_given_back(register: Register,
     known, unknown = send(register(), count=2)
     worker = a_worker()
     claim(worker.pk, 10)
-    give_back_unknown(worker.pk, [known.pk], database_now())
+    pump = Pump("tests")
+    pump.worker_id = worker.pk
+    assert pump._renew({"delivered": 0, "failed": 0}, [known.pk])
     assert [message.pk for message in Message.objects.delivering()] == [known.pk]
     assert Message.objects.get(pk=unknown.pk).status == Status.PENDING
 
