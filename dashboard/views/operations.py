@@ -20,26 +20,60 @@ from dashboard.presenters.pagination import page
 from dashboard.responses import see_other
 from integrations.errors import Conflict, Invalid
 from integrations.models import Message, Operation, Service
-from integrations.models.operation import Item, ItemOutcome, Kind
-from integrations.operators import bulk_operations
+from integrations.models.operation import NO_LIMIT, Item, ItemOutcome, Kind
+from integrations.operators import bulk_operations, operation_calls
 
 LABELS = {Kind.REPLAY: "Replay", Kind.CANCEL: "Cancel", Kind.RETRY_NOW: "Retry now", Kind.DELETE: "Delete service"}
 SHOWN = ("nonce", "status", "method", "path", "service__name")
 
 
 class StartForm(forms.Form):
-    """The reason and the rate of an operation, before it starts."""
+    """The reason, the rate and the end of an operation, before it starts."""
 
     reason = forms.CharField(
         max_length=500, help_text="Recorded with the operation and in the audit log.", widget=forms.TextInput()
     )
+    auto = forms.BooleanField(
+        required=False,
+        label="Find the pace that the receiver bears",
+        help_text="Starts slowly, doubles while calls succeed, and halves when they fail or slow down. It never opens "
+        "the breaker by itself.",
+    )
     rate = forms.FloatField(
+        required=False,
         label="Messages per second",
         min_value=bulk_operations.SLOWEST,
         max_value=bulk_operations.RATE_LIMIT,
         initial=f"{bulk_operations.RATE:g}",
         help_text="You can change it while the operation runs.",
     )
+    stop_at_failure_rate = forms.FloatField(
+        required=False,
+        label="Stop at this share of failed calls",
+        min_value=0.01,
+        max_value=1,
+        initial="0.5",
+        help_text="0.5 stops it when more than half of its latest 100 calls failed, after five calls at the earliest. "
+        "Empty: it never stops by itself.",
+    )
+
+    def __init__(self, operation: Operation, *given: Any) -> None:
+        super().__init__(*given)
+        if operation.kind == Kind.CANCEL:  # without calls
+            del self.fields["auto"], self.fields["stop_at_failure_rate"]
+            self.fields["rate"].initial = None
+            self.fields["rate"].help_text = "Empty: as fast as the database allows, while others go on."
+
+    def clean(self) -> dict[str, Any]:
+        """Let ``rate`` be a number, ``auto``, or NO_LIMIT for an operation without calls."""
+        given: dict[str, Any] = self.cleaned_data
+        if given.get("auto"):
+            given["rate"] = "auto"
+        elif "rate" not in self.errors and given.get("rate") is None:
+            if "auto" in self.fields:
+                self.add_error("rate", "Enter a number, or let it find the pace.")
+            given["rate"] = NO_LIMIT
+        return given
 
 
 class RateForm(forms.Form):
@@ -101,7 +135,8 @@ def _selected(form: QueryDict) -> str:
 @viewer
 @require_GET
 def detail(request: HttpRequest, public_id: str) -> HttpResponse:
-    return _page(request, _operation_or_404(public_id), StartForm())
+    operation = _operation_or_404(public_id)
+    return _page(request, operation, StartForm(operation))
 
 
 @viewer
@@ -134,8 +169,10 @@ def _context(request: HttpRequest, operation: Operation) -> dict[str, Any]:
     return {
         "operation": operation,
         "verb": LABELS[Kind(operation.kind)],
-        "form": StartForm(),
-        "rate_form": RateForm(initial={"rate": f"{operation.rate:g}"}),
+        "form": StartForm(operation),
+        "rate_form": RateForm(initial={"rate": f"{operation.rate:.3g}"}),
+        "pace": (pace := operation_calls.adaptive(operation)),
+        "pace_changed_at": operation_calls.changed_at(pace) if pace else None,
         "services": _services(operation),
         "left": operation.total - operation.done,
         "seconds_left": bulk_operations.seconds_left(operation, timezone.now()),
@@ -206,13 +243,19 @@ def start(request: HttpRequest, public_id: str) -> HttpResponse:
     operation = _operation_or_404(public_id)
     if request.method == "GET":
         return see_other("operation", public_id)
-    form = StartForm(request.POST)
+    form = StartForm(operation, request.POST)
     if not form.is_valid():
         return _page(request, operation, form, status=422)
     given = form.cleaned_data
     return _act(
         request,
-        lambda: bulk_operations.start(operation, by=actor(request), reason=given["reason"], rate=given["rate"]),
+        lambda: bulk_operations.start(
+            operation,
+            by=actor(request),
+            reason=given["reason"],
+            rate=given["rate"],
+            stop_at_failure_rate=given.get("stop_at_failure_rate"),
+        ),
         operation,
         "Started.",
     )
@@ -222,6 +265,13 @@ def start(request: HttpRequest, public_id: str) -> HttpResponse:
 @require_POST
 def change(request: HttpRequest, public_id: str) -> HttpResponse:
     operation = _operation_or_404(public_id)
+    if "auto" in request.POST:
+        return _act(
+            request,
+            lambda: bulk_operations.change(operation, by=actor(request), rate="auto"),
+            operation,
+            "It finds its pace from now on.",
+        )
     form = RateForm(request.POST)
     if not form.is_valid():
         toasts.error(request, f"Not changed: {form.errors['rate'][0]}")

@@ -18,12 +18,13 @@ from integrations.api.responses import ItemPage, OperationOut, OperationPage
 from integrations.models import Message, Operation, Service
 from integrations.models.identifiers import public_id
 from integrations.models.operation import NO_LIMIT, Item, ItemOutcome, Kind, State
-from integrations.operators import bulk_operations
+from integrations.operators import bulk_operations, operation_calls
 from integrations.schemas.fields import StrictModel
 
 router = Router(tags=["Operations"])
 
 Rate = Annotated[float, Field(ge=bulk_operations.SLOWEST, le=bulk_operations.RATE_LIMIT)]
+FailureRate = Annotated[float, Field(gt=0, le=1)]
 Reason = Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)]
 
 
@@ -37,32 +38,30 @@ class OperationIn(StrictModel):
         description="Search that selects the messages, as in the console; `id:a,b` selects single ones."
     )
     reason: Reason = Field("", description="Reason, kept in the audit log. Required unless dry_run is true.")
-    rate: Rate | None = Field(
+    rate: Rate | Literal["auto"] | None = Field(
         bulk_operations.RATE,
-        description="Messages per second; default 50. null, for cancel only: as fast as the database allows.",
+        description="Messages per second; default 50. auto: starts slowly, doubles while calls succeed, and halves "
+        "when they fail or slow down. null, for cancel only: as fast as the database allows.",
     )
     dry_run: bool = Field(False, description="Only freeze and describe the selection; start the operation later.")
-    stop_at_failure_rate: float | None = Field(None, gt=0, le=1, description="Not supported yet; omit it.")
+    stop_at_failure_rate: FailureRate | None = Field(
+        None, description="Stop when more than this share of its latest 100 calls, and at least five, have failed."
+    )
 
     @field_validator("rate")
     @classmethod
-    def is_a_number_for_calls(cls, value: float | None, info: ValidationInfo) -> float | None:
+    def is_a_number_for_calls(cls, value: Any, info: ValidationInfo) -> Any:
         if value is None and info.data.get("kind") not in (None, Kind.CANCEL):
             raise ValueError("only cancelling has no limit, since it makes no calls; give a number")
         return value
-
-    @field_validator("stop_at_failure_rate")
-    @classmethod
-    def is_omitted(cls, value: float | None) -> None:
-        if value is not None:
-            raise ValueError("not supported yet; omit it, and pause or cancel the operation yourself")
 
 
 class OperationChange(StrictModel):
     """Omitted fields keep their values."""
 
     reason: Reason = Field("", description="New reason.")
-    rate: Rate | None = Field(None, description="New rate, in messages per second.")
+    rate: Rate | Literal["auto"] | None = Field(None, description="New rate, in messages per second, or auto.")
+    stop_at_failure_rate: FailureRate | None = Field(None, description="New share of failed calls that stops it.")
     dry_run: Literal[False] | None = Field(None, description="false starts a finished dry run.")
 
 
@@ -78,6 +77,7 @@ def plan_operation(request: HttpRequest, data: OperationIn) -> HttpResponse:
             reason=data.reason,
             rate=NO_LIMIT if data.rate is None else data.rate,
             dry_run=data.dry_run,
+            stop_at_failure_rate=data.stop_at_failure_rate,
         )
         return json_response(operation_json(operation), 202, location=api_path("operations", operation.public_id))
 
@@ -125,7 +125,13 @@ def change_operation(request: HttpRequest, operation_id: str, data: OperationCha
     """Change the rate or the reason, or start a finished dry run on the selection it froze."""
     operation = _find(operation_id)
     verb = bulk_operations.start if data.dry_run is False else bulk_operations.change
-    verb(operation, by=caller(request).actor, reason=data.reason, rate=data.rate)
+    verb(
+        operation,
+        by=caller(request).actor,
+        reason=data.reason,
+        rate=data.rate,
+        stop_at_failure_rate=data.stop_at_failure_rate,
+    )
     return json_response(operation_json(operation))
 
 
@@ -176,8 +182,9 @@ def operations_json(found: Sequence[Operation]) -> list[dict[str, Any]]:
             "id": operation.public_id,
             **{name: getattr(operation, name) for name in COPIED},
             "skipped": operation.skipped,
-            "rate": operation.rate if operation.has_limit else None,
-            "stop_at_failure_rate": None,
+            "rate": "auto" if operation.is_adaptive else operation.rate if operation.has_limit else None,
+            "pace": _pace(operation),
+            "stop_at_failure_rate": operation.stop_at_failure_rate,
             "created_by": operation.created_by,
             "created_at": operation.created_at,
             "started_at": operation.started_at,
@@ -186,6 +193,13 @@ def operations_json(found: Sequence[Operation]) -> list[dict[str, Any]]:
         }
         for operation in found
     ]
+
+
+def _pace(operation: Operation) -> dict[str, Any] | None:
+    pace = operation_calls.adaptive(operation)
+    if pace is None:
+        return None
+    return {"rate": pace.rate, "why": pace.why, "changed_at": operation_calls.changed_at(pace)}
 
 
 def _estimate(operation: Operation, names: dict[int, str]) -> dict[str, Any]:

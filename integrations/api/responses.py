@@ -324,14 +324,23 @@ class EstimateOut(ResponseModel):
     )
 
 
+class PaceOut(ResponseModel):
+    rate: float = Field(description="Messages per second at present.")
+    why: str = Field(description="Reason of the last change.")
+    changed_at: datetime
+
+
 class OperationOut(ResponseModel):
     id: str
     kind: Literal["replay", "cancel", "retry_now", "delete"]
     filter: str
     reason: str
-    rate: float | None = Field(description="Messages per second; null: as fast as the database allows.")
+    rate: float | Literal["auto"] | None = Field(
+        description="Messages per second; auto: see pace; null: as fast as the database allows."
+    )
+    pace: PaceOut | None = Field(description="Present pace of an operation with the rate auto.")
     dry_run: bool
-    stop_at_failure_rate: None
+    stop_at_failure_rate: float | None
     state: Literal["planning", "running", "paused", "finished", "cancelled", "stopped"]
     note: str = Field(description="Reason why the operation was stopped.")
     total: int = Field(description="Number of messages in the selection so far.")

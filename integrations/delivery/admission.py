@@ -12,9 +12,10 @@ from datetime import datetime, timedelta
 from integrations.delivery.target import Target, target_for
 from integrations.models import Event, Priority, Runtime, queue
 from integrations.models.runtime import as_recent
-from integrations.policies import breaker, limits
+from integrations.policies import breaker, limits, pacing
 
 SLOT_HORIZON = timedelta(milliseconds=250)  # how far ahead send slots of a rate are claimed
+CAREFUL_FOR = timedelta(seconds=5)  # after the last look of the operation; longer, and a clock moved back
 SLOT_LEAD = timedelta(milliseconds=20)  # from the claim to its first slot: a claim takes this long until it is sent
 
 
@@ -27,6 +28,7 @@ class Admission:
     permits: int  # calls that may start now
     retries: int  # of them, calls that the retry budget allows for retries
     is_probing: bool
+    bulk_permits: int | None = None  # of them, calls of bulk replays; None without a limit of their own
     candidates: list[int] = field(default_factory=list)
     decided: bool = False  # whether the runtime row has changed and must be saved
     retries_chosen: int = 0
@@ -36,6 +38,8 @@ class Admission:
         room = min(self.permits, capacity) - len(self.candidates)
         if priority == Priority.RETRY and not self.is_probing:
             return min(room, self.retries - self.retries_chosen)
+        if priority == Priority.BULK and self.bulk_permits is not None:
+            return min(room, self.bulk_permits - len(self.candidates))
         return room
 
 
@@ -75,8 +79,18 @@ def admit(runtime: Runtime, target: Target, now: datetime) -> Admission:
         permits=permits,
         retries=limits.budget_left(as_recent(runtime.recent), target.retry.budget, now),
         is_probing=state.state == "half_open" and allowed is not None,
+        bulk_permits=_bulk_permits(runtime, target, now),
         decided=state is not before,
     )
+
+
+def _bulk_permits(runtime: Runtime, target: Target, now: datetime) -> int | None:
+    """Return how many bulk calls may start while an operation finds its pace: all calls in flight may then fail, and
+    the breaker does not open."""
+    until, policy = runtime.careful_until, target.breaker
+    if until is None or not now < until <= now + CAREFUL_FOR or not policy.enabled or runtime.state != "closed":
+        return None
+    return pacing.room(runtime.in_flight, runtime.consecutive, policy.consecutive_failures or None)
 
 
 def send_slots(

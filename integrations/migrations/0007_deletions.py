@@ -30,5 +30,5 @@ class Migration(migrations.Migration):
         migrations.AddField("operation", "service_id", models.BigIntegerField(null=True)),
         migrations.AddField("operation", "stop_at_failure_rate", models.FloatField(null=True)),
         migrations.AddField("operation", "pace", models.JSONField(null=True)),
-        migrations.AddField("runtime", "bulk_after", models.DateTimeField(null=True)),
+        migrations.AddField("runtime", "careful_until", models.DateTimeField(null=True)),
     ]

@@ -88,7 +88,7 @@ class Operation(models.Model):
     service_id = models.BigIntegerField(null=True)  # of a deletion: the service, which is gone at its end
     # Share of the latest calls whose failure stops it; null: none does.
     stop_at_failure_rate = models.FloatField(null=True)
-    pace = models.JSONField(null=True)  # the state of an adaptive pace, policies/pacing.py; null: a rate by hand
+    pace = models.JSONField(null=True)  # how far it is: its next item, the calls it has seen, its adaptive pace
     dry_run = models.BooleanField(default=False)
     state = models.CharField(max_length=9, choices=State.choices, default=State.PLANNING)
     note = models.CharField(max_length=500, blank=True)  # the reason why it stopped
@@ -135,6 +135,11 @@ class Operation(models.Model):
     @property
     def is_deletion(self) -> bool:
         return self.kind == Kind.DELETE
+
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether it finds its rate by itself."""
+        return bool((self.pace or {}).get("auto"))
 
     @property
     def has_limit(self) -> bool:

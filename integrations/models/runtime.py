@@ -136,7 +136,7 @@ class Runtime(models.Model):
     evidence = models.JSONField(default=list)  # the attempts that the next transition will name
 
     next_slot = models.DateTimeField(null=True)  # the next free send slot under limits.rate
-    bulk_after = models.DateTimeField(null=True)  # bulk replays wait until then: the latest calls failed in a row
+    careful_until = models.DateTimeField(null=True)  # bulk calls leave the breaker room: an operation finds its pace
     throttled_until = models.DateTimeField(null=True)  # a 429 or 503 response asked to wait
     recent = models.JSONField(default=list)  # calls and retries of the last minute, for the retry budget
     # Direct calls in flight: [[attempt, the probe's generation or null, epoch second after which it is surely over]]
@@ -199,7 +199,7 @@ BREAKER_FIELDS = (
     "observed_open",
     "evidence",
 )
-DECIDED_FIELDS = (*BREAKER_FIELDS, "next_slot", "bulk_after", "throttled_until", "recent", "leases", "turn")
+DECIDED_FIELDS = (*BREAKER_FIELDS, "next_slot", "throttled_until", "recent", "leases", "turn")
 
 
 def as_recent(value: list[list[int]]) -> tuple[tuple[int, int, int], ...]:

@@ -13,8 +13,8 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
 
 from django.db import InterfaceError, OperationalError, connection, transaction
 from django.db.models import Count, F, Max, Min, Q
@@ -24,6 +24,7 @@ from integrations.logs import line
 from integrations.models import AuditEntry, Endpoint, Event, Message, Operation, Priority, Service, Status, database_now
 from integrations.models.message import MessageQuerySet
 from integrations.models.operation import ACTIVE, NO_LIMIT, ItemOutcome, Kind, State
+from integrations.operators import operation_calls
 from integrations.policies import pacing
 from integrations.registration import deletion
 from integrations.search import grammar, pages
@@ -39,12 +40,17 @@ STEP = 100  # items in one step: they hold SQLite's only writer for some 10 ms
 AT_ONCE = 20  # operations that progress in one round, by turns
 IDLE = 1.0  # seconds until a worker asks again whether there is an operation
 ROUND = 0.1  # seconds from one step of an operation to the next, at a rate
+ADAPTIVE_ROUND = 0.08  # the same if it watches its calls to find its rate
 # An operation without a rate rests this many times as long as its step took, so that others go on: on SQLite they
 # cannot write during a step.
 REST = {"postgresql": 4, "sqlite": 12}
+# Seconds that such a step may take. On PostgreSQL it holds no other process up, and large steps cost less for each row.
+STEP_TAKES = {"postgresql": 0.2, "sqlite": 0.03}
 SHORTEST_REST, LONGEST_REST = 0.02, 5.0  # seconds
 BURST = timedelta(seconds=0.5)  # the most that an operation catches up on its rate, after a stall of the workers
 REPORT_EVERY = timedelta(seconds=1)
+
+Rate = float | Literal["auto"]
 
 # As measured by this process, by operation: rows in the next step without a rate, ids in the next step of planning.
 _steps: dict[int, int] = {}
@@ -52,10 +58,20 @@ _windows: dict[int, int] = {}
 
 
 # ---- actions of operators ------------------------------------------------------------------------------------------
-def plan(kind: Kind, q: str, *, by: str, reason: str = "", rate: float = RATE, dry_run: bool = False) -> Operation:
+def plan(
+    kind: Kind,
+    q: str,
+    *,
+    by: str,
+    reason: str = "",
+    rate: Rate = RATE,
+    dry_run: bool = False,
+    stop_at_failure_rate: float | None = None,
+) -> Operation:
     """Plan an operation: workers freeze the messages that match ``q`` now, then act on ``rate`` of them a second.
 
-    A dry run ends after the planning, until it is started. Raises Invalid.
+    A dry run ends after the planning, until it is started. More than the share ``stop_at_failure_rate`` of failures
+    among its latest calls stops it. Raises Invalid.
     """
     search = grammar.parse(q)
     search.require("filter")
@@ -66,19 +82,34 @@ def plan(kind: Kind, q: str, *, by: str, reason: str = "", rate: float = RATE, d
     if not reason and not dry_run:
         raise _reason_required()
     with transaction.atomic():
-        operation = Operation.objects.create(
+        operation = Operation(
             kind=kind,
             filter=q.strip(),
             reason=reason,
-            rate=rate,
+            stop_at_failure_rate=stop_at_failure_rate,
             dry_run=dry_run,
             planned_to=0 if kind == Kind.REPLAY else _before_unfinished(),
             planned_until=Message.objects.aggregate(newest=Max("pk"))["newest"] or 0,
             created_by=by,
         )
+        _set_rate(operation, rate, database_now())
+        operation.save()
         facts = {"kind": operation.kind, "filter": operation.filter, "rate": rate, "dry_run": dry_run}
+        if stop_at_failure_rate is not None:
+            facts["stop_at_failure_rate"] = stop_at_failure_rate
         AuditEntry.objects.record(by, "operation.planned", operation.public_id, reason=reason, after=facts)
     return operation
+
+
+def _set_rate(operation: Operation, rate: Rate, now: datetime) -> None:
+    """Set a rate by hand, or let the operation find it. Raises Invalid for an operation that makes no calls."""
+    watched = {name: value for name, value in (operation.pace or {}).items() if name != "auto"}
+    if rate != "auto":
+        operation.rate, operation.pace = rate, watched or None
+    elif operation.kind == Kind.CANCEL:
+        raise Invalid((("rate",), "cancelling makes no calls whose success could set a pace; give a number"))
+    elif not operation.is_adaptive:
+        operation.rate, operation.pace = pacing.START, watched | operation_calls.begin(now)
 
 
 def _before_unfinished() -> int:
@@ -105,8 +136,18 @@ def seconds_left(operation: Operation, now: datetime) -> float | None:
     return left * (now - operation.started_at).total_seconds() / operation.done
 
 
-def start(operation: Operation, *, by: str, reason: str = "", rate: float | None = None) -> None:
-    """Carry out a finished dry run on the selection it froze. Raises Conflict, or Invalid without a reason."""
+def start(
+    operation: Operation,
+    *,
+    by: str,
+    reason: str = "",
+    rate: Rate | None = None,
+    stop_at_failure_rate: float | None = None,
+) -> None:
+    """Carry out a finished dry run on the selection it froze. Raises Conflict, or Invalid without a reason.
+
+    Omitted values keep those of the plan.
+    """
     with transaction.atomic():
         locked = _locked(operation)
         if not locked.may_start:
@@ -114,25 +155,48 @@ def start(operation: Operation, *, by: str, reason: str = "", rate: float | None
         locked.reason = reason or locked.reason
         if not locked.reason:
             raise _reason_required()
-        locked.rate = rate or locked.rate
+        now = database_now()
+        _set_rate(locked, rate or _rate(locked), now)
+        if stop_at_failure_rate is not None:
+            locked.stop_at_failure_rate = stop_at_failure_rate
         locked.dry_run, locked.finished_at = False, None
-        locked.state, locked.started_at, locked.paced_at = State.RUNNING, database_now(), None
-        _save(locked, "started", by, {"messages": locked.total, "rate": locked.rate})
+        locked.state, locked.started_at, locked.paced_at = State.RUNNING, now, None
+        facts = {"messages": locked.total, "rate": _rate(locked), "stop_at_failure_rate": locked.stop_at_failure_rate}
+        _save(locked, "started", by, facts)
     operation.refresh_from_db()
 
 
-def change(operation: Operation, *, by: str, rate: float | None = None, reason: str = "") -> None:
-    """Change the rate or the reason of an unfinished operation or a dry run. Raises Conflict."""
+def change(
+    operation: Operation,
+    *,
+    by: str,
+    rate: Rate | None = None,
+    reason: str = "",
+    stop_at_failure_rate: float | None = None,
+) -> None:
+    """Change the values that are given, of an unfinished operation or a dry run. Raises Conflict, or Invalid."""
     with transaction.atomic():
         locked = _locked(operation)
         if not (locked.is_open or locked.may_start):
             raise Conflict(f"the operation is {_state_text(locked)} and can no longer be changed")
-        before = {"rate": locked.rate, "reason": locked.reason}
-        locked.rate, locked.reason = rate or locked.rate, reason or locked.reason
-        after = {"rate": locked.rate, "reason": locked.reason}
-        locked.save(update_fields=["rate", "reason"])
+        before = _changeable(locked)
+        _set_rate(locked, rate or _rate(locked), database_now())
+        locked.reason = reason or locked.reason
+        if stop_at_failure_rate is not None:
+            locked.stop_at_failure_rate = stop_at_failure_rate
+        after = _changeable(locked)
+        locked.save(update_fields=["rate", "reason", "pace", "stop_at_failure_rate"])
         AuditEntry.objects.record(by, "operation.changed", locked.public_id, before=before, after=after)
     operation.refresh_from_db()
+
+
+def _changeable(operation: Operation) -> dict[str, Any]:
+    limit = operation.stop_at_failure_rate
+    return {"rate": _rate(operation), "reason": operation.reason, "stop_at_failure_rate": limit}
+
+
+def _rate(operation: Operation) -> Rate:
+    return "auto" if operation.is_adaptive else operation.rate
 
 
 def pause(operation: Operation, *, by: str) -> None:
@@ -195,7 +259,7 @@ def advance() -> float:
     Any worker runs this. A step is short, and between two steps the worker does its other work.
     """
     waiting = Operation.objects.active().order_by(F("paced_at").asc(nulls_first=True), "pk")
-    found = list(waiting.only("kind", "state", "rate", "paced_at")[:AT_ONCE])
+    found = list(waiting.only("kind", "state", "rate", "paced_at", "pace")[:AT_ONCE])
     if not found:
         return IDLE
     if any(operation.kind == Kind.REPLAY for operation in found):
@@ -209,11 +273,15 @@ def _step_if_due(operation: Operation, now: datetime) -> float:
     rest = (_next_step_at(operation, operation.paced_at) - now).total_seconds() if operation.paced_at else 0.0
     if 0 < rest <= LONGEST_REST:  # a longer one was begun before the clock moved back
         return min(ROUND, max(rest, SHORTEST_REST))
-    return SHORTEST_REST if step(operation.pk) else ROUND
+    may_follow = step(operation.pk)
+    return ADAPTIVE_ROUND if operation.is_adaptive else SHORTEST_REST if may_follow else ROUND
 
 
 def _next_step_at(operation: Operation, paced_at: datetime) -> datetime:
     """Return when the next step is due. It is in the row, so that many workers do no more than one."""
+    if operation.is_adaptive and operation.state == State.RUNNING:
+        looked_at = (operation.pace or {}).get("looked_at", 0.0)
+        return datetime.fromtimestamp(looked_at + ADAPTIVE_ROUND, UTC)
     if operation.has_limit and operation.state == State.RUNNING:
         return paced_at + timedelta(seconds=min(LONGEST_REST, max(ROUND, 1 / operation.rate)))
     return paced_at
@@ -258,7 +326,7 @@ def _freeze(operation: Operation, now: datetime) -> bool:
     if found := operation.add_items(_wanted(operation).filter(pk__gt=after, pk__lte=until)):
         operation.total += found
         operation.estimate = _estimated(operation, after, until)
-    _windows[operation.pk] = pacing.next_step(window, time.monotonic() - began, SMALLEST_WINDOW, WINDOW)
+    _windows[operation.pk] = pacing.next_step(window, time.monotonic() - began, _step_takes(), SMALLEST_WINDOW, WINDOW)
     if operation.total > ITEM_LIMIT:
         _end(operation, State.STOPPED, now, f"The filter matches more than {ITEM_LIMIT:,} messages; narrow it.")
     elif not operation.is_planned:
@@ -323,29 +391,75 @@ def _run(operation: Operation, now: datetime) -> bool:
     """Act on the next items, as many as the rate allows and one step takes."""
     if operation.is_deletion:
         return _delete(operation, now)
+    room = STEP
+    if is_watched := operation.is_adaptive or operation.stop_at_failure_rate is not None:
+        look = operation_calls.look(operation, now)
+        if _has_ended_by_its_calls(operation, look.out, now):
+            return False
+        room = look.room
     used_up_to = _used_up_to(operation, now)
     if operation.has_limit:
-        largest = allowed = min(STEP, int((now - used_up_to).total_seconds() * operation.rate + 1e-6))
+        largest = allowed = min(STEP, room, int((now - used_up_to).total_seconds() * operation.rate + 1e-6))
     else:
         largest = allowed = STEP if operation.kind == Kind.REPLAY else _steps.get(operation.pk, pacing.FIRST_STEP)
     if allowed <= 0:
+        if is_watched:
+            operation.save(update_fields=["pace", "rate"])
         return False
     began = time.monotonic()
-    left = operation.items.filter(outcome="").order_by("pk")
-    results = _act_on(operation, list(left.values_list("message_id", flat=True)[:allowed]), now)
+    results = _act_on(operation, _next_items(operation, allowed), now)
     _write(operation, results, now)
     for result in results.values():
         setattr(operation, result.outcome, getattr(operation, result.outcome) + 1)
+    if is_watched:
+        failed = sum(result.outcome == ItemOutcome.FAILED for result in results.values())
+        operation_calls.note_failures(operation, failed)
     # Skipped items make no call, so they use up none of the rate.
     calls = sum(result.outcome == ItemOutcome.SUCCEEDED for result in results.values())
     operation.paced_at = used_up_to + timedelta(seconds=calls / operation.rate)
     if len(results) == largest:
-        _steps[operation.pk] = pacing.next_step(largest, time.monotonic() - began)
-    if operation.done >= operation.total:
+        _steps[operation.pk] = pacing.next_step(largest, time.monotonic() - began, _step_takes())
+    if operation.done >= operation.total and not is_watched:
         _end(operation, State.FINISHED, now)
     else:
         _progressed(operation, now)
     return bool(results) and operation.state == State.RUNNING
+
+
+def _next_items(operation: Operation, count: int) -> list[int]:
+    """Return the messages of the next items, and note the last one.
+
+    PostgreSQL keeps an index entry for each item that is done until it vacuums: without the note, each step would pass
+    all of them. Items that were locked are found from the start again, after the last.
+    """
+    left, noted = operation.items.filter(outcome="").order_by("pk"), (operation.pace or {}).get("item", 0)
+    rows = list(left.filter(pk__gt=noted).values_list("pk", "message_id")[:count])
+    if not rows and noted:
+        rows = list(left.values_list("pk", "message_id")[:count])
+    if rows:
+        operation.pace = (operation.pace or {}) | {"item": rows[-1][0]}
+    return [message_id for _, message_id in rows]
+
+
+def _step_takes() -> float:
+    return STEP_TAKES[connection.vendor]
+
+
+def _has_ended_by_its_calls(operation: Operation, out: int, now: datetime) -> bool:
+    """End a watched operation if too many of its calls fail, or after its last call."""
+    latest, limit = (operation.pace or {}).get("latest", ""), operation.stop_at_failure_rate
+    if limit is not None and pacing.passes(latest, limit):
+        failed = latest.count("1")
+        note = f"{failed} of its latest {len(latest)} calls failed; it was to stop above {limit:.0%}."
+        _end(operation, State.STOPPED, now, note)
+        return True
+    if operation.done < operation.total:
+        return False
+    if out:
+        _progressed(operation, now)
+    else:
+        _end(operation, State.FINISHED, now)
+    return True
 
 
 def _delete(operation: Operation, now: datetime) -> bool:
@@ -354,7 +468,7 @@ def _delete(operation: Operation, now: datetime) -> bool:
     began = time.monotonic()
     deleted = deletion.delete_some(operation, rows, now)
     if max(deleted.messages, deleted.others) == rows:
-        _steps[operation.pk] = pacing.next_step(rows, time.monotonic() - began)
+        _steps[operation.pk] = pacing.next_step(rows, time.monotonic() - began, _step_takes())
     operation.succeeded += deleted.messages
     operation.total = max(operation.total, operation.done)  # messages that arrived while it was planned
     if deleted.is_gone:

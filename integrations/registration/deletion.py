@@ -156,7 +156,12 @@ def delete_some(operation: Operation, limit: int, now: datetime) -> Deleted:
     service_id = operation.service_id or 0
     messages = Message.objects.filter(service_id=service_id)
     sent = messages.exclude(status=Status.DELIVERING)
-    if ids := _newest(sent, limit):
+    # PostgreSQL keeps an index entry for each deleted message until it vacuums: each step begins below the last one, so
+    # that it does not pass all of them. The messages that were locked or sent are found from the top again.
+    below = (operation.pace or {}).get("below")
+    ids = _newest(sent.filter(pk__lt=below), limit) if below else []
+    if ids := ids or _newest(sent, limit):
+        operation.pace = {"below": ids[-1]}
         free = retention.lock_deletable(ids)
         delete_messages(free)
         return Deleted(messages=len(free))

@@ -85,6 +85,18 @@ def test_it_is_paused_resumed_and_cancelled(operator: Api, dead: list[Message]) 
     assert Message.objects.count() == 3
 
 
+def test_a_rate_is_found_by_the_operation_or_has_no_limit(operator: Api, dead: list[Message]) -> None:
+    planned = plan(operator, rate="auto", stop_at_failure_rate=0.5)
+    assert (planned["rate"], planned["stop_at_failure_rate"]) == ("auto", 0.5)
+    assert (planned["pace"]["rate"], planned["pace"]["why"]) == (2, "it starts slowly")
+    path = f"/operations/{planned['id']}"
+    changed = operator.patch(path, {"rate": 5, "stop_at_failure_rate": 0.2}).json()
+    assert (changed["rate"], changed["pace"], changed["stop_at_failure_rate"]) == (5, None, 0.2)
+    changed = operator.patch(path, {"rate": "auto"}).json()
+    assert (changed["rate"], changed["pace"]["rate"], changed["stop_at_failure_rate"]) == ("auto", 2, 0.2)
+    assert plan(operator, kind="cancel", filter="status:pending", rate=None)["rate"] is None
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -94,7 +106,10 @@ def test_it_is_paused_resumed_and_cancelled(operator: Api, dead: list[Message]) 
         ({"reason": ""}, "a reason is required"),
         ({"rate": 0}, "rate"),
         ({"rate": 1001}, "rate"),
-        ({"stop_at_failure_rate": 0.5}, "not supported yet"),
+        ({"rate": None}, "only cancelling has no limit"),
+        ({"kind": "cancel", "rate": "auto"}, "cancelling makes no calls"),
+        ({"stop_at_failure_rate": 0}, "stop_at_failure_rate"),
+        ({"stop_at_failure_rate": 1.1}, "stop_at_failure_rate"),
         ({"mode": "as_is"}, "mode"),
     ],
 )

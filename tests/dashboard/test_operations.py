@@ -170,3 +170,37 @@ def test_a_panel_that_has_not_changed_is_not_sent_again() -> None:
     assert client.get(f"{panel}&v={version[1]}").status_code == 204
     bulk_operations.start(operation, by="person ada", reason="Wrong customer")
     assert client.get(f"{panel}&v={version[1]}").status_code == 200
+
+
+def test_the_form_offers_to_find_the_pace_and_to_stop_at_failures() -> None:
+    messages_of(a_service(), Status.DEAD, 3)
+    operation = work(bulk_operations.plan(Kind.REPLAY, "status:dead", by="person ada", dry_run=True))
+    client = browser(Role.OPERATOR)
+    address = f"/operations/{operation.public_id}/"
+    assert "Find the pace that the receiver bears" in words(client.get(address))
+    refused = client.post(f"{address}start/", {"reason": "They are back", "rate": ""})
+    assert "Enter a number, or let it find the pace." in words(refused)
+    client.post(f"{address}start/", {"reason": "They are back", "auto": "on", "stop_at_failure_rate": "0.3"})
+    operation.refresh_from_db()
+    assert (operation.state, operation.is_adaptive, operation.stop_at_failure_rate) == ("running", True, 0.3)
+    shown = words(client.get(address))
+    assert "2 per second, since" in shown
+    assert "it starts slowly" in shown
+    assert "above 30% failed" in shown.replace("30\u202f%", "30%").replace("30 %", "30%")
+    client.post(f"{address}change/", {"rate": "20"})
+    operation.refresh_from_db()
+    assert (operation.is_adaptive, operation.rate) == (False, 20)
+    client.post(f"{address}change/", {"auto": "1", "rate": "20"})
+    operation.refresh_from_db()
+    assert operation.is_adaptive
+
+
+def test_a_selection_is_cancelled_as_fast_as_the_database_allows() -> None:
+    messages_of(a_service(), Status.PENDING, 3)
+    operation = work(bulk_operations.plan(Kind.CANCEL, "status:pending", by="person ada", dry_run=True))
+    client = browser(Role.OPERATOR)
+    address = f"/operations/{operation.public_id}/"
+    assert "Find the pace" not in words(client.get(address))
+    client.post(f"{address}start/", {"reason": "Wrong customer", "rate": ""})
+    operation.refresh_from_db()
+    assert (operation.state, operation.has_limit) == ("running", False)

@@ -10,11 +10,13 @@ from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from integrations.delivery.claim import claim
 from integrations.errors import Conflict, Invalid
-from integrations.models import AuditEntry, Draft, Event, Message, Operation, Priority, Service, Status
+from integrations.models import AuditEntry, Draft, Event, Message, Operation, Priority, Runtime, Service, Status
 from integrations.models.operation import Kind, State
 from integrations.operators import bulk_operations
-from tests.support.records import work
+from integrations.policies import pacing
+from tests.support.records import a_worker, in_seconds, work
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -333,3 +335,127 @@ def test_workers_without_an_operation_ask_once(billing: Service) -> None:
     with CaptureQueriesContext(connection) as captured:
         bulk_operations.advance()
     assert len(captured) == 1
+
+
+# ---- the calls of an operation --------------------------------------------------------------------------------------
+def _called(operation: Operation, *, failed: bool, count: int = 1_000) -> int:
+    """Call the messages of an operation that were not called yet, as a lane would; returns how many."""
+    now = timezone.now()
+    made = Message.objects.filter(operation_id=operation.pk, attempts=0).order_by("pk")[:count]
+    for message in made:
+        outcome, fault = ("failed", "status") if failed else ("succeeded", "")
+        message.attempt_rows.create(
+            service_id=message.service_id, trigger="first", started_at=now, duration=0.02, outcome=outcome, fault=fault
+        )
+        ends = {"status": Status.PENDING} if failed else {"status": Status.DELIVERED, "finished_at": now}
+        Message.objects.filter(pk=message.pk).update(attempts=1, calls=1, **ends)
+    return len(made)
+
+
+def test_an_operation_whose_calls_fail_went_on_to_its_end(billing: Service) -> None:
+    messages_of(billing, 60)
+    operation = _planned(plan(rate=10, stop_at_failure_rate=0.5))
+    start = timezone.now() + timedelta(minutes=1)
+    for tenths in range(60):
+        _at(operation, start + timedelta(seconds=tenths / 10))
+        _called(operation, failed=True)
+    operation.refresh_from_db()
+    assert operation.state == State.STOPPED
+    assert operation.note == "5 of its latest 5 calls failed; it was to stop above 50%."
+    assert operation.done == Message.objects.exclude(replay_of=None).count() == 5
+    assert Event.objects.filter(subject=operation.public_id, type="operation.finished").exists()
+
+
+def test_an_operation_that_watches_its_calls_ends_with_the_last_of_them(billing: Service) -> None:
+    messages_of(billing, 6)
+    operation = work(plan(stop_at_failure_rate=0.9))
+    assert (operation.state, operation.done) == (State.RUNNING, 6)
+    _called(operation, failed=False, count=5)
+    assert work(operation).state == State.RUNNING
+    _called(operation, failed=True)
+    assert work(operation).state == State.FINISHED
+    assert operation.pace == operation.pace | {"latest": "000001", "seen": []}
+
+
+def test_messages_that_cannot_be_acted_on_stop_it_too(billing: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    messages_of(billing, 150)
+
+    def unreadable(message: Message, **given: Any) -> Draft:
+        raise ValueError("it cannot be read")
+
+    monkeypatch.setattr(Message, "as_replay", unreadable)
+    operation = work(plan(stop_at_failure_rate=0.2))
+    assert (operation.state, operation.failed) == (State.STOPPED, bulk_operations.STEP)
+
+
+def test_a_retry_is_judged_by_the_call_after_it(billing: Service) -> None:
+    (waiting,) = messages_of(billing, 1, Status.PENDING, attempts=1, calls=1)
+    long_ago = timezone.now() - timedelta(hours=1)
+    waiting.attempt_rows.create(service=billing, trigger="first", started_at=long_ago, outcome="failed")
+    operation = work(plan(Kind.RETRY_NOW, "status:pending", stop_at_failure_rate=0.5))
+    assert (operation.state, operation.done) == (State.RUNNING, 1)
+    waiting.attempt_rows.create(
+        service=billing, trigger="retry", started_at=timezone.now(), number=2, outcome="succeeded", duration=0.1
+    )
+    assert work(operation).state == State.FINISHED
+    assert (operation.pace or {})["latest"] == "0"
+
+
+def test_an_adaptive_operation_queues_few_messages_and_halves_when_calls_fail(billing: Service) -> None:
+    messages_of(billing, 200)
+    operation = _planned(plan(rate="auto"))
+    assert (operation.is_adaptive, operation.rate) == (True, pacing.START)
+    start, at = timezone.now(), 0.0
+    while operation.rate < 16:
+        assert at < 60, operation.pace
+        at += 0.1
+        _at(operation, start + timedelta(seconds=at))
+        assert Message.objects.filter(operation_id=operation.pk, attempts=0).count() <= max(4, operation.rate)
+        _called(operation, failed=False)
+    before = operation.done
+    for _ in range(3):
+        at += 0.1
+        _at(operation, start + timedelta(seconds=at))
+        _called(operation, failed=True)
+    _at(operation, start + timedelta(seconds=at + 0.1))
+    assert operation.rate == 8
+    assert "calls failed at 16 a second" in (operation.pace or {})["auto"]["why"]
+    assert operation.done - before < 5
+    done = operation.done
+    _at(operation, start + timedelta(seconds=at + 0.9))
+    assert operation.done == done, "it is silent at first"
+    bulk_operations.change(operation, by="person ada", rate=20)
+    assert (operation.is_adaptive, operation.rate) == (False, 20)
+
+
+def test_an_adaptive_operation_waits_for_an_open_breaker(billing: Service) -> None:
+    messages_of(billing, 3)
+    Runtime.objects.filter(pk=billing.pk).update(state="open")
+    operation = work(plan(rate="auto"))
+    assert (operation.state, operation.done) == (State.RUNNING, 0)
+
+
+@pytest.mark.parametrize(
+    ("consecutive", "careful", "claimed"), [(0, True, 4), (3, True, 1), (4, True, 0), (3, False, 8)]
+)
+def test_calls_of_an_adaptive_operation_leave_the_breaker_room(
+    billing: Service, consecutive: int, careful: bool, claimed: int
+) -> None:
+    messages_of(billing, 8, Status.PENDING, priority=Priority.BULK)
+    Runtime.objects.filter(pk=billing.pk).update(
+        consecutive=consecutive, careful_until=in_seconds(3) if careful else None
+    )
+    assert len(claim(a_worker().pk, 100)) == claimed
+    assert not claim(a_worker().pk, 100)
+
+
+def test_only_calls_set_a_pace(billing: Service) -> None:
+    with pytest.raises(Invalid, match="cancelling makes no calls"):
+        plan(Kind.CANCEL, "status:pending", rate="auto")
+
+
+def _planned(operation: Operation) -> Operation:
+    while operation.state == State.PLANNING:
+        bulk_operations.step(operation.pk)
+        operation.refresh_from_db()
+    return operation
