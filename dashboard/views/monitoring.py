@@ -49,7 +49,7 @@ def readyz(request: HttpRequest) -> HttpResponse:
         else:
             report["schema"] = True
             if no_writes := storage.recent_trouble():
-                report["reason"] = f"The database takes no writes: {no_writes.text}. {no_writes.advice}."
+                report["reason"] = f"The database takes no writes: {no_writes.cause}. {no_writes.advice}."
             else:
                 report["writable"] = True
                 report |= _work()

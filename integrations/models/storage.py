@@ -33,10 +33,15 @@ DISK_FULL, READ_ONLY, LOCKED, TEMP_FILE_LIMIT = "53100", "25006", "55P03", "5340
 class Trouble:
     """Why the database takes no writes, and what to do, each without a full stop."""
 
-    text: str
+    cause: str  # without names of sessions, since everyone may read `/readyz`
     advice: str
     is_lock: bool = False
     holder: int = 0  # the process of this machine that holds the lock, if that is known
+    named: str = ""  # the cause with the name of the session or process
+
+    @property
+    def text(self) -> str:
+        return self.named or self.cause
 
     def __str__(self) -> str:
         return f"the database takes no writes: {self.text}. {self.advice}"
@@ -87,21 +92,21 @@ GOES_ON = "delivery then goes on by itself"
 
 
 def _explain(error: Error) -> Trouble:
-    cause, text = error.__cause__, str(error)
-    state = getattr(cause, "sqlstate", None)
+    text, state = str(error), getattr(error.__cause__, "sqlstate", None)
     if state == DISK_FULL or "database or disk is full" in text:
         return Trouble("its disk is full", f"Free space on it; {GOES_ON}")
     if state == LOCKED:
-        return Trouble(f"{_holders()} locked its tables", f"End that transaction; {GOES_ON}", is_lock=True)
+        cause, advice = "another session has locked its tables", f"End that transaction; {GOES_ON}"
+        return Trouble(cause, advice, is_lock=True, named=_holders())
     if "database is locked" in text:
-        holder = _holder_of_file()
-        name = f"process {holder}" if holder else "another process"
-        return Trouble(f"{name} has locked it", f"End that process; {GOES_ON}", is_lock=True, holder=holder)
+        cause, advice, holder = "another process has locked it", f"End that process; {GOES_ON}", _holder_of_file()
+        named = f"process {holder} has locked it" if holder else ""
+        return Trouble(cause, advice, is_lock=True, holder=holder, named=named)
     if state == READ_ONLY or "readonly database" in text:
         return Trouble("it is read-only", "Connect to the primary server, or make file and folder writable")
     if "disk I/O error" in text:
         return Trouble("its disk reports errors", "Read the log of the kernel")
-    return Trouble(f"a small write failed ({type(cause or error).__name__})", "Read the log of the database")
+    return Trouble(f"a small write failed ({type(error.__cause__ or error).__name__})", "Read the log of the database")
 
 
 HOLDERS = """SELECT DISTINCT a.pid, a.application_name
@@ -116,10 +121,9 @@ def _holders() -> str:
     with suppress(Error), connection.cursor() as cursor:
         cursor.execute(HOLDERS, [[model._meta.db_table for model in WRITTEN]])
         found = cursor.fetchall()
-    if not found:
-        return "another session has"
     names = ", ".join(f"{pid} ({name})" if name else str(pid) for pid, name in found)
-    return f"session {names} of PostgreSQL has" if len(found) == 1 else f"sessions {names} of PostgreSQL have"
+    few = f"session {names} of PostgreSQL has" if len(found) == 1 else f"sessions {names} of PostgreSQL have"
+    return f"{few} locked its tables" if found else ""
 
 
 SHM_WRITE_LOCK = 120  # the byte that a writer locks: https://sqlite.org/walformat.html#wal_locks

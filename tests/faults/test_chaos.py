@@ -27,7 +27,7 @@ from tests.faults.inflict import (
     wait,
 )
 from tests.faults.preload import Clock, poison
-from tests.faults.traffic import rows, wait_for_lanes
+from tests.faults.traffic import NEXT_WITHIN, rows, wait_for_lanes
 from tests.support.backends import Servers
 from tests.support.installation import Installation
 from tests.support.receiver import Receiver
@@ -286,7 +286,7 @@ def test_a_kill_every_8_seconds_for_10_minutes_loses_nothing(chaos: Chaos) -> No
         while time.monotonic() < end:
             wait(EVERY)
             killed.append(kill_one(chaos.installation, KILLED, dice))
-        chaos.measure_recovery()
+        chaos.measure_recovery(2 * NEXT_WITHIN)  # from several kills
     wait_for_lanes(chaos.installation)
     print(f"\nseed {seed}: {len(killed)} kills, {killed.count('up')} of `up`")
     chaos.judge(f"{len(killed)} kills", counters=True)
