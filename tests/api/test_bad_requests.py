@@ -9,7 +9,8 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from integrations.api import api
+from integrations.api import api, json_io
+from integrations.api.problems import Problem
 from integrations.models import Endpoint, Message, Role, Token
 from integrations.models.operation import Kind
 from integrations.operators import bulk_operations
@@ -24,6 +25,7 @@ BODIES: dict[str, tuple[bytes, set[int]]] = {
     "infinity": (b'{"name": -Infinity}', {400}),
     "100,000 open brackets": (b"[" * 100_000, {400}),
     "100,000 nested brackets": (b'{"name": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", {400}),
+    "100,001 empty lists": (b'{"name": [' + b"[]," * 100_001 + b"0]}", {413}),
     "a member twice": (b'{"name": "a", "name": "b"}', {400}),
     "half a surrogate pair": (b'{"name": "\\ud800"}', {400}),
     "a NUL in a key": (b'{"na\\u0000me": "a"}', {422}),
@@ -97,6 +99,17 @@ def test_a_bad_entry_never_rejects_the_others_of_its_batch(operator: Api, calls:
     assert answer.status_code == 200
     assert [one["index"] for one in answer.json()["accepted"]] == [0, 5]
     assert [one["error"]["status"] for one in answer.json()["rejected"]] == [422] * 4
+
+
+def test_half_a_million_lists_took_two_seconds_of_the_thread_that_stores_messages() -> None:
+    nested = b"[" + b"[" * 90 + (b"]" * 90 + b"," + b"[" * 90) * 5_700 + b"]" * 90 + b"]"
+    with pytest.raises(Problem, match="body_base64") as refused:
+        json_io.parse(nested)
+    assert refused.value.status == 413
+    text = json.dumps(["[{" * 60_000, '\\"[' * 60_000]).encode()
+    assert json_io.parse(text) == json.loads(text), "brackets in a text are no lists"
+    assert len(json_io.parse(b"[" + b"{}," * 99_998 + b"0]")) == 99_999
+    assert len(json_io.parse(b"[" + (b'{"name":"abc"}' + b" " * 4 + b",") * 150_000 + b"0]")) == 150_001, "a batch"
 
 
 def test_a_time_is_no_number(operator: Api, calls: list[tuple[str, str]]) -> None:
