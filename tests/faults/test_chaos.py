@@ -27,7 +27,7 @@ from tests.faults.inflict import (
     wait,
 )
 from tests.faults.preload import Clock, poison
-from tests.faults.traffic import NEXT_WITHIN, rows, wait_for_lanes
+from tests.faults.traffic import NEXT_WITHIN, alive_workers, rows, wait_for_lanes
 from tests.support.backends import Servers
 from tests.support.installation import Installation
 from tests.support.receiver import Receiver
@@ -206,44 +206,55 @@ HOUR, DAY = 3600, 24 * 3600
 STROBE = 0.2  # seconds between two times of a clock that is set to and fro
 
 
-@pytest.fixture
-def clock(start_installation: Callable[..., Installation], tmp_path: Path) -> tuple[Installation, Clock]:
-    installation = start_installation(start=False, SWITCHBOARD_TOKEN_RATE="0")
-    return installation, Clock(installation, tmp_path / "clock")
-
-
 @pytest.mark.parametrize("days", [2, pytest.param(100, marks=long)])
 def test_a_clock_that_leaps_ahead_loses_nothing_and_deletes_nothing(
-    start: Start, clock: tuple[Installation, Clock], database: str, days: int
+    start: Start, start_installation: Callable[..., Installation], tmp_path: Path, days: int
 ) -> None:
-    """On SQLite the clock of the database leaps as well, and stays there: what it accepted is in the future else."""
-    chaos, (_, time_of) = start(clock[0]), clock
+    """The clock of SQLite is the machine's. It stays ahead: what it has accepted there would be in the future else."""
+    installation = start_installation(on="sqlite", start=False, SWITCHBOARD_TOKEN_RATE="0")
+    clock = Clock(installation, tmp_path / "clock")
+    chaos = start(installation)
     with chaos.traffic():
-        before = rows(chaos.installation, "SELECT count(*) FROM integrations_message WHERE status = 'delivered'")
-        time_of.set(days * DAY)
+        before = delivered(installation)
+        clock.set(days * DAY)
         wait(3)
         chaos.measure_recovery()
     chaos.judge(f"clock +{days} d", needs=frozenset({"clock"}), counters=days > 2)
-    after = rows(chaos.installation, "SELECT count(*) FROM integrations_message WHERE status = 'delivered'")
-    assert after > before, "history was deleted"
-    if database == "sqlite" and time_of.can_be_set:
-        assert "no history is deleted" in chaos.installation.manage("doctor", check=False).stdout
+    assert delivered(installation) > before, "history was deleted"
+    if clock.can_be_set:
+        assert "no history is deleted" in installation.manage("doctor", check=False).stdout
+
+
+def delivered(installation: Installation) -> int:
+    return int(rows(installation, "SELECT count(*) FROM integrations_message WHERE status = 'delivered'")[0][0])
 
 
 @long
 @pytest.mark.servers_only
-def test_clocks_of_workers_that_move_lose_nothing(start: Start, clock: tuple[Installation, Clock]) -> None:
-    """Two days ahead, an hour behind, and to and fro by an hour; the clock of PostgreSQL is right all the time."""
-    chaos, (_, time_of) = start(clock[0]), clock
-    with chaos.traffic():
-        for ahead in (2 * DAY, -HOUR):
-            with time_of.ahead(ahead):
+def test_clocks_of_workers_that_move_lose_nothing(
+    start_installation: Callable[..., Installation], sink: Receiver, tmp_path: Path
+) -> None:
+    """Two days ahead, an hour behind, and to and fro by an hour, on a machine that runs workers alone. The clocks of
+    PostgreSQL and of the web server are right all the time."""
+    web = start_installation("--no-workers", SWITCHBOARD_TOKEN_RATE="0")
+    workers = web.another("--no-web")
+    clock = Clock(workers, tmp_path / "clock")
+    sink.answer(200, delay=0.1)
+    try:
+        workers.start()
+        until(lambda: len(alive_workers(web)) == 2, 60, "no two lanes")
+        chaos = Chaos(web, sink)
+        with chaos.traffic():
+            for ahead in (2 * DAY, -HOUR):
+                with clock.ahead(ahead):
+                    wait(20)
+            with repeated(lambda: clock.set(random.choice((-HOUR, 0, HOUR))), pause=STROBE):
                 wait(20)
-        with repeated(lambda: time_of.set(random.choice((-HOUR, 0, HOUR))), pause=STROBE):
-            wait(20)
-        time_of.set(0)
-        chaos.measure_recovery()
-    chaos.judge("clocks of workers moved")
+            clock.set(0)
+            chaos.measure_recovery()
+        chaos.judge("clocks of workers moved", counters=True)
+    finally:
+        workers.close()
 
 
 # ---- messages that kill their worker --------------------------------------------------------------------------------
