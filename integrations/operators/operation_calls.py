@@ -113,7 +113,9 @@ def _take_care(operation: Operation, now: datetime, *, is_silent: bool) -> bool:
     runtimes = list(Runtime.objects.filter(pk__in=ids).only("state", "consecutive", "careful_until"))
     policies = {service.pk: service.breaker_policy for service in Service.objects.filter(pk__in=ids).only("breaker")}
     for runtime in runtimes:
-        opens_after = policies[runtime.pk].consecutive_failures
+        if (policy := policies.get(runtime.pk)) is None:  # the service has just been deleted
+            continue
+        opens_after = policy.consecutive_failures
         is_stuck = not is_silent and 0 < opens_after <= runtime.consecutive + 1
         until = None if is_stuck else now + CAREFUL_FOR
         is_fresh = runtime.careful_until is not None and runtime.careful_until > now + CAREFUL_FOR / 2
