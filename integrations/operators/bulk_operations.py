@@ -43,7 +43,7 @@ ROUND = 0.1  # seconds from one step of an operation to the next, at a rate
 ADAPTIVE_ROUND = 0.08  # the same if it watches its calls to find its rate
 # An operation without a rate rests this many times as long as its step took, so that others go on: on SQLite they
 # cannot write during a step.
-REST = {"postgresql": 4, "sqlite": 12}
+REST = {"postgresql": 2, "sqlite": 12}
 # Seconds that such a step may take. On PostgreSQL it holds no other process up, and large steps cost less for each row.
 STEP_TAKES = {"postgresql": 0.2, "sqlite": 0.03}
 SHORTEST_REST, LONGEST_REST = 0.02, 5.0  # seconds
