@@ -8,7 +8,7 @@ import httpx
 import pytest
 from playwright.sync_api import Page, Response, Route, expect
 
-from tests.browser.conftest import EVERY_LOOK, PATIENCE, Look, expect_clean
+from tests.browser.conftest import AT_NIGHT_BY_PHONE, EVERY_LOOK, PATIENCE, Look, expect_clean
 from tests.support.installation import Installation
 from tests.support.receiver import Answer, Receiver
 from tests.support.waiting import until
@@ -52,6 +52,13 @@ def test_from_something_red_to_replayed_without_a_mouse(signed_in: Page, dead: s
     keys.press("Enter")
     expect(signed_in.locator("main .badge.delivered").first).to_be_visible(timeout=3 * PATIENCE)
     assert sink.last.header("webhook-id") == dead
+
+
+@pytest.mark.parametrize("look", [AT_NIGHT_BY_PHONE], indirect=True, ids=str)
+def test_more_filters_made_the_list_scroll_sideways(look: Look, signed_in: Page, dead: str) -> None:
+    signed_in.goto("/messages/")
+    signed_in.get_by_text("More filters").click()
+    expect_clean(signed_in)
 
 
 @pytest.mark.parametrize("look", EVERY_LOOK, indirect=True, ids=str)
