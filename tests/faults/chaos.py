@@ -75,6 +75,7 @@ class Chaos:
         self.installation, self.receiver = installation, receiver
         self.accepted: dict[int, str] = {}  # number: id
         self.unknown: dict[int, str] = {}  # number: the response, or why there was none
+        self.refused: list[str] = []  # 4xx, which no fault explains
         self._numbers = count(1)
         self._lock = threading.Lock()
         self._recovery = 0.0
@@ -101,6 +102,7 @@ class Chaos:
             is_over.set()
             for sender in senders:
                 sender.join(timeout=60)
+            assert self.refused == []
 
     def measure_recovery(self, within: float = NEXT_WITHIN) -> float:
         """The fault is over: wait until a message that is sent now is delivered. Returns and notes the seconds."""
@@ -133,9 +135,15 @@ class Chaos:
         with self._lock:
             if answer.status_code == 202:
                 self.accepted[number] = answer.json()["id"]
-            else:
-                assert answer.status_code >= 500, answer.text
-                self.unknown[number] = answer.text[:200]
+                return
+            self.unknown[number] = answer.text[:200]
+            if (
+                answer.status_code < 500
+                and answer.status_code != 401
+                and "problem+json" in answer.headers.get("content-type", "")
+            ):
+                # Any other response is that of a program that took the port while no web server was there.
+                self.refused.append(answer.text)
 
     def _client(self) -> httpx.Client:
         api = self.installation.api(self._token)
