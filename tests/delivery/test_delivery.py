@@ -656,6 +656,27 @@ def test_a_claim_given_back_before_its_call_leaves_no_trace(register: Register, 
     assert (message.status, message.calls, message.attempt_rows.count()) == (Status.PENDING, 0, 0)
 
 
+def test_a_pump_that_forgets_a_claim_keeps_a_later_one_of_the_same_message(register: Register, send: Send) -> None:
+    send(register())
+    worker = a_worker()
+    (first,) = claim(worker.pk, 10)
+    give_back([first])
+    (second,) = claim(worker.pk, 10)
+
+    async def forget() -> None:
+        pump = Pump("tests")
+        task = asyncio.create_task(asyncio.sleep(0))
+        pump.in_flight[second.message.pk] = (second, task)
+        pump._forget(first)
+        assert pump.in_flight == {second.message.pk: (second, task)}
+        pump._forget(second)
+        assert not pump.in_flight
+        await task
+        await pump.close()
+
+    asyncio.run(forget())
+
+
 def test_a_claim_given_back_once_more_leaves_a_later_one_alone(register: Register, send: Send) -> None:
     """As when the answer to the first commit was lost."""
     (message,) = send(register())

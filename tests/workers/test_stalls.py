@@ -64,8 +64,9 @@ def test_known_answers_that_a_locked_database_held_back_past_the_lease_are_not_s
     assert list(Attempt.objects.values_list("outcome", flat=True)) == ["succeeded"] * 15
 
 
+@pytest.mark.parametrize("settling", ["goes on", "has failed"])
 def test_results_are_written_before_a_lane_whose_lease_was_taken_starts_again(
-    register: Callable[..., Service], send: Callable[..., list[Message]]
+    register: Callable[..., Service], send: Callable[..., list[Message]], settling: str
 ) -> None:
     send(register(), 3)
     steps: list[str] = []
@@ -76,6 +77,10 @@ def test_results_are_written_before_a_lane_whose_lease_was_taken_starts_again(
             await pump._turn()
         while len(pump._results) < 3:  # the calls have ended; the settling task sleeps while it gathers
             await asyncio.sleep(0.001)
+        if settling == "has failed":
+            assert pump._settling
+            pump._settling.cancel()
+            pump._settling = None
         await pump._in_database(lambda: Worker.objects.update(stopped_at=database_now(), lost=True))
         pump._next_renewal = 0.0
         await pump._turn()
