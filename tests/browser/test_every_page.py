@@ -92,7 +92,7 @@ PAGES = {
 LOCKED_OUT_AFTER = 5  # failures with one name, as the settings have it
 LOOKED_AT_BELOW = {"lab-result", "service-preview", "login", "setup"}
 NO_PAGES = {  # they answer with a file, or do what a form asks and lead back
-    *("signing-enable", "signing-disable", "endpoint-delete", "token-delete", "logout"),
+    *("service-cancel-waiting", "signing-enable", "signing-disable", "endpoint-delete", "token-delete", "logout"),
     *("view-save", "view-delete", "message-export", "message-body", "attempt-body"),
     *("message-cancel", "message-retry-now", "failure-resolve", "failure-open", "failure-ignore"),
     *("operation-new", "operation-start", "operation-change", "operation-pause", "operation-resume"),
