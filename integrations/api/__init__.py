@@ -37,10 +37,15 @@ class Api(NinjaAPI):
                 route.callback = with_problems(route.callback)
         return [*routes, re_path("", csrf_exempt(not_found))]
 
+    _description: OpenAPISchema | None = None
+
     def get_openapi_schema(self, **kwargs: Any) -> OpenAPISchema:
-        schema = super().get_openapi_schema(**kwargs)
-        complete(schema, dict(self._authentication()))
-        return schema
+        """The document, made once: it takes half a second of CPU, and clients without an account may ask for it."""
+        if self._description is None:
+            schema = super().get_openapi_schema(**kwargs)
+            complete(schema, dict(self._authentication()))
+            self._description = schema
+        return self._description
 
     def refuse_unknown_parameters(self) -> None:
         """Check the query parameters of every call; to be called once, when all routers are added."""

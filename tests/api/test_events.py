@@ -246,6 +246,7 @@ def test_a_single_message_is_followed(serve: Callable[..., Served], viewer: Api,
 
 
 # ---- resuming -------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_who_comes_back_misses_nothing_and_hears_nothing_twice(
     serve: Callable[..., Served], viewer: Api, billing: Service
 ) -> None:

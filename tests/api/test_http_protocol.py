@@ -240,6 +240,7 @@ def test_a_response_that_nobody_reads_stayed_for_as_long_as_its_client(endless: 
         assert not answer(client).endswith(b"0\r\n\r\n"), "a response that was cut off looks like a whole one"
 
 
+@pytest.mark.slow
 def test_a_response_that_is_read_goes_on_for_as_long_as_it_takes(endless: tuple[Served, list[bool]]) -> None:
     served, ended = endless
     with connection(served) as client:

@@ -416,6 +416,7 @@ def test_a_service_that_has_to_stay_keeps_its_history(history: History, service:
 
 
 # ---- how it is found ------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_no_statement_reads_a_table_from_end_to_end(history: History, service: Service) -> None:
     """Each statement of a pass is explained among history that stays; small tables are looked at as a whole."""
     history(2000, age=DAY)

@@ -254,6 +254,7 @@ def test_replays_that_a_former_version_made_join_their_lineage(billing: Service)
 
 
 # ---- cost -----------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_the_choice_of_a_replay_reads_no_history(billing: Service) -> None:
     """Neither a window of the planning nor the page of a group walks through the messages outside of it."""
     draft = Draft(billing, "POST", "/orders", b"{}", "application/json")

@@ -51,6 +51,7 @@ def large(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # ---- many messages --------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_deleting_thousands_of_waiting_messages_read_them_all_at_once(billing: Service) -> None:
     """It took 2.9 GiB for 300,000, and PostgreSQL ended the transaction, which idled while Python read them."""
     count = 5_000
@@ -83,6 +84,7 @@ def test_deleting_thousands_of_waiting_messages_read_them_all_at_once(billing: S
     assert AuditEntry.objects.filter(action="service.deleted", target="billing", actor="person ada").exists()
 
 
+@pytest.mark.slow
 def test_cancelling_all_waiting_messages_of_a_service_took_over_an_hour(billing: Service) -> None:
     """200,000 at the pace of replays, 50 a second. Now in steps as large as the database does in some 20 ms."""
     count = 5_000
