@@ -220,8 +220,7 @@ def test_a_step_that_cannot_be_done_stops_its_operation_only(billing: Service, m
 def test_it_is_paused_resumed_and_cancelled(billing: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bulk_operations, "STEP", 2)
     messages_of(billing, 10)
-    operation = plan()
-    assert bulk_operations.step(operation.pk)  # planned
+    operation = _planned(plan())
     assert bulk_operations.step(operation.pk)  # the first two
     bulk_operations.pause(operation, by="person ada")
     assert not bulk_operations.step(operation.pk)
@@ -255,8 +254,7 @@ def test_one_that_is_paused_while_it_is_planned_goes_on_with_that(
 
 def test_its_rate_holds_and_can_be_changed(billing: Service) -> None:
     messages_of(billing, 30)
-    operation = plan(rate=10)
-    bulk_operations.step(operation.pk)  # planned
+    operation = _planned(plan(rate=10))
     start = timezone.now()
     for seconds, done in ((0, 1), (0, 1), (0.5, 6), (0.6, 7)):
         _at(operation, start + timedelta(seconds=seconds))
@@ -269,10 +267,7 @@ def test_its_rate_holds_and_can_be_changed(billing: Service) -> None:
 @pytest.mark.parametrize("pauses", [False, True])
 def test_the_first_second_of_a_rate_sent_two_seconds_worth(billing: Service, pauses: bool) -> None:
     messages_of(billing, 40)
-    operation = plan(rate=10)
-    while operation.state == State.PLANNING:
-        bulk_operations.step(operation.pk)
-        operation.refresh_from_db()
+    operation = _planned(plan(rate=10))
     if pauses:  # a resumption is a start, too
         bulk_operations.pause(operation, by="person ada")
         bulk_operations.resume(operation, by="person ada")
@@ -455,6 +450,7 @@ def test_only_calls_set_a_pace(billing: Service) -> None:
 
 
 def _planned(operation: Operation) -> Operation:
+    """Plan it to the end: earlier tests of a run have used up ids, and each step searches some thousands."""
     while operation.state == State.PLANNING:
         bulk_operations.step(operation.pk)
         operation.refresh_from_db()
