@@ -33,8 +33,10 @@ $(VENV)/.test: requirements-test.txt | $(VENV)/bin/python
 	@touch $@ $(VENV)/.run
 
 # What touches a database on PostgreSQL and Redis first, then the whole suite on SQLite: the last line counts them all.
-# Four processes on two cores, because many tests wait; each has servers of its own.
-PYTEST := $(PY) -m pytest -n 4
+# Four processes on two cores, because many tests wait; each has servers of its own. CI takes two: on a machine that
+# others share, tests that wait for real seconds then compete with each other less.
+PROCESSES ?= 4
+PYTEST := $(PY) -m pytest -n $(PROCESSES)
 test: $(VENV)/.test  ## Run the whole suite on both databases and in a browser
 	$(PYTEST) --database postgres
 	$(PYTEST)
