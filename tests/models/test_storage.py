@@ -8,14 +8,13 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from django.db import OperationalError, connection, transaction
+from django.db import OperationalError, connection
 from django.test import Client
 from django.utils import timezone
 
@@ -23,6 +22,7 @@ from integrations.api import problems
 from integrations.management.commands.doctor import check_results
 from integrations.models import storage
 from integrations.models.storage import Trouble
+from tests.support.database import held_by_another
 from tests.support.records import a_worker
 from tests.support.signed_in import a_service, browser, words
 
@@ -36,28 +36,15 @@ def _looked_at_never(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "LOCK_WAIT", 0.1)
 
 
-@contextmanager
-def _locked_by_another() -> Iterator[None]:
+def _locked_by_another() -> AbstractContextManager[None]:
     """Another session locks what every delivery writes: on SQLite the file, on PostgreSQL one of the tables."""
-    holds, may_go = threading.Event(), threading.Event()
 
-    def hold() -> None:
-        with transaction.atomic(), connection.cursor() as cursor:  # IMMEDIATE on SQLite
-            if connection.vendor == "postgresql":
-                cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+    def take() -> None:
+        if connection.vendor == "postgresql":
+            with connection.cursor() as cursor:
                 cursor.execute("LOCK TABLE integrations_message")
-            holds.set()
-            may_go.wait(30)
-        connection.close()
 
-    holder = threading.Thread(target=hold)
-    holder.start()
-    assert holds.wait(5)
-    try:
-        yield
-    finally:
-        may_go.set()
-        holder.join()
+    return held_by_another(take)
 
 
 @pytest.mark.django_db(transaction=True)

@@ -21,6 +21,7 @@ from integrations.models.retention import delete_messages
 from integrations.operators import bulk_operations
 from integrations.schemas.message import ReplayIn
 from integrations.search import grammar, pages
+from tests.support.database import locked
 from tests.support.records import work
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -207,21 +208,8 @@ def test_an_item_waits_while_another_transaction_replays_its_lineage(billing: Se
     dead_replay(first)
     operation = replay_all(dry_run=True)
     bulk_operations.start(operation, by="person ada")
-    is_held, may_end = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with transaction.atomic():
-            Message.objects.select_for_update().get(pk=first.pk)
-            is_held.set()
-            may_end.wait(20)
-        connection.close()
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    assert is_held.wait(20)
-    assert work(operation).done == 0
-    may_end.set()
-    thread.join()
+    with locked(Message.objects.filter(pk=first.pk)):
+        assert work(operation).done == 0
     assert work(operation).succeeded == 1
 
 

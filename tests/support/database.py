@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import Any
 
@@ -34,16 +34,22 @@ def _tables() -> list[str]:
     return sorted(connection.ops.quote_name(table) for table in tables)
 
 
-@contextmanager
-def locked(rows: models.QuerySet[Any]) -> Iterator[None]:
+def locked(rows: models.QuerySet[Any]) -> AbstractContextManager[None]:
     """Another session holds the rows, as an operator's open transaction in psql would."""
+    return held_by_another(lambda: list(rows.select_for_update()))
+
+
+@contextmanager
+def held_by_another(take: Callable[[], object]) -> Iterator[None]:
+    """Another session holds what ``take`` locks in its transaction: on SQLite the file, whatever it takes."""
     holds, may_go = threading.Event(), threading.Event()
 
     def hold() -> None:
         with transaction.atomic():
-            with connection.cursor() as cursor:
-                cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
-            list(rows.select_for_update())
+            if connection.vendor == "postgresql":
+                with connection.cursor() as cursor:
+                    cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+            take()
             holds.set()
             may_go.wait(HELD_FOR)
         connection.close()

@@ -16,7 +16,7 @@ from integrations.delivery.claim import claim
 from integrations.models import Message, Runtime, Service, Status, Tally, database_now
 from integrations.outbound.client import Client
 from integrations.workers.pump import Pump
-from tests.support.database import locked
+from tests.support.database import held_by_another, locked
 from tests.support.pumps import ENDS_WITHIN, OFF, Pumps, nothing_is_unfinished
 from tests.support.receiver import Receiver
 from tests.support.waiting import until
@@ -149,24 +149,11 @@ def test_messages_are_accepted_while_an_operators_change_holds_the_service(
     from integrations.api.services import find_service
 
     service = register("billing")
-    holds, may_go = threading.Event(), threading.Event()
-
-    def change() -> None:
-        with transaction.atomic():
-            find_service("billing", locked=True)
-            holds.set()
-            may_go.wait(4)
-        connection.close()
-
-    holder = threading.Thread(target=change)
-    holder.start()
-    assert holds.wait(5)
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute("SET lock_timeout = '1s'")
-        send(service)
-    finally:
-        may_go.set()
-        holder.join()
-        connection.close()
+    with held_by_another(lambda: find_service("billing", locked=True)):
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute("SET lock_timeout = '1s'")
+            send(service)
+        finally:
+            connection.close()
     assert Message.objects.count() == 1
