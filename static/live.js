@@ -96,10 +96,10 @@ const receive = (message) => {
     if (message.isNew) everythingHasChanged();
     showState();
   }
-  for (const [topic, service] of message.changes || []) {
+  for (const { topics, service } of message.changes || []) {
     const concerns = ({ dataset: { live, service: own } }) =>
-      live.split(" ").includes(topic) && (!own || !service || own === service);
-    hasChanged(concerns, topic === "messages");
+      live.split(" ").some((topic) => topics.includes(topic)) && (!own || !service || own === service);
+    hasChanged(concerns, topics.includes("messages"));
   }
 };
 
@@ -134,7 +134,7 @@ const readStream = async (leaving, onHello) => {
       const frames = (rest + value).split("\n\n");
       rest = frames.pop();
       const changes = frames.map(changeIn).filter(Boolean);
-      if (changes.some(([topic]) => topic === "hellos")) {
+      if (changes.some(({ topics }) => topics.includes("hellos"))) {
         onHello();
         broadcast({ isUp: true, isNew: true }); // the stream does not repeat earlier events
       } else if (changes.length) broadcast({ changes });
@@ -145,11 +145,12 @@ const readStream = async (leaving, onHello) => {
   }
 };
 
-/** The topic of an event and its service: `event: breaker.opened` belongs to "breakers". */
+/** `event: operation.finished` with the id op_1 belongs to the topics "operations" and "operation:op_1". */
 const changeIn = (frame) => {
-  const type = /^event: ([a-z]+)/m.exec(frame)?.[1];
-  const data = /^data: (.*)$/m.exec(frame)?.[1];
-  return type && [type.endsWith("s") ? type : `${type}s`, data && JSON.parse(data).service];
+  const kind = /^event: ([a-z]+)/m.exec(frame)?.[1];
+  if (!kind) return null;
+  const { id, service } = JSON.parse(/^data: (.*)$/m.exec(frame)?.[1] || "{}");
+  return { topics: [kind.endsWith("s") ? kind : `${kind}s`, `${kind}:${id}`], service };
 };
 
 const compete = () => {

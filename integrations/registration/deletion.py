@@ -93,6 +93,7 @@ def _delete_registration(service: Service, *, actor: str) -> None:
     before = registry.masked(registry.configuration(service))
     AuditEntry.objects.record(actor, "service.deleted", service.name, before=before)
     service.delete()
+    Event.objects.create(type="service.deleted", facts={"service": service.name, "by": actor})
 
 
 # ---- by an operation ------------------------------------------------------------------------------------------------

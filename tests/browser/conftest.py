@@ -37,6 +37,7 @@ CHROMIUM_OPTIONS = [
 ]
 PATIENCE = 10_000  # milliseconds for one step on a page
 WORKERS = 60_000  # milliseconds for what workers do, who share two cores with this browser
+SIGNALLED = 20_000  # the same, for what a live panel shows by a signal: its slow poll comes 25 s after it or later
 
 
 @dataclass

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import WORKERS, Look, Person, expect_clean
+from tests.browser.conftest import SIGNALLED, WORKERS, Look, Person, expect_clean
 from tests.support.receiver import Answer, Receiver
 from tests.support.waiting import until
 
@@ -61,7 +61,7 @@ def test_replay_all_that_match_and_watch_it(
 
     # It is watched until it is done.
     operation = page.locator("#operation")
-    expect(operation).to_contain_text(f"{DEAD} of {DEAD} done", timeout=WORKERS)
+    expect(operation).to_contain_text(f"{DEAD} of {DEAD} done", timeout=SIGNALLED)
     expect(operation.locator(".badge.delivered").first).to_be_visible(timeout=WORKERS)
     shot(f"operations-done-{look}")
     expect_clean(page)
@@ -87,7 +87,7 @@ def test_replay_a_few_pause_it_and_cancel_it(look: Look, page: Page, service: st
     page.get_by_label("Messages per second").fill("0.01")  # one at once, the next in 100 s
     begin.click()
     operation = page.locator("#operation")
-    expect(operation).to_contain_text("1 of 3 done", timeout=WORKERS)
+    expect(operation).to_contain_text("1 of 3 done", timeout=SIGNALLED)
     operation.get_by_role("button", name="Pause").click()
     expect(operation.locator(".badge.paused")).to_be_visible()
     shot(f"operations-paused-{look}")
@@ -114,7 +114,7 @@ def test_a_backlog_is_cancelled_and_its_service_deleted(
     shot(f"service-cancel-waiting-{look}")
     page.get_by_role("button", name="Cancel messages").click()
     operation = page.locator("#operation")
-    expect(operation).to_contain_text("1.5k of 1.5k done", timeout=WORKERS)
+    expect(operation).to_contain_text("1.5k of 1.5k done", timeout=SIGNALLED)
     shot(f"operation-cancelled-waiting-{look}")
     expect_clean(page)
 
@@ -123,7 +123,7 @@ def test_a_backlog_is_cancelled_and_its_service_deleted(
     expect(page.locator("h1")).to_contain_text("Delete service")
     deletion = f"operations/{page.url.rstrip('/').rpartition('/')[2]}"
     assert api.post(f"{deletion}/pause").status_code == 200
-    expect(operation.locator(".badge.paused")).to_be_visible(timeout=WORKERS)
+    expect(operation.locator(".badge.paused")).to_be_visible(timeout=SIGNALLED)
     shot(f"operation-deletion-{look}")
     expect_clean(page)
     page.goto(f"/services/{name}/")
@@ -133,5 +133,5 @@ def test_a_backlog_is_cancelled_and_its_service_deleted(
     page.goto("/services/")
     expect(page.get_by_role("row", name=name)).to_contain_text("deleting")
     assert api.post(f"{deletion}/resume").status_code == 200
-    expect(page.get_by_role("row", name=name)).to_have_count(0, timeout=WORKERS)
+    expect(page.get_by_role("row", name=name)).to_have_count(0, timeout=SIGNALLED)
     assert api.get(f"services/{name}").status_code == 404
