@@ -78,13 +78,13 @@ def _with_services(rows: list[Message], found: SearchResults) -> None:
 def _listing_context(request: HttpRequest, found: SearchResults, shown: CursorPage) -> dict[str, Any]:
     filters = filters_of(request.GET)
     counts = found.counts
-    first = shown.rows[0].pk if shown.rows else 0
-    if request.GET.get("first", "").isdecimal():
+    first, new = shown.rows[0].pk if shown.rows else 0, 0
+    if shown.is_first and request.GET.get("first", "").isdecimal():  # not of a new page: it begins with the newest
         first = int(request.GET["first"][:18])
+        new = found.count_above(first, NEW_LIMIT) if first else 0
     state = {**filters, "rows": "-".join(str(row.pk) for row in shown.rows)}
     if shown.is_first:
         state["first"] = str(first)
-    new = found.count_above(first, NEW_LIMIT) if shown.is_first and first else 0
     return {
         "rows": shown.rows,
         "page": shown,
