@@ -96,7 +96,7 @@ const receive = (message) => {
     if (message.isNew) everythingHasChanged();
     showState();
   }
-  for (const { topics, service } of message.changes || []) {
+  for (const { topics, service } of message.changed || []) {
     const concerns = ({ dataset: { live, service: own } }) =>
       live.split(" ").some((topic) => topics.includes(topic)) && (!own || !service || own === service);
     hasChanged(concerns, topics.includes("messages"));
@@ -133,11 +133,11 @@ const readStream = async (leaving, onHello) => {
       timer = setTimeout(stop, SILENCE);
       const frames = (rest + value).split("\n\n");
       rest = frames.pop();
-      const changes = frames.map(changeIn).filter(Boolean);
-      if (changes.some(({ topics }) => topics.includes("hellos"))) {
+      const changed = frames.map(changeIn).filter(Boolean);
+      if (changed.some(({ topics }) => topics.includes("hellos"))) {
         onHello();
         broadcast({ isUp: true, isNew: true }); // the stream does not repeat earlier events
-      } else if (changes.length) broadcast({ changes });
+      } else if (changed.length) broadcast({ changed });
     }
   } finally {
     clearTimeout(timer);

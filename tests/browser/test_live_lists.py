@@ -196,7 +196,7 @@ def test_a_panel_with_selected_text_does_not_refresh(signed_in: Page, places: di
     asked: list[str] = []
     signed_in.on("request", lambda request: asked.append(request.url))
     tiles.next_is("one more")
-    signed_in.evaluate("new BroadcastChannel('switchboard-live').postMessage({changes: [['breakers']]})")
+    signed_in.evaluate("new BroadcastChannel('switchboard-live').postMessage({changed: [{topics: ['breakers']}]})")
     signed_in.wait_for_timeout(2_000)  # a panel asks within 1.3 s
     assert not [url for url in asked if "/_p/breakers/" in url]
     signed_in.evaluate("getSelection().removeAllRanges()")
