@@ -6,8 +6,8 @@ from datetime import datetime
 from typing import ClassVar
 
 from django.db import models
-from django.utils import timezone
 
+from integrations.models.clock import database_now
 from integrations.models.service import Service
 
 
@@ -19,7 +19,7 @@ class HealthQuerySet(models.QuerySet["Health"]):
     def schedule(self, service: Service) -> None:
         """Start or stop the checks, as the service is configured; a changed check runs at once."""
         if service.health_check.get("interval"):
-            self.update_or_create(service=service, defaults={"next_at": timezone.now()})
+            self.update_or_create(service=service, defaults={"next_at": database_now()})
         else:
             self.filter(service=service).delete()
 

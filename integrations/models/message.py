@@ -26,11 +26,11 @@ from typing import Any, ClassVar, NamedTuple, cast
 from django.db import connection, models, transaction
 from django.db.models import Case, Exists, F, Min, OuterRef, Q, QuerySet, Value, When
 from django.db.models.functions import Coalesce
-from django.utils import timezone
 
 from integrations import wakeup
 from integrations.errors import Conflict
 from integrations.models import field_value, identifiers, sql, tally
+from integrations.models.clock import database_now
 from integrations.models.service import Endpoint, Service
 from integrations.policies.retry import DeadReason
 
@@ -265,13 +265,13 @@ class MessageQuerySet(models.QuerySet["Message"]):
         return self.filter(pk=parsed[0], nonce=parsed[1]).first()
 
     # ---- accept ----------------------------------------------------------------------------------------------------
-    def accept(self, drafts: Sequence[Draft], now: datetime | None = None) -> list[Message]:
+    def accept(self, drafts: Sequence[Draft]) -> list[Message]:
         """Queue messages in one transaction; after this returns, outside another transaction, they are on disk."""
         if not drafts:
             return []
-        now = now or timezone.now()
         with transaction.atomic(savepoint=False):  # inside another transaction it commits or rolls back with that one
-            keys = sql.fresh_keys(Message, len(drafts))
+            # Claims ask the database's clock too: by that of a web server ahead of it, messages would wait for nothing.
+            now, keys = sql.fresh_keys(Message, len(drafts))
             accepted = [_accepted(draft, key, now) for draft, key in zip(drafts, keys, strict=True)]
             self._begin_lineages([draft.replay_of for draft in drafts if draft.replay_of])
             sql.append(Message, accepted)
@@ -652,7 +652,7 @@ class Message(Named, models.Model):
 
     def cancel(self) -> None:
         """Cancel a pending message. Raises Conflict in any other status."""
-        if not Message.objects.filter(pk=self.pk).cancel(timezone.now()):
+        if not Message.objects.filter(pk=self.pk).cancel(database_now()):
             self.refresh_from_db()
             raise Conflict(f"it is {self.status}; only a pending message can be cancelled")
         self.refresh_from_db()
@@ -662,7 +662,7 @@ class Message(Named, models.Model):
 
         Raises Conflict in any other status.
         """
-        changed = Message.objects.filter(pk=self.pk).retry_now(timezone.now())
+        changed = Message.objects.filter(pk=self.pk).retry_now(database_now())
         self.refresh_from_db()
         if not changed:
             raise Conflict(f"it is {self.status}; only a pending message can be retried now")

@@ -101,8 +101,8 @@ def fence(ids: Sequence[int]) -> tuple[datetime, dict[int, Fence]]:
             return now, {pk: Fence(worker, calls, key) for pk, worker, calls, key, _ in found}
         cursor.execute(FENCE.format(these=sql.is_any("id")), parameters)
         found = cursor.fetchall()
-    keys = sql.fresh_keys(Attempt, len(found))
-    return timezone.now(), {pk: Fence(worker, calls, key) for (pk, worker, calls), key in zip(found, keys, strict=True)}
+    now, keys = sql.fresh_keys(Attempt, len(found))
+    return now, {pk: Fence(worker, calls, key) for (pk, worker, calls), key in zip(found, keys, strict=True)}
 
 
 def load(service_ids: Iterable[int]) -> dict[int, dict[int | None, int]]:

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import Enum
 from functools import lru_cache
 from operator import itemgetter
@@ -22,6 +22,7 @@ from django.db import Error, connection, models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 from django.db.models.sql.compiler import SQLCompiler
+from django.utils import timezone
 
 
 @models.ForeignKey.register_lookup  # which does not inherit the lookups of fields
@@ -136,8 +137,11 @@ class RowReader:
         return values
 
 
-def fresh_keys(model: type[models.Model], count: int) -> list[int]:
-    """Keys for rows that this transaction will insert, ascending.
+KEYS = "SELECT nextval(%s), statement_timestamp() FROM generate_series(1, %s)"
+
+
+def fresh_keys(model: type[models.Model], count: int) -> tuple[datetime, list[int]]:
+    """The time by the database's clock, and keys for ``count`` rows that this transaction will insert, ascending.
 
     On SQLite the transaction must hold the write lock (IMMEDIATE does), or rows of another transaction take the same
     keys.
@@ -145,12 +149,13 @@ def fresh_keys(model: type[models.Model], count: int) -> list[int]:
     table = model._meta.db_table
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
-            cursor.execute("SELECT nextval(%s) FROM generate_series(1, %s)", [f"{table}_id_seq", count])
-            return [key for (key,) in cursor.fetchall()]
+            cursor.execute(KEYS, [f"{table}_id_seq", count])
+            found = cursor.fetchall()
+            return found[0][1].astimezone(UTC), [key for key, _ in found]
         cursor.execute("SELECT seq FROM sqlite_sequence WHERE name = %s", [table])
-        found = cursor.fetchone()
-    last = found[0] if found else 0
-    return list(range(last + 1, last + 1 + count))
+        row = cursor.fetchone()
+    last = row[0] if row else 0
+    return timezone.now(), list(range(last + 1, last + 1 + count))
 
 
 def append(model: type[models.Model], rows: Sequence[dict[str, Any]]) -> None:

@@ -18,6 +18,7 @@ from integrations.idempotency import run_once
 from integrations.management.commands.doctor import _leap
 from integrations.models import (
     AuditEntry,
+    Health,
     IdempotentAnswer,
     Message,
     Retention,
@@ -50,6 +51,23 @@ def test_a_rate_goes_on_after_the_clock_moved_back_a_day(register: Register, sen
     next_slot = Runtime.objects.get(pk=service.pk).next_slot
     assert next_slot is not None
     assert next_slot - database_now() < 2 * SECOND
+
+
+@pytest.mark.servers_only  # SQLite has no clock of its own
+def test_a_message_is_due_at_once_whose_web_server_has_a_clock_that_is_ahead(
+    register: Register, send: Send, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was due by the web server's clock, and waited for as long as that was ahead of the database's."""
+    service = register(health_check={"path": "/", "interval": 60})
+    monkeypatch.setattr("django.utils.timezone.now", lambda: datetime.now(UTC) + timedelta(hours=1))
+    (message,) = send(service)
+    assert [claimed.message.pk for claimed in claim(a_worker().pk, 10)] == [message.pk]
+    (later,) = send(service)
+    Message.objects.filter(pk=later.pk).update(due_at=database_now() + DAY)
+    later.retry_now()
+    assert [claimed.message.pk for claimed in claim(a_worker().pk, 10)] == [later.pk]
+    Health.objects.schedule(service)
+    assert Health.objects.due(database_now()).exists()
 
 
 def test_a_lane_holds_no_place_for_a_slot_that_a_jump_back_left_far_ahead(
