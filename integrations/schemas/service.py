@@ -160,7 +160,7 @@ class ServiceIn(StrictModel):
     url_env: str | None = Field(
         None,
         pattern=r"^SWITCHBOARD_SERVICE_[A-Z0-9_]+_URL$",
-        description="Environment variable that holds the base URL; used instead of base_url.",
+        description="Environment variable that holds the base URL; used instead of one given here.",
     )
     description: str = Field("", max_length=5000, description="Purpose of the service and the messages it receives.")
     owner: ShortText = Field("", description="Person or team to contact when the service is down.")
