@@ -215,6 +215,14 @@ def _rows_are_deleted_after_a_test_that_commits() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def _no_earlier_test_suspected_the_database() -> None:
+    """A page looks whether the database takes writes, which takes statements, for a minute after a write has failed."""
+    from integrations.models import storage
+
+    storage._result, storage._suspected_at = None, float("-inf")
+
+
 @pytest.fixture(scope="session")
 def servers(pytestconfig: pytest.Config) -> Servers:
     """PostgreSQL and Redis of this run, each started when first asked for; there on a SQLite run as well."""

@@ -30,9 +30,7 @@ FULL = Trouble("its disk is full", "Free space on it; delivery then goes on by i
 
 
 @pytest.fixture(autouse=True)
-def _looked_at_never(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "_result", None)
-    monkeypatch.setattr(storage, "_suspected_at", float("-inf"))
+def _short_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "LOCK_WAIT", 0.1)
 
 
