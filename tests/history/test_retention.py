@@ -57,10 +57,10 @@ def history(service: Service) -> History:
     def some(count: int = 1, *, age: timedelta = 91 * DAY, **fields: Any) -> list[Message]:
         draft = Draft(service, "POST", "/hook", b'{"order": 7}', "application/json")
         at = database_now() - age
-        made = Message.objects.accept([draft] * count, at - MOMENT)
+        made = Message.objects.accept([draft] * count)
         ids = [message.pk for message in made]
         Message.objects.filter(pk__in=ids).update(
-            **{"status": Status.DELIVERED, "finished_at": at, "due_at": None, **fields}
+            **{"status": Status.DELIVERED, "created_at": at - MOMENT, "finished_at": at, "due_at": None, **fields}
         )
         Attempt.objects.bulk_create(_call(service, at, message_id=pk, number=1) for pk in ids)
         return made
