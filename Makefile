@@ -11,11 +11,12 @@ export PYTHONDONTWRITEBYTECODE :=
 help:  ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-run: setup  ## Set up, migrate, and serve the console and its workers on http://127.0.0.1:8000
-	$(PY) manage.py up
+PORT ?= 8000
+run: setup  ## Set up, migrate, and serve the console and its workers on http://127.0.0.1:8000 (or PORT=…)
+	$(PY) manage.py up --port $(PORT)
 
 demo: setup  ## The same with sandbox services and traffic, in data/demo
-	SWITCHBOARD_DATA=$${SWITCHBOARD_DATA:-data/demo} $(PY) manage.py demo
+	SWITCHBOARD_DATA=$${SWITCHBOARD_DATA:-data/demo} $(PY) manage.py demo --port $(PORT)
 
 setup: $(VENV)/.run  ## Make the virtual environment in .venv from the locked requirements
 

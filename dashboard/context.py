@@ -9,11 +9,12 @@ from django.http import HttpRequest
 from django.utils.functional import SimpleLazyObject
 
 from dashboard.access import person
+from dashboard.presenters.documents import Place, place_of_page
 from integrations.models import Failure, Role, Runtime
 
 FAILING_CAP = 100
 # The sidebar's section for addresses that do not begin with its name.
-SECTIONS = {"": "overview", "attempts": "messages"}
+SECTIONS = {"": "overview", "start": "overview", "attempts": "messages"}
 
 
 def console(request: HttpRequest) -> dict[str, Any]:
@@ -27,9 +28,16 @@ def console(request: HttpRequest) -> dict[str, Any]:
         "trouble": SimpleLazyObject(trouble),
         "failing": SimpleLazyObject(failing),
         "section": section,
+        "help_place": _help_place(request),
         "may_operate": person(request).may(Role.OPERATOR),
         "may_administer": person(request).may(Role.ADMIN),
     }
+
+
+def _help_place(request: HttpRequest) -> Place | None:
+    """The part of the documentation about this page."""
+    route = request.resolver_match.url_name if request.resolver_match else None
+    return place_of_page(route) if route else None
 
 
 def trouble() -> int:

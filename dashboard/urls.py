@@ -5,6 +5,7 @@ from django.urls import path
 from dashboard.views import (
     audit,
     breakers,
+    documents,
     failures,
     lab,
     messages,
@@ -16,6 +17,7 @@ from dashboard.views import (
     services,
     settings,
     sidebar,
+    start,
     status,
     workers,
 )
@@ -23,6 +25,10 @@ from integrations.api import api
 
 urlpatterns = [
     path("", overview.overview, name="overview"),
+    path("start/", start.start, name="start"),
+    path("start/register/", start.register, name="start-register"),
+    path("start/sandbox/", start.add_sandbox, name="start-sandbox"),
+    path("start/send/", start.send, name="start-send"),
     # services
     path("services/", services.list.listing, name="services"),
     path("services/new/", services.edit.new, name="service-new"),
@@ -30,6 +36,8 @@ urlpatterns = [
     path("services/<slug:name>/", services.detail.detail, name="service"),
     path("services/<slug:name>/try/", services.preview.try_out, name="service-try"),
     path("services/<slug:name>/edit/", services.edit.edit, name="service-edit"),
+    path("services/<slug:name>/history/", services.versions.history, name="service-history"),
+    path("services/<slug:name>/history/<int:pk>/", services.versions.restore, name="service-restore"),
     path("services/<slug:name>/pause/", services.actions.pause, name="service-pause"),
     path("services/<slug:name>/resume/", services.actions.resume, name="service-resume"),
     path("services/<slug:name>/cancel-waiting/", services.actions.cancel_waiting, name="service-cancel-waiting"),
@@ -85,6 +93,10 @@ urlpatterns = [
     path("workers/", workers.listing, name="workers"),
     path("status/", status.status, name="status"),
     path("audit/", audit.listing, name="audit"),
+    # documentation
+    path("docs/", documents.document, name="docs"),
+    path("docs/<slug:name>.png", documents.picture, name="docs-picture"),
+    path("docs/<path:name>/", documents.document, name="document"),
     # people and settings
     path("login/", people.login, name="login"),
     path("logout/", people.logout, name="logout"),
@@ -98,9 +110,12 @@ urlpatterns = [
     path("settings/password/", people.password, name="password"),
     # fragments for htmx
     path("_p/overview/", overview.overview_panel, name="_overview"),
+    path("_p/start/", start.delivery_panel, name="_start"),
     path("_p/services/", services.list.listing_panel, name="_services"),
     path("_p/services/<slug:name>/", services.detail.detail_panel, name="_service"),
     path("_p/services/<slug:name>/form/<slug:group>/", services.edit.form_group, name="_service_form"),
+    path("_p/address/", services.edit.address, name="_new_address"),
+    path("_p/services/<slug:name>/address/", services.edit.address, name="_service_address"),
     path("_p/form/<slug:group>/", services.edit.form_group, name="_new_form"),
     path("_p/services/<slug:name>/try/", services.preview.backtest_panel, name="_service_try"),
     path("_p/policy/retries/", services.preview.preview_panel, {"group": "retries"}, name="_preview_retries"),
@@ -118,6 +133,7 @@ urlpatterns = [
     path("_p/status/", status.status_panel, name="_status"),
     path("_p/lab/endpoints/", lab.endpoints, name="_lab_endpoints"),
     path("_p/trouble/", sidebar.trouble_panel, name="_trouble"),
+    path("_p/help/search/", documents.search_help, name="_search_help"),
     path("_p/palette/", palette.palette, name="_palette"),
     # for machines
     path("healthz", monitoring.healthz, name="healthz"),

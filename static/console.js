@@ -3,6 +3,8 @@ import { $, $$ } from "./dom.js";
 import "./live.js";
 import "./keys.js";
 
+if ($("form[data-watched]")) import("./unsaved.js");
+
 document.documentElement.classList.add("js");
 
 // ---- the viewer's time zone, in which the server renders absolute times -------------------------------------------

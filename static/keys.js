@@ -11,7 +11,17 @@ if (box) {
   box.checked = areOn();
   box.addEventListener("change", () => stored("switchboard-keys", box.checked ? "1" : "0"));
 }
-$("#help-button")?.addEventListener("click", () => help.showModal());
+/** Open the help; the search grammar is fetched once. */
+const openHelp = () => {
+  help.showModal();
+  const grammar = $("#help-search:empty", help);
+  if (grammar) htmx.ajax("GET", grammar.dataset.address, { target: grammar, swap: "innerHTML" });
+};
+$("#help-button")?.addEventListener("click", (event) => {
+  if (!help || event.metaKey || event.ctrlKey || event.shiftKey) return;
+  event.preventDefault();
+  openHelp();
+});
 
 /** Open the palette before its script has loaded, so that no keystroke is lost; the script loads on first use. */
 const openPalette = async () => {
@@ -42,7 +52,7 @@ const replayButton = () => {
 
 const actions = {
   "/": () => $("main input[type=search]")?.select(),
-  "?": () => help.showModal(),
+  "?": openHelp,
   j: () => moveBy(1),
   k: () => moveBy(-1),
   x: () => focusedRow() && $("input[type=checkbox]", focusedRow())?.click(),

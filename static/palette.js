@@ -30,7 +30,7 @@ const show = () => {
   const fits = (words) => parts.every((part) => words.toLowerCase().includes(part)); // the server matched a shorter text
   choices = [
     ...known().filter((choice) => fits(choice.words)),
-    ...services.filter(({ name }) => fits(name)).map(({ name, kind, url }) => ({ kind, words: name, choose: goTo(url) })),
+    ...services.filter(({ name, also }) => fits(`${name} ${also || ""}`)).map(({ name, kind, url }) => ({ kind, words: name, choose: goTo(url) })),
     ...(text ? [{ kind: "Messages", words: `Search messages for “${text}”`, choose: goTo(`${dialog.dataset.messages}?q=${encodeURIComponent(text)}`) }] : []),
   ];
   at = 0;

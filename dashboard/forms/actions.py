@@ -120,6 +120,21 @@ def _next_action(runtime: Runtime) -> str:
 
 
 class DeleteForm(forms.Form):
-    """Confirm the deletion of a service that has unfinished messages."""
+    """Confirm the deletion of a service by its name, and that of its unfinished messages."""
 
+    name = forms.CharField(
+        required=False,
+        widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false", "autocapitalize": "none"}),
+    )
     force = forms.BooleanField(required=False, label="Cancel unfinished messages and delete the service")
+
+    def __init__(self, given: Any, service: str) -> None:
+        super().__init__(given)
+        self.service = service
+        self.fields["name"].label = f"Type {service} to confirm"
+
+    def clean_name(self) -> str:
+        typed: str = self.cleaned_data["name"]
+        if typed != self.service:
+            raise forms.ValidationError(f"Type the name of the service: {self.service}.")
+        return typed

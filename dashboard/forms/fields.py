@@ -1,13 +1,51 @@
-"""Form fields for lines of names and values, and for local times."""
+"""What forms make of typed text: names, paths, lines of names and values, local times."""
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from datetime import datetime
 from typing import Any
 
 from django import forms
 
 from integrations.schemas.fields import in_utc
+
+
+def as_name(text: str) -> str:
+    """“My Orders” as “my-orders”. A text without a letter or digit stays, so that the schema refuses it."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-") or text
+
+
+def as_path(text: str) -> str:
+    """“orders” as “/orders”."""
+    return text if text.startswith("/") else f"/{text}"
+
+
+_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
+_PART = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(ms|s|m|h|d)[a-z]*\s*")
+
+
+def as_seconds(text: str) -> float:
+    """“6h”, “1 h 30 min” or “90” as seconds. Raises ValueError."""
+    plain = text.strip().lower()
+    if re.fullmatch(r"-?\d+(\.\d+)?|-?\.\d+", plain):
+        return float(plain)  # a number alone is seconds, as in the API
+    parts = _PART.findall(plain)
+    if not parts or _PART.sub("", plain):
+        raise ValueError("Write a duration such as 30s, 5m, 6h or 2d.")
+    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+
+
+def as_share(text: str) -> float:
+    """“20 %” or “0.2” as 0.2. Raises ValueError."""
+    number, percent = re.sub(r"\s*%$", "", text.strip()), text.strip().endswith("%")
+    try:
+        share = float(number)
+    except ValueError:
+        raise ValueError("Write a share such as 20 %.") from None
+    return round(share / 100, 12) if percent or share > 1 else share
 
 
 class LinesField(forms.CharField):

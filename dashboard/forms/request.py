@@ -9,7 +9,7 @@ from typing import Any, cast
 from django import forms
 from pydantic import ValidationError
 
-from dashboard.forms.fields import LinesField, LocalTimeField
+from dashboard.forms.fields import LinesField, LocalTimeField, as_path
 from dashboard.presenters.bodies import compact_json, json_refusal
 from integrations.delivery import accept
 from integrations.delivery.lab_call import LabRequest
@@ -76,6 +76,10 @@ class RequestForm(forms.Form):
         chosen = self.data.get(self.add_prefix(name)) if self.is_bound else self.initial.get(name)
         known = {value for value, _ in choices}
         widget.choices = [*choices, *([(chosen, chosen)] if chosen and chosen not in known else [])]
+
+    def clean_path(self) -> str:
+        path: str = self.cleaned_data["path"]
+        return as_path(path) if path else ""
 
     @property
     def chosen_service(self) -> str:

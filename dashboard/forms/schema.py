@@ -7,7 +7,7 @@ into the nested object, the schema validates it, and each error goes back to its
 from __future__ import annotations
 
 import types
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin
 
@@ -16,6 +16,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from dashboard.forms.fields import as_seconds, as_share
+from dashboard.presenters.durations import typed_duration, typed_share
 from integrations.errors import Invalid
 from integrations.schemas.fields import rule_text
 
@@ -31,8 +33,16 @@ class SchemaForm(forms.Form):
     choices: ClassVar[dict[str, dict[str, str]]] = {}
     secret: ClassVar[frozenset[str]] = frozenset()  # never echoed; an empty one keeps its stored value
     large: ClassVar[frozenset[str]] = frozenset()  # text of several lines
+    durations: ClassVar[frozenset[str]] = frozenset()  # seconds in the schema, “6h” in the form
+    shares: ClassVar[frozenset[str]] = frozenset()  # 0.2 in the schema, “20 %” in the form
+    help_texts: ClassVar[dict[str, str]] = {}  # in place of the schema's, which speak of seconds and shares
+    tidied: ClassVar[dict[str, Callable[[str], str]]] = {}  # corrects typed text, by field
+    stand_ins: ClassVar[dict[str, Any]] = {}  # valid values of required fields, see ``partial``
     shown_for: ClassVar[dict[str, str]] = {}  # "auth.type=basic": the field counts only while auth.type is basic
     value: Any = None
+    # After errors, the object without the refused values: the rules that read several fields, and those of the
+    # database, can be checked in the same round.
+    partial: Any = None
 
     def __init__(
         self,
@@ -61,6 +71,14 @@ class SchemaForm(forms.Form):
         value = _at(present, name)
         if kind_of(self.leaves[name]) == "time" and value:
             return datetime.fromisoformat(value)
+        return self._text(name, value)
+
+    def _text(self, name: str, value: Any) -> Any:
+        """A value of the schema as its field shows it."""
+        if name in self.durations and value is not None:
+            return ", ".join(map(typed_duration, value)) if isinstance(value, list | tuple) else typed_duration(value)
+        if name in self.shares and value is not None:
+            return typed_share(value)
         return _shown(value, _sign(name))
 
     def _field(self, name: str) -> forms.Field:
@@ -68,7 +86,9 @@ class SchemaForm(forms.Form):
         label = self.labels.get(name) or name.split(".")[-1].replace("_", " ").capitalize()
         options: dict[str, Any] = {
             "label": label,
-            "help_text": "" if info.description in (label, f"{label}.") else info.description or "",
+            "help_text": self.help_texts.get(
+                name, "" if info.description in (label, f"{label}.") else info.description or ""
+            ),
             "required": False,
             "initial": self._default(name),
         }
@@ -89,7 +109,7 @@ class SchemaForm(forms.Form):
 
     def _default(self, name: str) -> Any:
         info = self.leaves[name]
-        return None if info.is_required() else _shown(info.get_default(call_default_factory=True), _sign(name))
+        return None if info.is_required() else self._text(name, info.get_default(call_default_factory=True))
 
     def differs(self, name: str) -> bool:
         """Whether the current setting is not the default."""
@@ -101,7 +121,7 @@ class SchemaForm(forms.Form):
         if kind == "lines" or name in self.large:
             code = {"class": "mono", "spellcheck": "false"} if kind == "lines" or name == "body" else {}
             return forms.Textarea(attrs={"rows": 3, **code})
-        if kind == "number":
+        if kind == "number" and name not in self.durations | self.shares:
             return forms.TextInput(attrs={"inputmode": "decimal"})
         return forms.TextInput()
 
@@ -118,11 +138,21 @@ class SchemaForm(forms.Form):
             if given:
                 _put(nested, name, value)
         nested |= self.fixed
+        for drop in (_drop, _drop_section, _drop_section):
+            self.partial = self._validated(nested)
+            if self.partial is not None:
+                break
+            for name in self.errors:
+                drop(nested, name, self.stand_ins.get(name))
+        self.value = None if self.errors else self.partial
+        return cleaned
+
+    def _validated(self, nested: dict[str, Any]) -> Any:
         try:
-            self.value = self.schema.model_validate(nested)
+            return self.schema.model_validate(nested)
         except ValidationError as error:
             self.refuse((tuple(map(str, row["loc"])), _error_text(row)) for row in error.errors(include_url=False))
-        return cleaned
+            return None
 
     def _typed(self, name: str, value: Any) -> tuple[bool, Any]:
         """Whether this field has a value, and the value."""
@@ -135,6 +165,8 @@ class SchemaForm(forms.Form):
             return current is not None, current
         if kind == "check":
             return True, bool(value)
+        if value and name in self.tidied:
+            value = self.tidied[name](value)
         if value in (None, ""):
             empty: Any = {"lines": {}, "list": []}.get(kind, "")
             if kind == "list" and info.default is None:
@@ -145,6 +177,11 @@ class SchemaForm(forms.Form):
             return kind == "text" and info.default == "", ""
         if kind == "lines":
             return True, _from_lines(value, _sign(name))
+        if name in self.shares:
+            return True, as_share(value)
+        if name in self.durations:
+            seconds = [as_seconds(part) for part in value.split(",") if part.strip()]
+            return True, seconds if kind == "list" else seconds[0] if len(seconds) == 1 else as_seconds(value)
         if kind == "list":
             return True, [int(part) if part.isdecimal() else part for part in map(str.strip, value.split(",")) if part]
         return True, value
@@ -273,6 +310,21 @@ def _put(nested: dict[str, Any], path: str, value: Any) -> None:
     for part in parents:
         nested = nested.setdefault(part, {})
     nested[last] = value
+
+
+def _drop(nested: dict[str, Any], path: str, stand_in: Any) -> None:
+    """Replace a value by its stand-in, or remove it."""
+    *parents, last = path.split(".")
+    for part in parents:
+        nested = nested.get(part, {})
+    nested.pop(last, None)
+    if stand_in is not None:
+        nested[last] = stand_in
+
+
+def _drop_section(nested: dict[str, Any], path: str, stand_in: Any) -> None:
+    """The same for all of ``auth`` if the rule is about several of its fields."""
+    _drop(nested, path.partition(".")[0], stand_in)
 
 
 def _error_text(row: ErrorDetails) -> str:

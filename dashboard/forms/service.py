@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 from django import forms
 from django.forms import BoundField
 from pydantic import BaseModel
 
+from dashboard.forms.fields import as_name, as_path
 from dashboard.forms.schema import SchemaForm
+from integrations.errors import Invalid
 from integrations.models import Service
+from integrations.outbound.addresses import Network
 from integrations.policies.breaker import BreakerPolicy
 from integrations.policies.retry import RetryPolicy
-from integrations.registration import registry
+from integrations.registration import address_check
+from integrations.registration.address_check import AddressCheck
 from integrations.schemas.fields import METHODS
 from integrations.schemas.service import EndpointIn, ServiceIn
 
@@ -61,7 +66,41 @@ class ShownGroup:
         return ",".join(bound.html_name for bound in self.fields)
 
 
+PERMISSION = "allow_networks"  # the box next to a refused base URL
 NETWORK_FIELDS = ("network.allow_private", "network.reason", "network.until")  # for admins
+DURATIONS = frozenset(
+    {
+        "retry.initial",
+        "retry.max",
+        "retry.schedule",
+        "retry.deadline",
+        "breaker.slow_call_duration",
+        "breaker.open_for",
+        "breaker.open_max",
+        "timeout.connect",
+        "timeout.total",
+        "limits.per",
+        "health_check.interval",
+        "cache.ttl",
+    }
+)
+SHARES = frozenset({"retry.jitter", "retry.budget", "breaker.failure_rate", "breaker.slow_call_rate"})
+HELP_TEXTS = {
+    "name": "Used in URLs and searches. “My Orders” becomes my-orders.",
+    "retry.initial": "Between the first attempt and its retry, such as 5s.",
+    "retry.max": "Longest wait before jitter, such as 6h.",
+    "retry.schedule": "Waits one by one, such as 5s, 30s, 10m. They replace the backoff.",
+    "retry.deadline": "No attempt starts later than this after the message first became due.",
+    "retry.budget": "Retries may be at most this share of a service's calls in any minute; 100 % means no limit.",
+    "breaker.open_for": "Time without calls after opening, until the first probe.",
+    "breaker.open_max": "Longest open time, however often it reopens.",
+    "timeout.connect": "Longest time to connect, such as 5s.",
+    "timeout.total": "Longest time of a whole call, from the DNS lookup to the last byte.",
+    "limits.per": "The length of that period, such as 1s.",
+    "health_check.interval": "Time between checks, at least 5s. 0: no health checks.",
+    "cache.ttl": "How long the response to a GET by /process may be reused. A shorter Cache-Control of the response "
+    "wins. 0: never.",
+}
 NAMED = 3  # changed settings that a closed group names
 BASIC = ("name", "base_url", "description", "owner", "tags")
 GROUPS = (
@@ -145,6 +184,11 @@ class ServiceForm(SchemaForm):
     names = (*BASIC, *(name for group in GROUPS for name in group.names))
     secret = frozenset({"auth.password", "auth.token", "auth.value", "auth.client_secret", "auth.secret"})
     large = frozenset({"description"})
+    durations = DURATIONS
+    shares = SHARES
+    help_texts = HELP_TEXTS
+    tidied = {"name": as_name, "health_check.path": as_path}
+    stand_ins = {"name": "name", "base_url": "https://stand-in.invalid"}
     shown_for = {name: f"auth.type={kind}" for name, kind in AUTH_FIELDS.items()}
     labels = {
         "base_url": "Base URL",
@@ -158,16 +202,16 @@ class ServiceForm(SchemaForm):
         "auth.client_secret": "Client secret",
         "auth.header": "Header",
         "auth.secret": "Key",
-        "cache.ttl": "Cache GET responses (s)",
+        "cache.ttl": "Cache GET responses",
         "retry.max_attempts": "Max attempts",
-        "retry.initial": "Initial backoff (s)",
+        "retry.initial": "Initial backoff",
         "retry.factor": "Backoff multiplier",
-        "retry.max": "Max backoff (s)",
+        "retry.max": "Max backoff",
         "retry.jitter": "Jitter",
         "retry.budget": "Retry budget",
-        "retry.schedule": "Custom retry schedule (s)",
+        "retry.schedule": "Custom retry schedule",
         "retry.retry_on": "Retry on status codes",
-        "retry.deadline": "Retry deadline (s)",
+        "retry.deadline": "Retry deadline",
         "retry.on_gone": "On 410 Gone",
         "breaker.enabled": "Circuit breaker enabled",
         "breaker.consecutive_failures": "Consecutive failures",
@@ -176,16 +220,16 @@ class ServiceForm(SchemaForm):
         "breaker.window.size": "Window size",
         "breaker.minimum_calls": "Minimum calls",
         "breaker.slow_call_rate": "Slow call rate threshold",
-        "breaker.slow_call_duration": "Slow call threshold (s)",
-        "breaker.open_for": "Open duration (s)",
+        "breaker.slow_call_duration": "Slow call threshold",
+        "breaker.open_for": "Open duration",
         "breaker.open_factor": "Open duration multiplier",
-        "breaker.open_max": "Max open duration (s)",
+        "breaker.open_max": "Max open duration",
         "breaker.half_open_calls": "Probe calls",
-        "timeout.connect": "Connect timeout (s)",
-        "timeout.total": "Total timeout (s)",
+        "timeout.connect": "Connect timeout",
+        "timeout.total": "Total timeout",
         "limits.rate": "Rate limit (calls per period)",
-        "limits.per": "Rate period (s)",
-        "health_check.interval": "Check interval (s)",
+        "limits.per": "Rate period",
+        "health_check.interval": "Check interval",
         "health_check.path": "Path",
         "health_check.expect": "Healthy status codes",
         "limits.concurrency": "Max concurrent calls",
@@ -227,6 +271,8 @@ class ServiceForm(SchemaForm):
             if service.url_env:
                 without |= {"base_url", "url_env"}
                 fixed["base_url"] = service.base_url
+        self._allowed: tuple[Network, ...] = (service or Service()).allowed_networks
+        self.ticked = str(given.get(PERMISSION, "")) if given and may_allow_private else ""
         super().__init__(given, present=present, without=without, fixed=fixed)
         self.fields["auth.type"].help_text = ServiceIn.model_fields["auth"].description or ""
         if service is not None:
@@ -241,15 +287,45 @@ class ServiceForm(SchemaForm):
             ("network.allow_private", "10.0.0.0/8"),
             ("search_fields", "order.id, customer"),
             ("url_env", "SWITCHBOARD_SERVICE_BILLING_URL"),
-            ("retry.schedule", "5, 30, 120, 600"),
+            ("retry.schedule", "5s, 30s, 2m, 10m"),
         ):
             if name in self.fields:
                 self.fields[name].widget.attrs["placeholder"] = placeholder
 
+    @cached_property
+    def address(self) -> AddressCheck:
+        """The check of the typed base URL; empty before the form was sent."""
+        url = str(self.data.get("base_url", "")).strip() if self.is_bound else ""
+        return address_check.check(url, self._allowed) if url else AddressCheck()
+
+    @property
+    def permits(self) -> bool:
+        """Whether the box “Allow 127.0.0.1/32 for this service” is ticked, for the address that is still there."""
+        return bool(self.ticked) and self.ticked == self.address.permission
+
+    def _typed(self, name: str, value: Any) -> tuple[bool, Any]:
+        is_given, typed = super()._typed(name, value)
+        if name == "network.allow_private" and self.permits:
+            return True, list(dict.fromkeys([*(typed or []), *map(str, self.address.networks)]))
+        if name == "network.reason" and self.permits and not typed:
+            return True, f"The base URL {self.data['base_url'].strip()} leads there."
+        return is_given, typed
+
+    def refuse(self, errors: Invalid | Iterable[tuple[Sequence[str], str]]) -> None:
+        rows = errors.errors if isinstance(errors, Invalid) else errors
+        no_address = "either base_url or url_env"
+        super().refuse(
+            (("base_url",), "Enter the address that calls go to, such as https://api.example.com/v1.")
+            if text.lower().startswith(no_address) and "base_url" in self.fields
+            else (location, text)
+            for location, text in rows
+        )
+
     @property
     def given_fields(self) -> set[str]:
         """The top-level fields in the request; the others keep their settings."""
-        return {name.split(".")[0] for name in self.fields if self.was_sent(name)}
+        ticked = {"network"} if self.permits else set()
+        return {name.split(".")[0] for name in self.fields if self.was_sent(name)} | ticked
 
     @property
     def basic(self) -> list[BoundField]:
@@ -290,6 +366,9 @@ class PolicyForm(SchemaForm):
     schema = Policies
     names = tuple(name for group in GROUPS if group.key in ("retries", "breaker") for name in group.names)
     labels = ServiceForm.labels
+    durations = DURATIONS
+    shares = SHARES
+    help_texts = HELP_TEXTS
     choices = ServiceForm.choices
 
     def __init__(self, given: Any, *, present: dict[str, Any] | None, groups: Iterable[str]) -> None:
@@ -314,9 +393,8 @@ class PolicyForm(SchemaForm):
         return cast(Policies, self.value).breaker
 
 
-def policy_form(given: Any, service: Service | None, *groups: str) -> PolicyForm:
-    """A form over the current settings (the defaults without a service), with the values of the request."""
-    present = registry.configuration(service) if service else None
+def policy_form(given: Any, present: dict[str, Any] | None, *groups: str) -> PolicyForm:
+    """A form over the present settings (None: the defaults), with the values of the request."""
     return PolicyForm({} if given is None else given, present=present, groups=groups)
 
 
@@ -326,6 +404,7 @@ class EndpointForm(SchemaForm):
     schema = EndpointIn
     names = ("name", "method", "path", "description", "query", "headers", "content_type", "body")
     large = frozenset({"body", "description"})
+    tidied = {"name": as_name, "path": as_path}
     labels = {
         "content_type": "Content type",
         "query": "Query (one name=value per line)",

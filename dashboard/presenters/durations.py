@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+TYPED_UNITS = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
 UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 
@@ -26,3 +27,18 @@ def two_units(left: int) -> str:
         elif parts:
             break
     return " ".join(parts[:2])
+
+
+def typed_duration(seconds: float) -> str:
+    """“6h”, “90s”, “200ms”: a duration exactly as a form shows it and takes it back."""
+    if seconds and seconds < 1 and (thousandths := round(seconds * 1000)) == seconds * 1000:
+        return f"{thousandths}ms"
+    for unit, size in TYPED_UNITS:
+        if seconds and seconds % size == 0:
+            return f"{int(seconds // size)}{unit}"
+    return f"{seconds:.12g}s" if seconds else "0"
+
+
+def typed_share(share: float) -> str:
+    """“20 %” for 0.2."""
+    return f"{share * 100:.10g} %"

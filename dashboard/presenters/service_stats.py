@@ -209,6 +209,11 @@ def count_unfinished(messages: QuerySet[Message]) -> int:
     return unfinished.values("pk")[:WAITING_CAP].count()
 
 
+def count_messages(service: Service) -> int:
+    """Number of a service's messages of any status; capped."""
+    return Message.objects.for_service(service).order_by("-pk").values("pk")[:WAITING_CAP].count()
+
+
 def oldest_due(now: datetime) -> datetime | None:
     """The due time of the oldest due message over all services."""
     names = [f"due_{priority}" for priority in Priority]

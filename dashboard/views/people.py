@@ -134,7 +134,7 @@ def setup(request: HttpRequest, secret: str) -> HttpResponse:
         return _used_up(request)
     sign_in(request, account, backend="django.contrib.auth.backends.ModelBackend")
     _limit_session(request, account)
-    return see_other("overview")
+    return see_other("start")
 
 
 @transaction.atomic

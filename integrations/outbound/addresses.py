@@ -79,6 +79,14 @@ def refusal(address: str, allowed: Sequence[Network]) -> str | None:
     return None
 
 
+def lifting_network(address: str, allowed: Sequence[Network]) -> Network | None:
+    """Return the smallest network whose permission would allow this address, or None: it is allowed, or never is."""
+    if refusal(address, allowed) is None:
+        return None
+    own: Network = ip_network(dialled(address)[0])
+    return own if refusal(address, (*allowed, own)) is None else None
+
+
 def _kind_refusal(address: Address, allowed: Sequence[Network]) -> str | None:
     if any(address in network for network in allowed if network.version == address.version):
         return None

@@ -13,6 +13,7 @@ from integrations.outbound.exchange import ResolveError
 
 LOOKUPS_AT_ONCE = 16  # threads; a dead resolver holds one for each name, see Lookups
 HOSTS_FILE = Path("/etc/hosts")
+FOR_PEOPLE = ThreadPoolExecutor(4, thread_name_prefix="dns-form")
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 
 
@@ -76,6 +77,17 @@ async def resolve(host: str, port: int, executor: Executor | None = None) -> lis
     if address := literal(host):
         return [address]
     answers = await asyncio.get_running_loop().run_in_executor(executor, _look_up, host, port)
+    return list(dict.fromkeys(str(answer[4][0]) for answer in answers))
+
+
+def look_up_within(host: str, seconds: float) -> list[str]:
+    """Return every address of a host for a person who waits. Raises TimeoutError, socket.gaierror and UnicodeError.
+
+    The threads are few and shared: while a resolver is dead, further questions time out as well.
+    """
+    if address := literal(host):
+        return [address]
+    answers = FOR_PEOPLE.submit(_look_up, host, 0).result(timeout=seconds)
     return list(dict.fromkeys(str(answer[4][0]) for answer in answers))
 
 

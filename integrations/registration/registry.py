@@ -45,18 +45,38 @@ def refusing_duplicates(taken: Invalid) -> Iterator[None]:
         raise taken from error
 
 
+class Refusals:
+    """The rules that a registration breaks, so that a person corrects all of them in one round."""
+
+    def __init__(self) -> None:
+        self.errors: list[tuple[tuple[str, ...], str]] = []
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        try:
+            yield
+        except Invalid as refusal:
+            self.errors += refusal.errors
+
+    def raise_any(self) -> None:
+        if self.errors:
+            raise Invalid(*self.errors)
+
+
 def register(data: ServiceIn, *, actor: str, source: Source, may_allow_private: bool = False) -> Service:
     """Create a service. Raises Invalid for a taken name, a refused address, private networks without the right, or a
     header that carries a credential."""
-    taken = Invalid((("name",), f"a service named {data.name} already exists; choose another name"))
-    if Service.objects.filter(name=data.name).exists():
-        raise taken
     service = Service(name=data.name, source=source)
     with transaction.atomic():
-        if source != Source.FILE:
-            _refuse_credentials(service, data)
-        _fill(service, data, data.model_fields_set, actor=actor, may_allow_private=may_allow_private)
-        with refusing_duplicates(taken):
+        _apply(
+            service,
+            data,
+            data.model_fields_set,
+            actor=actor,
+            may_allow_private=may_allow_private,
+            is_from_file=source == Source.FILE,
+        )
+        with refusing_duplicates(_taken(data.name)):
             service.save()
         Health.objects.schedule(service)
         Event.objects.create(type="service.created", service=service, facts={"source": source})
@@ -93,9 +113,7 @@ def change(
             raise Invalid((("name",), f"{service.name} is being deleted; register it again when that is done"))
         service.bind_secrets()
         before = configuration(service)
-        if "headers" in fields and not is_from_file:
-            _refuse_credentials(service, data)
-        _fill(service, data, fields, actor=actor, may_allow_private=may_allow_private)
+        _apply(service, data, fields, actor=actor, may_allow_private=may_allow_private, is_from_file=is_from_file)
         # Save the given columns only: a worker may have paused the service since it was read.
         address = {"base_url", "url_env"} if fields & {"base_url", "url_env"} else set()
         service.save(update_fields=(fields & {*CONFIGURED}) | address | {"secrets", "updated_at"})
@@ -118,6 +136,36 @@ def change(
     return service
 
 
+def refusal(
+    service: Service, data: ServiceIn, fields: set[str], *, actor: str, may_allow_private: bool
+) -> Invalid | None:
+    """Return what ``register`` or ``change`` would refuse of these fields. Writes nothing; throw ``service`` away."""
+    try:
+        _apply(service, data, fields, actor=actor, may_allow_private=may_allow_private, is_from_file=False)
+    except Invalid as found:
+        return found
+    return None
+
+
+def _apply(
+    service: Service, data: ServiceIn, fields: set[str], *, actor: str, may_allow_private: bool, is_from_file: bool
+) -> None:
+    refusals = Refusals()
+    with refusals.noted():
+        if service._state.adding and Service.objects.filter(name=service.name).exists():
+            raise _taken(service.name)
+    with refusals.noted():
+        if "headers" in fields and not is_from_file:
+            _refuse_credentials(service, data)
+    with refusals.noted():
+        _fill(service, data, fields, actor=actor, may_allow_private=may_allow_private)
+    refusals.raise_any()
+
+
+def _taken(name: str) -> Invalid:
+    return Invalid((("name",), f"a service named {name} already exists; choose another name"))
+
+
 def _refuse_credentials(service: Service, data: ServiceIn) -> None:
     """Raise Invalid for a new header that carries a credential: viewers read headers, and the database holds them in
     the clear. Those of earlier versions stay."""
@@ -138,14 +186,19 @@ def _fill(service: Service, data: ServiceIn, fields: set[str], *, actor: str, ma
         if name in fields:
             setattr(service, name, getattr(data, name))
     _fill_policies(service, data, fields)
+    refusals = Refusals()
     if "network" in fields:
-        service.network = _networks(service, data.network, actor=actor, may_allow_private=may_allow_private)
-    if fields & {"base_url", "url_env"}:
-        _fill_address(service, data)
-    _check_reachable(service, ("base_url",), service.base_url)
-    if "auth" in fields:
-        _fill_auth(service, data)
-    _check_reachable(service, ("auth", "token_url"), service.auth.get("token_url"))
+        with refusals.noted():
+            service.network = _networks(service, data.network, actor=actor, may_allow_private=may_allow_private)
+    with refusals.noted():
+        if fields & {"base_url", "url_env"}:
+            _fill_address(service, data)
+        _check_reachable(service, ("base_url",), service.base_url)
+    with refusals.noted():
+        if "auth" in fields:
+            _fill_auth(service, data)
+        _check_reachable(service, ("auth", "token_url"), service.auth.get("token_url"))
+    refusals.raise_any()
 
 
 def _fill_policies(service: Service, data: ServiceIn, fields: set[str]) -> None:

@@ -1,12 +1,13 @@
-"""The sandbox of `manage.py demo`: six upstreams with good and bad behaviour, their services, and some traffic.
+"""The sandbox: six upstreams with good and bad behaviour, their services, and some traffic.
 
 ::
 
     register_services   create the services and endpoints once; later changes by operators stay
+    add_receiver        the healthy one alone, for a newcomer's first message
     Upstreams           the server behind them: one port, one path per upstream
     Traffic             a few messages a second, limited in number and in backlog
 
-No other command uses this module.
+`manage.py demo` runs all of it. Each `manage.py up` serves the upstreams while a sandbox service is registered.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ import asyncio
 import json
 import logging
 import os
+import re
+import socket
 from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from random import Random, SystemRandom
@@ -36,6 +40,7 @@ from integrations.schemas.service import EndpointIn, ServiceIn
 log = logging.getLogger("switchboard.sandbox")
 
 ACTOR = "demo"
+PORT = 8090  # tried first, so that the services keep their addresses over restarts
 PREFIX = "sandbox-"
 HEAD_LIMIT = 64 * 1024  # bytes of a request's head
 BODY_LIMIT = 2 * 1024 * 1024  # bytes; more than a message may carry
@@ -160,15 +165,40 @@ def register_services(port: int) -> list[Service]:
     return [_registered(sandbox, port) for sandbox in SANDBOX]
 
 
-def _registered(sandbox: SandboxService, port: int) -> Service:
+def add_receiver(actor: str) -> Service | None:
+    """Register the healthy upstream for a first message; None if no port is free. `manage.py up` starts it."""
+    port = registered_port() or free_port(PORT)
+    return _registered(SANDBOX[0], port, actor) if port else None
+
+
+def registered_port() -> int | None:
+    """Return the port of the registered sandbox services, or None without any."""
+    names = [sandbox.name for sandbox in SANDBOX]
+    for url in Service.objects.filter(name__in=names).values_list("base_url", flat=True):
+        if found := re.match(r"http://127\.0\.0\.1:(\d+)/", url):
+            return int(found[1])
+    return None
+
+
+def free_port(wanted: int) -> int | None:
+    """Return the wanted port if it is free, else any free port; None if there is none."""
+    for port in (wanted, 0):
+        with socket.socket() as probe, suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return int(probe.getsockname()[1])
+    return None
+
+
+def _registered(sandbox: SandboxService, port: int, actor: str = ACTOR) -> Service:
     registration = sandbox.registration(port)
     service = Service.objects.filter(name=sandbox.name).first()
     if service is None:
-        service = registry.register(registration, actor=ACTOR, source=Source.FORM, may_allow_private=True)
+        service = registry.register(registration, actor=actor, source=Source.FORM, may_allow_private=True)
         for endpoint in _endpoints(sandbox):
-            endpoints.save(service, endpoint, actor=ACTOR)
+            endpoints.save(service, endpoint, actor=actor)
     elif service.base_url != registration.base_url:
-        registry.change(service, registration, {"base_url"}, actor=ACTOR)
+        registry.change(service, registration, {"base_url"}, actor=actor)
     return service
 
 
@@ -337,11 +367,13 @@ class Traffic:
 
 
 # ---- the process ----------------------------------------------------------------------------------------------------
-async def run(port: int) -> None:
-    """Serve the upstreams and send messages until the process is stopped."""
+async def run(port: int, *, with_traffic: bool) -> None:
+    """Serve the upstreams, and send messages if asked to, until the process is stopped."""
     upstreams, traffic = Upstreams(), Traffic()
     await upstreams.start(port)
     log.info(line("sandbox", port=upstreams.port, pid=os.getpid()))
+    if not with_traffic:
+        await asyncio.Event().wait()
     loop = asyncio.get_running_loop()
     with ThreadPoolExecutor(1, thread_name_prefix="database") as database:  # one thread, so one connection
         while True:

@@ -46,6 +46,7 @@ WEB_STARTS_WITHIN = 60.0  # seconds to its first heartbeat: a start takes some s
 STALL = 5.0  # seconds between two checks of the children that mean that the supervisor itself stood still
 STOP_WITHIN = 18.0  # seconds; docs/contract.md promises 20
 BACKLOG = 2048  # connections waiting to be accepted
+REMIND_EVERY = 60.0  # seconds between two prints of the set-up link, which logs push out of sight
 RESTART_PAUSE = (0.2, 1.0, 2.0, 5.0)
 
 
@@ -108,6 +109,11 @@ class Heartbeat:
         for end in (self._read_end, self.write_end):
             os.set_blocking(end, False)
         self.restart(time.monotonic())
+
+    @property
+    def is_first_awaited(self) -> bool:
+        """Whether the process has not beaten since its start."""
+        return self._patience == WEB_STARTS_WITHIN
 
     def restart(self, moment: float) -> None:
         self._has_beaten()  # the bytes of the process before
@@ -236,6 +242,7 @@ class Supervisor:
     """The children of one `manage.py up`: web servers, the cluster, and a quarantine while there are suspects.
 
     ``web`` is the number of web servers; ``others`` are further commands of manage.py to keep running, by name.
+    ``remind`` is called once the console serves, and again every minute, until it returns False.
     """
 
     def __init__(
@@ -247,6 +254,7 @@ class Supervisor:
         web: int,
         workers: bool,
         others: Mapping[str, list[str]] | None = None,
+        remind: Callable[[], bool] | None = None,
     ) -> None:
         self.lanes = lanes
         self.cluster = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
@@ -266,7 +274,9 @@ class Supervisor:
         self.workers = Child("cluster", ["cluster"], with_lifeline, (self.lifeline,)) if workers else None
         self.quarantine = Child("quarantine", ["deliver", "--suspects"], with_lifeline, (self.lifeline,))
         self.others = [Child(name, arguments, environment) for name, arguments in (others or {}).items()]
+        self.sandbox = Child("sandbox", [], environment)
         self.stopping = False
+        self._remind, self._next_reminder = remind, 0.0
         self._last_request = self._last_all_alive = time.monotonic()
         self._has_killed_lane = False  # since all lanes were last alive
         self._next_announcement = 0.0
@@ -283,6 +293,8 @@ class Supervisor:
                     child.kill_if_hung()
                 if self.workers:
                     self._keep_workers(self.workers)
+                    self._tolerate_outage(self._keep_sandbox)
+                self._tolerate_outage(self._remind_again)
                 self._pause(CHECK_EVERY)
         finally:
             self._shut_down()
@@ -303,6 +315,25 @@ class Supervisor:
             self.cluster, host=socket.gethostname(), port=port, addresses=addresses, now=database_now()
         )
         self._next_announcement = time.monotonic() + ANNOUNCE_EVERY
+
+    def _remind_again(self) -> None:
+        is_serving = not any(child.heartbeat and child.heartbeat.is_first_awaited for child in self.web)
+        if self._remind and is_serving and time.monotonic() >= self._next_reminder:
+            self._next_reminder = time.monotonic() + REMIND_EVERY
+            if not self._remind():
+                self._remind = None
+
+    def _keep_sandbox(self) -> None:
+        """Serve the sandbox while its services are registered: an operator adds and deletes them in the console."""
+        from integrations.registration import sandbox
+
+        if any(child.name == self.sandbox.name for child in self.others):
+            return  # `manage.py demo` runs its own
+        if port := sandbox.registered_port():
+            self.sandbox.arguments = ["demo", "--only-sandbox", "--no-traffic", "--sandbox-port", str(port)]
+            self.sandbox.keep_running()
+        elif self.sandbox.is_running:
+            self.sandbox.kill()
 
     def _keep_workers(self, workers: Child) -> None:
         if workers.keep_running():
@@ -405,7 +436,7 @@ class Supervisor:
         os.close(self._lifeline_end)  # the lanes notice and drain
         for listener in self._listeners:
             listener.close()
-        children = [*self.web, self.quarantine, *self.others]
+        children = [*self.web, self.quarantine, self.sandbox, *self.others]
         for child in children:
             child.terminate()
         if self.workers:

@@ -101,7 +101,7 @@ def test_settings_are_told_while_they_are_typed_and_tried_on_the_last_day(
     expect(preview).to_contain_text("Then the message is dead.")
     page.get_by_label("Max attempts").fill("none")
     expect(preview).to_contain_text(re.compile("No retry times yet: Max attempts: .*whole number"))
-    page.get_by_label("Custom retry schedule (s)").fill("7, 70")
+    page.get_by_label("Custom retry schedule").fill("7, 70")
     page.get_by_label("Max attempts").fill("9")
     expect(preview).to_contain_text("Backoff 7 s, 1 min 10 s")
     unfold(page, "breaker")

@@ -26,13 +26,15 @@ from tests.support.waiting import until
 
 # By where they stand in the rail; `town` makes the names in braces.
 PAGES = {
-    "overview": ["/", "/?span=month"],
+    "overview": ["/", "/?span=month", "/start/", "/start/?message={delivered}"],
     "services": [
         "/services/",
         "/services/?q=nothing-is-called-so",
         "/services/new/",
         "/services/new/?all",
         "/services/town/delete/",
+        "/services/new/?preset=webhook&all",
+        "/services/town/history/",
         "/services/town/pause/",
         "/services/town-paused/resume/",
     ],
@@ -80,6 +82,7 @@ PAGES = {
     "operations": ["/operations/", "/operations/{planned}/", "/operations/{running}/", "/operations/{finished}/"],
     "lab": ["/lab/", "/lab/?message={dead}", "/lab/?endpoint=town/orders"],
     "rest": ["/workers/", "/status/", "/audit/", "/audit/?target=town", "/audit/?actor=nobody-of-that-name"],
+    "docs": ["/docs/", "/docs/operating/", "/docs/contract/", "/docs/reference/configuration/", "/docs/glossary/"],
     "settings": [
         "/settings/",
         "/settings/people/new/",
@@ -90,12 +93,13 @@ PAGES = {
     ],
 }
 LOCKED_OUT_AFTER = 5  # failures with one name, as the settings have it
-LOOKED_AT_BELOW = {"lab-result", "service-preview", "login", "setup"}
+LOOKED_AT_BELOW = {"service-restore", "lab-result", "service-preview", "login", "setup"}
 NO_PAGES = {  # they answer with a file, or do what a form asks and lead back
     *("service-cancel-waiting", "signing-enable", "signing-disable", "endpoint-delete", "token-delete", "logout"),
     *("view-save", "view-delete", "message-export", "message-body", "attempt-body"),
     *("message-cancel", "message-retry-now", "failure-resolve", "failure-open", "failure-ignore"),
     *("operation-new", "operation-start", "operation-change", "operation-pause", "operation-resume"),
+    *("docs-picture", "start-register", "start-sandbox", "start-send"),
     *("operation-cancel", "healthz", "readyz", "metrics"),
 }
 

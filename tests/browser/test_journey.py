@@ -32,6 +32,7 @@ def test_the_journey_in_a_browser(
 ) -> None:
     # The page comes after the installation, so that it is closed before the installation stops: it reads the stream.
     installation = start_installation(SWITCHBOARD_ALLOW_PRIVATE=None)
+    until(lambda: "/setup/" in installation.log, 10, "no set-up link")
     link = re.search(r"http://\S+/setup/\S+", installation.log)
     assert link is not None
 
@@ -43,7 +44,8 @@ def test_the_journey_in_a_browser(
     for field in page.locator("input[type=password]").all():
         field.fill(PASSWORD)
     page.locator("main button.primary").click()
-    expect(page.locator("h1")).to_contain_text("Overview")
+    expect(page.locator("h1")).to_contain_text("Get started")
+    page.goto(installation.url)
     shot("overview-empty")
     for address in EMPTY:
         page.goto(installation.url + address)

@@ -23,6 +23,7 @@ def address(pattern: URLPattern) -> str:
     text = str(pattern.pattern)
     for parameter, value in {
         "<slug:name>": "nothing",
+        "<path:name>": "nothing",
         "<slug:endpoint>": "nothing",
         "<str:public_id>": "msg_1_00000000",
         "<slug:group>": "retries",

@@ -34,7 +34,7 @@ def test_a_viewer_cannot_change_services(path: str) -> None:
 def test_only_an_admin_deletes_a_service() -> None:
     a_service()
     assert browser(Role.OPERATOR).post("/services/billing/delete/").status_code == 403
-    assert browser(Role.ADMIN).post("/services/billing/delete/").status_code == 303
+    assert browser(Role.ADMIN).post("/services/billing/delete/", {"name": "billing"}).status_code == 303
     assert not Service.objects.exists()
 
 
@@ -180,14 +180,14 @@ def test_a_group_of_settings_is_fetched_when_it_is_unfolded() -> None:
     assert 'name="retry.initial"' not in page
     assert 'hx-get="/_p/services/billing/form/retries/"' in page
     fields = client.get("/_p/services/billing/form/retries/").content.decode()
-    assert 'name="retry.initial" value="9"' in fields
-    assert 'name="retry.initial" value="5"' in client.get("/_p/form/retries/").content.decode()
+    assert 'name="retry.initial" value="9s"' in fields
+    assert 'name="retry.initial" value="5s"' in client.get("/_p/form/retries/").content.decode()
     assert "network.allow_private" not in client.get("/_p/form/network/").content.decode(), "an operator may not"
     assert client.get("/_p/form/nothing/").status_code == 404
     assert client.post("/services/billing/edit/", {"owner": "Ada"}).status_code == 303
     assert Service.objects.get().retry_policy.initial == 9, "a group that was not unfolded stays unchanged"
     everything = client.get("/services/billing/edit/?all").content.decode()
-    assert 'name="retry.initial" value="9"' in everything
+    assert 'name="retry.initial" value="9s"' in everything
 
 
 def test_an_edit_with_few_fields_leaves_the_others_as_they_are() -> None:
@@ -262,7 +262,7 @@ def test_every_field_of_the_form_reaches_the_service() -> None:
 
 def test_errors_stand_beside_their_fields_and_what_was_typed_is_kept() -> None:
     wrong = {
-        "name": "Bad Name",
+        "name": "???",
         "base_url": "ftp://example.com",
         "owner": "Ada",
         "auth.type": "basic",
@@ -448,11 +448,25 @@ def test_a_service_with_unfinished_messages_is_deleted_only_when_that_is_meant()
     messages_of(a_service(), Status.PENDING, 3)
     client = browser(Role.ADMIN)
     assert "3 of its messages are not finished" in words(client.get("/services/billing/delete/"))
-    assert client.post("/services/billing/delete/", {}).status_code == 422
+    assert client.post("/services/billing/delete/", {"name": "billing"}).status_code == 422
     assert Service.objects.exists()
-    assert client.post("/services/billing/delete/", {"force": "on"}).status_code == 303
+    assert client.post("/services/billing/delete/", {"name": "billing", "force": "on"}).status_code == 303
     assert not Service.objects.exists()
     assert AuditEntry.objects.filter(action="service.emptied").exists()
+
+
+def test_deleting_asks_for_the_name_and_says_what_is_lost() -> None:
+    messages_of(service := a_service(auth={"type": "bearer", "token": "t"}), Status.DELIVERED, 3)
+    Endpoint.objects.create(service=service, name="orders")
+    client = browser(Role.ADMIN)
+    page = words(client.get("/services/billing/delete/"))
+    for lost in ("3 messages with their attempts", "1 endpoint", "the secret of its authentication"):
+        assert lost in page
+    for typed in ("", "biling"):
+        answer = client.post("/services/billing/delete/", {"name": typed, "force": "on"})
+        assert answer.status_code == 422
+        assert "Type the name of the service: billing." in words(answer)
+    assert Service.objects.exists()
 
 
 def test_all_waiting_messages_are_cancelled_with_one_click() -> None:
@@ -473,7 +487,7 @@ def test_a_large_service_is_deleted_by_an_operation(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(deletion, "AT_ONCE", 2)
     messages_of(a_service(), Status.PENDING, 3)
     client = browser(Role.ADMIN)
-    answer = client.post("/services/billing/delete/", {"force": "on"})
+    answer = client.post("/services/billing/delete/", {"name": "billing", "force": "on"})
     operation = Operation.objects.get()
     assert answer["Location"] == f"/operations/{operation.public_id}/"
     assert "Delete service" in words(client.get(answer["Location"]))
@@ -524,10 +538,10 @@ def test_a_query_survives_being_edited() -> None:
 
 def test_a_wrong_endpoint_keeps_what_was_typed() -> None:
     a_service()
-    answer = browser().post("/services/billing/endpoints/new/", {"name": "refund", "path": "no-slash", "body": "{}"})
+    answer = browser().post("/services/billing/endpoints/new/", {"name": "refund", "path": "/a b", "body": "{}"})
     assert answer.status_code == 422
     assert 'id="id_path_error"' in answer.content.decode()
-    assert 'value="no-slash"' in answer.content.decode()
+    assert 'value="/a b"' in answer.content.decode()
 
 
 def test_who_steers_pauses_or_resumes_is_told_how_many_messages_it_meets(django_assert_max_num_queries: Any) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.backends import ROOT
 from tests.support.installation import free_port
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from integrations.outbound.outcome import Outcome
@@ -157,7 +158,7 @@ def test_the_demo_lives_and_stops_like_up(start_installation):
         )
     demo.wait_for_web()
     assert "6 sandbox services" in demo.log
-    assert "/setup/" in demo.log
+    until(lambda: "/setup/" in demo.log, 10, "no set-up link")
     api = demo.api(demo.token("viewer"))
     deadline = time.monotonic() + 30
     while not (delivered := api.get("messages", params={"status": "delivered"}).json()["items"]):

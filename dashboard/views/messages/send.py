@@ -28,16 +28,24 @@ def new(request: HttpRequest) -> HttpResponse:
 
 def _send(request: HttpRequest) -> HttpResponse:
     form = SendForm(request.POST)
+    message = sent(request, form)
+    if message is None:
+        return _send_form(request, form, status=422)
+    toasts.success(request, f"Queued for {form.chosen_service}.")
+    return see_other("message", message.public_id)
+
+
+def sent(request: HttpRequest, form: SendForm) -> Message | None:
+    """The accepted message; None, with the errors at their fields, if it is refused."""
     data = form.message_in()
     draft = form.draft(data) if data else None
     if draft is None:
-        return _send_form(request, form, status=422)
+        return None
     with transaction.atomic():
         message = Message.objects.accept([replace(draft, created_by=actor(request))])[0]
         facts = {"service": draft.service.name, "method": draft.method, "path": draft.path}
         AuditEntry.objects.record(actor(request), "message.sent", message.public_id, after=facts)
-    toasts.success(request, f"Queued for {draft.service.name}.")
-    return see_other("message", message.public_id)
+    return message
 
 
 def _send_form(request: HttpRequest, form: SendForm, status: int = 200) -> HttpResponse:

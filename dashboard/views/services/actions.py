@@ -9,7 +9,7 @@ from django.views.decorators.http import require_POST
 
 from dashboard.access import actor, admin, operator
 from dashboard.forms.actions import DeleteForm, PauseForm, ResumeForm
-from dashboard.presenters.service_stats import count_unfinished
+from dashboard.presenters.service_stats import count_messages, count_unfinished
 from dashboard.responses import form_page, posted, see_other
 from integrations.errors import Conflict
 from integrations.models import Message, Service
@@ -61,7 +61,7 @@ def cancel_waiting(request: HttpRequest, name: str) -> HttpResponse:
 def delete(request: HttpRequest, name: str) -> HttpResponse:
     service = get_object_or_404(Service, name=name)
     unfinished = count_unfinished(Message.objects.for_service(service))
-    form = DeleteForm(posted(request))
+    form = DeleteForm(posted(request), service.name)
     if form.is_bound and form.is_valid():
         if unfinished and not form.cleaned_data["force"]:
             form.add_error(
@@ -78,5 +78,12 @@ def delete(request: HttpRequest, name: str) -> HttpResponse:
                     return see_other("operation", operation.public_id)
                 messages.success(request, f"{name} and its history deleted.")
                 return see_other("services")
-    context = {"form": form, "service": service, "unfinished": unfinished}
+    context = {
+        "form": form,
+        "service": service,
+        "unfinished": unfinished,
+        "message_count": count_messages(service),
+        "endpoint_count": service.endpoints.count(),
+        "secrets": sorted({name.partition(".")[0] for name in service.secrets}),
+    }
     return form_page(request, "services/delete.html", context, is_refused=form.is_bound)

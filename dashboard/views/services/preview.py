@@ -15,16 +15,17 @@ from dashboard.forms.service import policy_form
 from dashboard.presenters.previews import PolicyPreview, backtest_report, breaker_preview, retry_preview
 from dashboard.responses import posted
 from integrations.models import Service
+from integrations.registration import registry
 
 
-def previews(given: QueryDict | None, service: Service | None) -> dict[str, Callable[[], PolicyPreview]]:
+def previews(given: QueryDict | None, present: dict[str, Any] | None) -> dict[str, Callable[[], PolicyPreview]]:
     """Previews by group, each computed only when a template renders it: most forms show none."""
-    return {group: partial(_preview, group, given, service) for group in ("retries", "breaker")}
+    return {group: partial(_preview, group, given, present) for group in ("retries", "breaker")}
 
 
-def _preview(group: str, given: Any, service: Service | None) -> PolicyPreview:
-    """``given``: the submitted form, or None for the current settings (the defaults without a service)."""
-    form = policy_form(given, service, group)
+def _preview(group: str, given: Any, present: dict[str, Any] | None) -> PolicyPreview:
+    """``given``: the submitted form, or None for the ``present`` settings (None: the defaults)."""
+    form = policy_form(given, present, group)
     if errors := form.labelled_errors:
         return PolicyPreview(group, errors=errors)
     return retry_preview(form.retry) if group == "retries" else breaker_preview(form.breaker)
@@ -56,7 +57,7 @@ def try_out(request: HttpRequest, name: str) -> HttpResponse:
     waits = given is None and "now" not in request.GET
     context = {
         "service": service,
-        "previews": [preview() for preview in previews(given, service).values()],
+        "previews": [preview() for preview in previews(given, registry.configuration(service)).values()],
         "waits": waits,
     }
     return render(request, "services/try.html", context if waits else context | _backtest_context(service, given))
@@ -70,7 +71,7 @@ def backtest_panel(request: HttpRequest, name: str) -> HttpResponse:
 
 
 def _backtest_context(service: Service, given: QueryDict | None) -> dict[str, Any]:
-    form = policy_form(given, service, "retries", "breaker")
+    form = policy_form(given, registry.configuration(service), "retries", "breaker")
     if form.labelled_errors:
         return {"service": service, "errors": form.labelled_errors}
     return {"service": service, "report": backtest_report(service, form.breaker, form.retry)}

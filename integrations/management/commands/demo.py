@@ -1,6 +1,5 @@
 import asyncio
 import os
-import socket
 import sys
 from contextlib import suppress
 from typing import Any
@@ -10,22 +9,21 @@ from django.core.management.base import CommandError, CommandParser
 
 from integrations.management.commands import up
 
-SANDBOX_PORT = 8090  # tried first, so that the services keep their addresses over restarts
-
 
 class Command(up.Command):
     help = "Run Switchboard with sandbox services and some traffic, in its own data folder (data/demo)."
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
+        parser.add_argument("--sandbox-port", type=int, default=8090, help="port of the sandbox (default 8090)")
         parser.add_argument(
-            "--sandbox-port", type=int, default=SANDBOX_PORT, help=f"port of the sandbox (default {SANDBOX_PORT})"
+            "--no-traffic", action="store_true", help="serve the sandbox without sending messages to it"
         )
         parser.add_argument("--only-sandbox", action="store_true", help="run only the sandbox; started by demo itself")
 
     def handle(self, *args: Any, **options: Any) -> None:
         if options["only_sandbox"]:
-            self._run_sandbox(options["sandbox_port"])
+            self._run_sandbox(options["sandbox_port"], with_traffic=not options["no_traffic"])
         elif not (os.environ.get("SWITCHBOARD_DATA") or os.environ.get("SWITCHBOARD_DATABASE_URL")):
             self._restart_in(str(settings.BASE_DIR / "data" / "demo"))
         else:
@@ -38,13 +36,13 @@ class Command(up.Command):
             sys.executable, [sys.executable, *sys.argv], {**os.environ, "SWITCHBOARD_DATA": folder}
         )
 
-    def _run_sandbox(self, port: int) -> None:
+    def _run_sandbox(self, port: int, *, with_traffic: bool) -> None:
         from integrations.registration import sandbox
         from integrations.workers.supervisor import die_with_parent
 
         die_with_parent()
         with suppress(KeyboardInterrupt):
-            asyncio.run(sandbox.run(port))
+            asyncio.run(sandbox.run(port, with_traffic=with_traffic))
 
     def _other_children(self, options: dict[str, Any]) -> dict[str, list[str]]:
         from integrations.models import Service
@@ -53,17 +51,8 @@ class Command(up.Command):
         named = Service.objects.filter(name__startswith=sandbox.PREFIX)
         if Service.objects.exists() and not named.exists():
             raise CommandError("This installation already has services. Set SWITCHBOARD_DATA to an empty folder.")
-        port = _free_port(options["sandbox_port"])
+        if not (port := sandbox.free_port(options["sandbox_port"])):
+            raise CommandError("The sandbox found no free port on 127.0.0.1.")
         services = sandbox.register_services(port)
         self.stdout.write(f"  {len(services)} sandbox services on 127.0.0.1:{port}, with some traffic")
         return {"sandbox": ["demo", "--only-sandbox", "--sandbox-port", str(port)]}
-
-
-def _free_port(wanted: int) -> int:
-    """Return the wanted port if it is free, else any free port."""
-    for port in (wanted, 0):
-        with socket.socket() as probe, suppress(OSError):
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("127.0.0.1", port))
-            return int(probe.getsockname()[1])
-    raise CommandError("The sandbox found no free port on 127.0.0.1.")

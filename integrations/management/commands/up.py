@@ -1,4 +1,5 @@
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from django.conf import settings
@@ -29,6 +30,7 @@ class Command(BaseCommand):
         self._check_keys()
         self._discover()
         others = self._other_children(options)
+        remind = self._greeting(options)
         from integrations.workers.supervisor import Supervisor
 
         try:
@@ -39,12 +41,14 @@ class Command(BaseCommand):
                 web=0 if options["no_web"] else max(1, options["web_workers"]),
                 workers=not options["no_workers"],
                 others=others,
+                remind=remind,
             )
         except OSError as error:
             raise CommandError(
                 f"Cannot listen on {options['host']} port {options['port']}: {error.strerror}. Use another --port."
             ) from error
-        self._greet(options)
+        self.stdout.write(f"Switchboard is starting{'' if options['no_web'] else f' on {_address(options)}/'}.")
+        sys.stdout.flush()
         supervisor.run()
 
     def _refuse_unsafe(self) -> None:
@@ -88,14 +92,25 @@ class Command(BaseCommand):
         """Return further manage.py commands to run, by name. `manage.py demo` has one."""
         return {}
 
-    def _greet(self, options: dict[str, Any]) -> None:
+    def _greeting(self, options: dict[str, Any]) -> Callable[[], bool] | None:
+        """Return what prints the set-up link, and returns whether to print it again; None if no link is needed."""
         from integrations.models import SetupLink
 
-        if options["no_web"]:
-            self.stdout.write("Switchboard workers are starting.")
-            return
-        address = f"http://{options['host']}:{options['port']}"
-        self.stdout.write(f"Switchboard is starting on {address}/")
-        if secret := SetupLink.objects.open():
-            self.stdout.write(f"Create the first account here (the link works once): {address}/setup/{secret}/")
-        sys.stdout.flush()
+        if options["no_web"] or not (secret := SetupLink.objects.open()):
+            return None
+
+        def print_link() -> bool:
+            if not SetupLink.objects.valid(secret):
+                return False
+            self.stdout.write(
+                f"\nCreate the first account here (the link works once): {_address(options)}/setup/{secret}/\n"
+            )
+            sys.stdout.flush()
+            return True
+
+        return print_link
+
+
+def _address(options: dict[str, Any]) -> str:
+    host = f"[{options['host']}]" if ":" in options["host"] else options["host"]
+    return f"http://{host}:{options['port']}"
