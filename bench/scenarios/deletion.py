@@ -1,8 +1,9 @@
 """Deletion: a service with 300,000 waiting messages is deleted, or emptied, while others are accepted.
 
-A client posts to another service at an even pace, first alone, then while the workers delete. The request for the
-deletion may take a second; the p95 of the posts may grow by a tenth and none of them may be refused; no process may
-grow by more than 50 MiB. Emptying is the click on the service's page, asked for by the API.
+A client posts to another service at an even pace. While the workers delete, the operation is paused every other
+TURN, so that posts alone and beside it are measured by turns. The request for the deletion may take a second; the p95
+of the posts may grow by a tenth and none of them may be refused; no process may grow by more than 50 MiB. Emptying is
+the click on the service's page, asked for by the API.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ from bench.seed import BACKLOG
 from tests.support.installation import free_port
 
 WAITING = 300_000
-ALONE = 20.0  # seconds of posts before
+TURN = 6.0  # seconds of work, and of a pause
+SETTLED = 1.0  # seconds after a change that count for neither
 PACE = 0.02  # seconds from one post to the next
-AT_MOST = 300.0  # seconds for the work
+AT_MOST = 600.0  # seconds for the work
 GROWTH = 1.1
 LARGER = 50.0  # MiB
 ANSWERED = 1.0  # seconds
@@ -65,8 +67,6 @@ def _run(database: Database, verb: str, options: Options) -> dict[str, Any]:
         wait_for(lambda: _answers(f"http://127.0.0.1:{port}/healthz"), process, database)
         time.sleep(5)  # the lanes
         posts = Posts(port, token)
-        time.sleep(max(5.0, ALONE * options.scale))
-        alone = posts.take()
         sizes = Sizes(process.pid)
         began = time.monotonic()
         api = Api(port, token)
@@ -78,12 +78,24 @@ def _run(database: Database, verb: str, options: Options) -> dict[str, Any]:
         answered = time.monotonic() - began
         if status != 202:
             raise RuntimeError(f"{status}: {operation}")
-        while operation["finished_at"] is None and time.monotonic() - began < AT_MOST:
-            time.sleep(0.5)
-            sizes.look()
-            _, operation = api.call("GET", f"/operations/{operation['id']}")
-        seconds = time.monotonic() - began
-        meanwhile = posts.take()
+        address, alone, beside, seconds = f"/operations/{operation['id']}", Answers(), Answers(), 0.0
+        while operation["finished_at"] is None and seconds < AT_MOST:
+            turned = time.monotonic()
+            time.sleep(SETTLED)
+            posts.take()
+            while operation["finished_at"] is None and time.monotonic() - turned < TURN:
+                time.sleep(0.5)
+                sizes.look()
+                _, operation = api.call("GET", address)
+            beside.add(posts.take())
+            seconds += time.monotonic() - turned
+            api.call("POST", f"{address}/pause")  # a conflict once it has ended
+            time.sleep(SETTLED)
+            posts.take()
+            time.sleep(TURN - SETTLED)
+            alone.add(posts.take())
+            api.call("POST", f"{address}/resume")
+            _, operation = api.call("GET", address)
         posts.end()
         left = database.ask(LEFT)[0]
     finally:
@@ -95,10 +107,10 @@ def _run(database: Database, verb: str, options: Options) -> dict[str, Any]:
         "done": operation["done"],
         "left": left,
         "p95 alone": _p95(alone.durations),
-        "p95": _p95(meanwhile.durations),
-        "worst": round(max(meanwhile.durations) * 1000, 1),
-        "statuses": dict(alone.statuses + meanwhile.statuses),
-        "posts": len(meanwhile.durations),
+        "p95": _p95(beside.durations),
+        "worst": round(max(beside.durations) * 1000, 1),
+        "statuses": dict(alone.statuses + beside.statuses),
+        "posts": len(beside.durations),
         **sizes.found(),
     }
 
@@ -130,6 +142,10 @@ class Answers:
     def __init__(self) -> None:
         self.durations: list[float] = []
         self.statuses: Counter[int] = Counter()
+
+    def add(self, others: Answers) -> None:
+        self.durations += others.durations
+        self.statuses += others.statuses
 
 
 class Posts:

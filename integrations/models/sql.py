@@ -158,6 +158,19 @@ def fresh_keys(model: type[models.Model], count: int) -> tuple[datetime, list[in
     return timezone.now(), list(range(last + 1, last + 1 + count))
 
 
+def last_keys(*given: type[models.Model]) -> list[int]:
+    """The last key of each model that was given to a row, which may be deleted or not committed; reads no rows."""
+    last = (
+        "last_value FROM {}_id_seq"
+        if connection.vendor == "postgresql"
+        else "seq FROM sqlite_sequence WHERE name = '{}'"
+    )
+    selects = ", ".join(f"(SELECT {last.format(model._meta.db_table)})" for model in given)
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT {selects}")
+        return [key or 0 for key in cursor.fetchone()]
+
+
 def append(model: type[models.Model], rows: Sequence[dict[str, Any]]) -> None:
     """Insert rows given by attribute name, all with the same columns. A missing column gets no default."""
     if not rows:

@@ -21,7 +21,19 @@ from django.db.models import Count, F, Max, Min, Q
 
 from integrations.errors import Conflict, Invalid
 from integrations.logs import line
-from integrations.models import AuditEntry, Endpoint, Event, Message, Operation, Priority, Service, Status, database_now
+from integrations.models import (
+    Attempt,
+    AuditEntry,
+    Endpoint,
+    Event,
+    Message,
+    Operation,
+    Priority,
+    Service,
+    Status,
+    database_now,
+    sql,
+)
 from integrations.models.message import MessageQuerySet
 from integrations.models.operation import ACTIVE, NO_LIMIT, ItemOutcome, Kind, State
 from integrations.operators import operation_calls
@@ -41,9 +53,9 @@ AT_ONCE = 20  # operations that progress in one round, by turns
 IDLE = 1.0  # seconds until a worker asks again whether there is an operation
 ROUND = 0.1  # seconds from one step of an operation to the next, at a rate
 ADAPTIVE_ROUND = 0.08  # the same if it watches its calls to find its rate
-# An operation without a rate rests this many times as long as its step took, so that others go on: on SQLite they
-# cannot write during a step.
-REST = {"postgresql": 2, "sqlite": 12}
+# An operation without a rate rests this many times as long as its step took. While others accept or call, it works a
+# twenty-fifth of the time, so that almost none of their statements meets it; on SQLite they cannot write during a step.
+REST, REST_ALONE = 24.0, 1.0
 # Seconds that such a step may take. On PostgreSQL it holds no other process up, and large steps cost less for each row.
 STEP_TAKES = {"postgresql": 0.2, "sqlite": 0.03}
 SHORTEST_REST, LONGEST_REST = 0.02, 5.0  # seconds
@@ -299,9 +311,7 @@ def step(pk: int) -> bool:
             now = database_now()
             may_follow = _freeze(operation, now) if operation.state == State.PLANNING else _run(operation, now)
             if not operation.has_limit:
-                took = time.monotonic() - began
-                rest = min(LONGEST_REST, max(SHORTEST_REST, took * REST[connection.vendor]))
-                Operation.objects.filter(pk=pk).update(paced_at=now + timedelta(seconds=took + rest))
+                _rest(operation, now, time.monotonic() - began)
             return may_follow
     except (OperationalError, InterfaceError) as error:  # the database is down or busy: try again in a second
         log.warning(line("operation", operation=pk, error=str(error).partition("\n")[0]))
@@ -312,6 +322,15 @@ def step(pk: int) -> bool:
             for operation in Operation.objects.active().select_for_update().filter(pk=pk):
                 _end(operation, State.STOPPED, database_now(), f"A step failed with {type(error).__name__}.")
         return False
+
+
+def _rest(operation: Operation, now: datetime, took: float) -> None:
+    """Let an operation without a rate rest after a step of ``took`` seconds."""
+    given = sql.last_keys(Message, Attempt)
+    is_alone = given == (operation.pace or {}).get("given")  # nothing was accepted or called since its last step
+    rest = min(LONGEST_REST, max(SHORTEST_REST, took * (REST_ALONE if is_alone else REST)))
+    pace = (operation.pace or {}) | {"given": given}
+    Operation.objects.filter(pk=operation.pk).update(pace=pace, paced_at=now + timedelta(seconds=took + rest))
 
 
 # ---- planning ------------------------------------------------------------------------------------------------------

@@ -162,7 +162,7 @@ def delete_some(operation: Operation, limit: int, now: datetime) -> Deleted:
     below = (operation.pace or {}).get("below")
     ids = _newest(sent.filter(pk__lt=below), limit) if below else []
     if ids := ids or _newest(sent, limit):
-        operation.pace = {"below": ids[-1]}
+        operation.pace = (operation.pace or {}) | {"below": ids[-1]}
         free = retention.lock_deletable(ids)
         delete_messages(free)
         return Deleted(messages=len(free))
