@@ -8,7 +8,7 @@ from itertools import groupby, pairwise
 from django.utils import timezone
 
 from dashboard.presenters.durations import duration_text
-from integrations.models import Event, Message, Service
+from integrations.models import Event, Message, Service, Status
 from integrations.policies.breaker import BreakerPolicy, open_period
 from integrations.policies.retry import RetryPolicy, preview
 
@@ -47,6 +47,28 @@ def dead_reason(message: Message) -> str:
     if message.dead_reason == "status" and message.last_status_code:
         return f"Rejected with {message.last_status_code} (not retryable)."
     return DEAD_REASONS.get(message.dead_reason, message.dead_reason)
+
+
+def replay_question(message: Message) -> str:
+    """The question before a replay of a finished message."""
+    if warning := replay_warning(message):
+        return f"{warning} Replay {message.public_id} again?"
+    already = " It was already delivered." if message.status == Status.DELIVERED else ""
+    return f"Replay {message.public_id} unchanged?{already}"
+
+
+def replay_warning(message: Message) -> str:
+    """The fate of the message that stands for a replayed one, and the effect of another replay; empty without it."""
+    standing = message.standing
+    if standing is None:
+        return ""
+    which = "Its replay" if standing.pk > message.pk else "An earlier message of its lineage,"
+    became, effect = {
+        Status.DELIVERED: ("was delivered", "Another replay may reach the receiver twice."),
+        Status.DEAD: ("failed again", "Replay that one, unless you mean this content."),
+        Status.CANCELLED: ("was cancelled", "Replay that one, unless you mean this content."),
+    }.get(Status(standing.status), (f"is {standing.status}", "No other replay is made before that one is finished."))
+    return f"{which} {standing.public_id} {became}. {effect}"
 
 
 def event_summary(event: Event) -> str:

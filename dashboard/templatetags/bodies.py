@@ -14,7 +14,7 @@ from django.utils.safestring import SafeString
 from dashboard.presenters import bodies as shown
 from dashboard.presenters import call_timing
 from dashboard.presenters.durations import duration_text
-from dashboard.presenters.sentences import FAULTS, dead_reason
+from dashboard.presenters.sentences import FAULTS, dead_reason, replay_question
 from dashboard.templatetags.console import ago
 from integrations.outbound.redaction import MASK
 
@@ -89,3 +89,4 @@ def fault_label(fault: str) -> str:
 
 
 register.filter(dead_reason)
+register.filter(replay_question)

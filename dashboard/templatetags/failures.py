@@ -18,8 +18,8 @@ ADDRESS = re.compile(r"(https?://[^\s<>\"']+[^\s<>\"'.,;:!?)\]])")
 
 @register.simple_tag
 def messages_of(failure: Failure) -> str:
-    """The query of the list of messages that finds the group's dead messages."""
-    return urlencode({"q": f"failure:{failure.public_id}", "status": "dead"})
+    """The query of the list of messages that finds those of the group, delivered ones too."""
+    return urlencode({"q": f"failure:{failure.public_id}"})
 
 
 @register.filter

@@ -1,4 +1,4 @@
-"""The bulk bar over a list of messages."""
+"""The bulk bar over a list of messages, and the result of an operation."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from typing import Any
 from django import template
 from django.http import QueryDict
 from django.template.context import Context
+
+from dashboard.presenters.operation_results import result_parts
+from integrations.models import Operation
+from integrations.operators.replay_results import ReplayResult
 
 register = template.Library()
 
@@ -40,3 +44,9 @@ def as_text(filters: QueryDict) -> str:
         return ""
     named = [f"{qualifier}:{value}" for name, qualifier in QUALIFIERS.items() if (value := filters.get(name))]
     return " ".join([*map(shlex.quote, named), filters.get("q", "")]).strip()
+
+
+@register.inclusion_tag("operations/_result.html")
+def operation_result(operation: Operation, results: dict[int, ReplayResult]) -> dict[str, Any]:
+    """The result of an operation so far; ``results`` has those of replays by their row ids."""
+    return {"parts": result_parts(operation, results.get(operation.pk))}

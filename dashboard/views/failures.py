@@ -24,7 +24,7 @@ from integrations.errors import Conflict, Invalid
 from integrations.models import Account, Attempt, Failure, FailureState, Message, Operation, Service
 from integrations.models.failure import UNRESOLVED, FailureQuerySet
 from integrations.models.message import MessageQuerySet
-from integrations.operators import failures
+from integrations.operators import failures, replay_results
 from integrations.schemas.actions import FailureIn
 
 SHOWN = 100  # groups on the list
@@ -143,22 +143,32 @@ def _failure_or_404(public_id: str) -> Failure:
 
 def _detail_context(failure: Failure) -> dict[str, Any]:
     selection = f"failure:{failure.public_id}"
+    call = Attempt.objects.select_related("message").filter(pk=failure.attempt_id).first()
     # By service too: its index of dead messages is the shorter one if most messages of a group were delivered later.
     dead = Message.objects.dead().filter(service=failure.service_id, failure=failure)
+    operations = list(Operation.objects.filter(filter__contains=selection).order_by("-pk")[:OPERATIONS])
     return {
         "failure": failure,
         "because": _because(failure),
         "spark": sparklines([failure.pk], timezone.now())[failure.pk],
-        "sample": Message.objects.filter(pk=failure.sample_id).first() if failure.sample_id else None,
-        "call": Attempt.objects.select_related("message").filter(pk=failure.attempt_id).first(),
+        "sample": _sample(failure, call),
+        "call": call,
         "body_shown": BODY_SHOWN,
         "dead": _lineages(dead),
         "unanswered": dead.unreplayed()[:COUNTED].count(),
         "selection": selection,
         "replay_q": f"{selection} status:dead",
-        "operations": list(Operation.objects.filter(filter__contains=selection).order_by("-pk")[:OPERATIONS]),
+        "operations": operations,
+        "results": replay_results.results_of(operations),
         "panel_url": reverse("_failure", args=[failure.public_id]),
     }
+
+
+def _sample(failure: Failure, call: Attempt | None) -> Message | None:
+    """Its last message, which most often is that of its last call."""
+    if call and call.message_id and call.message_id == failure.sample_id:
+        return call.message
+    return Message.objects.filter(pk=failure.sample_id).first() if failure.sample_id else None
 
 
 def _lineages(messages: MessageQuerySet) -> int:

@@ -21,7 +21,8 @@ from dashboard.responses import see_other
 from integrations.errors import Conflict, Invalid
 from integrations.models import Message, Operation, Service
 from integrations.models.operation import NO_LIMIT, Item, ItemOutcome, Kind
-from integrations.operators import bulk_operations, operation_calls
+from integrations.operators import bulk_operations, operation_calls, replay_results
+from integrations.operators.replay_results import ReplayResult
 
 LABELS = {Kind.REPLAY: "Replay", Kind.CANCEL: "Cancel", Kind.RETRY_NOW: "Retry now", Kind.DELETE: "Delete service"}
 SHOWN = ("nonce", "status", "method", "path", "service__name")
@@ -100,6 +101,7 @@ def _listing_context(request: HttpRequest) -> dict[str, Any]:
     shown = page(Operation.objects.all(), cursor)
     return {
         "operations": shown.rows,
+        "results": replay_results.results_of(shown.rows, count=False),
         "page": shown,
         "panel_url": f"{reverse('_operations')}?{urlencode({'cursor': cursor})}",
         "older_url": f"?{urlencode({'cursor': shown.older})}",
@@ -166,8 +168,10 @@ def _context(request: HttpRequest, operation: Operation) -> dict[str, Any]:
     cursor = request.GET.get("cursor", "")
     shown = page(items, cursor)
     state = {"outcome": outcome, "cursor": cursor}
+    results = replay_results.results_of([operation])
     return {
         "operation": operation,
+        "results": results,
         "verb": LABELS[Kind(operation.kind)],
         "form": StartForm(operation),
         "rate_form": RateForm(initial={"rate": f"{operation.rate:.3g}"}),
@@ -182,10 +186,16 @@ def _context(request: HttpRequest, operation: Operation) -> dict[str, Any]:
         "page": shown,
         "tabs": _tabs(operation, outcome),
         "panel_url": f"{reverse('_operation', args=[operation.public_id])}?{urlencode(state)}",
-        "topic": f"operation:{operation.public_id}",
+        "topics": _topics(operation, results.get(operation.pk)),
         "older_url": f"?{urlencode({'outcome': outcome, 'cursor': shown.older})}",
         "newer_url": f"?{urlencode({'outcome': outcome, 'cursor': shown.newer})}",
     }
+
+
+def _topics(operation: Operation, result: ReplayResult | None) -> str:
+    """The topics that change its page: the operation, and the messages that it has made until they are all finished."""
+    topic = f"operation:{operation.public_id}"
+    return f"{topic} messages" if result and result.unfinished else topic
 
 
 def _services(operation: Operation) -> list[tuple[str, int]]:
@@ -227,7 +237,8 @@ def _with_messages(operation: Operation, items: list[Item]) -> list[dict[str, An
     if not ids:
         return []
     messages = Message.objects.filter(pk__any=ids).select_related("service").only(*SHOWN).in_bulk()
-    made = Message.objects.filter(replay_of__any=ids, operation_id=operation.pk)
+    made = list(Message.objects.filter(replay_of__any=ids, operation_id=operation.pk))
+    Message.objects.add_standing(made)
     replays = {replay.replay_of_id: replay for replay in made}
     return [
         {"item": item, "message": messages.get(item.message_id), "replay": replays.get(item.message_id)}

@@ -24,8 +24,8 @@ from functools import cache
 from typing import Any, ClassVar, NamedTuple, cast
 
 from django.db import connection, models, transaction
-from django.db.models import Case, Exists, F, Min, OuterRef, Q, QuerySet, Value, When
-from django.db.models.functions import Coalesce
+from django.db.models import Case, Exists, F, Min, OuterRef, Q, QuerySet, Value, When, Window
+from django.db.models.functions import Coalesce, RowNumber
 
 from integrations import wakeup
 from integrations.errors import Conflict
@@ -292,6 +292,19 @@ class MessageQuerySet(models.QuerySet["Message"]):
         """A message and all others of its lineage."""
         lineage_id = self.filter(pk=message_id).values_list("lineage_id", flat=True).first()
         return self.filter(pk=message_id) if lineage_id is None else self.filter(lineage_id=lineage_id)
+
+    def add_standing(self, rows: Sequence[Message]) -> None:
+        """Set ``standing`` of each row for which another message of its lineage stands; see ``is_replayed``. One query
+        for all rows, and none for rows without a replay."""
+        lineages = {row.lineage_id for row in rows if row.lineage_id is not None}
+        if not lineages:
+            return
+        place = Window(RowNumber(), partition_by="lineage_id", order_by=["-status", "-pk"])
+        strongest = self.filter(lineage_id__any=lineages).annotate(place=place).filter(place=1)
+        by_lineage = {each.lineage_id: each for each in strongest.only("nonce", "status", "finished_at", "lineage_id")}
+        for row in rows:
+            standing = by_lineage.get(row.lineage_id)
+            row.standing = standing if standing and standing.pk != row.pk else None
 
     def _begin_lineages(self, originals: Sequence[Message]) -> None:
         """Let messages without a lineage be the first of theirs. The caller holds their locks."""
@@ -586,6 +599,8 @@ class Message(Named, models.Model):
     expires_at = models.DateTimeField(null=True)
     retry_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)
+
+    standing: Message | None = None  # another message of its lineage that stands for it, after ``add_standing``
 
     objects: ClassVar[MessageQuerySet] = MessageQuerySet.as_manager()  # type: ignore[assignment]
 

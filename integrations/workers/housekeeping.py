@@ -37,7 +37,7 @@ from integrations.models import (
     tally,
 )
 from integrations.models import message as messages
-from integrations.operators import failures
+from integrations.operators import failures, replay_results
 from integrations.outbound.exchange import PeerCertificate as Shown
 from integrations.outbound.outcome import Fault
 from integrations.policies import breaker
@@ -107,12 +107,14 @@ def _end_pauses(now: datetime) -> None:
 
 
 def tidy(certificates: Collection[Shown] = ()) -> None:
-    """Run twice a minute: prune tables, roll up counters, and note the certificates that calls have received."""
+    """Run twice a minute: prune tables, roll up counters, and keep the results of replays and the certificates that
+    calls have received."""
     now = database_now()
     unpark_stuck()
     Certificate.objects.record(certificates, now)
     Message.objects.complete_lineages()
     rollups.roll()
+    replay_results.keep(now)
     if not Installation.objects.look_at_clock(now).is_on_hold:
         _prune(now)
 

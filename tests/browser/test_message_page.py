@@ -75,5 +75,9 @@ def test_edit_a_refused_message_and_resend_it(
 
     # The original and its replay know each other.
     page.get_by_role("link", name=message).first.click()
-    expect(page.locator(".verdict")).to_contain_text("is delivered")
+    expect(page.locator(".verdict.replayed")).to_contain_text("replayed → delivered")
+    expect(page.locator(".verdict")).to_contain_text("Another replay may reach the receiver twice")
+    page.get_by_role("button", name="Replay", exact=True).click()
+    expect(page.locator("dialog[open]")).to_contain_text("was delivered")
+    page.locator("dialog[open]").get_by_role("button", name="Cancel").click()
     expect(page.locator("#timeline")).to_contain_text("Replayed by ruth")

@@ -27,7 +27,8 @@ from integrations.models import (
     Trigger,
 )
 from integrations.models.operation import Kind, State
-from integrations.operators import failures
+from integrations.operators import bulk_operations, failures
+from tests.support.records import work
 from tests.support.signed_in import a_service, browser, messages_of, words
 
 pytestmark = pytest.mark.django_db
@@ -163,6 +164,39 @@ def test_running_operations_of_the_group_are_watched(service: Service) -> None:
     client = browser(Role.VIEWER)
     assert "10 of 40, by ada" in words(client.get(f"/_p/failures/{group.public_id}/"))
     assert "No operation on this group yet" in client.get(f"/_p/failures/{other.public_id}/").content.decode()
+
+
+def test_view_messages_opens_all_messages_of_the_group(service: Service) -> None:
+    group = a_group(service, dead=3)
+    delivered = Message.objects.filter(failure=group).order_by("pk")[0]
+    Message.objects.filter(pk=delivered.pk).update(status=Status.DELIVERED)
+    client = browser(Role.VIEWER)
+    link = re.search(
+        r'class="button" href="([^"]+)">.*?View messages', client.get(f"/failures/{group.public_id}/").content.decode()
+    )
+    assert link is not None
+    page = client.get(link[1]).content.decode()
+    assert all(message.public_id in page for message in Message.objects.filter(failure=group))
+
+
+def test_the_group_shows_what_became_of_its_replays(service: Service, django_assert_max_num_queries: Any) -> None:
+    group = a_group(service, dead=3)
+    operation = work(
+        bulk_operations.plan(
+            Kind.REPLAY, f"failure:{group.public_id} status:dead", by="person ada", reason="They are back", rate=1e6
+        )
+    )
+    made = Message.objects.filter(operation_id=operation.pk).order_by("pk")
+    done = {"finished_at": timezone.now(), "due_at": None}
+    for message, status in zip(made, (Status.DELIVERED, Status.DELIVERED, Status.DEAD), strict=True):
+        Message.objects.filter(pk=message.pk).update(status=status, **done)
+    client = browser()
+    with django_assert_max_num_queries(12):
+        response = client.get(f"/failures/{group.public_id}/")
+    assert "3 replayed : 2 delivered , 1 failed again" in words(response)
+    assert "3 dead, all replayed" in words(response)
+    link = f'href="/messages/?q=operation%3A{operation.public_id}&amp;status=dead"'
+    assert link in response.content.decode()
 
 
 def test_a_panel_without_news_sends_nothing(service: Service) -> None:

@@ -153,6 +153,25 @@ def test_a_dead_message_says_what_can_be_done_until_it_was_replayed(operator: Cl
     assert "If the request is wrong" not in text
 
 
+def test_a_replayed_message_is_calm_and_replaying_it_again_warns(operator: Client, queue: Queue) -> None:
+    done = {"due_at": None, "finished_at": timezone.now()}
+    message = queue(status="dead", dead_reason="status", last_status_code=422, **done)
+    assert 'class="verdict dead"' in response_of(operator, message).content.decode()
+    replay, _ = message.replay()
+    Message.objects.filter(pk=replay.pk).update(status="delivered", **done)
+    response = response_of(operator, message)
+    page, text = response.content.decode(), words(response)
+    assert 'class="verdict replayed"' in page
+    assert 'class="button primary"' not in page
+    assert "replayed → delivered now This one: Rejected with 422 (not retryable)." in text
+    assert "Check the response below" not in text
+    warning = f"Its replay {replay.public_id} was delivered. Another replay may reach the receiver twice."
+    assert f'id="replay-warning">{warning}' in page
+    assert f'data-confirm="{warning} Replay {message.public_id} again?"' in page
+    assert warning in words(operator.get(f"/messages/{message.public_id}/replay/"))
+    assert "replayed → delivered" in words(response_of(operator, replay)), "its original is no problem there, either"
+
+
 def test_the_buttons_say_what_they_do(operator: Client, queue: Queue) -> None:
     queue(ordering_key="acme")
     message = queue(ordering_key="acme", deliver_at=timezone.now() + timedelta(hours=1), calls=2)
@@ -227,6 +246,38 @@ def test_an_edit_is_shown_and_nothing_is_sent_before_it_is_confirmed(
     assert edited(operator, message, **changes, confirmed="1").status_code == 303
     made = message.replays.get()
     assert (made.method, made.path, bytes(made.content.body)) == ("PUT", "/v2/orders", b'{"a":1.10,"b":3}')
+
+
+def test_what_an_edited_replay_changed_can_be_seen_later(operator: Client, viewer: Client, queue: Queue) -> None:
+    message = queue(body=b'{"currency":"EUR"}', headers={"X-Token": "old-secret"}, status="dead", due_at=None)
+    edited(operator, message, body='{"currency":"USD"}', headers="X-Token: new-secret", confirmed="1")
+    replay = message.replays.get()
+    changes = f"/messages/{replay.public_id}/changes/"
+    assert f'href="{changes}"' in response_of(viewer, replay).content.decode()
+    text = words(viewer.get(changes))
+    assert '- "currency": "EUR" + "currency": "USD"' in text
+    assert "secret" not in text
+    assert "is not a replay" in words(viewer.get(f"/messages/{message.public_id}/changes/"))
+    Message.objects.filter(pk=replay.pk).update(replay_of=None)
+    assert "its original was deleted by retention" in words(viewer.get(changes))
+
+
+def test_a_body_of_a_mebibyte_is_edited(operator: Client, queue: Queue) -> None:
+    rows = [{"id": number, "name": f"row {number}"} for number in range(33_000)]
+    body = json.dumps(rows, separators=(",", ":")).encode()
+    assert 1_000_000 < len(body) <= 1024 * 1024
+    message = queue(body=body, status="dead", due_at=None)
+    form = operator.get(f"/messages/{message.public_id}/replay/").context["form"]
+    text = form.initial["body"].replace('"row 32999"', '"the last one"')
+    response = edited(operator, message, body=text.replace("\n", "\r\n"))
+    assert ("+", '"name":"the last one"') in [
+        (line.mark, line.text.strip().replace('": "', '":"'))
+        for _, lines in response.context["parts"]
+        for line in lines
+    ]
+    edited(operator, message, body=text, confirmed="1")
+    made = bytes(message.replays.get().content.body)
+    assert made == body.replace(b'"row 32999"', b'"the last one"')
 
 
 def test_an_edit_that_changes_nothing_says_so(operator: Client, queue: Queue) -> None:

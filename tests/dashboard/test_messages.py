@@ -19,7 +19,7 @@ from dashboard.presenters.call_timing import phases
 from dashboard.presenters.pagination import page as slice_of
 from integrations.models import Attempt, AuditEntry, Endpoint, Failure, IdempotentAnswer, Message, Service
 from integrations.search import pages
-from tests.support.signed_in import page_of
+from tests.support.signed_in import page_of, words
 
 Queue = Callable[..., Message]
 FORM: dict[str, Any] = {
@@ -133,6 +133,48 @@ def test_a_public_id_in_the_search_leads_to_the_message(viewer: Client, queue: Q
     attempt = attempt_of(message)
     assert viewer.get("/messages/", {"q": f" {message.public_id} "})["Location"] == f"/messages/{message.public_id}/"
     assert viewer.get("/messages/", {"q": attempt.public_id})["Location"].endswith("#attempt-1")
+
+
+def test_a_replayed_message_says_so_in_the_list_and_is_not_offered_as_a_problem(operator: Client, queue: Queue) -> None:
+    done = {"due_at": None, "finished_at": timezone.now()}
+    first = queue(status="dead", last_status_code=422, last_fault="status", **done)
+    alone = queue(status="dead", **done)
+    operator.post(f"/messages/{first.public_id}/replay/")
+    replay = first.replays.get()
+    shown = words(operator.get("/messages/?status=dead"))
+    assert "replayed → pending" in shown
+    Message.objects.filter(pk=replay.pk).update(status="delivered", **done)
+    response = operator.get("/messages/")
+    page = response.content.decode()
+    assert "replayed → delivered now" in words(response)
+    assert page.count('class="badge dead"') == 1, "only the other one is red"
+    assert f'href="/messages/{replay.public_id}/" aria-label="delivered as {replay.public_id}"' in page
+    assert f"Its replay {replay.public_id} was delivered. Another replay may reach the receiver twice." in page
+    assert f"Replay {alone.public_id} unchanged?" in page
+    assert "replayed → delivered" in words(operator.get(f"/_p/messages/?rows={first.pk}"))
+
+
+def test_a_dead_replay_of_a_message_that_was_delivered_is_superseded(viewer: Client, queue: Queue) -> None:
+    done = {"due_at": None, "finished_at": timezone.now()}
+    first = queue(status="delivered", **done)
+    Message.objects.filter(pk=first.pk).update(lineage_id=first.pk)
+    queue(status="dead", lineage_id=first.pk, **done)
+    shown = words(viewer.get("/messages/"))
+    assert "superseded → delivered" in shown
+    assert "replayed" not in shown
+
+
+def test_the_list_takes_one_query_more_for_all_its_replays(operator: Client, queue: Queue) -> None:
+    def queries_of_a_page() -> int:
+        with CaptureQueriesContext(connection) as queries:
+            assert operator.get("/messages/").status_code == 200
+        return len(queries)
+
+    messages = [queue(status="dead", due_at=None, finished_at=timezone.now()) for _ in range(10)]
+    before = queries_of_a_page()
+    for message in messages:
+        message.replay()
+    assert queries_of_a_page() == before + 1 <= 12
 
 
 def test_pages_lead_both_ways_and_lose_nothing(viewer: Client, queue: Queue, monkeypatch: Any) -> None:
@@ -300,6 +342,38 @@ def test_times_are_read_in_the_zone_of_the_viewer(operator: Client, billing: Ser
     assert Message.objects.get().deliver_at == datetime(2031, 1, 31, 0, 30, tzinfo=UTC)
 
 
+def test_a_message_is_sent_from_a_services_page_an_endpoint_and_a_message(
+    operator: Client, queue: Queue, billing: Service
+) -> None:
+    Service.objects.create(name="crm", base_url="https://crm.example")
+    Endpoint.objects.create(service=billing, name="create", path="/v2/orders", method="PUT", headers={"X-A": "b"})
+    message = queue(path="/x", method="PATCH", body=b'{"a":1.10}', tags={"customer": "acme"}, ordering_key="acme")
+    pages = page_of(operator, "/services/billing/") + page_of(operator, f"/messages/{message.public_id}/")
+    links = re.findall(r'href="(/messages/new/[^"]*)"', pages)
+    assert links == [
+        "/messages/new/?service=billing",
+        "/messages/new/?endpoint=billing/create",
+        f"/messages/new/?message={message.public_id}",
+    ]
+    for link in links:
+        form = operator.get(link).context["form"]
+        fields = {name: form[name].value() or "" for name in form.fields}
+        assert fields["service"] == "billing"
+        operator.post("/messages/new/", {**fields, "path": "/y"} if link == links[0] else fields)
+    _, by_service, by_endpoint, another = Message.objects.order_by("pk")
+    assert by_service.path == "/y"
+    assert (by_endpoint.method, by_endpoint.path, by_endpoint.content.headers) == ("PUT", "/v2/orders", {"X-A": "b"})
+    assert (another.method, another.path, bytes(another.content.body)) == ("PATCH", "/x", b'{"a":1.10}')
+    assert (another.tags, another.ordering_key) == ({"customer": "acme"}, "acme")
+    assert another.replay_of is None
+
+
+def test_the_only_service_is_chosen_already(operator: Client, billing: Service) -> None:
+    assert '<option value="billing" selected>' in page_of(operator, "/messages/new/")
+    Service.objects.create(name="crm", base_url="https://crm.example")
+    assert '<option value="billing" selected>' not in page_of(operator, "/messages/new/")
+
+
 def test_text_and_base64_go_out_byte_for_byte(operator: Client, billing: Service) -> None:
     operator.post("/messages/new/", {**FORM, "body_kind": "text", "body": " two\r\nlines "})
     operator.post("/messages/new/", {**FORM, "body_kind": "base64", "body": "AAH/\r\n"})
@@ -366,6 +440,17 @@ def test_the_panel_of_a_finished_message_ends_the_polling(viewer: Client, queue:
     assert "hx-get" in page_of(viewer, f"/messages/{message.public_id}/")
     assert viewer.get(f"/_p/messages/{message.public_id}/").status_code == 200
     Message.objects.filter(pk=message.pk).update(status="delivered", due_at=None)
+    response = viewer.get(f"/_p/messages/{message.public_id}/")
+    assert response.status_code == 286
+    assert b"hx-get" not in response.content
+
+
+def test_the_panel_of_a_replayed_message_goes_on_until_its_replay_is_finished(viewer: Client, queue: Queue) -> None:
+    message = queue(status="dead", due_at=None, finished_at=timezone.now())
+    replay, _ = message.replay()
+    assert "hx-get" in page_of(viewer, f"/messages/{message.public_id}/")
+    assert viewer.get(f"/_p/messages/{message.public_id}/").status_code == 200
+    Message.objects.filter(pk=replay.pk).update(status="delivered", due_at=None, finished_at=timezone.now())
     response = viewer.get(f"/_p/messages/{message.public_id}/")
     assert response.status_code == 286
     assert b"hx-get" not in response.content

@@ -8,12 +8,13 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from django.test import Client
+from django.utils import timezone
 
 from integrations.models import Message, Operation, Role, Status
 from integrations.models.operation import Kind, State
-from integrations.operators import bulk_operations
+from integrations.operators import bulk_operations, replay_results
 from tests.support.records import work
-from tests.support.signed_in import a_service, browser, messages_of, words
+from tests.support.signed_in import a_service, browser, messages_of, with_content, words
 
 pytestmark = pytest.mark.django_db
 
@@ -157,6 +158,38 @@ def test_its_page_asks_few_questions(django_assert_max_num_queries: Any) -> None
     for address in (address_of(operation), f"/_p{address_of(operation)}", "/operations/", "/_p/operations/"):
         with django_assert_max_num_queries(10):
             assert client.get(address).status_code == 200
+
+
+def test_it_ends_with_its_result_and_its_links_find_that() -> None:
+    with_content(messages_of(a_service(), Status.DEAD, 3))
+    operation = work(planned(kind=Kind.REPLAY, q="status:dead", dry_run=False, reason="They are back", rate=1e6))
+    made = list(Message.objects.filter(operation_id=operation.pk).order_by("pk"))
+    client = browser(Role.VIEWER)
+    page = client.get(address_of(operation)).content.decode()
+    assert "3 under way" in page
+    assert f'data-live="operation:{operation.public_id} messages"' in page
+    done = {"finished_at": timezone.now(), "due_at": None}
+    Message.objects.filter(pk__in=[made[0].pk, made[1].pk]).update(status=Status.DELIVERED, **done)
+    Message.objects.filter(pk=made[2].pk).update(status=Status.DEAD, **done)
+    response = client.get(address_of(operation))
+    assert "3 replayed : 2 delivered , 1 failed again" in words(response)
+    assert f'data-live="operation:{operation.public_id}"' in response.content.decode()
+    links = re.findall(r'href="(/messages/\?q=operation[^"]+)">(\d)', response.content.decode())
+    assert [count for _, count in links] == ["3", "2", "1"]
+    for link, count in links:
+        assert len(client.get(link.replace("&amp;", "&")).context["rows"]) == int(count)
+    assert "failed again" not in words(client.get("/operations/")), "a list does not count"
+    replay_results.keep(timezone.now())
+    assert "3 replayed : 2 delivered , 1 failed again" in words(client.get("/operations/"))
+
+
+def test_a_cancellation_ends_with_its_result() -> None:
+    first, _ = messages_of(a_service(), Status.PENDING, 2)
+    operation = work(planned())
+    Message.objects.filter(pk=first.pk).update(status=Status.DELIVERED)
+    bulk_operations.start(operation, by="person ada", reason="Wrong customer")
+    work(operation)
+    assert "1 cancelled; 1 skipped" in words(browser(Role.VIEWER).get(address_of(operation)))
 
 
 def test_a_panel_that_has_not_changed_is_not_sent_again() -> None:

@@ -12,7 +12,7 @@ from django.contrib.auth.hashers import make_password
 from django.test import Client
 from django.utils import timezone
 
-from integrations.models import Account, Message, Role, Service, Source, Status
+from integrations.models import Account, Message, MessageContent, Role, Service, Source, Status
 from integrations.registration.registry import register
 from integrations.schemas.service import ServiceIn
 from tests.support.calling import Answered
@@ -52,6 +52,14 @@ def messages_of(service: Service, status: Status, count: int = 1, **given: Any) 
         Message(service=service, method="POST", path="/", status=status, created_at=now, **given) for _ in range(count)
     ]
     return Message.objects.bulk_create(made)
+
+
+def with_content(messages: list[Message]) -> list[Message]:
+    """Give messages a content, as a replay needs it."""
+    MessageContent.objects.bulk_create(
+        MessageContent(message=message, body=b"{}", content_type="application/json") for message in messages
+    )
+    return messages
 
 
 def trip(service: Service, reason: str = "5 calls in a row failed") -> None:

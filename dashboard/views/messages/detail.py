@@ -18,6 +18,7 @@ from dashboard.access import viewer
 from dashboard.presenters.bodies import chosen_view
 from dashboard.presenters.curl import as_curl
 from dashboard.presenters.lines import as_lines
+from dashboard.presenters.sentences import replay_warning
 from dashboard.presenters.timeline import (
     ACTIONS,
     SERVICE_EVENTS,
@@ -60,10 +61,11 @@ def detail(request: HttpRequest, public_id: str) -> HttpResponse:
 @viewer
 @require_GET
 def detail_panel(request: HttpRequest, public_id: str) -> HttpResponse:
-    """The live part of a message's page; 286 tells htmx to stop polling a finished message."""
+    """The live part of a message's page; 286 tells htmx to stop polling once nothing changes any more."""
     message = message_or_404(public_id)
-    response = live.panel(request, "messages/_progress.html", _detail_context(request, message))
-    if message.is_finished and response.status_code == 200:
+    context = _detail_context(request, message)
+    response = live.panel(request, "messages/_progress.html", context)
+    if not context["is_live"] and response.status_code == 200:
         response.status_code = 286
     return response
 
@@ -74,9 +76,12 @@ def _detail_context(request: HttpRequest, message: Message) -> dict[str, Any]:
     ahead, behind, head = _neighbours(message)
     actions = AuditEntry.objects.filter(target=message.public_id, action__in=ACTIONS).order_by("-pk")[:ACTIONS_SHOWN]
     newest = window.attempts[0] if window.attempts and not window.has_later else None
+    replays = list(message.replays.newest_first()[:REPLAYS_SHOWN])
+    Message.objects.add_standing([message, *replays, *([message.replay_of] if message.replay_of else [])])
     state = {name: request.GET[name] for name in ("view", "before") if name in request.GET}
     return {
         "message": message,
+        "is_live": not message.is_finished or (message.standing is not None and not message.standing.is_finished),
         "content_body": bytes(message.content.body),
         "download_url": reverse("message-body", args=[message.public_id]),
         "view": view,
@@ -91,7 +96,8 @@ def _detail_context(request: HttpRequest, message: Message) -> dict[str, Any]:
         "newest": newest,
         "earlier": window.attempts[-1].number if window.has_earlier else None,
         "attempt_body_shown": ATTEMPT_BODY_SHOWN,
-        "replays": list(message.replays.newest_first()[:REPLAYS_SHOWN]),
+        "replay_warning": replay_warning(message),
+        "replays": replays,
         "ahead": ahead,
         "behind": behind,
         "head": head,

@@ -35,7 +35,7 @@ def listing(request: HttpRequest) -> HttpResponse:
     _check_service(search, found)
     # An invalid filter would find too much, and the page has buttons that act on all messages found.
     shown = CursorPage(rows=[]) if search.problems else page(found, request.GET.get("cursor", ""))
-    _with_services(shown.rows, found)
+    _complete(shown.rows, found)
     if shown.refused:
         search.problems.append("That page no longer exists; showing the first page")
     context = {
@@ -63,13 +63,15 @@ def listing_panel(request: HttpRequest) -> HttpResponse:
         int(part) for part in request.GET.get("rows", "").split("-")[:ON_SCREEN] if part.isdecimal() and len(part) < 19
     ]
     rows = list(with_endpoints(Message.objects.filter(pk__in=ids)).newest_first())
-    _with_services(rows, found)
+    _complete(rows, found)
     shown = CursorPage(rows=rows, is_first="first" in request.GET)
     return live.panel(request, "messages/_rows.html", _listing_context(request, found, shown))
 
 
-def _with_services(rows: list[Message], found: SearchResults) -> None:
-    """Set each row's service from the services already read: a join would read a service's configuration per row."""
+def _complete(rows: list[Message], found: SearchResults) -> None:
+    """Set the message that stands for each replayed row, and each row's service, from the services already read: a join
+    would read a service's configuration per row."""
+    Message.objects.add_standing(rows)
     by_number = {service.pk: service for service in found.services.values()}
     for row in rows:
         row.service = by_number[row.service_id]

@@ -15,6 +15,7 @@ from dashboard.forms.replay import ReplayForm, editable_body
 from dashboard.forms.request import endpoints_of
 from dashboard.presenters.lines import as_lines
 from dashboard.presenters.replay_changes import edited_parts
+from dashboard.presenters.sentences import replay_warning
 from dashboard.responses import see_other
 from dashboard.views.messages.lookup import message_or_404
 from integrations.delivery import accept
@@ -99,8 +100,10 @@ def _replay_form(request: HttpRequest, message: Message, form: ReplayForm, statu
     body = editable_body(message)
     if body is None:
         form.fields.pop("body")
+    Message.objects.add_standing([message])
     context = {
         "message": message,
+        "replay_warning": replay_warning(message),
         "form": form,
         "form_key": request.POST.get("form_key") or fresh_key(),
         "endpoints": endpoints_of(message.service.name),
