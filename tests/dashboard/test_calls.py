@@ -1,10 +1,11 @@
-"""The page of calls without a message: the list, the facts of each, and calls in flight."""
+"""Recent calls of a service, by kind; a call without a message, and calls in flight."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from django.test import Client
 from django.utils import timezone
 
@@ -27,25 +28,51 @@ def a_call(service: Service, path: str, **given: Any) -> Attempt:
     return Attempt.objects.create(service=service, **fields | given)
 
 
-def test_a_services_calls_without_a_message_are_listed(
+def test_all_calls_of_a_service_are_listed_by_kind(
     viewer: Client, billing: Service, queue: Callable[..., Message]
 ) -> None:
+    message = queue()
     a_call(billing, "/now")
     a_call(billing, "/up", trigger=Trigger.HEALTH, actor="")
-    a_call(billing, "/of-a-message", trigger=Trigger.FIRST, message=queue())
+    a_call(billing, "/of-a-message", trigger=Trigger.RETRY, number=2, message=message)
     a_call(a_service("another"), "/elsewhere")
     assert b'href="/services/billing/calls/"' in viewer.get("/services/billing/").content
-    shown = words(viewer.get("/services/billing/calls/"))
-    assert "/now" in shown
-    assert "/up" in shown
-    assert "token ci" in shown
-    assert "/of-a-message" not in shown
-    assert "/elsewhere" not in shown
-    only = words(viewer.get("/services/billing/calls/?trigger=health"))
-    assert "/up" in only
-    assert "/now" not in only
-    assert "No calls yet" in words(viewer.get("/services/billing/calls/?trigger=lab"))
+
+    def shown(kind: str) -> set[str]:
+        page = words(viewer.get(f"/services/billing/calls/?trigger={kind}"))
+        return {path for path in ("/now", "/up", "/of-a-message", "/elsewhere") if f"{path} " in page}
+
+    assert shown("") == shown("nonsense") == {"/now", "/up", "/of-a-message"}
+    assert shown("message") == {"/of-a-message"}
+    assert shown("process") == {"/now"}
+    assert shown("health") == {"/up"}
+    assert "No call of this kind" in words(viewer.get("/services/billing/calls/?trigger=lab"))
+    assert "token ci" in words(viewer.get("/services/billing/calls/"))
     assert viewer.get("/services/nobody/calls/").status_code == 404
+
+
+def test_a_call_for_a_message_is_on_the_messages_page(
+    viewer: Client, billing: Service, queue: Callable[..., Message]
+) -> None:
+    message = queue()
+    call = a_call(billing, "/of-a-message", trigger=Trigger.FIRST, message=message)
+    place = f"/messages/{message.public_id}/#attempt-1"
+    assert f'href="{place}"' in viewer.get("/services/billing/calls/").content.decode()
+    assert viewer.get(f"/services/billing/calls/{call.public_id}/")["Location"] == place
+
+
+def test_a_kind_is_searched_among_the_newest_calls_only(
+    viewer: Client, billing: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dashboard.views.services.calls.SCAN_LIMIT", 2)
+    for path in ("/first", "/second", "/third"):
+        a_call(billing, path)
+    page = words(viewer.get("/services/billing/calls/?trigger=process"))
+    assert "/third" in page
+    assert "/second" in page
+    assert "/first" not in page
+    assert "None is among the newest 2 calls" in words(viewer.get("/services/billing/calls/?trigger=lab"))
+    assert "/first" in words(viewer.get("/services/billing/calls/"))
 
 
 def test_there_are_pages_of_them(viewer: Client, billing: Service) -> None:
