@@ -65,6 +65,7 @@ urlpatterns = [
     path("messages/export.<str:name>", messages.export.export, name="message-export"),
     path("messages/<str:public_id>/", messages.detail.detail, name="message"),
     path("messages/<str:public_id>/replay/", messages.replay.replay, name="message-replay"),
+    path("messages/<str:public_id>/changes/", messages.changes.changes, name="message-changes"),
     path("messages/<str:public_id>/cancel/", messages.actions.cancel, name="message-cancel"),
     path("messages/<str:public_id>/retry-now/", messages.actions.retry_now, name="message-retry-now"),
     path("messages/<str:public_id>/body/", messages.downloads.body, name="message-body"),

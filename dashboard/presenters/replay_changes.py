@@ -4,24 +4,32 @@ from __future__ import annotations
 
 from typing import Any
 
-from dashboard.presenters.bodies import SHOWN, pretty_json
+from dashboard.presenters.bodies import pretty_json
 from dashboard.presenters.diffs import Line, difference
 from dashboard.presenters.lines import as_lines
 from integrations.models import Draft, Message, MessageContent
 from integrations.outbound.redaction import redacted_headers, redacted_url
+from integrations.schemas.fields import BODY_LIMIT
+
+Parts = list[tuple[str, list[Line]]]
 
 
-def edited_parts(message: Message, draft: Draft) -> list[tuple[str, list[Line]]]:
+def edited_parts(message: Message, replay: Draft | Message) -> Parts:
     """The changed parts of a message, each with its diff; headers and parameters that are named as credentials are
     masked. Never by value: the operator could read from the mask which text equals a secret."""
-    content = message.content
-    before = _address(message.method, message.path, content.query)
+    before, after = message.content, replay.content if isinstance(replay, Message) else replay
+    old = _address(message.method, message.path, before.query)
     parts = [
-        ("Method, path and query", difference(before, _address(draft.method, draft.path, draft.query), _parameter)),
-        ("Headers", difference(_headers(content), _headers(draft), _header)),
-        ("Body", difference(_comparable(bytes(content.body)), _comparable(draft.body))),
+        ("Method, path and query", difference(old, _address(replay.method, replay.path, after.query), _parameter)),
+        ("Headers", difference(_headers(before), _headers(after), _header)),
+        ("Body", difference(_comparable(bytes(before.body)), _comparable(bytes(after.body)))),
     ]
     return [(name, lines) for name, lines in parts if lines]
+
+
+def only_changes(parts: Parts, limit: int) -> Parts:
+    """The first ``limit`` changed lines of each part, without the lines around them."""
+    return [(name, [line for line in lines if line.mark in "+-"][:limit]) for name, lines in parts]
 
 
 def _header(line: str) -> str:
@@ -46,4 +54,4 @@ def _headers(of: Draft | MessageContent) -> str:
 def _comparable(body: bytes) -> str:
     """The body as the form shows it. A body that is not text is never edited."""
     text = body.decode(errors="replace")
-    return (pretty_json(text) or text) if len(body) <= SHOWN else text
+    return pretty_json(text, 2 * BODY_LIMIT) or text

@@ -48,6 +48,7 @@ PAGES = {
         "/services/town/endpoints/orders/edit/",
         "/services/town/calls/",
         "/services/town/calls/?trigger=health",
+        "/services/town/calls/?trigger=message",
         "/services/town/calls/{call}/",
     ],
     "breakers": [
@@ -72,6 +73,8 @@ PAGES = {
         "/messages/{delivered}/",
         "/messages/{held}/",
         "/messages/{dead}/replay/",
+        "/messages/{replay}/",
+        "/messages/{replay}/changes/",
     ],
     "failures": [
         "/failures/?service=town",
@@ -142,6 +145,10 @@ def town(installation: Installation, token: str) -> Iterator[dict[str, str]]:
             lambda: "they did not die",
         )
         until(lambda: _state(api, "services/town-down/breaker") == "open", WORKERS / 1000, lambda: "it has not opened")
+        edited = {"body": {"order": 2}}
+        ids["replay"] = str(_made(api.post(f"messages/{ids['delivered']}/replay", json=edited))["id"])
+        taken = f"messages/{ids['replay']}"
+        until(lambda: _state(api, taken) == "delivered", WORKERS / 1000, lambda: "the replay is not delivered")
         ids["failure"] = api.get("failures", params={"service": "town"}).json()["items"][0]["id"]
         ids["planned"] = operation(filter=f"id:{dead[1]}", dry_run=True)
         ids["running"] = operation(filter=f"id:{dead[1]},{dead[2]}", rate=0.01)

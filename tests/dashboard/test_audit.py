@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from django.test import Client
 
 from dashboard.views.audit import changes
-from integrations.models import AuditEntry
-from tests.support.signed_in import page_of
+from integrations.models import AuditEntry, Message
+from integrations.models.retention import delete_messages
+from tests.support.signed_in import page_of, words
 
 
 @pytest.fixture
@@ -71,3 +73,33 @@ def test_an_empty_trail_says_what_will_be_in_it(admin: Client, db: None) -> None
 )
 def test_only_what_differs_is_a_change(before: dict[str, Any], after: dict[str, Any], words: list[Any]) -> None:
     assert [(change.name, change.before, change.after) for change in changes(before, after)] == words
+
+
+def test_an_edited_replay_shows_what_the_edit_changed(
+    admin: Client, operator: Client, queue: Callable[..., Message], django_assert_max_num_queries: Any
+) -> None:
+    message = queue(body=b'{"amount":1,"currency":"EUR"}', headers={"X-Token": "old"}, status="dead", due_at=None)
+    form = {"edited": "1", "confirmed": "1", "endpoint": "", "body": '{"amount":1,"currency":"USD"}'}
+    operator.post(f"/messages/{message.public_id}/replay/", form | {"headers": "X-Token: new-secret"})
+    replay = message.replays.get()
+    with django_assert_max_num_queries(12):
+        shown = words(admin.get("/audit/"))
+    assert 'Body - "currency": "EUR" + "currency": "USD"' in shown
+    assert "_sha256" not in shown
+    assert "new-secret" not in shown
+    assert f'href="/messages/{replay.public_id}/changes/"' in page_of(admin, "/audit/")
+    delete_messages([replay.pk])
+    shown = words(admin.get("/audit/"))
+    assert "body_sha256" in shown, "the hashes stay when the content is gone"
+    assert "USD" not in shown
+
+
+def test_a_long_edited_body_is_compared_on_its_own_page(
+    admin: Client, operator: Client, queue: Callable[..., Message]
+) -> None:
+    message = queue(body=b'{"text":"' + b"x" * 20_000 + b'"}', status="dead", due_at=None)
+    form = {"edited": "1", "confirmed": "1", "endpoint": "", "headers": "", "body": '{"text":"short"}'}
+    operator.post(f"/messages/{message.public_id}/replay/", form)
+    page = page_of(admin, "/audit/")
+    assert "xxxx" not in page
+    assert f'href="/messages/{message.replays.get().public_id}/changes/"' in page
