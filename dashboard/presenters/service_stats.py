@@ -125,12 +125,6 @@ class Standing:
         return self.runtime.retry_at is not None and self.runtime.retry_at <= self.now
 
     @property
-    def lines(self) -> int:
-        """Number of its lines in the list of problems."""
-        others = (self.service.is_paused, self.dead, self.is_unguarded, self.certificate)
-        return (self.rank[0] < 3) + sum(map(bool, others))
-
-    @property
     def is_late(self) -> bool:
         """A message has been due for more than a minute, and neither breaker nor pause explains it."""
         explained = self.is_open or self.is_probing or self.service.is_paused or self.service.is_being_deleted

@@ -81,14 +81,15 @@ def countdown(value: datetime | str | None) -> SafeString:
 
 
 @register.filter
-def at(value: datetime | str | None) -> SafeString:
-    """The absolute time in the viewer's zone: the time for today, with the date otherwise."""
+def at(value: datetime | str | None, precision: str = "second") -> SafeString:
+    """The absolute time in the viewer's zone: the time for today, to the second or ``minute``, else with the date."""
     moment = _moment(value)
     if moment is None:
         return NOTHING
     local = timezone.localtime(moment)
     today = timezone.localtime()
-    form = "%H:%M:%S" if local.date() == today.date() else "%-d %b %H:%M" if local.year == today.year else "%-d %b %Y"
+    clock = "%H:%M" if precision == "minute" else "%H:%M:%S"
+    form = clock if local.date() == today.date() else "%-d %b %H:%M" if local.year == today.year else "%-d %b %Y"
     return format_html(
         '<time datetime="{}" title="{}">{}</time>',
         moment.astimezone(UTC).isoformat().replace("+00:00", "Z"),
@@ -120,11 +121,11 @@ def relative(seconds: float) -> str:
 # ---- numbers ------------------------------------------------------------------------------------------------------
 @register.filter
 def short(number: float | None) -> SafeString:
-    """“12.4k”, with the exact number as title."""
+    """“99,999”, then “124k” with the exact number as title."""
     if number is None:
         return NOTHING
-    if abs(number) < 1000:
-        return format_html("{}", int(number))
+    if abs(number) < 100_000:
+        return format_html("{}", f"{int(number):,}")
     size, letter = next(row for row in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if abs(number) >= row[0] * 0.9995)
     text = f"{number / size:.1f}" if abs(number) < 100 * size else f"{number / size:.0f}"
     return format_html('<span title="{}">{}{}</span>', f"{number:,.0f}", text.removesuffix(".0"), letter)

@@ -12,15 +12,17 @@ from django.utils import timezone
 
 from dashboard import live
 from dashboard.access import viewer
+from dashboard.presenters.attention import with_failures
 from dashboard.presenters.charts import chart, time_range_named
 from dashboard.presenters.service_stats import WAITING_CAP, HourStats, Standing, add_certificates, standings
 from integrations.models import Installation, Operation, Service, Worker, storage
 from integrations.operators import failures
 
 SHOWN = 12  # services in the table; the services page has the rest
-GROUPS = 5  # failure groups, and stopped operations, in the list of problems; their own pages have all
+# In the list of problems; more services than that have one common cause. Their own pages have all.
+LISTED, GROUPS, STOPPED = 10, 3, 3
+GROUPS_READ = 200
 DAY = timedelta(days=1)
-LISTED = 25  # services in the list of problems: more than that have one common cause
 
 
 @viewer
@@ -41,19 +43,19 @@ def _context(request: HttpRequest) -> dict[str, Any]:
     workers, is_quiet = Worker.objects.pulse(now)
     no_writes, wal_bytes = storage.trouble_to_show(is_quiet), storage.wal_bytes()
     waiting = min(WAITING_CAP, sum(standing.waiting for standing in found))
-    attention = [standing for standing in found if standing.rank[0] < 5]
+    new_failures = failures.needing_attention(now).new_or_regressed(now)[:GROUPS_READ]
+    troubled, groups = with_failures([standing for standing in found if standing.rank[0] < 5], new_failures)
     clock = Installation.objects.clock()
-    stopped = list(Operation.objects.stopped_since(now - DAY)[:GROUPS])
-    groups = list(failures.needing_attention(now).new_or_regressed(now)[: GROUPS + 1])
+    stopped = list(Operation.objects.stopped_since(now - DAY)[:STOPPED])
     return {
         "standings": found[:SHOWN],
         "service_count": len(found),
-        "attention": attention[:LISTED],
-        "attention_left_out": max(0, len(attention) - LISTED),
+        "troubled": troubled[:LISTED],
+        "services_left_out": max(0, len(troubled) - LISTED),
         "groups": groups[:GROUPS],
-        "groups_left_out": len(groups) > GROUPS,
+        "groups_left_out": max(0, len(groups) - GROUPS),
         "stopped": stopped,
-        "needs": sum(standing.lines for standing in attention)
+        "needs": len(troubled[:LISTED])
         + len(groups[:GROUPS])
         + len(stopped)
         + (0 if workers else 1)

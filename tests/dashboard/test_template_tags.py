@@ -62,12 +62,20 @@ def test_spans_have_at_most_two_units(seconds: float | None, words: str) -> None
 
 @pytest.mark.parametrize(
     ("number", "words"),
-    [(0, "0"), (999, "999"), (1000, "1k"), (12_412, "12.4k"), (999_600, "1M"), (999_400, "999k"), (2_500_000, "2.5M")],
+    [
+        (0, "0"),
+        (999, "999"),
+        (12_412, "12,412"),
+        (99_999, "99,999"),
+        (100_000, "100k"),
+        (999_400, "999k"),
+        (2_500_000, "2.5M"),
+    ],
 )
 def test_numbers_are_short_with_the_exact_one_behind(number: int, words: str) -> None:
     shown = console.short(number)
     assert re.sub("<[^>]*>", "", shown) == words
-    assert number < 1000 or f'title="{number:,}"' in shown
+    assert number < 100_000 or f'title="{number:,}"' in shown
 
 
 @pytest.mark.parametrize(
@@ -75,6 +83,12 @@ def test_numbers_are_short_with_the_exact_one_behind(number: int, words: str) ->
 )
 def test_all_and_nothing_are_said_only_when_they_are_exact(share: float | None, words: str) -> None:
     assert console.percent(share).removesuffix("\u202f%") == words
+
+
+def test_a_time_to_the_minute_leaves_out_its_seconds() -> None:
+    now = timezone.now()
+    assert f">{now:%H:%M}<" in console.at(now, "minute")
+    assert f">{now:%H:%M:%S}<" in console.at(now)
 
 
 def test_links_keep_the_other_parameters() -> None:
