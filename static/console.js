@@ -1,5 +1,5 @@
 // What JavaScript adds to the console. Every page and form works without it.
-import { $, $$ } from "./dom.js";
+import { $, $$, isNews } from "./dom.js";
 import "./live.js";
 import "./keys.js";
 
@@ -9,7 +9,12 @@ document.documentElement.classList.add("js");
 
 // ---- the viewer's time zone, in which the server renders absolute times -------------------------------------------
 const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
-if (zone) document.cookie = `switchboard_zone=${zone}; path=/; max-age=31536000; SameSite=Lax`;
+if (zone) {
+  document.cookie = `switchboard_zone=${zone}; path=/; max-age=31536000; SameSite=Lax`;
+  // A page from before the cookie, or from before a journey, is loaded once more; never one that a form was sent to.
+  const wasOther = document.documentElement.dataset.zone !== zone && document.cookie.includes(`switchboard_zone=${zone}`);
+  if (wasOther && isNews("switchboard-zone", zone) && $("time") && !$("[aria-invalid], [role=alert]")) location.reload();
+}
 
 // ---- relative times (the same words as the `ago` filter) --------------------------------------------------------
 const units = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];

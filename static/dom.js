@@ -9,3 +9,13 @@ export const stored = (key, value) => {
     return null;
   }
 };
+/** Whether this tab did not have this value yet; it has from now on. False where the browser refuses storage. */
+export const isNews = (key, value) => {
+  try {
+    const isNew = sessionStorage.getItem(key) !== value;
+    sessionStorage.setItem(key, value);
+    return isNew;
+  } catch {
+    return false;
+  }
+};

@@ -47,6 +47,8 @@ def from_draft(draft: Draft | Message) -> dict[str, Any]:
     """Initial values that repeat a message."""
     content = draft.content if isinstance(draft, Message) else draft
     return {
+        "ordering_key": draft.ordering_key,
+        "tags": as_lines(draft.tags, "="),
         "service": draft.service.name,
         "method": draft.method,
         "path": draft.path,

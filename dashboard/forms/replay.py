@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote_plus
 
 from django import forms
 from pydantic import ValidationError
 
 from dashboard.forms.fields import LinesField
-from dashboard.presenters.bodies import SHOWN, compact_json, is_json, json_refusal, pretty_json
+from dashboard.presenters.bodies import compact_json, is_json, json_refusal, pretty_json
 from integrations.models import Message
 from integrations.schemas.fields import BODY_LIMIT
 from integrations.schemas.message import ReplayIn
+
+EDITED_LIMIT = 2 * BODY_LIMIT  # characters of a body in a form; indented it has more than the 1 MiB that is sent
+ENCODED_LIMIT = 3 * BODY_LIMIT + BODY_LIMIT // 2  # of the 4 MiB of a whole form
 
 
 class ReplayForm(forms.Form):
@@ -27,7 +31,7 @@ class ReplayForm(forms.Form):
     body = forms.CharField(
         required=False,
         strip=False,
-        max_length=2 * BODY_LIMIT,
+        max_length=EDITED_LIMIT,
         help_text="JSON. Receivers see an edited replay as a new message with a new webhook-id.",
         widget=forms.Textarea(attrs={"class": "mono", "rows": 12, "spellcheck": "false"}),
     )
@@ -61,14 +65,17 @@ class ReplayForm(forms.Form):
 
 
 def editable_body(message: Message) -> str | None:
-    """The body as text to edit, or None if it is not JSON or too long for a text field."""
-    body = bytes(message.content.body)
-    if len(body) > SHOWN:
-        return None
+    """The body as text to edit, indented if a form can carry that; None if it is not JSON, or too long for a form."""
     try:
-        text = body.decode()
+        text = bytes(message.content.body).decode()
     except UnicodeDecodeError:
         return None
     if text and not is_json(text):
         return None
-    return pretty_json(text) or text if text else ""
+    return next((each for each in (pretty_json(text, EDITED_LIMIT), text) if each is not None and _fits(each)), None)
+
+
+def _fits(text: str) -> bool:
+    """Whether a form can send this text, percent-encoded and with CRLF at the ends of lines."""
+    sent = text.replace("\n", "\r\n")
+    return len(sent) <= EDITED_LIMIT and len(quote_plus(sent)) <= ENCODED_LIMIT

@@ -67,6 +67,8 @@ class RequestForm(forms.Form):
         super().__init__(*args, **options)
         services = list(Service.objects.values_list("name", flat=True))
         self.has_services = bool(services)
+        if len(services) == 1 and not self.initial.get("service"):
+            self.initial["service"] = services[0]
         self._offer("service", [("", "Choose…"), *((name, name) for name in services)])
         self._offer("method", [(method, method) for method in METHODS])
         self.fields["service"].widget.attrs.update({"required": True})

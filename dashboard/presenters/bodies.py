@@ -94,8 +94,8 @@ def compact_json(text: str) -> str:
     return "".join(_TOKEN.findall(text))
 
 
-def pretty_json(text: str) -> str | None:
-    """The same JSON indented, or None if it is not JSON, nested too deeply or would grow too long."""
+def pretty_json(text: str, limit: int = LAID_OUT_LIMIT) -> str | None:
+    """The same JSON indented, or None if it is not JSON, nested too deeply or longer than ``limit`` characters."""
     if not is_json(text):
         return None
     lines: list[str] = []
@@ -112,7 +112,7 @@ def pretty_json(text: str) -> str | None:
         if token in ("{", "["):
             depth += 1
         before = token
-        if depth > DEEPEST or length > LAID_OUT_LIMIT:
+        if depth > DEEPEST or length > limit:
             return None
     return "\n".join([*lines, line])
 

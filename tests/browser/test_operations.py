@@ -114,7 +114,7 @@ def test_a_backlog_is_cancelled_and_its_service_deleted(
     shot(f"service-cancel-waiting-{look}")
     page.get_by_role("button", name="Cancel messages").click()
     operation = page.locator("#operation")
-    expect(operation).to_contain_text("1.5k of 1.5k done", timeout=SIGNALLED)
+    expect(operation).to_contain_text("1,500 of 1,500 done", timeout=SIGNALLED)
     shot(f"operation-cancelled-waiting-{look}")
     expect_clean(page)
 

@@ -35,7 +35,7 @@ def test_live_silent_stopped_and_lost_workers_are_told_apart(viewer: Client, db:
     page = viewer.get("/workers/").content.decode()
     live, silent, gone = page.index("web-1:1<"), page.index("web-1:2<"), page.index("web-1:3<")
     assert live < page.index(">Silent<") < silent < page.index("Stopped in the last 24 h") < gone
-    assert "12.4k" in page
+    assert "12,400" in page
     assert "3 calls in flight" in page
     assert page.count('class="badge lost"') == 2
     assert 'class="badge stopped"' in page

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from django.contrib import messages as toasts
 from django.db import transaction
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import render
 from django.views.decorators.http import require_http_methods
 
@@ -23,7 +24,14 @@ from integrations.models import AuditEntry, Message
 def new(request: HttpRequest) -> HttpResponse:
     if request.method == "POST":
         return submit_once(request, lambda: _send(request))
-    return _send_form(request, SendForm(initial=from_query(request.GET)))
+    return _send_form(request, SendForm(initial=_initial(request.GET)))
+
+
+def _initial(query: QueryDict) -> dict[str, Any]:
+    """A message for an endpoint has its path from there, one that repeats a call has the path of that call."""
+    values = from_query(query)
+    left_out = ("method", "path", "query", "headers") if "endpoint" in query else ("endpoint",)
+    return {name: value for name, value in values.items() if name not in left_out}
 
 
 def _send(request: HttpRequest) -> HttpResponse:
