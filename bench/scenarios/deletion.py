@@ -1,7 +1,7 @@
 """Deletion: a service with 300,000 waiting messages is deleted, or emptied, while others are accepted.
 
 A client posts to another service at an even pace. While the workers delete, the operation is paused every other
-TURN, so that posts alone and beside it are measured by turns. The request for the deletion may take a second; the p95
+TURN, so that posts alone and during it are measured by turns. The request for the deletion may take a second; the p95
 of the posts may grow by a tenth and none of them may be refused; no process may grow by more than 50 MiB. Emptying is
 the click on the service's page, asked for by the API.
 """

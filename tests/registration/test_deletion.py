@@ -151,7 +151,7 @@ def test_an_operation_rests_while_others_accept_or_call(billing: Service, monkey
         return took / (operation.paced_at - began).total_seconds()
 
     share()
-    assert share() > 0.3, "nobody else is at work"
+    assert share() > 0.3, "no other work was done"
     Message.objects.accept([Draft(other, "POST", "/", b"{}", "application/json")])
     assert share() < 0.08
     assert share() > 0.3
