@@ -88,6 +88,7 @@ urlpatterns = [
     path("operations/<str:public_id>/cancel/", operations.cancel, name="operation-cancel"),
     # lab
     path("lab/", lab.lab, name="lab"),
+    path("lab/cancel/", lab.cancel, name="lab-cancel"),
     path("lab/<str:public_id>/", lab.result, name="lab-result"),
     # breakers, workers, audit
     path("breakers/", breakers.listing, name="breakers"),

@@ -4,6 +4,9 @@ import "./live.js";
 import "./keys.js";
 
 if ($("form[data-watched]")) import("./unsaved.js");
+const foldJson = async () => $("#result pre.code") && (await import("./folding.js")).foldAll();
+foldJson();
+document.addEventListener("htmx:afterSwap", foldJson);
 
 document.documentElement.classList.add("js");
 
@@ -93,6 +96,14 @@ const release = (form) => {
 addEventListener("pageshow", () => $$("form[data-sent]").forEach(release));
 document.addEventListener("htmx:afterRequest", (event) => {
   if (event.detail.elt.matches?.("form[data-sent]")) release(event.detail.elt);
+});
+
+// A refused form with data-refused comes back as a whole, with its errors; else only the result is swapped.
+document.addEventListener("htmx:beforeSwap", ({ detail }) => {
+  const part = detail.xhr.status === 422 && detail.requestConfig?.elt.dataset?.refused;
+  if (!part) return;
+  detail.target = $(part);
+  detail.selectOverride = part;
 });
 
 // ---- fields shown for some values of another field: data-shown-for="field=value other" ---------------------------

@@ -65,6 +65,14 @@ const actions = {
   },
 };
 
+// Ctrl or Cmd Enter sends the form, also from a text area.
+document.addEventListener("keydown", (event) => {
+  const form = event.target.form?.closest("form[data-send-key]");
+  if (!form || event.key !== "Enter" || !(event.metaKey || event.ctrlKey)) return;
+  event.preventDefault();
+  form.requestSubmit($("button.primary", form));
+});
+
 document.addEventListener("keydown", (event) => {
   if (event.defaultPrevented || !areOn() || event.altKey || $("dialog[open]") || !$(".rail")) return;
   if (event.metaKey || event.ctrlKey) {

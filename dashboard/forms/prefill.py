@@ -5,22 +5,36 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 
 from django.http import QueryDict
 
 from dashboard.forms.curl import CurlCommand
+from dashboard.forms.fields import as_name
 from dashboard.presenters.bodies import is_json, pretty_json
+from dashboard.presenters.comparisons import sent_body
 from dashboard.presenters.lines import as_lines
 from integrations.models import Attempt, Draft, Endpoint, Message, Service
 from integrations.outbound.redaction import MASK
+
+
+class UnknownHost(ValueError):
+    """No service has the base URL of a curl command. ``origin`` is the address to register, empty without a host."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(f"No service has the base URL of {url[:200]}")
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        self.origin = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else ""
+        self.name = as_name(parts.hostname or "") if parts.netloc else ""
 
 
 def from_query(query: QueryDict) -> dict[str, Any]:
     """Initial values from the address: of an endpoint, a message, a call from the lab, or only of a service."""
     if message := Message.objects.select_related("service", "content").by_public_id(query.get("message", "")):
         return from_draft(message)
-    if attempt := Attempt.objects.select_related("service", "endpoint").by_public_id(query.get("attempt", "")):
+    if attempt := Attempt.objects.select_related("service", "endpoint", "message__content").by_public_id(
+        query.get("attempt", "")
+    ):
         return from_attempt(attempt)
     service, _, name = query.get("endpoint", "").rpartition("/")
     service = service or query.get("service", "")
@@ -59,7 +73,7 @@ def from_draft(draft: Draft | Message) -> dict[str, Any]:
 
 
 def from_attempt(attempt: Attempt) -> dict[str, Any]:
-    """Initial values that repeat a call from the lab, without the headers that the service adds."""
+    """Initial values that repeat a call, without the headers that the service adds."""
     service = attempt.service
     base = service.base_url.partition("?")[0].rstrip("/")
     url = attempt.url.removeprefix(base) if base else attempt.url
@@ -74,17 +88,16 @@ def from_attempt(attempt: Attempt) -> dict[str, Any]:
         "path": path or "/",
         "query": _query_lines(query),
         "headers": as_lines(headers, ": "),
-        **body_fields(bytes(attempt.request_body or b""), content_type),
+        **body_fields(sent_body(attempt), content_type),
     }
 
 
 def from_curl(command: CurlCommand) -> dict[str, Any]:
-    """Initial values that repeat a curl command, for the service whose base URL it has. Raises ValueError with a text
-    for the operator if no service has it."""
+    """Initial values that repeat a curl command, for the service whose base URL it has. Raises UnknownHost."""
     bases = ((name, url.partition("?")[0].rstrip("/")) for name, url in Service.objects.values_list("name", "base_url"))
     fitting = [(base, name) for name, base in bases if base and re.match(rf"{re.escape(base)}(?=[/?]|$)", command.url)]
     if not fitting:
-        raise ValueError(f"No service has the base URL of {command.url[:200]}. Register it first")
+        raise UnknownHost(command.url)
     base, service = max(fitting, key=lambda pair: len(pair[0]))
     path, _, query = command.url.removeprefix(base).partition("?")
     headers = {name: value for name, value in command.headers.items() if name.lower() != "content-type"}

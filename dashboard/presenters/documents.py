@@ -151,6 +151,11 @@ def _title(tokens: list[Token]) -> tuple[str, list[Token]]:
     return _words(tokens[1]), tokens[3:]
 
 
+def _title_of(path: Path) -> str:
+    """The first line of a file, as “# Concepts” has it: cheaper than to render what links back."""
+    return path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+
+
 def _words(inline: Token) -> str:
     return "".join(child.content for child in inline.children or [])
 
@@ -162,7 +167,7 @@ def _anchor(title: str) -> str:
 
 def _linked(children: list[Token], path: Path) -> Iterator[Token]:
     """Links to other documents lead to their pages; a link to a file that the console does not serve is plain text."""
-    is_dropped = False
+    is_dropped, linked = False, None
     for child in children:
         if child.type == "link_open":
             target = _address(str(child.attrs["href"]), path)
@@ -170,10 +175,14 @@ def _linked(children: list[Token], path: Path) -> Iterator[Token]:
             if target is not None:
                 child.attrSet("href", target)
                 yield child
+            linked = target
         elif child.type == "link_close":
             if not is_dropped:
                 yield child
-            is_dropped = False
+            is_dropped, linked = False, None
+        elif child.type == "text" and linked and (file := re.fullmatch(r"[\w/-]+\.md", child.content)):
+            child.content = _title_of(path.parent / file[0])
+            yield child
         elif child.type == "image":
             child.attrSet("src", f"/docs/{Path(str(child.attrs['src'])).name}")
             yield child

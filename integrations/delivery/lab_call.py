@@ -7,9 +7,14 @@ it fail.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
+from threading import Event
+from time import monotonic
 from typing import Any
 
 from django.db import transaction
@@ -21,9 +26,11 @@ from integrations.delivery.send import make_call, new_client
 from integrations.delivery.target import target_of
 from integrations.models import Attempt, AuditEntry, Certificate, Endpoint, Service, Trigger
 from integrations.outbound.client import Call, Client
-from integrations.outbound.outcome import Outcome
+from integrations.outbound.outcome import Fault, Outcome, Timings
 from integrations.outbound.redaction import redacted_headers, redacted_url
 
+LOOK_EVERY = 0.25  # seconds between two looks whether a call was cancelled
+CANCELLED = "cancelled: the operator closed the connection before the response was complete"
 STORED = 1024 * 1024  # bytes of a response; an operator reads this one, so it is more than delivery stores
 
 
@@ -89,7 +96,7 @@ def run(request: LabRequest, *, actor: str, client: Client | None = None) -> Att
     listeners.refresh_if_old()
     attempt = _begin(request, actor)
     used = client or new_client()
-    call, outcome = asyncio.run(_send(used, request, attempt, closes=client is None))
+    call, outcome = _sent(used, request, attempt, closes=client is None)
     unqueued_call.end(attempt, unqueued_call.end_columns(target_of(request.service), call, outcome))
     Certificate.objects.record(used.take_certificates(), timezone.now())
     return attempt
@@ -115,9 +122,41 @@ def _begin(request: LabRequest, actor: str) -> Attempt:
     return attempt
 
 
-async def _send(client: Client, request: LabRequest, attempt: Attempt, *, closes: bool) -> tuple[Call | None, Outcome]:
+def _sent(client: Client, request: LabRequest, attempt: Attempt, *, closes: bool) -> tuple[Call | None, Outcome]:
+    """Make the call in a thread of its own, and look here whether its operator has cancelled it."""
+    cancelled = Event()
+    with ThreadPoolExecutor(1, thread_name_prefix="lab") as thread:
+        sending = thread.submit(asyncio.run, _send(client, request, attempt, cancelled, closes=closes))
+        while True:
+            try:
+                return sending.result(timeout=LOOK_EVERY)
+            except TimeoutError:
+                if not cancelled.is_set() and unqueued_call.is_cancelled(attempt):
+                    cancelled.set()
+
+
+async def _send(
+    client: Client, request: LabRequest, attempt: Attempt, cancelled: Event, *, closes: bool
+) -> tuple[Call | None, Outcome]:
+    build, began = partial(request.call, attempt.public_id, attempt.started_at), monotonic()
+    call = asyncio.ensure_future(make_call(client, request.service, build))
     try:
-        return await make_call(client, request.service, partial(request.call, attempt.public_id, attempt.started_at))
+        while not cancelled.is_set():
+            done, _ = await asyncio.wait({call}, timeout=LOOK_EVERY)
+            if done:
+                return call.result()
+        call.cancel()  # closes its connection
+        with suppress(asyncio.CancelledError):
+            await call
+        took = Timings(total=monotonic() - began)
+        return _built(build), Outcome(fault=Fault.RESET, detail=CANCELLED, timings=took)
     finally:
         if closes:
             await client.aclose()
+
+
+def _built(build: Callable[[], Call]) -> Call | None:
+    try:
+        return build()
+    except ValueError:
+        return None

@@ -19,6 +19,7 @@ from integrations.outbound.outcome import Fault, Outcome
 from integrations.outbound.redaction import redacted_text
 
 UNFINISHED = "The call did not finish: the process that made it stopped."
+CANCELLING = "The call is being cancelled."
 
 
 def begin(
@@ -47,6 +48,16 @@ def begin(
         request_body=bytes(parts.body),  # as the caller wrote it: a mask would tell which text equals a secret
         request_size=len(parts.body),
     )
+
+
+def cancel_lab_calls(actor: str) -> int:
+    """Ask the processes that make this person's lab calls to close their connections. They look every 0.25 s."""
+    in_flight = Attempt.objects.from_lab().filter(actor=actor[:150], outcome=Result.LOST, detail=UNFINISHED)
+    return in_flight.update(detail=CANCELLING)
+
+
+def is_cancelled(attempt: Attempt) -> bool:
+    return Attempt.objects.filter(pk=attempt.pk, detail=CANCELLING).exists()
 
 
 def end_columns(target: Target, call: Call | None, outcome: Outcome) -> dict[str, Any]:

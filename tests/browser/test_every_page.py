@@ -102,7 +102,7 @@ NO_PAGES = {  # they answer with a file, or do what a form asks and lead back
     *("view-save", "view-delete", "message-export", "message-body", "attempt-body"),
     *("message-cancel", "message-retry-now", "failure-resolve", "failure-open", "failure-ignore"),
     *("operation-new", "operation-start", "operation-change", "operation-pause", "operation-resume"),
-    *("docs-picture", "start-register", "start-sandbox", "start-send"),
+    *("lab-cancel", "docs-picture", "start-register", "start-sandbox", "start-send"),
     *("operation-cancel", "healthz", "readyz", "metrics"),
 }
 

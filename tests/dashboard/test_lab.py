@@ -131,7 +131,7 @@ def test_a_call_that_broke_down_may_be_made_again(
 
 
 def test_a_mistake_keeps_what_was_typed(operator: Client, billing: Service) -> None:
-    page = text(operator.post("/lab/", {**FORM, "path": "no-slash", "body": "{bad"}), 422)
+    page = text(operator.post("/lab/", {**FORM, "path": "/a b", "body": "{bad"}), 422)
     assert "{bad" in page
     assert "not valid JSON" in page
     assert not Attempt.objects.exists()
@@ -238,3 +238,59 @@ def test_a_call_for_a_message_is_no_lab_result(viewer: Client, billing: Service)
 
 def test_a_lab_without_services_says_what_it_needs(operator: Client, db: None) -> None:
     assert "The lab needs a service" in text(operator.get("/lab/"))
+
+
+def test_request_and_response_are_on_one_page(operator: Client, local: Receiver) -> None:
+    local.answer(200, headers={"Content-Type": "application/json"}, body='{"seen": true}')
+    page = text(operator.post("/lab/", {**FORM, "body": '{"typed": 1}'}, follow=True))
+    assert 'name="path"' in page
+    assert "&quot;typed&quot;: 1" in page
+    assert "&quot;seen&quot;: true" in page
+
+
+def test_an_unknown_host_of_a_curl_command_is_offered_for_registration(operator: Client, billing: Service) -> None:
+    page = text(operator.post("/lab/", {"curl": "curl https://u:p@API.new.example/v1/orders?x=1 -d '{}'"}), 422)
+    link = re.search(r'href="(/services/new/[^"]*)"', page)
+    assert link is not None
+    form = operator.get(link[1].replace("&amp;", "&")).context["form"]
+    assert (form["name"].value(), form["base_url"].value()) == ("api-new-example", "https://API.new.example")
+    assert "curl https://u:p@API.new.example/v1/orders" in page  # the typed text stays
+
+
+def test_the_attempt_of_a_message_opens_in_the_lab_with_its_body(
+    operator: Client, queue: Callable[..., Message], billing: Service
+) -> None:
+    message = queue(body=b'{"order":42}')
+    attempt = called(billing, message=message, trigger="first", method="POST")
+    assert f"/lab/?attempt={attempt.public_id}" in text(operator.get(f"/messages/{message.public_id}/"))
+    page = text(operator.get(f"/lab/?attempt={attempt.public_id}"))
+    assert "&quot;order&quot;: 42" in page
+
+
+def test_a_lab_call_is_compared_with_any_attempt(
+    operator: Client, queue: Callable[..., Message], billing: Service
+) -> None:
+    delivered = called(
+        billing, message=queue(body=b'{"n":1}'), trigger="first", response_body=b'{"state":"ok"}',
+        response_headers=[["Date", "then"], ["X-Version", "1"]],
+    )  # fmt: skip
+    tried = called(
+        billing, request_body=b'{"n":2}', status_code=422, outcome="failed", response_body=b'{"state":"refused"}',
+        response_headers=[["Date", "now"], ["X-Version", "2"]],
+    )  # fmt: skip
+    page = text(operator.get(f"/lab/{tried.public_id}/?with={delivered.public_id}"))
+    for line in ("- 200", "+ 422", "- X-Version: 1", "+ X-Version: 2", "&quot;state&quot;: &quot;refused&quot;"):
+        assert line in page
+    assert "Date: " not in page[page.index('id="compare"') :]
+    assert "There is no call att_9_nothing" in text(operator.get(f"/lab/{tried.public_id}/?with=att_9_nothing"))
+
+
+def test_only_the_own_calls_in_flight_are_cancelled(operator: Client, billing: Service) -> None:
+    from integrations.delivery import unqueued_call
+
+    flying = {"outcome": "lost", "fault": "worker_lost", "detail": unqueued_call.UNFINISHED}
+    mine, other = called(billing, actor="person operator", **flying), called(billing, actor="person ada", **flying)
+    assert "Cancel the call in flight" in text(operator.get("/lab/"))
+    assert operator.post("/lab/cancel/").status_code == 303
+    assert unqueued_call.is_cancelled(mine)
+    assert not unqueued_call.is_cancelled(other)

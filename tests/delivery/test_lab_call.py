@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from threading import Timer
+from time import monotonic
 
 import pytest
+from django.db import connection
 
-from integrations.delivery import lab_call
+from integrations.delivery import lab_call, unqueued_call
 from integrations.models import Attempt, Message, Runtime, Service
 from tests.support.receiver import Answer, Call, Receiver
 
@@ -119,3 +122,24 @@ def test_a_call_that_never_ended_leaves_a_trace(service: Service, monkeypatch: p
     with pytest.raises(KeyboardInterrupt):
         lab_call.run(lab_call.LabRequest(service), actor="a")
     assert Attempt.objects.get().outcome == "lost"
+
+
+@pytest.mark.slow
+def test_a_cancelled_call_ends_at_once_and_says_by_what(
+    transactional_db: None, service: Service, sink: Receiver
+) -> None:
+    sink.decide(lambda call: Answer(delay=20))
+    canceller = Timer(0.5, _cancel)
+    canceller.start()
+    began = monotonic()
+    attempt = lab_call.run(lab_call.LabRequest(service, timeout=30), actor="person ada")
+    canceller.join()
+    assert monotonic() - began < 5
+    attempt.refresh_from_db()
+    assert (attempt.outcome, attempt.fault, attempt.method) == ("failed", "reset", "GET")
+    assert attempt.detail.startswith("cancelled: ")
+
+
+def _cancel() -> None:
+    unqueued_call.cancel_lab_calls("person ada")
+    connection.close()

@@ -27,6 +27,11 @@ def new(request: HttpRequest) -> HttpResponse:
         present=preset.configuration if preset else None,
         may_allow_private=person(request).may(Role.ADMIN),
     )
+    if not form.is_bound:  # as the lab offers for a host of no service
+        form.initial = {
+            **form.initial,
+            **{name: request.GET[name] for name in ("name", "base_url") if name in request.GET},
+        }
     if service := registered(request, form):
         messages.success(request, f"{service.name} registered. Test it, then send it a message.")
         return see_other("service", service.name)
