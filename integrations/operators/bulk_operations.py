@@ -59,7 +59,9 @@ REST, REST_ALONE = 24.0, 1.0
 # Seconds that such a step may take. On PostgreSQL it holds no other process up, and large steps cost less for each row.
 STEP_TAKES = {"postgresql": 0.2, "sqlite": 0.03}
 SHORTEST_REST, LONGEST_REST = 0.02, 5.0  # seconds
-BURST = timedelta(seconds=0.5)  # the most that an operation catches up on its rate, after a stall of the workers
+# The most that an operation catches up on its rate after a stall of the workers; less if it looks for the rate that a
+# receiver bears, since it would take what it catches up for too fast a rate.
+BURST, ADAPTIVE_BURST = timedelta(seconds=0.5), timedelta(seconds=2 * ADAPTIVE_ROUND)
 REPORT_EVERY = timedelta(seconds=1)
 
 Rate = float | Literal["auto"]
@@ -501,10 +503,11 @@ def _used_up_to(operation: Operation, now: datetime) -> datetime:
     """Return the time up to which the rate is used up.
 
     A start or a resumption gives one message at once, so that no second has more than the rate allows. After a stall
-    of the workers, an operation catches up on BURST only.
+    of the workers, an operation catches up on a burst only.
     """
     one = timedelta(seconds=1 / operation.rate)
-    return max(now - max(BURST, one), operation.paced_at or now - one)
+    burst = ADAPTIVE_BURST if operation.is_adaptive else BURST
+    return max(now - max(burst, one), operation.paced_at or now - one)
 
 
 def _act_on(operation: Operation, ids: Sequence[int], now: datetime) -> dict[int, ItemResult]:

@@ -67,7 +67,7 @@ def look(operation: Operation, now: datetime) -> Look:
         pace = pacing.adjust(pace, moment)
         is_silent = moment < pace.silent_until <= moment + pacing.SILENCE
         may_call = _take_care(operation, now, is_silent=is_silent)
-        room = pacing.may_queue(pace.rate, out) if may_call and not is_silent else 0
+        room = pacing.may_queue(pace, out) if may_call and not is_silent else 0
         state["auto"], operation.rate = asdict(pace), pace.rate
     operation.pace = state
     return Look(out, room)

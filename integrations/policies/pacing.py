@@ -29,7 +29,9 @@ SILENCE = 1.5  # seconds without a new message after failures: receivers count b
 CLOSE = 1.1  # once the slowest bad rate is this near to the fastest good one, the pace is found
 LOOK_AGAIN = 300.0  # seconds after which a found pace is tried a little faster: the receiver may have grown
 RAISED = 1.25
-FEWEST_QUEUED, QUEUED_FOR = 4, 1.0  # messages; seconds of the rate
+# Messages, and seconds of the rate beside the time of two calls. After a stall of the workers all of them are called
+# at once, which takes a receiver above its limit although the rate is below it.
+FEWEST_QUEUED, QUEUED_FOR = 4, 0.3
 LARGEST_OUT = 200  # calls of an operation that may be out at a time
 
 
@@ -117,10 +119,11 @@ def room(out: int, failed_in_a_row: int, opens_after: int | None) -> int:
     return max(0, allowed - out)
 
 
-def may_queue(rate: float, out: int) -> int:
+def may_queue(pace: Pace, out: int) -> int:
     """Return how many more messages an operation may have queued and not called: few, since they cannot be taken
     back when calls begin to fail."""
-    return max(0, max(FEWEST_QUEUED, math.ceil(rate * QUEUED_FOR)) - out)
+    seconds = QUEUED_FOR + 2 * (pace.usual or 0.0)
+    return max(0, max(FEWEST_QUEUED, math.ceil(pace.rate * seconds)) - out)
 
 
 # ---- the end of an operation whose calls fail ----------------------------------------------------------------------

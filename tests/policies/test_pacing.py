@@ -155,8 +155,9 @@ def test_all_calls_that_are_out_may_fail_without_opening_the_breaker(
 
 
 def test_few_messages_wait_for_their_call() -> None:
-    assert [pacing.may_queue(rate, 0) for rate in (2, 16, 100)] == [4, 16, 100]
-    assert pacing.may_queue(16, 19) == 0
+    assert [pacing.may_queue(Pace(0, rate), 0) for rate in (2, 20, 100)] == [4, 6, 30]
+    assert pacing.may_queue(Pace(0, 100, usual=0.35), 0) == 100, "calls that take long are many at a time"
+    assert pacing.may_queue(Pace(0, 20), 19) == 0
 
 
 @pytest.mark.parametrize(
