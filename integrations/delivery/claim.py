@@ -229,6 +229,7 @@ def _claim(admission: Admission, message: Outgoing, send_at: datetime, worker_id
         claimed_at=now,
         blocks_others=admission.is_probing
         or bool(message.ordering_key)
+        or admission.bulk_permits is not None
         or len(admission.candidates) >= admission.permits,
     )
 

@@ -440,7 +440,10 @@ def test_calls_of_an_adaptive_operation_leave_the_breaker_room(
     Runtime.objects.filter(pk=billing.pk).update(
         consecutive=consecutive, careful_until=in_seconds(3) if careful else None
     )
-    assert len(claim(a_worker().pk, 100)) == claimed
+    claims = claim(a_worker().pk, 100)
+    assert len(claims) == claimed
+    # Their results are written at once: until then no other is called, and the pace stood below its rate for that.
+    assert all(one.blocks_others is careful for one in claims)
     assert not claim(a_worker().pk, 100)
 
 
