@@ -1,17 +1,58 @@
-"""Pages of a list by signed cursors."""
+"""Pages of a list: by signed cursors, and by numbers for lists that are short and sorted in many ways."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, Self, TypeVar
 
 from django.core.signing import BadSignature, Signer
 from django.db.models import QuerySet
+from django.http import HttpRequest
 
 from integrations.search.pages import RowPages, SearchResults
 
 PAGE = 50
 _signer = Signer(salt="switchboard.cursor")
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True, slots=True)
+class NumberedPage(Generic[Row]):
+    """One page of a list in memory. A number beyond the end is the last page: rows leave while the operator reads."""
+
+    rows: Sequence[Row]
+    number: int
+    first: int  # the place of the first row, from 1
+    total: int
+    size: int
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], number: int, size: int) -> Self:
+        last = max(1, -(-len(rows) // size))
+        number = min(max(1, number), last)
+        start = (number - 1) * size
+        return cls(rows[start : start + size], number, start + 1, len(rows), size)
+
+    @property
+    def last(self) -> int:
+        """The place of the last row on this page."""
+        return self.first + len(self.rows) - 1
+
+    @property
+    def previous(self) -> int:
+        return self.number - 1
+
+    @property
+    def next(self) -> int:
+        """The number of the next page; 0 if there is none."""
+        return self.number + 1 if self.last < self.total else 0
+
+
+def page_number(request: HttpRequest) -> int:
+    """The number of the page in an address; 1 if there is none."""
+    given = request.GET.get("page", "")
+    return int(given) if given.isdecimal() and len(given) < 7 else 1
 
 
 @dataclass(slots=True)

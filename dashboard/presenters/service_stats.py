@@ -132,12 +132,14 @@ class Standing:
 
     @property
     def rank(self) -> tuple[int, float, str]:
-        """Sort key, worst first: the kind of problem, then messages waiting times the age of the oldest."""
+        """Sort key, worst first: the kind of problem, then messages waiting times the age of the oldest. Services
+        without a problem: the busy ones first, by powers of two, so that a live list does not move with each call."""
         kind = (
             0 if self.is_open or self.is_unwell else 1 if self.is_probing else 2 if self.is_late
             else 3 if self.service.is_paused else 4 if self.dead or self.is_unguarded or self.certificate else 5
         )  # fmt: skip
-        return kind, -(self.waiting or 0) * max(1.0, self.oldest_due_age), self.service.name
+        harm = (self.waiting or 0) * max(1.0, self.oldest_due_age) if kind < 5 else self.hour.calls.bit_length()
+        return kind, -harm, self.service.name
 
     @property
     def tone(self) -> str:

@@ -1,7 +1,8 @@
-"""Every breaker as a tile, and the override of one."""
+"""The breakers: open ones as tiles, closed ones in a table; and the override of one."""
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from django.contrib import messages
@@ -15,7 +16,9 @@ from dashboard import live
 from dashboard.access import actor, operator, viewer
 from dashboard.forms.actions import BreakerForm
 from dashboard.presenters.breaker_history import add_waiting, is_tripped, latest_open_periods, latest_openings_of
+from dashboard.presenters.pagination import NumberedPage, page_number
 from dashboard.presenters.sentences import breaker_rules
+from dashboard.presenters.service_list import ServiceFilters, matching
 from dashboard.presenters.service_stats import Standing, standings
 from dashboard.presenters.slowdowns import slowdowns_of
 from dashboard.responses import form_page, posted, see_other
@@ -24,42 +27,63 @@ from integrations.models import Runtime, Service
 from integrations.operators import traffic
 from integrations.policies import breaker as breaker_policy
 
-SHOWN = 96  # tiles, worst first; the page redraws them every few seconds, so it has to stay small
+TILES = 48  # worst first; the page redraws them every few seconds, so it has to stay small
+PAGE = 50  # rows of closed breakers
 
 
 @viewer
 def listing(request: HttpRequest) -> HttpResponse:
-    return render(request, "breakers/breakers.html", _context())
+    return render(request, "breakers/breakers.html", _context(request))
 
 
 @viewer
 def listing_panel(request: HttpRequest) -> HttpResponse:
-    return live.panel(request, "breakers/_panel.html", _context())
+    return live.panel(request, "breakers/_panel.html", _context(request))
 
 
-def _context() -> dict[str, Any]:
+def _context(request: HttpRequest) -> dict[str, Any]:
+    """Breakers that are not closed, or overridden, as tiles; the closed ones in a table, in pages."""
     now = timezone.now()
-    found = sorted(standings(Service.objects.all(), now), key=lambda standing: standing.rank)
-    openings = latest_openings_of(standing.service.pk for standing in found[:SHOWN] if is_tripped(standing.runtime))
+    filters = ServiceFilters.of({"q": request.GET.get("q", "")})
+    found = sorted(standings(matching(filters.search), now), key=lambda standing: standing.rank)
+    notable = [standing for standing in found if _is_notable(standing.runtime)]
+    page = NumberedPage.of(
+        [standing for standing in found if not _is_notable(standing.runtime)], page_number(request), PAGE
+    )
+    openings = latest_openings_of(standing.service.pk for standing in notable[:TILES] if is_tripped(standing.runtime))
     open_periods = latest_open_periods()
     add_waiting(open_periods, {standing.service.pk: standing.waiting for standing in found})
-    tiles = [
-        {
-            "standing": standing,
-            "service": standing.service,
-            "breaker": breaker_policy.summary(standing.runtime.breaker, standing.service.breaker_policy, now),
-            "policy": standing.service.breaker_policy,
-            "rules": breaker_rules(standing.service.breaker_policy),
-            "slowdowns": slowdowns_of(standing),
-            "opening": openings.get(standing.service.pk),
-        }
-        for standing in found[:SHOWN]
-    ]
+    query = filters.query(page=page.number if page.previous else "")
     return {
-        "tiles": tiles,
+        "filters": filters,
+        "panel_url": reverse("_breakers") + (f"?{query}" if query else ""),
+        "tiles": [
+            {**_row(standing, now), "opening": openings.get(standing.service.pk)} for standing in notable[:TILES]
+        ],
+        "notable": len(notable),
+        "rows": [_row(standing, now) for standing in page.rows],
+        "page": page,
+        "previous_url": f"?{filters.query(page=page.previous)}",
+        "next_url": f"?{filters.query(page=page.next)}",
         "total": len(found),
         "summary": _summary(found),
         "open_periods": open_periods,
+    }
+
+
+def _is_notable(runtime: Runtime) -> bool:
+    return runtime.state != "closed" or runtime.mode != "auto"
+
+
+def _row(standing: Standing, now: datetime) -> dict[str, Any]:
+    policy = standing.service.breaker_policy
+    return {
+        "standing": standing,
+        "service": standing.service,
+        "breaker": breaker_policy.summary(standing.runtime.breaker, policy, now),
+        "policy": policy,
+        "rules": breaker_rules(policy),
+        "slowdowns": slowdowns_of(standing),
     }
 
 

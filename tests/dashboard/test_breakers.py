@@ -1,12 +1,13 @@
-"""The breakers' tiles, and steering one by hand."""
+"""The breakers' tiles and rows, and steering one by hand."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
-from integrations.models import AuditEntry, Event, Role, Runtime, Status
+from integrations.models import AuditEntry, Event, Role, Runtime, Service, Status
 from tests.support.signed_in import a_service, browser, messages_of, trip, words
 
 pytestmark = pytest.mark.django_db
@@ -25,6 +26,32 @@ def test_an_open_tile_says_why_since_when_and_what_is_held() -> None:
     assert "A probe failed. Nothing is sent." in page
     assert "Opened 3 min ago" in page
     assert "Held 7" in page
+
+
+def test_closed_breakers_are_rows_and_the_others_tiles() -> None:
+    trip(a_service("down"))
+    watched = a_service("watched")
+    watched.runtime.mode = "observe"
+    watched.runtime.save()
+    a_service("calm")
+    page = browser().get("/breakers/").content.decode()
+    assert re.findall('id="tile-([^"]*)"', page) == ["down", "watched"]
+    assert len(re.findall('<tr id="closed-', page)) == 1
+    assert 'aria-label="Override the breaker of calm"' in page
+
+
+def test_a_thousand_breakers_have_pages_and_a_search() -> None:
+    Service.objects.bulk_create(Service(name=f"service-{number:04}") for number in range(120))
+    Runtime.objects.bulk_create(Runtime(service=service) for service in Service.objects.all())
+    Runtime.objects.filter(service__name__lt="service-0060").update(state="open")
+    client = browser()
+    page = client.get("/breakers/", {"page": "2"})
+    assert "60 of 120 breakers open" in words(page)
+    assert "First 48 of 60" in words(page)
+    assert "51 to 60 of 60 closed breakers" in words(page)
+    assert 'hx-get="/_p/breakers/?page=2"' in page.content.decode()
+    assert len(re.findall('<tr id="closed-', client.get("/breakers/", {"q": "0111"}).content.decode())) == 1
+    assert "No service like “nothing”" in words(client.get("/breakers/", {"q": "nothing"}))
 
 
 def test_an_operator_opens_a_breaker_with_a_reason() -> None:

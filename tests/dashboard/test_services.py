@@ -10,7 +10,7 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from integrations.models import AuditEntry, Endpoint, Message, Operation, Role, Service, Status, Tally
+from integrations.models import AuditEntry, Endpoint, Message, Operation, Role, Runtime, Service, Status, Tally
 from integrations.registration import deletion
 from tests.support.records import work
 from tests.support.signed_in import a_service, browser, messages_of, trip, words
@@ -69,6 +69,83 @@ def test_the_list_puts_trouble_first() -> None:
     trip(a_service("zzz"))
     page = words(browser().get("/_p/services/"))
     assert page.index("zzz") < page.index("aaa")
+
+
+def names_in(page: Any) -> list[str]:
+    return re.findall(r'<th scope="row"><a href="/services/([^/]+)/"', page.content.decode())
+
+
+def busy(service: Service, calls: int, **counts: Any) -> None:
+    start = timezone.now().replace(second=0, microsecond=0) - timedelta(minutes=1)
+    Tally.objects.create(service=service, start=start, calls=calls, **counts)
+
+
+def test_the_list_puts_the_busy_before_the_idle() -> None:
+    a_service("aaa")
+    busy(a_service("zzz"), 50)
+    assert names_in(browser().get("/_p/services/")) == ["zzz", "aaa"]
+
+
+def test_a_live_list_does_not_move_with_each_call() -> None:
+    for name, calls in (("aaa", 100), ("zzz", 101)):
+        busy(a_service(name), calls)
+    assert names_in(browser().get("/_p/services/")) == ["aaa", "zzz"]
+
+
+def test_the_list_is_sorted_by_each_column_in_both_directions() -> None:
+    first, second, third = (a_service(name) for name in ("aaa", "bbb", "ccc"))
+    busy(first, 10, failures=1, within_10ms=10)
+    busy(second, 30, failures=30, within_2s=30)
+    busy(third, 20, within_200ms=20)
+    messages_of(third, Status.PENDING, 4)
+    messages_of(second, Status.PENDING, 2)
+    messages_of(first, Status.DEAD, 2)
+    messages_of(second, Status.DEAD, 1)
+    client = browser()
+    for sort, found in {
+        "name": "abc", "traffic": "bca", "failures": "bac", "latency": "bca", "backlog": "cba", "dead": "abc",
+    }.items():  # fmt: skip
+        for order, letters in ((sort, found), (f"-{sort}", found[::-1])):
+            assert "".join(name[0] for name in names_in(client.get("/services/", {"sort": order}))) == letters, order
+    page = client.get("/services/", {"sort": "backlog", "q": "c"}).content.decode()
+    assert 'aria-sort="descending"><a class="sort" href="?q=c&amp;sort=-backlog">Waiting' in page
+    assert client.get("/services/", {"sort": "colour", "page": "x", "state": "odd"}).status_code == 200
+
+
+def test_the_list_is_filtered_by_state_and_tag() -> None:
+    a_service("billing", tags=["money"])
+    trip(a_service("crm", tags=["money", "people"]))
+    busy(a_service("mail"), 5)
+    a_service("old").pause("gone")
+    client = browser()
+    for query, found in (
+        ({"state": "down"}, ["crm"]),
+        ({"state": "paused"}, ["old"]),
+        ({"state": "up"}, ["mail"]),
+        ({"state": "unknown"}, ["billing"]),
+        ({"tag": "money"}, ["crm", "billing"]),
+        ({"tag": "money", "state": "down"}, ["crm"]),
+        ({"tag": "mon"}, []),
+    ):
+        assert names_in(client.get("/services/", query)) == found
+    page = client.get("/services/", {"tag": "money"})
+    assert "All 2 Down 1 Half-open Paused Up Idle 1" in words(page)
+    assert '<option value="money" selected>' in page.content.decode()
+    assert "No service matches" in words(client.get("/services/", {"tag": "nothing"}))
+
+
+def test_the_list_has_pages_and_its_panel_stays_on_its_page() -> None:
+    Service.objects.bulk_create(Service(name=f"service-{number:03}") for number in range(120))
+    Runtime.objects.bulk_create(Runtime(service=service) for service in Service.objects.all())
+    client = browser()
+    first = client.get("/services/", {"sort": "name"})
+    assert "1 to 50 of 120 services" in words(first)
+    assert 'rel="next" href="?sort=name&amp;page=2"' in first.content.decode()
+    last = client.get("/services/", {"sort": "name", "page": "3"})
+    assert names_in(last) == [f"service-{number}" for number in range(100, 120)]
+    assert 'hx-get="/_p/services/?sort=name&amp;page=3"' in last.content.decode()
+    assert names_in(client.get("/_p/services/", {"sort": "name", "page": "3"})) == names_in(last)
+    assert names_in(client.get("/services/", {"sort": "name", "page": "99"})) == names_in(last)
 
 
 def test_polled_pages_stay_within_their_queries(django_assert_max_num_queries: Any) -> None:
