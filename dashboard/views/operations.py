@@ -24,7 +24,13 @@ from integrations.models.operation import NO_LIMIT, Item, ItemOutcome, Kind
 from integrations.operators import bulk_operations, operation_calls, replay_results
 from integrations.operators.replay_results import ReplayResult
 
-LABELS = {Kind.REPLAY: "Replay", Kind.CANCEL: "Cancel", Kind.RETRY_NOW: "Retry now", Kind.DELETE: "Delete service"}
+LABELS = {
+    Kind.REPLAY: "Replay",
+    Kind.CANCEL: "Cancel",
+    Kind.RETRY_NOW: "Retry now",
+    Kind.DELETE: "Delete service",
+    Kind.INDEX: "Index field",
+}
 SHOWN = ("nonce", "status", "method", "path", "service__name")
 
 

@@ -1,12 +1,12 @@
-"""Operations: the same action on many messages, or the deletion of a service, as a job for the workers.
+"""Operations: the same action on many messages, or work on a whole service, as a job for the workers.
 
     planning ----> running ----> finished        a dry run is finished when it is planned; an operator may start it then
         ^             ^
         +-- paused ---+         cancelled by an operator, or stopped by an error: from any of the three
 
 Planning makes *items* of the messages that the filter finds: the selection is frozen, and messages that are accepted
-later are not touched. Each item ends once, in the transaction of its action. A deletion has no items: it counts the
-service's messages, and deletes what it finds until none is left.
+later are not touched. Each item ends once, in the transaction of its action. A deletion and an index have no items:
+they count the service's messages, and walk through them until none is left.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ class Kind(models.TextChoices):
     CANCEL = "cancel"
     RETRY_NOW = "retry_now"
     DELETE = "delete"  # a service with all its messages; begun by registration/deletion.py alone
+    INDEX = "index"  # a field of a service's bodies in its older messages; begun by registration/indexing.py alone
 
 
 class State(models.TextChoices):
@@ -62,6 +63,10 @@ class OperationQuerySet(models.QuerySet["Operation"]):
         """The open deletion of a service; none or one."""
         return self.filter(kind=Kind.DELETE, service_id=service_id, state__in=OPEN)
 
+    def indexing(self, service_id: int, path: str) -> OperationQuerySet:
+        """The open index of a field; none or one."""
+        return self.filter(kind=Kind.INDEX, service_id=service_id, state__in=OPEN, pace__path=path)
+
     def stopped_since(self, since: datetime) -> OperationQuerySet:
         """Operations that an error stopped, the newest first."""
         return self.filter(state=State.STOPPED, finished_at__gte=since).order_by("-finished_at")
@@ -85,7 +90,8 @@ class Operation(models.Model):
     filter = models.TextField()  # in the grammar of integrations/search
     reason = models.CharField(max_length=500, blank=True)
     rate = models.FloatField()  # messages a second; NO_LIMIT for none
-    service_id = models.BigIntegerField(null=True)  # of a deletion: the service, which is gone at its end
+    # Of a deletion, at whose end the service is gone, and of an index: the service.
+    service_id = models.BigIntegerField(null=True)
     # Share of the latest calls whose failure stops it; null: none does.
     stop_at_failure_rate = models.FloatField(null=True)
     pace = models.JSONField(null=True)  # how far it is: its next item, the calls it has seen, its adaptive pace
@@ -135,6 +141,15 @@ class Operation(models.Model):
     @property
     def is_deletion(self) -> bool:
         return self.kind == Kind.DELETE
+
+    @property
+    def is_index(self) -> bool:
+        return self.kind == Kind.INDEX
+
+    @property
+    def has_items(self) -> bool:
+        """Whether its selection is frozen as items; else it walks through a service."""
+        return not (self.is_deletion or self.is_index)
 
     @property
     def is_adaptive(self) -> bool:

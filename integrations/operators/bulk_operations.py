@@ -38,7 +38,7 @@ from integrations.models.message import MessageQuerySet
 from integrations.models.operation import ACTIVE, NO_LIMIT, ItemOutcome, Kind, State
 from integrations.operators import operation_calls
 from integrations.policies import pacing
-from integrations.registration import deletion
+from integrations.registration import deletion, indexing
 from integrations.search import grammar, pages
 
 log = logging.getLogger("switchboard.operations")
@@ -62,6 +62,7 @@ SHORTEST_REST, LONGEST_REST = 0.02, 5.0  # seconds
 # The most that an operation catches up on its rate after a stall of the workers; less if it looks for the rate that a
 # receiver bears, since it would take what it catches up for too fast a rate.
 BURST, ADAPTIVE_BURST = timedelta(seconds=0.5), timedelta(seconds=2 * ADAPTIVE_ROUND)
+FIRST_BODIES, MOST_BODIES = 20, 1_000  # messages whose bodies a step of an index reads; a body has up to 1 MiB
 REPORT_EVERY = timedelta(seconds=1)
 
 Rate = float | Literal["auto"]
@@ -91,6 +92,8 @@ def plan(
     search.require("filter")
     if kind == Kind.DELETE:
         raise Invalid((("kind",), "a service is deleted with DELETE /services/{name}; choose another kind"))
+    if kind == Kind.INDEX:
+        raise Invalid((("kind",), "a field is indexed where it is declared; choose another kind"))
     if search.is_empty:
         raise Invalid((("filter",), "choose the messages: an empty filter would match all of them"))
     if not reason and not dry_run:
@@ -120,8 +123,9 @@ def _set_rate(operation: Operation, rate: Rate, now: datetime) -> None:
     watched = {name: value for name, value in (operation.pace or {}).items() if name != "auto"}
     if rate != "auto":
         operation.rate, operation.pace = rate, watched or None
-    elif operation.kind == Kind.CANCEL:
-        raise Invalid((("rate",), "cancelling makes no calls whose success could set a pace; give a number"))
+    elif operation.kind not in (Kind.REPLAY, Kind.RETRY_NOW):
+        what = "cancelling" if operation.kind == Kind.CANCEL else "it"
+        raise Invalid((("rate",), f"{what} makes no calls whose success could set a pace; give a number"))
     elif not operation.is_adaptive:
         operation.rate, operation.pace = pacing.START, watched | operation_calls.begin(now)
 
@@ -342,7 +346,7 @@ def _freeze(operation: Operation, now: datetime) -> bool:
     after, until = operation.planned_to, min(operation.planned_to + window, operation.planned_until)
     operation.planned_to = until
     began = time.monotonic()
-    if operation.is_deletion:
+    if not operation.has_items:
         return _count(operation, after, until, now)
     if found := operation.add_items(_wanted(operation).filter(pk__gt=after, pk__lte=until)):
         operation.total += found
@@ -361,7 +365,7 @@ def _freeze(operation: Operation, now: datetime) -> bool:
 
 
 def _count(operation: Operation, after: int, until: int, now: datetime) -> bool:
-    """Count the messages of a deletion; it makes no items, since a deletion asks for each message again."""
+    """Count the messages of a deletion or an index; it makes no items, since both ask for each message again."""
     operation.total += deletion.count_messages(operation, after, until)
     operation.estimate = {"services": {str(operation.service_id): operation.total}}
     if operation.is_planned:
@@ -412,6 +416,8 @@ def _run(operation: Operation, now: datetime) -> bool:
     """Act on the next items, as many as the rate allows and one step takes."""
     if operation.is_deletion:
         return _delete(operation, now)
+    if operation.is_index:
+        return _index(operation, now)
     room = STEP
     if is_watched := operation.is_adaptive or operation.stop_at_failure_rate is not None:
         look = operation_calls.look(operation, now)
@@ -497,6 +503,25 @@ def _delete(operation: Operation, now: datetime) -> bool:
     else:
         _progressed(operation, now)
     return bool(deleted.messages or deleted.others)
+
+
+def _index(operation: Operation, now: datetime) -> bool:
+    """Index the next messages of a service. A step without a result waits for requests that began before it."""
+    rows = _steps.get(operation.pk, FIRST_BODIES)
+    began = time.monotonic()
+    indexed = indexing.index_some(operation, rows, now)
+    if indexed.messages == rows:
+        took = time.monotonic() - began
+        _steps[operation.pk] = pacing.next_step(rows, took, _step_takes(), FIRST_BODIES, MOST_BODIES)
+    operation.succeeded += indexed.found
+    operation.skipped += indexed.others
+    operation.total = max(operation.total, operation.done)  # messages that arrived while it was planned
+    if indexed.is_done:
+        operation.total = operation.done  # without those that retention deleted
+        _end(operation, State.FINISHED, now)
+    else:
+        _progressed(operation, now)
+    return bool(indexed.messages)
 
 
 def _used_up_to(operation: Operation, now: datetime) -> datetime:
