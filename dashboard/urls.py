@@ -60,6 +60,7 @@ urlpatterns = [
     # messages
     path("messages/", messages.list.listing, name="messages"),
     path("messages/new/", messages.send.new, name="message-new"),
+    path("messages/breakdown/", messages.breakdown.breakdown, name="message-breakdown"),
     path("messages/views/", messages.saved_views.save_view, name="view-save"),
     path("messages/views/<int:pk>/delete/", messages.saved_views.delete_view, name="view-delete"),
     path("messages/export.<str:name>", messages.export.export, name="message-export"),
@@ -123,6 +124,7 @@ urlpatterns = [
     path("_p/policy/retries/", services.preview.preview_panel, {"group": "retries"}, name="_preview_retries"),
     path("_p/policy/breaker/", services.preview.preview_panel, {"group": "breaker"}, name="_preview_breaker"),
     path("_p/messages/", messages.list.listing_panel, name="_messages"),
+    path("_p/messages/breakdown/", messages.breakdown.breakdown_panel, name="_message_breakdown"),
     path("_p/messages/words/", messages.suggestions.suggestions, name="_suggestions"),
     path("_p/messages/<str:public_id>/", messages.detail.detail_panel, name="_message"),
     path("_p/failing/", sidebar.failing_panel, name="_failing"),

@@ -157,6 +157,7 @@ def _detail_context(failure: Failure) -> dict[str, Any]:
         "dead": _lineages(dead),
         "unanswered": dead.unreplayed()[:COUNTED].count(),
         "selection": selection,
+        "affected_query": urlencode({"q": selection}),
         "replay_q": f"{selection} status:dead",
         "operations": operations,
         "results": replay_results.results_of(operations),

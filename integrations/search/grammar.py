@@ -2,13 +2,14 @@
 
     service:billing -status:delivered code:500..599 older:1h tag:customer=acme body.order.id:42 /orders
 
-A word is a qualifier (``key:value``) or free text, which matches method and path; a leading ``-`` negates it. A search
-must not become slow with a long history. A condition with an index searches the whole history; for any other, a page
-scans the next SCAN_LIMIT messages, says so, and links to the next scan.
+A word is a qualifier (``key:value``) or free text (``Word``); a leading ``-`` negates it. A search must not become slow
+with a long history. A condition with an index searches the whole history; for any other, a page scans the next
+SCAN_LIMIT messages, says so, and links to the next scan.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Callable
@@ -72,6 +73,11 @@ def compared(column: str, value: str) -> Q:
     if found := _COMPARED.fullmatch(value):
         return Q(**{f"{column}__{_LOOKUPS[found[1]]}": float(found[2])})
     raise ValueError("takes a number, such as 42, >42, <=42 or 40..49")
+
+
+def is_compared(value: str) -> bool:
+    """Whether a field's value compares numbers, such as >42 or 40..49; else it is the text itself."""
+    return value[0] in "<>" or _RANGE.fullmatch(value) is not None
 
 
 def _number(column: str, digits: int) -> Callable[[str], Q]:
@@ -194,6 +200,7 @@ TIMES = {
     "older": TimeQualifier("accepted longer ago than 15m, 1h, 7d", "created_before", _since),
 }
 KEYS = (*QUALIFIERS, *TIMES, "tag")
+TEXTS = ("tag", "key", "endpoint")  # keys whose values may stand elsewhere in a message, too
 BODY = "body."
 _KEY = re.compile(r"[a-z_]+(\.[^:]*)?")
 
@@ -213,6 +220,41 @@ class FieldCondition(NamedTuple):
         return negated(Q(Exists(self.values(**bounds).filter(message=OuterRef("pk")))), self.is_negated)
 
 
+_ID = re.compile(r"(?:msg_)?(\d{1,18})(?:_[0-9a-f]{0,8})?")
+_NONCE = re.compile(r"[0-9a-f]{8}")
+
+
+class Word(NamedTuple):
+    """Free text: a part of the path or the ordering key, the method, the begin of a tag's name or value, the whole
+    value of a declared field, or an id or a half of it."""
+
+    text: str
+    is_negated: bool
+    fields: tuple[str, ...]  # that services declare
+
+    def holds(self, **bounds: int) -> Q:
+        """A condition on messages. ``bounds``: limits of the ids among which the caller looks. With them the values of
+        fields are read once by their index, else for each message."""
+        found = Q(path__icontains=self.text) | Q(method__iexact=self.text) | Q(ordering_key__icontains=self.text)
+        found |= self.in_tags()
+        if self.fields:
+            values = FieldValue.objects.filter(path__in=self.fields, text=self.text[:TEXT_LIMIT], **bounds)
+            by_field = Q(pk__in=values.values("message"))
+            found |= by_field if bounds else Q(Exists(values.filter(message=OuterRef("pk"))))
+        if by_id := _ID.fullmatch(self.text.lower()):
+            found |= Q(pk=int(by_id[1]))
+        if _NONCE.fullmatch(self.text.lower()):
+            found |= Q(nonce=int(self.text, 16))
+        return negated(found, self.is_negated)
+
+    def in_tags(self) -> Q:
+        """A condition on ``_tags_text``, the tags as text."""
+        found = Q()
+        for begun in {json.dumps(self.text)[:-1], json.dumps(self.text, ensure_ascii=False)[:-1]}:
+            found |= Q(_tags_text__icontains=begun)  # one database stores its JSON in ASCII
+        return found
+
+
 @dataclass(slots=True)
 class Search:
     """The conditions of a search. ``values`` holds service, status and times, which have their own indexes; all other
@@ -223,8 +265,23 @@ class Search:
     others: list[Q] = field(default_factory=list)
     fields: list[FieldCondition] = field(default_factory=list)
     tags: list[tuple[str, bool]] = field(default_factory=list)  # name=value or a name; True if it is negated
+    words: list[Word] = field(default_factory=list)
+    sought: list[str] = field(default_factory=list)  # the texts that it looks for, wherever they are
     problems: list[str] = field(default_factory=list)
     now: datetime = field(default_factory=timezone.now)  # ages count from this time
+    _services: dict[str, Service] | None = None
+
+    @property
+    def services(self) -> dict[str, Service]:
+        """All services by name, read once: for the filter, its choices, the names in the rows and declared fields."""
+        if self._services is None:
+            self._services = {service.name: service for service in Service.objects.only("name", "search_fields")}
+        return self._services
+
+    @property
+    def declared(self) -> tuple[str, ...]:
+        """The fields of bodies that services declare."""
+        return tuple(sorted({path for service in self.services.values() for path in service.search_fields}))
 
     @property
     def is_empty(self) -> bool:
@@ -233,12 +290,12 @@ class Search:
     @property
     def has_conditions(self) -> bool:
         """Whether it has conditions other than service, status and time."""
-        return bool(self.indexed or self.fields or self.others or self.tags)
+        return bool(self.indexed or self.fields or self.others or self.tags or self.words)
 
     @property
     def needs_scan(self) -> bool:
         """Whether no single index gives the results, newest first."""
-        if self.fields or self.others or self.tags:
+        if self.fields or self.others or self.tags or self.words:
             return True
         status = self.values.get("status")
         if self.indexed:
@@ -260,6 +317,8 @@ class Search:
     def _qualify(self, key: str, value: str, is_negated: bool) -> None:
         if not value or "\0" in value:
             raise ValueError("needs a value, without a NUL character")
+        if not is_negated and (key in TEXTS or key not in KEYS):
+            self.sought.append(value.partition("=")[2] or value if key == "tag" else value)
         if key == "tag":
             self.tags.append((value, is_negated))
         elif key.startswith(BODY):
@@ -281,11 +340,11 @@ class Search:
             raise ValueError(_unknown(key))
 
     def _qualify_field(self, path: str, value: str, is_negated: bool) -> None:
-        if path not in declared_fields():
+        if path not in self.declared:
             raise ValueError(_undeclared(path))
-        is_compared = value[0] in "<>" or _RANGE.fullmatch(value)
-        condition = compared("number", value) if is_compared else Q(text=value[:TEXT_LIMIT])
-        self.fields.append(FieldCondition(path, condition, is_negated, is_indexed=not (is_compared or is_negated)))
+        compares = is_compared(value)
+        condition = compared("number", value) if compares else Q(text=value[:TEXT_LIMIT])
+        self.fields.append(FieldCondition(path, condition, is_negated, is_indexed=not (compares or is_negated)))
 
     def between(self, created_after: datetime | None = None, created_before: datetime | None = None) -> None:
         """Narrow the time of acceptance."""
@@ -317,8 +376,14 @@ def parse(text: str, now: datetime | None = None) -> Search:
         elif colon and _KEY.fullmatch(key) and not value.startswith("//"):
             search.add(key, value, is_negated=is_negated)
         else:
-            search.others.append(negated(Q(path__icontains=plain) | Q(method__iexact=plain), is_negated))
+            search.words.append(Word(plain, is_negated, search.declared))
+            search.sought += [] if is_negated else [plain]
     return search
+
+
+def quoted(word: str) -> str:
+    """A word as it is typed into a search: in quotes if it would be cut otherwise."""
+    return shlex.quote(word) if re.search(r"[\s'\"\\]", word) or not word else word
 
 
 def declared_fields() -> set[str]:

@@ -58,10 +58,9 @@ class SearchResults:
 
     search: Search
 
-    @cached_property
+    @property
     def services(self) -> dict[str, Service]:
-        """All services by name, read once: for the filter, its choices and the names in the rows."""
-        return {service.name: service for service in Service.objects.only("name")}
+        return self.search.services
 
     @cached_property
     def newest(self) -> int:
@@ -140,6 +139,16 @@ class SearchResults:
         rows = RowPages(with_endpoints(self._window(start + 1, end + 1))).newer(start, size)
         return rows if rows.next_id or end >= self._high - 1 else RowPage(rows.rows, end, is_cut=True)
 
+    def newest_rows(self, size: int, *columns: str) -> tuple[list[tuple[Any, ...]], bool]:
+        """The newest results as tuples, up to ``size`` or the scan limit, and whether there may be more."""
+        if not self._needs_scan:
+            found, is_cut = self.messages, False
+        else:
+            end = self._scan_end_below(self._high)
+            found, is_cut = self._window(end, self._high), end > self._low + 1
+        rows = list(found.order_by("-pk").values_list(*columns)[: size + 1])
+        return rows[:size], is_cut or len(rows) > size
+
     def count_above(self, row_id: int, limit: int) -> int:
         """The number of results above a row id, up to ``limit``; a scan counts only among the newest."""
         if not self._needs_scan:
@@ -154,7 +163,7 @@ class SearchResults:
         for field in self.search.fields:
             leads = field is self._leading
             found = found.filter(Q(pk__in=field.values(**bounds).values("message")) if leads else field.holds(**bounds))
-        return found
+        return found.filter(*(word.holds(**bounds) for word in self.search.words))
 
     @cached_property
     def _leading(self) -> FieldCondition | None:
@@ -225,13 +234,17 @@ class SearchResults:
 def selection(search: Search) -> MessageQuerySet:
     """All messages that a search finds, for callers that walk through history in windows of their own."""
     names = {"service": "service__name", "created_after": "created_at__gte", "created_before": "created_at__lt"}
-    fields = [field.holds() for field in search.fields]
-    return _matching(search).filter(*fields, **{names.get(name, name): value for name, value in search.values.items()})
+    conditions = [*(field.holds() for field in search.fields), *(word.holds() for word in search.words)]
+    return _matching(search).filter(
+        *conditions, **{names.get(name, name): value for name, value in search.values.items()}
+    )
 
 
 def _matching(search: Search) -> MessageQuerySet:
-    """The messages that match everything except ``values`` and ``fields``."""
+    """The messages that match everything except ``values``, ``fields`` and ``words``."""
     found = Message.objects.filter(*search.indexed, *search.others)
+    if search.words:
+        found = found.alias(_tags_text=Cast("tags", TextField()))
     for number, (tag, is_negated) in enumerate(search.tags):
         found = _tagged(found, tag, is_negated, f"_tag{number}")
     return found

@@ -2,6 +2,7 @@
 
 from dashboard.views.messages import (
     actions,
+    breakdown,
     changes,
     detail,
     downloads,
@@ -15,6 +16,7 @@ from dashboard.views.messages import (
 
 __all__ = [
     "actions",
+    "breakdown",
     "changes",
     "detail",
     "downloads",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlencode
 
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
@@ -27,6 +28,7 @@ def detail(request: HttpRequest, name: str) -> HttpResponse:
     context = _panel_context(name, _time_range(request), with_secrets=True)
     service: Service = context["service"]
     context |= {
+        "affected_query": urlencode({"service": service.name}),
         "endpoints": service.endpoints.all()[:500],
         "secrets": _secrets(service),
         "certificate": Certificate.objects.for_url(service.base_url),
