@@ -61,6 +61,7 @@ urlpatterns = [
     path("messages/", messages.list.listing, name="messages"),
     path("messages/new/", messages.send.new, name="message-new"),
     path("messages/breakdown/", messages.breakdown.breakdown, name="message-breakdown"),
+    path("messages/fields/", messages.fields.fields, name="message-fields"),
     path("messages/views/", messages.saved_views.save_view, name="view-save"),
     path("messages/views/<int:pk>/delete/", messages.saved_views.delete_view, name="view-delete"),
     path("messages/export.<str:name>", messages.export.export, name="message-export"),

@@ -9,6 +9,7 @@ foldJson();
 document.addEventListener("htmx:afterSwap", foldJson);
 
 document.documentElement.classList.add("js");
+if ($("[data-suggest]")) import("./search.js");
 
 // ---- the viewer's time zone, in which the server renders absolute times -------------------------------------------
 const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;

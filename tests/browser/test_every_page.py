@@ -30,6 +30,7 @@ PAGES = {
     "services": [
         "/services/",
         "/services/?q=nothing-is-called-so",
+        "/services/?tag=everything&sort=-traffic",
         "/services/new/",
         "/services/new/?all",
         "/services/town/delete/",
@@ -64,6 +65,8 @@ PAGES = {
         "/messages/?service=town&status=dead",
         "/messages/?q=staus%3Adead",
         "/messages/?q=path%3A%2Fnowhere&dead_reason=attempts",
+        "/messages/breakdown/?service=town",
+        "/messages/fields/",
         "/messages/new/",
         "/messages/new/?message={dead}",
     ],

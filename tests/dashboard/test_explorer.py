@@ -6,6 +6,7 @@ import csv
 import json
 import re
 from collections.abc import Callable
+from html import unescape
 from io import StringIO
 from typing import Any
 
@@ -187,10 +188,12 @@ def test_the_search_offers_keys_then_values(viewer: Client, billing: Service) ->
 
     def offered(q: str) -> list[str]:
         page = viewer.get("/_p/messages/words/", {"q": q}).content.decode()
-        return re.findall(r'value="([^"]*)"', page)
+        return [unescape(text) for text in re.findall(r'data-text="([^"]*)"', page)]
 
     assert offered("") == [f"{key}:" for key in grammar.KEYS]
     assert offered("sta") == ["status:"]
+    assert offered("dea") == ["status:dead"]
+    assert offered("-bil") == ["-service:billing"]
     assert offered("service:billing st") == ["service:billing status:"]
     assert offered("-status:de") == ["-status:delivering", "-status:delivered", "-status:dead"]
     assert offered("a service:b") == ["a service:billing"]
@@ -201,6 +204,29 @@ def test_the_search_offers_keys_then_values(viewer: Client, billing: Service) ->
     texts = ["4711"] * 3000 + ["4712", "two words", "5"]  # one that is frequent hides no other
     FieldValue.objects.bulk_create(FieldValue(message=message, path="order.id", text=text) for text in texts)
     assert offered("body.order.id:47") == ["body.order.id:4711", "body.order.id:4712"]
-    assert offered("body.order.id:") == ["body.order.id:4711", "body.order.id:4712", "body.order.id:5"]
+    in_order = ["body.order.id:4711", "body.order.id:4712", "body.order.id:5", "'body.order.id:two words'"]
+    assert offered("body.order.id:") == in_order
+    assert offered("status:dead 4712") == ["status:dead body.order.id:4712"]
     assert offered("older:1") == ["older:15m", "older:1h", "older:1d"]
-    assert offered("nothing:") == offered("key:") == offered("/path") == []
+    assert offered("nothing:") == offered("key:") == offered("/path") == offered("a\0") == []
+
+
+def test_the_search_offers_the_tags_of_the_newest_messages(viewer: Client, queue: Queue) -> None:
+    queue(tags={"customer": "acme", "region": "eu"})
+    queue(tags={"customer": "bolt ltd", "region": "eu"})
+
+    def offered(q: str) -> list[str]:
+        page = viewer.get("/_p/messages/words/", {"q": q}).content.decode()
+        return [unescape(text) for text in re.findall(r'data-text="([^"]*)"', page)]
+
+    assert offered("tag:") == ["tag:region=", "tag:customer="]
+    assert offered("tag:customer=") == ["tag:customer=acme", "'tag:customer=bolt ltd'"]
+    assert offered("Acm") == ["tag:customer=acme"]
+
+
+def test_the_search_offers_saved_views(viewer: Client, queue: Queue) -> None:
+    queue()
+    kept(viewer)
+    for text, found in (("", True), ("bro", True), ("other", False)):
+        page = viewer.get("/_p/messages/words/", {"q": text}).content.decode()
+        assert ('data-href="?q=code%3A503&amp;service=billing">Broken' in page) == found

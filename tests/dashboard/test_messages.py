@@ -17,7 +17,7 @@ from django.utils import timezone
 from dashboard.presenters.bodies import compact_json, json_refusal, payload, pretty_json
 from dashboard.presenters.call_timing import phases
 from dashboard.presenters.pagination import page as slice_of
-from integrations.models import Attempt, AuditEntry, Endpoint, Failure, IdempotentAnswer, Message, Service
+from integrations.models import Attempt, AuditEntry, Endpoint, Failure, IdempotentAnswer, Message, Operation, Service
 from integrations.search import pages
 from tests.support.signed_in import page_of, words
 
@@ -633,3 +633,50 @@ def test_the_phases_of_a_call_fill_its_bar() -> None:
     assert [phase.name for phase in bar] == ["dns", "first_byte", "rest"]
     assert round(sum(phase.width for phase in bar)) == 1000
     assert phases({"total": 0}) == []
+
+
+# ---- a search that finds nothing ------------------------------------------------------------------------------------
+def test_an_empty_result_offers_what_would_have_found_something(viewer: Client, queue: Any, billing: Service) -> None:
+    Service.objects.filter(pk=billing.pk).update(search_fields=["order.id"])
+    billing.refresh_from_db()
+    queue(body=b'{"order": {"id": 9010}}', tags={"customer": "acme"})
+    page = viewer.get("/messages/?q=acme&status=dead").content.decode()
+    assert 'href="?q=tag%3Acustomer%3Dacme"' in page
+    assert 'href="?q=body.order.id%3A9010"' in viewer.get("/messages/?q=order.id:9010").content.decode()
+    page = viewer.get("/messages/?q=nothing-like-this").content.decode()
+    assert 'Declared: <span class="mono">body.order.id</span>' in page
+    assert "alternatives" not in viewer.get("/messages/?q=acme").content.decode()
+
+
+def test_a_field_is_declared_from_an_empty_result_and_indexed(operator: Client, queue: Any, billing: Service) -> None:
+    queue(body=b'{"order": {"id": 9010}}')
+    page = operator.get("/messages/?q=9010").content.decode()
+    assert "Declare order.id and index the last 30 days" in page
+    given = {"service": "billing", "path": "order.id", "days": "30"}
+    answer = operator.post("/messages/fields/", given)
+    operation = Operation.objects.get(kind="index")
+    assert answer["Location"] == f"/operations/{operation.public_id}/"
+    assert "Index field" in operator.get(answer["Location"]).content.decode()
+    assert "order.id" in operator.get("/messages/fields/").content.decode()
+    refused = operator.post("/messages/fields/", given | {"path": "a b"})
+    assert refused.status_code == 422
+    assert "names joined by dots" in refused.content.decode()
+
+
+def test_a_viewer_declares_no_field(viewer: Client, queue: Any, billing: Service) -> None:
+    queue(body=b'{"order": {"id": 9010}}')
+    page = viewer.get("/messages/?q=9010").content.decode()
+    assert "a field that it does not declare" in page
+    assert "Declare order.id" not in page
+    given = {"service": "billing", "path": "order.id", "days": "30"}
+    assert viewer.post("/messages/fields/", given).status_code == 403
+    assert not Operation.objects.exists()
+
+
+def test_a_search_without_a_result_stays_within_its_queries(
+    viewer: Client, queue: Any, django_assert_max_num_queries: Any
+) -> None:
+    queue(body=b'{"order": {"id": 9010}}')
+    for q in ("9010", "nothing", "order.id:9010", "body.order.id:1 tag:a=b key:c service:billing"):
+        with django_assert_max_num_queries(12):
+            viewer.get("/messages/", {"q": q, "status": "dead"})

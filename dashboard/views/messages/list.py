@@ -16,6 +16,7 @@ from dashboard.access import person, viewer
 from dashboard.forms.message_filters import filters_of, plain_query, read_filters
 from dashboard.presenters.pagination import CursorPage, page
 from integrations.models import Attempt, Failure, Message, Operation, SavedView, Status
+from integrations.search.alternatives import alternatives
 from integrations.search.grammar import Search
 from integrations.search.pages import SCAN_LIMIT, SearchResults, with_endpoints
 
@@ -38,14 +39,17 @@ def listing(request: HttpRequest) -> HttpResponse:
     _complete(shown.rows, found)
     if shown.refused:
         search.problems.append("That page no longer exists; showing the first page")
+    is_empty = not shown.rows and shown.is_first
     context = {
         **_listing_context(request, found, shown),
+        "alternatives": alternatives(found) if (is_empty and not search.is_empty) or search.problems else None,
+        "declared": search.declared,
         "form": form,
         "search": search,
         "searched": f"{SCAN_LIMIT:,}",
         "views": SavedView.objects.shown_to(person(request)),
         "service_names": list(found.services),
-        "has_any": bool(shown.rows) or Message.objects.exists(),
+        "has_any": bool(shown.rows or found.newest),
         "more_filters": any(name in search.values for name in MORE_FILTERS),
     }
     return render(request, "messages/listing.html", context)
