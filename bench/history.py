@@ -16,13 +16,14 @@ KINDS = 6  # failure groups of each service
 OPERATIONS = 60
 ITEMS = 5_000  # messages of each operation
 SEARCHABLE = 3  # services whose bodies are searched
+SERVICES = 980  # in addition to those with messages, each with a quiet hour
 AUDIT_ENTRIES, EVENTS, CHECKS = 20_000, 100_000, 200
 
 
 def main() -> None:
     django.setup()
     began = time.monotonic()
-    for fill in (_failures, _operations, _field_values, _people, _checks):
+    for fill in (_failures, _operations, _field_values, _people, _checks, _services):
         fill()
     from bench.seed import analyze
 
@@ -178,6 +179,34 @@ def _checks() -> None:
         for service in Service.objects.all()
         for trigger in ("health", "process", "lab")
         for _ in range(CHECKS)
+    )
+
+
+def _services() -> None:
+    from django.utils import timezone
+
+    from integrations.models import Runtime, Service, Tally
+
+    minute = timezone.now().replace(second=0, microsecond=0)
+    services = Service.objects.bulk_create(
+        Service(name=f"quiet-{number:03}", base_url="https://quiet.example.com", tags=[("money", "people")[number % 2]])
+        for number in range(SERVICES)
+    )
+    Runtime.objects.bulk_create(
+        Runtime(
+            service=service,
+            state="open" if number % 90 == 0 else "closed",
+            opened_at=minute if number % 90 == 0 else None,
+        )
+        for number, service in enumerate(services)
+    )
+    Tally.objects.bulk_create(
+        (
+            Tally(service=service, start=minute - timedelta(minutes=age), calls=number % 50, within_100ms=number % 50)
+            for number, service in enumerate(services)
+            for age in range(60)
+        ),
+        batch_size=2000,
     )
 
 

@@ -27,7 +27,7 @@ QUERIES, WEIGHT = 12, 120 * 1024
 # These take a POST only, stream a file of any size, or are no pages.
 LEFT_OUT = {"logout", "login", "setup", "message-export"}
 NOT_SHOWN = (302, 303, 405)  # these routes take a POST, or lead to another page
-NOTICE, TYPO = b"looked through", "typo"
+NOTICE, TYPO = b"Searched the newest", "typo"
 SEARCHES = (
     "",
     "status:dead",
@@ -40,6 +40,11 @@ SEARCHES = (
     "tag:customer=c42",
     "/orders/7",
     "order.created",
+    "c42",
+    "4242",
+    "4242 status:dead",
+    "customer:c42",
+    "order.id:4242",
     "nothing-like-this-anywhere",
     "service:seeded-01 nothing-like-this",
     "attempts:>4 newer:12h",
@@ -176,11 +181,23 @@ def _addresses() -> Iterator[tuple[str, bool]]:
     for direction in ("older", "newer"):  # from the middle of all that there is
         for search in ("", "service:seeded-01", "status:dead"):
             yield f"/messages/?q={quote(search)}&cursor={quote(cursor_of(direction, newest // 2))}", True
+    for query in ("sort=traffic", "sort=-name&page=2", "state=up&sort=backlog", "tag=money&q=e"):
+        yield f"/services/?{query}", False
+    yield "/breakers/?page=2", False
+    for search in (
+        "",
+        "service:seeded-01",
+        "service:seeded-01 status:dead",
+        "tag:customer=c42",
+        "body.order.id:>999000",
+    ):
+        yield f"/messages/breakdown/?q={quote(search)}", True
     for name in ("services", "failures", "operations", "events", "audit"):
         if name != "events":  # it streams
             yield f"/api/v1/{name}", False
     yield "/failures/?state=open", False
-    yield "/_p/messages/words/?q=service%3Ase", False
+    for typed in ("", "service:se", "c4", "4242", "tag:", "tag:customer=c4", "body.order.id:42"):
+        yield f"/_p/messages/words/?q={quote(typed)}", False
 
 
 def _examples(route: str) -> Iterator[dict[str, Any]]:
