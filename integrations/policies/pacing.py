@@ -29,7 +29,7 @@ SILENCE = 1.5  # seconds without a new message after failures: receivers count b
 CLOSE = 1.1  # once the slowest bad rate is this near to the fastest good one, the pace is found
 LOOK_AGAIN = 300.0  # seconds after which a found pace is tried a little faster: the receiver may have grown
 RAISED = 1.25
-# Messages, and seconds of the rate beside the time of two calls. After a stall of the workers all of them are called
+# Messages, and seconds of the rate next to the time of two calls. After a stall of the workers all of them are called
 # at once, which takes a receiver above its limit although the rate is below it.
 FEWEST_QUEUED, QUEUED_FOR = 4, 0.3
 LARGEST_OUT = 200  # calls of an operation that may be out at a time
