@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
 
 from django import forms
 from django.http import QueryDict
+from django.utils import timezone
 
 from dashboard.forms.fields import LocalTimeField
 from integrations.models import Service, Status
@@ -57,19 +59,33 @@ def read_filters(query: QueryDict) -> tuple[FilterForm, Search]:
 
 def plain_query(query: QueryDict, search: Search) -> QueryDict | None:
     """The address with ``service:`` and ``status:`` moved out of the search into their own fields, which the page
-    shows; None if there is nothing to move."""
-    text = query.get("q", "")
+    shows, and with a zone at each time; None if it is like that already."""
+    text = _with_zone(query.get("q", ""))
     named = [name for name in ("service", "status") if len(re.findall(rf"(?:^|\s){name}:\S", text)) == 1]
     named = [name for name in named if name in search.values]
     if "service" in named and not Service.objects.filter(name=search.values["service"]).exists():
         named.remove("service")  # the page's choices do not have it
-    if not named:
+    if not named and text == query.get("q", ""):
         return None
     plain = query.copy()
     for name in named:
         text = re.sub(rf"(^|\s){name}:\S+", " ", text)
         plain[name] = search.values[name]
-    plain["q"] = " ".join(text.split())
+    plain["q"] = " ".join(text.split()) if named else text
     if not plain["q"]:
         del plain["q"]
     return plain
+
+
+def _with_zone(text: str) -> str:
+    """The search with the viewer's zone at times typed without one. The grammar has no viewer: it reads them in UTC,
+    also when an operation or another person takes over the search."""
+    return re.sub(r"(?<!\S)(after|before):(\d\S*)", _zoned, text)
+
+
+def _zoned(word: re.Match[str]) -> str:
+    try:
+        moment = datetime.fromisoformat(word[2])
+        return f"{word[1]}:{timezone.make_aware(moment).isoformat()}" if moment.tzinfo is None else word[0]
+    except (ValueError, OverflowError):
+        return word[0]  # the grammar says what is wrong with it

@@ -22,6 +22,7 @@ SHOWN = 12  # services in the table; the services page has the rest
 # In the list of problems; more services than that have one common cause. Their own pages have all.
 LISTED, GROUPS, STOPPED = 10, 3, 3
 GROUPS_READ = 200
+SHOWN_OF_GROUPS = ("nonce", "title", "state", "count", "messages", "last_seen", "service__name", "endpoint__name")
 DAY = timedelta(days=1)
 
 
@@ -43,7 +44,7 @@ def _context(request: HttpRequest) -> dict[str, Any]:
     workers, is_quiet = Worker.objects.pulse(now)
     no_writes, wal_bytes = storage.trouble_to_show(is_quiet), storage.wal_bytes()
     waiting = min(WAITING_CAP, sum(standing.waiting for standing in found))
-    new_failures = failures.needing_attention(now).new_or_regressed(now)[:GROUPS_READ]
+    new_failures = failures.needing_attention(now).new_or_regressed(now).only(*SHOWN_OF_GROUPS)[:GROUPS_READ]
     troubled, groups = with_failures([standing for standing in found if standing.rank[0] < 5], new_failures)
     clock = Installation.objects.clock()
     stopped = list(Operation.objects.stopped_since(now - DAY)[:STOPPED])

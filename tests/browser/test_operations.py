@@ -119,6 +119,7 @@ def test_a_backlog_is_cancelled_and_its_service_deleted(
     expect_clean(page)
 
     page.goto(f"/services/{name}/delete/")
+    page.locator("#id_name").fill(name)
     page.get_by_role("button", name=f"Delete {name}").click()
     expect(page.locator("h1")).to_contain_text("Delete service")
     deletion = f"operations/{page.url.rstrip('/').rpartition('/')[2]}"

@@ -128,6 +128,18 @@ def test_a_service_and_a_status_typed_into_the_search_move_to_their_fields(viewe
     assert viewer.get("/messages/", {"q": "status:nonsense"}).status_code == 200
 
 
+def test_a_time_typed_into_the_search_is_in_the_viewers_zone(viewer: Client, queue: Queue) -> None:
+    early, late = (queue(created_at=datetime(2026, 1, 30, hour, 30, tzinfo=UTC)) for hour in (14, 15))
+    viewer.cookies["switchboard_zone"] = "Asia/Tokyo"
+    response = viewer.get("/messages/", {"q": "after:2026-01-31 service:billing"}, follow=True)
+    assert response.redirect_chain == [("?q=after%3A2026-01-31T00%3A00%3A00%2B09%3A00&service=billing", 302)]
+    assert [row.pk for row in response.context["rows"]] == [late.pk]
+    assert "after:2026-01-31T00:00:00+09:00" in response.content.decode(), "the bulk actions have the same time"
+    assert early.public_id not in words(response)
+    for same in ("after:2026-01-31T00:00Z", "after:soon", "path:/x"):
+        assert viewer.get("/messages/", {"q": same}).status_code == 200, "nothing to add, so no redirect"
+
+
 def test_a_public_id_in_the_search_leads_to_the_message(viewer: Client, queue: Queue) -> None:
     message = queue()
     attempt = attempt_of(message)

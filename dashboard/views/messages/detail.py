@@ -77,7 +77,8 @@ def _detail_context(request: HttpRequest, message: Message) -> dict[str, Any]:
     actions = AuditEntry.objects.filter(target=message.public_id, action__in=ACTIONS).order_by("-pk")[:ACTIONS_SHOWN]
     newest = window.attempts[0] if window.attempts and not window.has_later else None
     replays = list(message.replays.newest_first()[:REPLAYS_SHOWN])
-    Message.objects.add_standing([message, *replays, *([message.replay_of] if message.replay_of else [])])
+    shown = (message, message.replay_of, ahead, behind, head, *replays)
+    Message.objects.add_standing([each for each in shown if each])
     state = {name: request.GET[name] for name in ("view", "before") if name in request.GET}
     return {
         "message": message,
