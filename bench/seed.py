@@ -171,7 +171,7 @@ def _tally(words: _Words, tried_before: int) -> None:
     """The counters of each service and minute, counted from the attempts once; those that are there stay."""
     from integrations.history import rollups
     from integrations.models import Tally, TallyDay, TallyHour
-    from integrations.models.tally import DURATIONS
+    from integrations.models.tally import COARSER, DURATIONS, FINER
 
     succeeded = "CASE WHEN a.outcome = 'succeeded' THEN 1 ELSE 0 END"
     _insert(
@@ -187,8 +187,9 @@ def _tally(words: _Words, tried_before: int) -> None:
         seconds="sum(a.duration)",
         **{
             name: f"sum(CASE WHEN a.duration > {above} AND a.duration <= {bound} THEN 1 ELSE 0 END)"
-            for (name, bound), above in zip(DURATIONS.items(), (-1.0, *DURATIONS.values()), strict=False)
-            if bound < math.inf
+            for columns, chosen in ((COARSER, set(COARSER)), (DURATIONS, FINER))
+            for (name, bound), above in zip(columns.items(), (-1.0, *columns.values()), strict=False)
+            if bound < math.inf and name in chosen
         },
     )
     words.commit()

@@ -7,9 +7,11 @@ UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 
 def duration_text(seconds: float | None) -> str:
-    """“340 ms”, “1.2 s”, “45 s”, “12 min 5 s”, “3 h 5 min”, “2 d 4 h”; “–” for None."""
+    """“2.5 ms”, “340 ms”, “1.2 s”, “45 s”, “12 min 5 s”, “3 h 5 min”, “2 d 4 h”; “–” for None."""
     if seconds is None:
         return "–"
+    if seconds < 0.00995:  # most DNS lookups and connections, and services nearby
+        return f"{seconds * 1000:.1f}".removesuffix(".0") + " ms"
     if seconds < 0.9995:
         return f"{round(seconds * 1000)} ms"
     if seconds < 10:

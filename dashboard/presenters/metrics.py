@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 
 from dashboard.presenters.service_stats import DEAD_CAP, WAITING_CAP, Standing, standings
 from integrations.models import Failure, Service, TallyDay, Worker, storage
-from integrations.models.tally import BOUNDS, COUNTER_COLUMNS, DURATIONS
+from integrations.models.tally import COARSER, COUNTER_COLUMNS
 
 COUNTERS = {
     "calls": "Calls made for messages and through POST /process.",
@@ -74,12 +74,13 @@ def _counted(names: dict[int, str]) -> Iterator[Metric]:
         for name, row in rows.items():
             counter.add_metric([name], row[counted])
         yield counter
+    # Not the finer columns: a bucket that appears later would count fewer calls than the smaller ones before it.
     durations = HistogramMetricFamily(
         "switchboard_call_duration_seconds", "Duration of calls from start to end.", labels=["service"]
     )
-    bounds = [*(str(bound) for bound in BOUNDS[:-1]), "+Inf"]
+    bounds = [*(str(bound) for bound in list(COARSER.values())[:-1]), "+Inf"]
     for name, row in rows.items():
-        counts = accumulate(row[column] for column in DURATIONS)
+        counts = accumulate(row[column] for column in COARSER)
         durations.add_metric([name], list(zip(bounds, counts, strict=True)), row["seconds"])
     yield durations
 

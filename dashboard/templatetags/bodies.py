@@ -13,7 +13,6 @@ from django.utils.safestring import SafeString
 
 from dashboard.presenters import bodies as shown
 from dashboard.presenters import call_timing
-from dashboard.presenters.durations import duration_text
 from dashboard.presenters.sentences import FAULTS, dead_reason, replay_question
 from dashboard.templatetags.console import ago
 from integrations.outbound.redaction import MASK
@@ -63,14 +62,6 @@ def timing(timings: dict[str, float | None], name: str) -> dict[str, Any]:
 def is_masked(value: str) -> bool:
     """Whether a part of this header's value was masked before it was stored."""
     return MASK in value
-
-
-@register.filter
-def phase_duration(seconds: float | None) -> str:
-    """The duration of a phase, with a tenth below 10 ms, where most DNS lookups and connections are."""
-    if seconds is None:
-        return "–"
-    return f"{seconds * 1000:.1f} ms" if seconds < 0.0095 else duration_text(seconds)
 
 
 @register.filter

@@ -17,14 +17,27 @@ from django.db import connection, models
 from integrations.models.service import Service
 from integrations.models.sql import prepared
 
-# Durations of calls, in seconds: each column counts the calls above the previous bound and up to its own.
+# Durations of calls, in seconds: each column counts the calls above the previous bound and up to its own. The columns
+# of FINER split a coarser one, which counts their calls too, so that a process of the version before, which knows only
+# the coarser columns, reads and writes them as it did (migration 0009).
 DURATIONS = {
+    "within_1ms": 0.001,
+    "within_2ms": 0.002,
+    "within_3ms": 0.003,
+    "within_5ms": 0.005,
+    "within_7ms": 0.007,
     "within_10ms": 0.01,
+    "within_15ms": 0.015,
     "within_20ms": 0.02,
+    "within_30ms": 0.03,
     "within_50ms": 0.05,
+    "within_70ms": 0.07,
     "within_100ms": 0.1,
+    "within_150ms": 0.15,
     "within_200ms": 0.2,
+    "within_300ms": 0.3,
     "within_500ms": 0.5,
+    "within_700ms": 0.7,
     "within_1s": 1.0,
     "within_2s": 2.0,
     "within_5s": 5.0,
@@ -32,7 +45,15 @@ DURATIONS = {
     "within_30s": 30.0,
     "beyond_30s": math.inf,
 }
+FINER = frozenset(f"within_{milliseconds}ms" for milliseconds in (1, 2, 3, 5, 7, 15, 30, 70, 150, 300, 700))
+COARSER = {name: bound for name, bound in DURATIONS.items() if name not in FINER}
 BOUNDS = tuple(DURATIONS.values())
+# For each column that splits another, its place and the place of that other one.
+_PARTS = {
+    place: next(other for other in range(place, len(BOUNDS)) if list(DURATIONS)[other] not in FINER)
+    for place, name in enumerate(DURATIONS)
+    if name in FINER
+}
 COUNTER_COLUMNS = (
     "calls",
     "failures",
@@ -64,7 +85,10 @@ class Counts:
 
     def took(self, seconds: float) -> None:
         self.seconds += seconds
-        self.durations[bisect_left(BOUNDS, seconds)] += 1
+        place = bisect_left(BOUNDS, seconds)
+        self.durations[place] += 1
+        if place in _PARTS:
+            self.durations[_PARTS[place]] += 1
 
     def row(self) -> tuple[float, ...]:
         """The values in the order of COUNTER_COLUMNS."""
@@ -97,6 +121,17 @@ class TallyBase(models.Model):
     within_10s = models.PositiveIntegerField(default=0)
     within_30s = models.PositiveIntegerField(default=0)
     beyond_30s = models.PositiveIntegerField(default=0)
+    within_1ms = models.IntegerField(default=0, db_default=0)
+    within_2ms = models.IntegerField(default=0, db_default=0)
+    within_3ms = models.IntegerField(default=0, db_default=0)
+    within_5ms = models.IntegerField(default=0, db_default=0)
+    within_7ms = models.IntegerField(default=0, db_default=0)
+    within_15ms = models.IntegerField(default=0, db_default=0)
+    within_30ms = models.IntegerField(default=0, db_default=0)
+    within_70ms = models.IntegerField(default=0, db_default=0)
+    within_150ms = models.IntegerField(default=0, db_default=0)
+    within_300ms = models.IntegerField(default=0, db_default=0)
+    within_700ms = models.IntegerField(default=0, db_default=0)
 
     class Meta:
         abstract = True
@@ -151,10 +186,13 @@ def add(counts: dict[int, Counts], now: datetime) -> None:
 def quantile(share: float, durations: Sequence[int]) -> float | None:
     """Estimate a quantile of the calls' durations in seconds, such as 0.95 for P95, from counts by DURATIONS; None
     without calls. Between two bounds, durations are taken as evenly spread; above the last bound it returns that."""
-    wanted = share * sum(durations)
+    counts = list(durations)
+    for place, whole in _PARTS.items():
+        counts[whole] -= durations[place]
+    wanted = share * sum(counts)
     below, passed = 0.0, 0
-    for bound, count in zip(BOUNDS, durations, strict=True):
-        if count and passed + count >= wanted:
+    for bound, count in zip(BOUNDS, counts, strict=True):
+        if count > 0 and passed + count >= wanted:
             return below if math.isinf(bound) else below + (bound - below) * (wanted - passed) / count
         below, passed = (below if math.isinf(bound) else bound), passed + count
     return None

@@ -45,7 +45,9 @@ def test_a_time_says_its_absolute_form_in_the_viewers_zone() -> None:
     ("seconds", "words"),
     [
         (None, "–"),
-        (0.0004, "0 ms"),
+        (0, "0 ms"),
+        (0.0004, "0.4 ms"),
+        (0.00996, "10 ms"),
         (0.34, "340 ms"),
         (0.9996, "1 s"),
         (1.25, "1.2 s"),

@@ -6,14 +6,21 @@ import math
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from django.db import connection
 from hypothesis import given
 from hypothesis import strategies as st
 
 from integrations.history import rollups
 from integrations.models import Service, Tally, TallyDay, TallyHour
-from integrations.models.tally import BOUNDS, DURATIONS, Counts, add, quantile
+from integrations.models.tally import BOUNDS, COARSER, DURATIONS, Counts, add, quantile
 
 pytestmark = pytest.mark.django_db
+OLDER_COLUMNS = (
+    *("failures", "retries", "delivered", "dead", "checks", "failed_checks", "seconds"),
+    *("within_10ms", "within_20ms", "within_50ms", "within_100ms", "within_200ms", "within_500ms", "within_1s"),
+    *("within_2s", "within_5s", "within_10s", "within_30s", "beyond_30s"),
+)
+BEFORE, ZEROS = ", ".join(OLDER_COLUMNS), ", ".join("0" for _ in OLDER_COLUMNS)
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
 
@@ -92,13 +99,46 @@ def test_a_quantile_lies_within_the_bounds_of_the_true_one(durations: list[float
     counts = Counts()
     for duration in durations:
         counts.took(duration)
-    assert sum(counts.durations) == len(durations)
+    assert sum(counts.durations[list(DURATIONS).index(name)] for name in COARSER) == len(durations)
     true = sorted(durations)[math.ceil(0.95 * len(durations)) - 1]
     found = quantile(0.95, counts.durations)
     above = next(bound for bound in BOUNDS if true <= bound)
     below = max((bound for bound in BOUNDS if bound < above), default=0.0)
     assert found is not None
     assert below <= found <= (above if above < math.inf else below)
+
+
+def test_everything_fast_read_10_ms() -> None:
+    counts = Counts()
+    for duration in (0.0008, 0.0015, 0.0025, 0.004, 0.006, 0.009):
+        counts.took(duration)
+    p50, p95 = quantile(0.5, counts.durations), quantile(0.95, counts.durations)
+    assert p50 == pytest.approx(0.003)
+    assert p95 == pytest.approx(0.0091)
+
+
+def test_a_worker_of_the_version_before_writes_beside_this_one(service: Service) -> None:
+    """It knows only the coarser columns: its calls count in the last part of each, as all did before."""
+    count(service, NOON, calls=3, took=0.0015)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"INSERT INTO integrations_tally (service_id, start, calls, {BEFORE}) VALUES (%s, %s, 3, {ZEROS}) "
+            "ON CONFLICT (service_id, start) DO UPDATE SET calls = integrations_tally.calls + excluded.calls, "
+            "within_10ms = integrations_tally.within_10ms + 1, within_20ms = integrations_tally.within_20ms + 2",
+            [service.pk, connection.ops.adapt_datetimefield_value(NOON)],
+        )
+        cursor.execute(
+            f"INSERT INTO integrations_tally (service_id, start, calls, {BEFORE}) VALUES (%s, %s, 0, {ZEROS})",
+            [service.pk, connection.ops.adapt_datetimefield_value(NOON + timedelta(minutes=1))],
+        )
+    rollups.roll()
+    for model in (Tally, TallyHour):
+        (counted,) = model.objects.filter(service=service, start=NOON)
+        assert (counted.calls, counted.within_2ms, counted.within_10ms, counted.within_20ms) == (6, 3, 4, 2)
+        durations = [getattr(counted, name) for name in DURATIONS]
+        assert quantile(0.5, durations) == pytest.approx(0.002)
+        assert quantile(4 / 6, durations) == pytest.approx(0.01)
+        assert quantile(0.99, durations) == pytest.approx(0.02, rel=0.05)
 
 
 def test_without_calls_there_is_no_quantile() -> None:
