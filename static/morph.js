@@ -22,6 +22,7 @@ const callbacks = {
   beforeNodeMorphed: (node, next) => {
     if (node.nodeType !== Node.ELEMENT_NODE) return true;
     if (node.matches("dialog[open], textarea, select")) return false; // the operator may be filling it in
+    if (node.matches(".plot")) return false; // drawn by charts.js, which reads the table's next version
     return !node.matches(LISTS) || mayMove(node, next);
   },
   beforeAttributeUpdated: (name, element) => {

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 
-from dashboard.presenters.charts import TIME_RANGES, TimeRange
+from dashboard.presenters.charts import TimeRange
 
-DAY, MONTH = TIME_RANGES[1], TIME_RANGES[2]
 WIDTH = 10  # of one hour or day, in units of the viewBox
 GOOD = 0.999  # an hour is good from this share of successful calls and checks
 BAD = 0.5
@@ -59,9 +58,9 @@ class Uptime:
         return sum(run.length for run in self.runs if run.tone in ("mixed", "bad"))
 
 
-def uptimes(service_ids: Collection[int], time_range: TimeRange, now: datetime) -> dict[int, Uptime]:
+def uptimes(service_ids: Collection[int], time_range: TimeRange) -> dict[int, Uptime]:
     """The uptime of each service, in one query."""
-    starts = time_range.starts(now)
+    starts = time_range.starts
     counted: dict[int, dict[datetime, tuple[int, int]]] = defaultdict(dict)
     rows = time_range.counters._default_manager.filter(service__in=service_ids, start__gte=starts[0])
     columns = ("service_id", "start", "calls", "checks", "failures", "failed_checks")

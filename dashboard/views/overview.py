@@ -13,7 +13,7 @@ from django.utils import timezone
 from dashboard import live
 from dashboard.access import viewer
 from dashboard.presenters.attention import with_failures
-from dashboard.presenters.charts import chart, time_range_named
+from dashboard.presenters.charts import chart, time_range_of
 from dashboard.presenters.service_stats import WAITING_CAP, HourStats, Standing, add_certificates, standings
 from integrations.models import Installation, Operation, Service, Worker, storage
 from integrations.operators import failures
@@ -37,7 +37,8 @@ def overview_panel(request: HttpRequest) -> HttpResponse:
 
 
 def _context(request: HttpRequest) -> dict[str, Any]:
-    now, time_range = timezone.now(), time_range_named(request.GET.get("span"))
+    now = timezone.now()
+    time_range = time_range_of(request.GET, now)
     found = standings(Service.objects.all(), now)
     add_certificates(found, now)
     found.sort(key=lambda standing: standing.rank)
@@ -75,8 +76,8 @@ def _context(request: HttpRequest) -> dict[str, Any]:
         "in_flight": sum(standing.in_flight for standing in found),
         "oldest_due": min((standing.oldest_due for standing in found if standing.oldest_due), default=None),
         "oldest_due_age": max((standing.oldest_due_age for standing in found), default=0),
-        "chart": chart(now, time_range),
-        "panel_url": f"{reverse('_overview')}?span={time_range.name}",
+        "chart": chart(time_range),
+        "panel_url": f"{reverse('_overview')}?{time_range.query}",
     }
 
 

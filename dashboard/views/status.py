@@ -11,8 +11,9 @@ from django.views.decorators.http import require_GET
 
 from dashboard import live
 from dashboard.access import viewer
+from dashboard.presenters.charts import latest
 from dashboard.presenters.service_stats import Standing, standings
-from dashboard.presenters.uptime import DAY, MONTH, uptimes
+from dashboard.presenters.uptime import uptimes
 from integrations.models import Service
 
 SHOWN = 200  # services, worst first
@@ -35,7 +36,7 @@ def _context() -> dict[str, Any]:
     found = sorted(standings(Service.objects.all(), now), key=lambda standing: standing.rank)
     shown = found[:SHOWN]
     days, months = (
-        uptimes([standing.service.pk for standing in shown], time_range, now) for time_range in (DAY, MONTH)
+        uptimes([standing.service.pk for standing in shown], latest(name, now)) for name in ("day", "month")
     )
     down = sum(standing.state == "down" for standing in found)
     return {

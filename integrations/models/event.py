@@ -18,6 +18,7 @@ from integrations.models.service import Service
 from integrations.policies.breaker import Transition
 
 MESSAGES_CHANGED = "messages.changed"  # the counts of changes, once a second
+SERVICE_CHANGES = ("service.created", "service.changed", "service.paused", "service.resumed")
 HELD_CAP = 10_000  # counting stops here, because it runs while the runtime row is locked
 
 ACTIVITY = """SELECT (SELECT MAX(id) FROM integrations_message),
@@ -63,6 +64,10 @@ class EventQuerySet(models.QuerySet["Event"]):
             cursor.execute(NUMBER, [position, MESSAGES_ENDED, limit])
             count: int = cursor.rowcount
         return count
+
+    def changes_between(self, start: datetime, end: datetime) -> EventQuerySet:
+        """Registrations, changed settings, pauses and resumptions of services, newest first."""
+        return self.filter(type__in=SERVICE_CHANGES, at__gte=start, at__lt=end).order_by("-pk")
 
     def activity(self, tallied_from: datetime) -> Activity:
         """Read the signs of new events, with the counters from this minute on."""

@@ -13,7 +13,7 @@ from django.utils import timezone
 from dashboard import live
 from dashboard.access import viewer
 from dashboard.presenters.breaker_history import add_waiting, open_periods_of
-from dashboard.presenters.charts import TimeRange, chart, time_range_named
+from dashboard.presenters.charts import chart, time_range_of
 from dashboard.presenters.sentences import breaker_rules, event_summary, limit_summary, retry_summary
 from dashboard.presenters.service_stats import standings
 from dashboard.presenters.slowdowns import slowdowns_of
@@ -25,7 +25,7 @@ EVENTS_SHOWN = 12
 
 @viewer
 def detail(request: HttpRequest, name: str) -> HttpResponse:
-    context = _panel_context(name, _time_range(request), with_secrets=True)
+    context = _panel_context(request, name, with_secrets=True)
     service: Service = context["service"]
     context |= {
         "affected_query": urlencode({"service": service.name}),
@@ -43,15 +43,12 @@ def detail(request: HttpRequest, name: str) -> HttpResponse:
 
 @viewer
 def detail_panel(request: HttpRequest, name: str) -> HttpResponse:
-    return live.panel(request, "services/_service.html", _panel_context(name, _time_range(request)))
+    return live.panel(request, "services/_service.html", _panel_context(request, name))
 
 
-def _time_range(request: HttpRequest) -> TimeRange:
-    return time_range_named(request.GET.get("span"))
-
-
-def _panel_context(name: str, time_range: TimeRange, *, with_secrets: bool = False) -> dict[str, Any]:
+def _panel_context(request: HttpRequest, name: str, *, with_secrets: bool = False) -> dict[str, Any]:
     now = timezone.now()
+    time_range = time_range_of(request.GET, now)
     if not (found := standings(Service.objects.filter(name=name), now, with_secrets=with_secrets)):
         raise Http404
     standing, service = found[0], found[0].service
@@ -63,8 +60,8 @@ def _panel_context(name: str, time_range: TimeRange, *, with_secrets: bool = Fal
         "standing": standing,
         "runtime": standing.runtime,
         "breaker": breaker_policy.summary(standing.runtime.breaker, service.breaker_policy, now),
-        "chart": chart(now, time_range, service),
-        "panel_url": f"{reverse('_service', args=[service.name])}?span={time_range.name}",
+        "chart": chart(time_range, service),
+        "panel_url": f"{reverse('_service', args=[service.name])}?{time_range.query}",
         "slowdowns": slowdowns_of(standing, count_waiting=True),
         "open_periods": open_periods,
         "deletion": Operation.objects.deleting(service.pk).first() if service.is_being_deleted else None,
