@@ -182,13 +182,13 @@ document.addEventListener("click", async (event) => {
     const isWrapped = $(target.dataset.wrap)?.classList.toggle("wrap");
     target.setAttribute("aria-pressed", String(Boolean(isWrapped)));
   } else if (target.dataset.copy) {
-    const source = $(target.dataset.copy);
+    const sources = $$(target.dataset.copy); // a long body is in two parts
     const label = target.textContent;
     try {
-      await navigator.clipboard.writeText(source.value ?? source.textContent);
+      await navigator.clipboard.writeText(sources.map((source) => source.value ?? source.textContent).join(""));
       target.textContent = "Copied";
     } catch {
-      getSelection().selectAllChildren(source);
+      getSelection().selectAllChildren(sources[0]);
       target.textContent = "Selected, press Ctrl+C";
     }
     setTimeout(() => { target.textContent = label; }, 2000);

@@ -1,4 +1,5 @@
-"""Bodies laid out for a page: JSON indented without touching a digit, text unchanged, anything else as a hex dump.
+"""Bodies laid out for a page: JSON indented without touching a digit, a form's fields on lines of their own, text
+unchanged, anything else as a hex dump.
 
 A round trip through Python's JSON would lose duplicate keys and rewrite numbers (``1.10``, ``1e400``). An operator
 compares the body that was sent with the receiver's complaint and needs the exact characters. So the parser only
@@ -11,13 +12,19 @@ import codecs
 import json
 import re
 from dataclasses import dataclass
+from itertools import islice
 
 SHOWN = 64 * 1024  # bytes of a body on a page; more would freeze the browser, and the rest can be downloaded
 HEX_SHOWN = 4 * 1024  # 256 lines
 DEEPEST = 40  # levels that are indented; beyond, the indentation outgrows the content
 LAID_OUT_LIMIT = 512 * 1024  # characters of indented JSON
+GROWTH = 3  # characters of indented JSON on a page for each byte of the limit: compact JSON grows so much
+PARSED = 1024 * 1024  # bytes of JSON that are checked and laid out from their start: 1 MiB takes 60 ms
+FOLDED_AFTER = 200  # lines
 VIEWS = ("pretty", "raw", "hex")
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
+_XML = re.compile(r"\s*<(?:[?!]|[A-Za-z_][\w.:-]*[\s/>])")
+_FORM = re.compile(r"[^\s=&]+=[^\s=&]*(?:&[^\s=&]+=[^\s=&]*)*")
 _CONTROLS = {code: 0x2400 + code for code in range(32) if code not in (9, 10, 13)} | {127: 0x2421}
 # Marks that turn the direction of text are shown as JSON escapes, so that no body can look like different text.
 _TURNING = (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
@@ -31,7 +38,8 @@ def chosen_view(name: str | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """A body laid out for a page. ``kind`` is ``empty``, ``json``, ``text`` or ``hex``; sizes are in bytes."""
+    """A body laid out for a page. ``kind`` is ``empty``, ``json``, ``xml``, ``form``, ``text`` or ``hex``; sizes are in
+    bytes."""
 
     kind: str
     text: str
@@ -42,20 +50,36 @@ class Payload:
     def is_cut(self) -> bool:
         return self.shown < self.size
 
+    @property
+    def fold(self) -> int:
+        """The place in the text after which it is folded."""
+        lines = list(islice(re.finditer("\n", self.text), FOLDED_AFTER))
+        return lines[-1].end() if len(lines) == FOLDED_AFTER else len(self.text)
+
 
 def payload(body: bytes, limit: int = SHOWN, *, view: str = "pretty") -> Payload:
-    """Lay out at most ``limit`` bytes of a body; pretty only if all of it fits. ``view`` is one of VIEWS; a body that
-    is not text is always shown as hex."""
+    """Lay out the start of a body: ``limit`` bytes of it, or GROWTH times as much of indented JSON. ``view`` is one
+    of VIEWS; a body that is not text is always shown as hex."""
     size = len(body)
     if not size:
         return Payload("empty", "", 0, 0)
     text = text_of(body[:limit]) if view != "hex" else None
     if text is None:
         return Payload("hex", hex_dump(body[:HEX_SHOWN]), size, min(size, HEX_SHOWN))
-    is_object = size <= limit and text.lstrip()[:1] in ("{", "[")
-    if view == "pretty" and is_object and (laid_out := pretty_json(text)) is not None:
-        return Payload("json", laid_out.translate(_DIRECTIONS), size, size)
-    return Payload("text", text.translate({**_CONTROLS, **_DIRECTIONS}), size, min(size, limit))
+    if view == "pretty" and text.lstrip()[:1] in ("{", "["):
+        whole = text if size <= limit else text_of(body) if size <= PARSED else None
+        laid_out = _laid_out(whole, GROWTH * limit) if whole else None
+        if whole and laid_out:
+            indented, read = laid_out
+            shown = size if read == len(whole) else len(whole[:read].encode())
+            return Payload("json", indented.translate(_DIRECTIONS), size, shown)
+    text = text.translate({**_CONTROLS, **_DIRECTIONS})
+    kind = _kind(text) if view == "pretty" else "text"
+    return Payload(kind, text.replace("&", "&\n") if kind == "form" else text, size, min(size, limit))
+
+
+def _kind(text: str) -> str:
+    return "xml" if _XML.match(text) else "form" if _FORM.fullmatch(text) else "text"
 
 
 def text_of(body: bytes) -> str | None:
@@ -96,15 +120,27 @@ def compact_json(text: str) -> str:
 
 def pretty_json(text: str, limit: int = LAID_OUT_LIMIT) -> str | None:
     """The same JSON indented, or None if it is not JSON, nested too deeply or longer than ``limit`` characters."""
+    indented, read = _laid_out(text, limit) or ("", 0)
+    return indented if read == len(text) else None
+
+
+def _laid_out(text: str, most: int) -> tuple[str, int] | None:
+    """The start of a JSON text indented, in about ``most`` characters, and the number of characters that it took from
+    the text. None if the text is not JSON, nested too deeply, or has a value longer than that."""
     if not is_json(text):
         return None
     lines: list[str] = []
     line, depth, length, before = "", 0, 0, ""
-    for token in _TOKEN.findall(text):
+    for found in _TOKEN.finditer(text):
+        token = found[0]
+        if len(token) > most:
+            return None
         if token in ("}", "]"):
             depth -= 1
         opened, closes = before in ("{", "["), token in ("}", "]")
         if before == "," or opened != closes:
+            if length > most:
+                return "\n".join(lines), found.start()
             lines.append(line)
             length += len(line)
             line = "  " * depth
@@ -112,9 +148,9 @@ def pretty_json(text: str, limit: int = LAID_OUT_LIMIT) -> str | None:
         if token in ("{", "["):
             depth += 1
         before = token
-        if depth > DEEPEST or length > limit:
+        if depth > DEEPEST:
             return None
-    return "\n".join([*lines, line])
+    return "\n".join([*lines, line]), len(text)
 
 
 def hex_dump(body: bytes) -> str:

@@ -13,11 +13,14 @@ from django.utils.safestring import SafeString
 
 from dashboard.presenters import bodies as shown
 from dashboard.presenters import call_timing
+from dashboard.presenters.highlighting import highlighted
 from dashboard.presenters.sentences import FAULTS, dead_reason, replay_question
 from dashboard.templatetags.console import ago
 from integrations.outbound.redaction import MASK
 
 register = template.Library()
+
+KINDS = {"json": " of JSON", "xml": " of XML", "form": " of form fields", "hex": ", binary"}
 
 
 @register.inclusion_tag("messages/_payload.html")
@@ -34,8 +37,13 @@ def payload(
     """A body with its size, the missing part, copy, wrap and download. ``name`` is unique on the page."""
     laid_out = shown.payload(bytes(body or b""), limit, view=view)
     stored = laid_out.size
+    first, rest = highlighted(laid_out.text, laid_out.kind, laid_out.fold)
     return {
         "payload": laid_out,
+        "kind": KINDS.get(laid_out.kind, ""),
+        "first": first,
+        "rest": rest,
+        "lines_left": laid_out.text.count("\n", laid_out.fold) + 1,
         "name": name,
         "url": url,
         "label": label,

@@ -207,7 +207,7 @@ def test_a_finished_message_still_knows_its_neighbours(viewer: Client, queue: Qu
 # ---- bodies -------------------------------------------------------------------------------------------------------
 def test_bodies_are_shown_pretty_raw_or_as_hex(viewer: Client, queue: Queue) -> None:
     message = queue(body=b'{"n":12345678901234567890}')
-    assert '"n": 12345678901234567890' in words(response_of(viewer, message))
+    assert '"n" : 12345678901234567890' in words(response_of(viewer, message))
     assert '{"n":12345678901234567890}' in words(response_of(viewer, message, "?view=raw"))
     assert "000000 7b 22 6e 22" in words(response_of(viewer, message, "?view=hex"))
     assert payload(b"ab", view="hex").text.startswith("000000  61 62")
