@@ -81,6 +81,8 @@ def _page(
         **_delivery(message),
     }
     context["address"] = context["form"].address
+    context["send_form"].fields["body"].widget.attrs["rows"] = 4
+    context["send_form"].fields["body"].help_text = ""
     return render(request, "start/start.html", context, status=status)
 
 
