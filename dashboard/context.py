@@ -1,4 +1,4 @@
-"""Context of every page: the sidebar's counts and section, and the permissions of the account."""
+"""Context of every page: the theme, the sidebar's counts and section, and the permissions of the account."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from django.utils.functional import SimpleLazyObject
 
 from dashboard.access import person
 from dashboard.presenters.documents import Place, place_of_page
+from dashboard.theme import theme_of
 from integrations.models import Failure, Role, Runtime
 
 FAILING_CAP = 100
@@ -18,13 +19,14 @@ SECTIONS = {"": "overview", "start": "overview", "attempts": "messages"}
 
 
 def console(request: HttpRequest) -> dict[str, Any]:
-    """``trouble`` (services that are down), ``failing`` (open failure groups), the sidebar's ``section``, and the
-    account's permissions."""
+    """``theme``; for people who signed in ``trouble`` (services that are down), ``failing`` (open failure groups), the
+    sidebar's ``section``, and the account's permissions."""
     if not hasattr(request, "user") or not request.user.is_authenticated:
-        return {}
+        return {"theme": theme_of(request)}
     first = request.path.strip("/").split("/")[0]
     section = "person" if request.path == "/settings/password/" else SECTIONS.get(first, first)
     return {
+        "theme": theme_of(request),
         "trouble": SimpleLazyObject(trouble),
         "failing": SimpleLazyObject(failing),
         "section": section,

@@ -1,9 +1,10 @@
-"""Responses to forms: redirects, and pages with errors."""
+"""Responses to forms: redirects, toasts with undo, and pages with errors."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
 from django.shortcuts import render, resolve_url
 
@@ -20,6 +21,12 @@ class SeeOther(HttpResponseRedirect):
 
 def see_other(to: Any, *args: Any, **kwargs: Any) -> SeeOther:
     return SeeOther(resolve_url(to, *args, **kwargs))
+
+
+def say_done(request: HttpRequest, text: str, undo: str = "", *args: Any) -> None:
+    """Say that something was done. ``undo`` names the address that takes it back when its form is sent empty."""
+    # The template of the toasts reads the address from the tags.
+    messages.success(request, text, extra_tags=resolve_url(undo, *args) if undo else "")
 
 
 def posted(request: HttpRequest) -> QueryDict | None:

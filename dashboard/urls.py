@@ -105,6 +105,7 @@ urlpatterns = [
     path("login/", people.login, name="login"),
     path("logout/", people.logout, name="logout"),
     path("setup/<str:secret>/", people.setup, name="setup"),
+    path("theme/", people.theme, name="theme"),
     path("settings/", settings.settings, name="settings"),
     path("settings/people/new/", settings.person_new, name="person-new"),
     path("settings/people/<int:pk>/edit/", settings.person_edit, name="person-edit"),

@@ -220,4 +220,5 @@ update();
 document.addEventListener("htmx:afterSwap", update);
 document.fonts.ready.then(redraw);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+document.addEventListener("themechange", redraw);
 new MutationObserver(redraw).observe(root, { attributeFilter: ["class", "data-theme"] });

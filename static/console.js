@@ -1,5 +1,5 @@
 // What JavaScript adds to the console. Every page and form works without it.
-import { $, $$, isNews } from "./dom.js";
+import { $, $$, isNews, rowLink } from "./dom.js";
 import "./live.js";
 import "./keys.js";
 
@@ -19,6 +19,19 @@ if (zone) {
   const wasOther = document.documentElement.dataset.zone !== zone && document.cookie.includes(`switchboard_zone=${zone}`);
   if (wasOther && isNews("switchboard-zone", zone) && $("time") && !$("[aria-invalid], [role=alert]")) location.reload();
 }
+
+// ---- the theme, without the request that the form makes; dashboard/theme.py reads the cookie --------------------------
+document.addEventListener("click", (event) => {
+  const button = event.target.closest?.(".theme button");
+  if (!button) return;
+  event.preventDefault();
+  const lasts = button.value ? 31536000 : 0;
+  document.cookie = `switchboard_theme=${button.value}; path=/; max-age=${lasts}; SameSite=Lax${location.protocol === "https:" ? "; Secure" : ""}`;
+  document.documentElement.dataset.theme = button.value;
+  $("meta[name=color-scheme]").content = button.value || "light dark";
+  for (const each of $$(".theme button")) each.setAttribute("aria-pressed", String(each.value === button.value));
+  document.dispatchEvent(new Event("themechange")); // charts are drawn again
+});
 
 // ---- relative times (the same words as the `ago` filter) --------------------------------------------------------
 const units = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
@@ -163,6 +176,26 @@ const showForm = async (address) => {
   }
 };
 
+// ---- a click anywhere in a row opens it, as its link would: with Ctrl or the middle button in another tab -----------
+const CONTROLS = "a, button, input, select, textarea, label, summary, pre, [popover]";
+const rowAt = ({ target }) => {
+  const row = target.closest?.("table.rows tbody tr");
+  return row && !target.closest(CONTROLS) && getSelection().isCollapsed ? rowLink(row) : null;
+};
+document.addEventListener("click", (event) => {
+  const link = rowAt(event);
+  if (!link) return;
+  if (event.ctrlKey || event.metaKey || event.shiftKey) open(link.href, "_blank", "noopener");
+  else link.click();
+});
+document.addEventListener("mousedown", (event) => {
+  if (event.button === 1 && rowAt(event)) event.preventDefault(); // else the middle button scrolls or pastes
+});
+document.addEventListener("auxclick", (event) => {
+  const link = event.button === 1 && rowAt(event);
+  if (link) open(link.href, "_blank", "noopener");
+});
+
 // ---- clicks -----------------------------------------------------------------------------------------------------
 document.addEventListener("click", async (event) => {
   const target = event.target.closest?.("[data-dialog], [data-close], [data-copy], [data-wrap], [data-dismiss]");
@@ -194,4 +227,8 @@ document.addEventListener("click", async (event) => {
     setTimeout(() => { target.textContent = label; }, 2000);
   }
 });
-for (const toast of $$(".toasts .notice.ok")) setTimeout(() => toast.remove(), 8000);
+
+// ---- a toast leaves after a while, but not from under the pointer or the focus -------------------------------------
+const TOAST_TIME = 8000; // ms
+const leave = (toast) => (toast.matches(":hover, :focus-within") ? setTimeout(leave, 1000, toast) : toast.remove());
+for (const toast of $$(".toasts .notice.ok")) setTimeout(leave, TOAST_TIME, toast);

@@ -19,3 +19,5 @@ export const isNews = (key, value) => {
     return false;
   }
 };
+/** The link in a row's first cell, which names the row and leads to it. */
+export const rowLink = (row) => $(":scope > :is(:first-child, .pick + *) a[href]", row);

@@ -36,6 +36,7 @@ class Column(NamedTuple):
     title: str = ""
     is_number: bool = False
     is_descending: bool = False  # the largest number comes first
+    shown_from: str = ""  # the class with the width from which the column has room
 
 
 def _worst_rate(standing: Standing) -> tuple[float, int]:
@@ -45,10 +46,10 @@ def _worst_rate(standing: Standing) -> tuple[float, int]:
 
 COLUMNS = (
     Column("Service", lambda standing: standing.service.name, "name"),
-    Column("Address"),
+    Column("Address", shown_from="from-1024"),
     Column("Status"),
     Column("Breaker"),
-    Column("Succeeded", _worst_rate, "failures", "In the last hour", is_number=True),
+    Column("Succeeded", _worst_rate, "failures", "In the last hour", is_number=True, shown_from="from-1024"),
     Column(
         "P95 latency",
         lambda standing: -(standing.hour.p95 or 0.0),
@@ -63,6 +64,7 @@ COLUMNS = (
         "traffic",
         is_number=True,
         is_descending=True,
+        shown_from="from-1270",
     ),
     Column("Waiting", lambda standing: -standing.waiting, "backlog", is_number=True, is_descending=True),
     Column(

@@ -19,7 +19,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from dashboard import live
 from dashboard.access import actor, operator, viewer
 from dashboard.presenters.sparkline import sparklines
-from dashboard.responses import form_page, posted, see_other
+from dashboard.responses import form_page, posted, say_done, see_other
 from integrations.errors import Conflict, Invalid
 from integrations.models import Account, Attempt, Failure, FailureState, Message, Operation, Service
 from integrations.models.failure import UNRESOLVED, FailureQuerySet
@@ -201,7 +201,8 @@ def _because(failure: Failure) -> list[tuple[str, str]]:
 @operator
 @require_POST
 def resolve(request: HttpRequest, public_id: str) -> HttpResponse:
-    return _decide(request, public_id, FailureIn(state="resolved"), "Resolved. A new failure reopens it.")
+    resolved = FailureIn(state="resolved")
+    return _decide(request, public_id, resolved, "Resolved. A new failure reopens it.", undo="failure-open")
 
 
 @operator
@@ -219,17 +220,17 @@ def ignore(request: HttpRequest, public_id: str) -> HttpResponse:
     span = IGNORE_TIMES[name]
     until = timezone.now() + span if span else None
     done = f"Ignored {f'for 1 {name}' if span else 'forever'}. Failures are still counted, but not reported."
-    return _decide(request, public_id, FailureIn(state="ignored", ignored_until=until), done)
+    return _decide(request, public_id, FailureIn(state="ignored", ignored_until=until), done, undo="failure-open")
 
 
-def _decide(request: HttpRequest, public_id: str, data: FailureIn, done: str) -> HttpResponse:
+def _decide(request: HttpRequest, public_id: str, data: FailureIn, done: str, undo: str = "") -> HttpResponse:
     failure = _failure_or_404(public_id)
     try:
         failures.change(failure, data, actor=actor(request))
     except (Conflict, Invalid) as refusal:
         toasts.error(request, f"Not changed: {refusal}.")
     else:
-        toasts.success(request, done)
+        say_done(request, done, undo, public_id)
     return see_other("failure", failure.public_id)
 
 

@@ -17,7 +17,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from dashboard import live
 from dashboard.access import actor, operator, viewer
 from dashboard.presenters.pagination import page
-from dashboard.responses import see_other
+from dashboard.responses import say_done, see_other
 from integrations.errors import Conflict, Invalid
 from integrations.models import Message, Operation, Service
 from integrations.models.operation import NO_LIMIT, Item, ItemOutcome, Kind
@@ -303,14 +303,18 @@ def change(request: HttpRequest, public_id: str) -> HttpResponse:
 @require_POST
 def pause(request: HttpRequest, public_id: str) -> HttpResponse:
     operation = _operation_or_404(public_id)
-    return _act(request, lambda: bulk_operations.pause(operation, by=actor(request)), operation, "Paused.")
+    return _act(
+        request, lambda: bulk_operations.pause(operation, by=actor(request)), operation, "Paused.", "operation-resume"
+    )
 
 
 @operator
 @require_POST
 def resume(request: HttpRequest, public_id: str) -> HttpResponse:
     operation = _operation_or_404(public_id)
-    return _act(request, lambda: bulk_operations.resume(operation, by=actor(request)), operation, "Resumed.")
+    return _act(
+        request, lambda: bulk_operations.resume(operation, by=actor(request)), operation, "Resumed.", "operation-pause"
+    )
 
 
 @operator
@@ -320,10 +324,12 @@ def cancel(request: HttpRequest, public_id: str) -> HttpResponse:
     return _act(request, lambda: bulk_operations.cancel(operation, by=actor(request)), operation, "Cancelled.")
 
 
-def _act(request: HttpRequest, verb: Callable[[], None], operation: Operation, done: str) -> HttpResponse:
+def _act(
+    request: HttpRequest, verb: Callable[[], None], operation: Operation, done: str, undo: str = ""
+) -> HttpResponse:
     try:
         verb()
-        toasts.success(request, done)
+        say_done(request, done, undo, operation.public_id)
     except (Conflict, Invalid) as refusal:
         toasts.error(request, f"Not done: {refusal}.")
     return see_other("operation", operation.public_id)

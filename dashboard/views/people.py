@@ -1,4 +1,4 @@
-"""Sign in, sign out, create the first account, change the own password."""
+"""Sign in, sign out, create the first account, change the own password, choose a theme."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from django.contrib.auth.views import LoginView, LogoutView
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
+from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_POST
@@ -23,6 +24,7 @@ from dashboard import sign_in_limits
 from dashboard.access import actor, person, public, viewer
 from dashboard.forms.people import FirstAdminForm, OwnPasswordForm
 from dashboard.responses import form_page, posted, see_other
+from dashboard.theme import remember
 from integrations.api.problems import BUSY_RETRY
 from integrations.models import Account, AuditEntry, Role, SetupLink
 from integrations.models.account import digest
@@ -117,6 +119,17 @@ def logout(request: HttpRequest) -> HttpResponse:
     if request.user.is_authenticated:
         AuditEntry.objects.record(actor(request), "person.signed_out", person(request).username)
     return LogoutView.as_view()(request)
+
+
+@public
+@require_POST
+def theme(request: HttpRequest) -> HttpResponse:
+    """Remember the theme in the browser, and go back. With JavaScript the page changes without this request."""
+    came_from = request.POST.get("next", "")
+    is_ours = url_has_allowed_host_and_scheme(came_from, {request.get_host()}, require_https=request.is_secure())
+    response = see_other(came_from if is_ours else "overview")
+    remember(response, request.POST.get("theme", ""))
+    return response
 
 
 @public

@@ -1,6 +1,7 @@
 """Every page of the console, as the routes have them: clean in every look, and walked without JavaScript.
 
-Axe looks at a page twice: in light at a desk's width, and in dark at a phone's. It must scroll sideways in neither.
+Axe looks at a page twice: in light at a desk's width, and in dark at a phone's. It must scroll sideways in neither, nor
+at the widths between.
 """
 
 from __future__ import annotations
@@ -98,10 +99,19 @@ PAGES = {
         "/settings/password/",
     ],
 }
+WIDTHS = (320, 768, 1024)  # CSS pixels: the narrowest of WCAG 1.4.10, a tablet, and half of a screen
 LOCKED_OUT_AFTER = 5  # failures with one name, as the settings have it
 LOOKED_AT_BELOW = {"service-restore", "lab-result", "service-preview", "login", "setup"}
 NO_PAGES = {  # they answer with a file, or do what a form asks and lead back
-    *("service-cancel-waiting", "signing-enable", "signing-disable", "endpoint-delete", "token-delete", "logout"),
+    *(
+        "service-cancel-waiting",
+        "signing-enable",
+        "signing-disable",
+        "endpoint-delete",
+        "token-delete",
+        "logout",
+        "theme",
+    ),
     *("view-save", "view-delete", "message-export", "message-body", "attempt-body"),
     *("message-cancel", "message-retry-now", "failure-resolve", "failure-open", "failure-ignore"),
     *("operation-new", "operation-start", "operation-change", "operation-pause", "operation-resume"),
@@ -197,6 +207,18 @@ def test_every_page_is_clean(signed_in: Page, town: dict[str, str], part: str, s
         assert answer is not None
         assert answer.status == 200, address
         clean_in_both_looks(signed_in, shot, re.sub(r"[^a-z]+", "-", address).strip("-") or "overview")
+
+
+def test_a_phone_shows_six_messages_at_once(signed_in: Page, town: dict[str, str]) -> None:
+    AT_NIGHT_BY_PHONE.put_on(signed_in)
+    signed_in.goto("/messages/")
+    rows = signed_in.locator(".message-rows tbody tr")
+    expect(rows.nth(5)).to_be_visible()
+    boxes = [box for row in rows.all() if (box := row.bounding_box())]
+    bar = signed_in.locator(".rail").bounding_box()
+    assert bar is not None
+    assert sum(box["y"] + box["height"] <= bar["y"] for box in boxes) >= 6, boxes
+    assert max(box["height"] for box in boxes) < 3 * 20 + 16, "three lines"
 
 
 def test_what_forms_lead_to_is_clean(signed_in: Page, town: dict[str, str], shot: Callable[..., None]) -> None:
@@ -333,6 +355,11 @@ def clean_in_both_looks(page: Page, shot: Callable[..., None], name: str) -> Non
         look.put_on(page)
         shot(f"page-{name}-{look}")
         expect_clean(page)
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": 800})
+        shot(f"page-{name}-{width}")
+        runs_to = page.evaluate("document.documentElement.scrollWidth")
+        assert runs_to <= width, f"{page.url} is {runs_to} px wide on a screen of {width} px"
 
 
 def answer_with(html: str, route: Route) -> None:

@@ -10,7 +10,7 @@ from django.urls import URLPattern, get_resolver
 
 from integrations.models import Account, Role
 
-PUBLIC = {"healthz", "login", "logout", "metrics", "readyz", "setup"}
+PUBLIC = {"healthz", "login", "logout", "metrics", "readyz", "setup", "theme"}
 
 
 def routes() -> Iterator[URLPattern]:

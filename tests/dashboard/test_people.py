@@ -317,3 +317,22 @@ def test_a_name_taken_at_the_same_moment_is_refused_beside_the_field(monkeypatch
     answer = admin.post("/settings/people/new/", {"username": "otto", "role": "viewer", "password": PASSWORD})
     assert answer.status_code == 422
     assert 'id="id_username_error"' in answer.content.decode()
+
+
+# ---- the theme ----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("came_from", "leads_to"), [("/login/?next=/services/", "/login/?next=/services/"), ("https://evil.example/", "/")]
+)
+def test_a_theme_is_kept_by_the_browser_and_leads_back_to_the_console_only(came_from: str, leads_to: str) -> None:
+    visitor = Client()
+    answer = visitor.post("/theme/", {"theme": "dark", "next": came_from})
+    assert (answer.status_code, answer["Location"]) == (303, leads_to)
+    assert 'data-theme="dark"' in visitor.get("/login/").content.decode()
+    visitor.post("/theme/", {"theme": ""})
+    assert "data-theme" not in visitor.get("/login/").content.decode()
+
+
+def test_a_theme_that_no_one_has_drawn_is_the_system_s() -> None:
+    visitor = Client()
+    visitor.cookies["switchboard_theme"] = '"><b>'
+    assert "data-theme" not in visitor.get("/login/").content.decode()

@@ -10,7 +10,7 @@ from django.views.decorators.http import require_POST
 from dashboard.access import actor, admin, operator
 from dashboard.forms.actions import DeleteForm, PauseForm, ResumeForm
 from dashboard.presenters.service_stats import count_messages, count_unfinished
-from dashboard.responses import form_page, posted, see_other
+from dashboard.responses import form_page, posted, say_done, see_other
 from integrations.errors import Conflict
 from integrations.models import Message, Service
 from integrations.operators import bulk_operations, traffic
@@ -27,7 +27,7 @@ def pause(request: HttpRequest, name: str) -> HttpResponse:
         except Conflict as conflict:
             form.refuse([(("until",), str(conflict))])
         else:
-            messages.success(request, "Paused. New messages will queue.")
+            say_done(request, "Paused. New messages will queue.", "service-resume", name)
             return see_other("service", service.name)
     return form_page(request, "services/pause.html", {"form": form, "service": service}, is_refused=form.is_bound)
 

@@ -13,7 +13,7 @@ from django.views.decorators.http import require_POST
 
 from dashboard.access import actor, operator
 from dashboard.forms.actions import RotateForm
-from dashboard.responses import form_page, posted, see_other
+from dashboard.responses import form_page, posted, say_done, see_other
 from integrations import errors
 from integrations.errors import Conflict
 from integrations.models import Service
@@ -54,7 +54,8 @@ def enable(request: HttpRequest, name: str) -> HttpResponse:
         return see_other("service", name)
     if keys:
         return _show_secret(request, service, keys)
-    messages.success(request, f"Signing enabled. Calls to {name} are signed with its existing secret.")
+    done = f"Signing enabled. Calls to {name} are signed with its existing secret."
+    say_done(request, done, "signing-disable", name)
     return see_other("service", name)
 
 
@@ -67,7 +68,8 @@ def disable(request: HttpRequest, name: str) -> HttpResponse:
     except errors.Invalid as refusal:
         messages.error(request, f"Signing not disabled: {refusal}.")
     else:
-        messages.success(request, f"Signing disabled. Calls to {name} are no longer signed; its secret is kept.")
+        done = f"Signing disabled. Calls to {name} are no longer signed; its secret is kept."
+        say_done(request, done, "signing-enable", name)
     return see_other("service", name)
 
 
