@@ -19,6 +19,7 @@ from integrations.delivery import failure_groups
 from integrations.models import (
     Account,
     Attempt,
+    AuditEntry,
     Draft,
     Endpoint,
     Failure,
@@ -93,6 +94,7 @@ def world() -> World:
     operation = bulk_operations.plan(Kind.REPLAY, "status:dead", by=f"person {SPITE}", reason=SPITE, dry_run=True)
     while bulk_operations.step(operation.pk):
         pass
+    change = AuditEntry.objects.record(f"person {SPITE}", "service.changed", service.name, before={"owner": SPITE[:90]})
     admin = browser(Role.ADMIN, name="ada")
     ada = Account.objects.get(username="ada")
     token, _ = Token.objects.issue(SPITE[:60], Role.VIEWER)
@@ -109,6 +111,7 @@ def world() -> World:
             "person": str(ada.pk),
             "token": str(token.pk),
             "view": str(view.pk),
+            "service": str(change.pk),
         },
     )
 
