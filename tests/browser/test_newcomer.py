@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Callable
+from urllib.parse import SplitResult, urlsplit
 
 from playwright.sync_api import Locator, Page, expect
 
@@ -79,9 +81,19 @@ def test_the_sandbox_delivers_a_first_message_and_goes_with_its_service(
     page.get_by_role("button", name="Send").click()
     expect(page.locator("#delivery .badge.delivered")).to_be_visible(timeout=WORKERS)
     assert "child=sandbox" in installation.log
+    with installation.api(installation.token()) as api:
+        address = urlsplit(api.get("services/sandbox-healthy").json()["base_url"])
+        assert not is_refused(address)
+        assert api.delete("services/sandbox-healthy", params={"force": "true"}).is_success
+    until(lambda: is_refused(address), 20, lambda: installation.log)
 
 
-def test_the_set_up_link_is_printed_after_the_start_and_no_more_once_it_is_used(
+def is_refused(address: SplitResult) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((address.hostname or "", address.port or 0)) != 0
+
+
+def test_the_set_up_link_is_the_last_that_a_start_prints(
     start_installation: Callable[..., Installation],
 ) -> None:
     installation = start_installation()

@@ -10,6 +10,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.utils import timezone
 
+from integrations.management.commands import up
 from integrations.management.commands.doctor import check_results
 from integrations.models import Account, AuditEntry, Role, Token, Worker
 from tests.support.calling import Api
@@ -108,3 +109,16 @@ def test_a_database_that_others_can_read_fails(tmp_path: Path) -> None:
     assert next(_file_modes(file)).level == "fail"
     file.chmod(0o600)
     assert next(_file_modes(file)).level == "ok"
+
+
+@pytest.mark.django_db
+def test_the_set_up_link_is_printed_again_until_it_is_used() -> None:
+    printed = io.StringIO()
+    remind = up.Command(stdout=printed)._greeting({"host": "::1", "port": 8001, "no_web": False})
+    assert remind is not None
+    assert remind()
+    assert remind()
+    assert printed.getvalue().count("http://[::1]:8001/setup/") == 2
+    Account.objects.register("ada", "correct horse battery", Role.ADMIN)
+    assert not remind()
+    assert printed.getvalue().count("/setup/") == 2
