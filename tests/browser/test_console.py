@@ -13,7 +13,7 @@ from tests.support.installation import Installation
 from tests.support.receiver import Answer, Receiver
 from tests.support.waiting import until
 
-HEAVIEST = 120 * 1024  # bytes of page, styles, scripts and icon, as they travel
+HEAVIEST = 120 * 1024  # bytes of page, styles, scripts, font and icon, as they travel
 WITH_CHARTS = 220 * 1024
 SERVICE = "keyboard-shop"
 PATIENT = 60  # seconds for a worker to make a call
@@ -173,7 +173,7 @@ def test_no_page_is_heavy(signed_in: Page, dead: str) -> None:
         signed_in.goto("about:blank")  # what the last page still asked for has no body any more
         heard.clear()
         signed_in.goto(address)
-        is_part = ("document", "stylesheet", "script", "image", "other")
+        is_part = ("document", "stylesheet", "script", "font", "image", "other")
         parts = {each.url: each for each in heard if each.request.resource_type in is_part}
         weights = {url: each.request.sizes()["responseBodySize"] for url, each in parts.items()}
         assert min(weights.values()) > 0, (address, weights)
