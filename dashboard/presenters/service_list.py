@@ -184,6 +184,7 @@ def _heading(column: Column, filters: ServiceFilters) -> dict[str, Any]:
         "label": column.label,
         "title": column.title,
         "is_number": column.is_number,
+        "shown_from": column.shown_from,
         "url": f"?{filters.query(sort=next_sort)}" if column.sort else "",
         "order": orders[is_turned] if is_sorted else "",
     }
