@@ -7,6 +7,7 @@ from typing import Any
 from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
+from django.urls import reverse
 from django.views.decorators.http import require_POST
 
 from dashboard.access import actor, operator, person
@@ -32,10 +33,11 @@ def new(request: HttpRequest) -> HttpResponse:
             **form.initial,
             **{name: request.GET[name] for name in ("name", "base_url") if name in request.GET},
         }
+    then_lab = "lab" in (request.POST.get("then"), request.GET.get("then"))
     if service := registered(request, form):
         messages.success(request, f"{service.name} registered. Test it, then send it a message.")
-        return see_other("service", service.name)
-    context = _form_context(request, form) | {"presets": PRESETS, "preset": preset}
+        return see_other(f"{reverse('lab')}?service={service.name}") if then_lab else see_other("service", service.name)
+    context = _form_context(request, form) | {"presets": PRESETS, "preset": preset, "then_lab": then_lab}
     return form_page(request, "services/edit.html", context, is_refused=form.is_bound)
 
 
