@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -21,6 +21,11 @@ BACKLOG_IS_LATE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
 FEW = 100
 SUMMED = ("calls", "failures", "delivered", "dead", "seconds")
+# The columns that a standing and a row of the list read.
+BRIEF = (
+    *("name", "base_url", "status", "tags", "health__state"),
+    *("runtime__state", "runtime__mode", "runtime__retry_at", "runtime__throttled_until", "runtime__ramp"),
+)
 
 
 @dataclass(slots=True)
@@ -38,7 +43,7 @@ class HourStats:
     def of(cls, row: Mapping[str, Any]) -> HourStats:
         """From the sums of the counters."""
         sums = {name: row[f"whole_{name}"] for name in SUMMED}
-        return cls(**sums, durations=[row[f"whole_{name}"] for name in DURATIONS])
+        return cls(**sums, durations=[row.get(f"whole_{name}", 0) for name in DURATIONS])
 
     @property
     def success_rate(self) -> float | None:
@@ -148,10 +153,34 @@ class Standing:
 
 def standings(services: QuerySet[Service], now: datetime, *, with_secrets: bool = False) -> list[Standing]:
     """The current state of services and the counters of their last hour, in two queries for any number of services."""
-    rows = _annotated(services.select_related("runtime", "health"), now)
+    rows = services.select_related("runtime", "health")
     if not with_secrets:
         rows = rows.defer("secrets")  # decrypting each would cost more
-    found = [
+    found = _standings(rows, now)
+    add_hours(found, now)
+    return found
+
+
+def standings_in_brief(services: QuerySet[Service], now: datetime, *, with_latency: bool = False) -> list[Standing]:
+    """The standings of any number of services, with the columns that sort a list and fill its rows.
+
+    Of 1,000 services, the JSON of their registrations and the counts of their durations took 300 ms. ``add_hours``
+    completes those that are shown.
+    """
+    found = _standings(services.select_related("runtime", "health").only(*BRIEF), now)
+    add_hours(found, now, columns=(*SUMMED, *DURATIONS) if with_latency else SUMMED)
+    return found
+
+
+def add_hours(found: list[Standing], now: datetime, columns: Iterable[str] = (*SUMMED, *DURATIONS)) -> None:
+    """Set the counters of the last hour."""
+    hours = hours_by_service(now, [standing.service.pk for standing in found], columns)
+    for standing in found:
+        standing.hour, standing.last_minute = hours.get(standing.service.pk, (HourStats(), 0))
+
+
+def _standings(rows: QuerySet[Service], now: datetime) -> list[Standing]:
+    return [
         Standing(
             service=service,
             runtime=service.runtime,
@@ -159,12 +188,8 @@ def standings(services: QuerySet[Service], now: datetime, *, with_secrets: bool 
             **{name: getattr(service, name) for name in ("waiting", "in_flight", "dead")},
             now=now,
         )
-        for service in rows
+        for service in _annotated(rows, now)
     ]
-    hours = hours_by_service(now, [standing.service.pk for standing in found])
-    for standing in found:
-        standing.hour, standing.last_minute = hours.get(standing.service.pk, (HourStats(), 0))
-    return found
 
 
 def add_certificates(found: list[Standing], now: datetime) -> None:
@@ -217,7 +242,9 @@ def oldest_due(now: datetime) -> datetime | None:
     return min((moment for row in rows for moment in row if moment), default=None)
 
 
-def hours_by_service(now: datetime, service_ids: list[int]) -> dict[int, tuple[HourStats, int]]:
+def hours_by_service(
+    now: datetime, service_ids: list[int], columns: Iterable[str] = (*SUMMED, *DURATIONS)
+) -> dict[int, tuple[HourStats, int]]:
     """The counters of the last hour per service with calls, and the calls of its last whole minute."""
     last_minute = now.replace(second=0, microsecond=0) - timedelta(minutes=1)
     # For a page of services the index by service is faster, for all services the one by minute.
@@ -227,7 +254,7 @@ def hours_by_service(now: datetime, service_ids: list[int]) -> dict[int, tuple[H
         .order_by()
         .values("service_id")
         .annotate(
-            **{f"whole_{name}": Sum(name) for name in (*SUMMED, *DURATIONS)},
+            **{f"whole_{name}": Sum(name) for name in columns},
             last=Sum("calls", filter=Q(start=last_minute), default=0),
         )
     )

@@ -19,7 +19,7 @@ from dashboard.presenters.breaker_history import add_waiting, is_tripped, latest
 from dashboard.presenters.pagination import NumberedPage, page_number
 from dashboard.presenters.sentences import breaker_rules
 from dashboard.presenters.service_list import ServiceFilters, matching
-from dashboard.presenters.service_stats import Standing, standings
+from dashboard.presenters.service_stats import Standing, standings, standings_in_brief
 from dashboard.presenters.slowdowns import slowdowns_of
 from dashboard.responses import form_page, posted, see_other
 from integrations.errors import Conflict
@@ -42,26 +42,24 @@ def listing_panel(request: HttpRequest) -> HttpResponse:
 
 
 def _context(request: HttpRequest) -> dict[str, Any]:
-    """Breakers that are not closed, or overridden, as tiles; the closed ones in a table, in pages."""
+    """Breakers to look at as tiles; the closed ones in a table, in pages."""
     now = timezone.now()
     filters = ServiceFilters.of({"q": request.GET.get("q", "")})
-    found = sorted(standings(matching(filters.search), now), key=lambda standing: standing.rank)
-    notable = [standing for standing in found if _is_notable(standing.runtime)]
-    page = NumberedPage.of(
-        [standing for standing in found if not _is_notable(standing.runtime)], page_number(request), PAGE
-    )
-    openings = latest_openings_of(standing.service.pk for standing in notable[:TILES] if is_tripped(standing.runtime))
+    found = sorted(standings_in_brief(matching(filters.search), now), key=lambda standing: standing.rank)
+    notable = [standing for standing in found if _is_notable(standing)]
+    page = NumberedPage.of([standing for standing in found if not _is_notable(standing)], page_number(request), PAGE)
+    shown = {standing.service.pk: standing for standing in _complete([*notable[:TILES], *page.rows], now)}
+    tiles = [shown[standing.service.pk] for standing in notable[:TILES]]
+    openings = latest_openings_of(standing.service.pk for standing in tiles if is_tripped(standing.runtime))
     open_periods = latest_open_periods()
     add_waiting(open_periods, {standing.service.pk: standing.waiting for standing in found})
     query = filters.query(page=page.number if page.previous else "")
     return {
         "filters": filters,
         "panel_url": reverse("_breakers") + (f"?{query}" if query else ""),
-        "tiles": [
-            {**_row(standing, now), "opening": openings.get(standing.service.pk)} for standing in notable[:TILES]
-        ],
+        "tiles": [{**_row(standing, now), "opening": openings.get(standing.service.pk)} for standing in tiles],
         "notable": len(notable),
-        "rows": [_row(standing, now) for standing in page.rows],
+        "rows": [_row(shown[standing.service.pk], now) for standing in page.rows if standing.service.pk in shown],
         "page": page,
         "previous_url": f"?{filters.query(page=page.previous)}",
         "next_url": f"?{filters.query(page=page.next)}",
@@ -71,8 +69,16 @@ def _context(request: HttpRequest) -> dict[str, Any]:
     }
 
 
-def _is_notable(runtime: Runtime) -> bool:
-    return runtime.state != "closed" or runtime.mode != "auto"
+def _complete(found: list[Standing], now: datetime) -> list[Standing]:
+    """The standings of those that are shown, with their policies."""
+    return standings(Service.objects.filter(pk__in=[standing.service.pk for standing in found]), now)
+
+
+def _is_notable(standing: Standing) -> bool:
+    """Whether it is not closed, or overridden, or lets fewer calls through than the service allows."""
+    runtime = standing.runtime
+    is_slowed = runtime.ramp is not None or standing.is_throttled
+    return runtime.state != "closed" or runtime.mode != "auto" or is_slowed
 
 
 def _row(standing: Standing, now: datetime) -> dict[str, Any]:

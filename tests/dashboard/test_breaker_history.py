@@ -137,7 +137,7 @@ def test_the_retry_budget_and_what_waits_for_it_are_shown() -> None:
     messages_of(service, Status.PENDING, 2, priority=0)
     client = browser()
     assert "Retry budget 10 of 10 used; 3 waiting" in words(client.get("/services/billing/"))
-    assert "Retry budget 10 of 10 used: retries wait" in words(client.get("/breakers/"))
+    assert "10 of 10 used: retries wait" in words(client.get("/breakers/"))
 
 
 def test_the_release_after_a_closing_is_shown() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from django import forms
 from django.contrib import messages as toasts
 from django.core.exceptions import PermissionDenied
@@ -22,7 +20,7 @@ DAYS = 30
 class FieldForm(forms.Form):
     """A field to declare, and how far back its messages are indexed."""
 
-    service = forms.ChoiceField()
+    service = forms.CharField(max_length=63, widget=forms.TextInput(attrs={"list": "services", "autocomplete": "off"}))
     path = forms.CharField(
         max_length=field_value.PATH_LIMIT,
         label="Field of the body",
@@ -37,22 +35,21 @@ class FieldForm(forms.Form):
         help_text="Workers fill in the messages of these days, the newest first. Later messages are always indexed.",
     )
 
-    def __init__(self, names: list[str], *given: Any, **options: Any) -> None:
-        super().__init__(*given, **options)
-        self.fields["service"] = forms.ChoiceField(choices=[(name, name) for name in names])
-
 
 @viewer
 @require_http_methods(["GET", "POST"])
 def fields(request: HttpRequest) -> HttpResponse:
     services = list(Service.objects.only("name", "search_fields").order_by("name"))
     given = {name: request.GET[name] for name in ("service", "path", "days") if name in request.GET}
-    form = FieldForm([service.name for service in services], posted(request), initial=given)
+    form = FieldForm(posted(request), initial=given)
     if form.is_bound and not person(request).may(Role.OPERATOR):
         raise PermissionDenied(f"Declaring a field needs the {Role.OPERATOR} role. Yours is {person(request).role}.")
     if form.is_valid():
         data = form.cleaned_data
-        service = next(service for service in services if service.name == data["service"])
+        service = next((service for service in services if service.name == data["service"]), None)
+        if service is None:
+            form.add_error("service", "No service has this name.")
+            return _page(request, form, services)
         try:
             operation = indexing.declare(service, data["path"], data["days"], actor=actor(request))
         except Invalid as refusal:
@@ -61,5 +58,9 @@ def fields(request: HttpRequest) -> HttpResponse:
         else:
             toasts.success(request, f"{data['path']} is declared. Its older messages are being indexed.")
             return see_other("operation", operation.public_id)
-    context = {"form": form, "services": [service for service in services if service.search_fields]}
+    return _page(request, form, services)
+
+
+def _page(request: HttpRequest, form: FieldForm, services: list[Service]) -> HttpResponse:
+    context = {"form": form, "services": services, "declaring": [one for one in services if one.search_fields]}
     return form_page(request, "messages/fields.html", context, is_refused=form.is_bound)

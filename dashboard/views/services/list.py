@@ -13,7 +13,7 @@ from dashboard import live
 from dashboard.access import viewer
 from dashboard.presenters.pagination import page_number
 from dashboard.presenters.service_list import SORT_NAMES, ServiceFilters, listed, matching
-from dashboard.presenters.service_stats import standings
+from dashboard.presenters.service_stats import add_hours, standings_in_brief
 
 
 @viewer
@@ -28,7 +28,13 @@ def listing_panel(request: HttpRequest) -> HttpResponse:
 
 def _listing_context(request: HttpRequest) -> dict[str, Any]:
     filters = ServiceFilters.of(request.GET.dict())
-    found = listed(standings(matching(filters.search), timezone.now()), filters, page_number(request))
+    now = timezone.now()
+    by_latency = filters.sorted_by == "latency"
+    found = listed(
+        standings_in_brief(matching(filters.search), now, with_latency=by_latency), filters, page_number(request)
+    )
+    if not by_latency:
+        add_hours(list(found.page.rows), now)
     query = filters.query(page=found.page.number if found.page.previous else "")
     return {
         "filters": filters,
