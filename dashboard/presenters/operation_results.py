@@ -11,7 +11,13 @@ from integrations.models import Operation
 from integrations.models.operation import Kind
 from integrations.operators.replay_results import ReplayResult
 
-DONE = {Kind.REPLAY: "replayed", Kind.CANCEL: "cancelled", Kind.RETRY_NOW: "made due", Kind.DELETE: "deleted"}
+DONE = {
+    Kind.REPLAY: "replayed",
+    Kind.CANCEL: "cancelled",
+    Kind.RETRY_NOW: "made due",
+    Kind.DELETE: "deleted",
+    Kind.INDEX: "indexed",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +47,9 @@ def result_parts(operation: Operation, replays: ReplayResult | None) -> list[Par
         )
     return parts + _after(
         "; ",
-        (operation.skipped, "skipped", f"{page}?outcome=skipped", False),
+        (operation.skipped, "without the field or indexed before", "", False)
+        if operation.is_index
+        else (operation.skipped, "skipped", f"{page}?outcome=skipped", False),
         (operation.failed, "not done", f"{page}?outcome=failed", True),
     )
 

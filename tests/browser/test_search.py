@@ -70,7 +70,7 @@ def test_the_impact_leads_to_the_messages_of_each_customer(signed_in: Page, shop
     signed_in.goto("/services/shop/")
     impact = signed_in.get_by_role("region", name="Impact")
     expect(impact).to_contain_text("4 messages, 2 customers, most: acme 3")
-    impact.get_by_role("link", name="acme").click()
+    impact.get_by_role("link", name="acme", exact=True).click()
     expect(signed_in.locator(".message-rows tbody tr")).to_have_count(3)
     signed_in.locator("#affected > summary").click()
     expect(signed_in.locator("#affected")).to_contain_text("3 messages, 1 customer, acme")

@@ -18,6 +18,7 @@ from dashboard.presenters.bodies import compact_json, json_refusal, payload, pre
 from dashboard.presenters.call_timing import phases
 from dashboard.presenters.pagination import page as slice_of
 from integrations.models import Attempt, AuditEntry, Endpoint, Failure, IdempotentAnswer, Message, Operation, Service
+from integrations.operators import bulk_operations
 from integrations.search import pages
 from tests.support.signed_in import page_of, words
 
@@ -669,6 +670,13 @@ def test_a_field_is_declared_from_an_empty_result_and_indexed(operator: Client, 
     operation = Operation.objects.get(kind="index")
     assert answer["Location"] == f"/operations/{operation.public_id}/"
     assert "Index field" in operator.get(answer["Location"]).content.decode()
+    Operation.objects.update(created_at=timezone.now() - timedelta(minutes=1))
+    while bulk_operations.step(operation.pk):
+        for address in (answer["Location"], f"/_p{answer['Location']}", "/operations/"):
+            assert operator.get(address).status_code in (200, 286)
+    bulk_operations.step(operation.pk)
+    bulk_operations.step(operation.pk)
+    assert "Search by order.id" in operator.get(answer["Location"]).content.decode()
     assert "order.id" in operator.get("/messages/fields/").content.decode()
     refused = operator.post("/messages/fields/", given | {"path": "a b"})
     assert refused.status_code == 422
