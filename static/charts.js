@@ -45,7 +45,7 @@ const read = (box) => {
     x: starts.map((start) => start + step / 2), // the middle of its bar
     calls: [column(1), column(2)].map((counts) => counts.map((count) => count || null)), // no bar for none
     latency: [column(3), column(4), column(5)],
-    marks: $$("[data-mark]", box).map((row) => ({ at: Number(row.dataset.mark), words: row.textContent.trim() })),
+    marks: $$("[data-mark]", box).map((row) => ({ at: Number(row.dataset.mark), words: [...row.children].reverse().map((part) => part.textContent).join(" ") })),
   };
 };
 const columns = (plot, facts) => [facts.x, ...facts[plot.dataset.plot]];
