@@ -140,8 +140,6 @@ def _rendered(name: str) -> Document:
                 sections.append(Section(_anchor(words), words))
         elif token.type == "inline":
             token.children = list(_linked(token.children or [], path))
-        elif token.type == "fence":
-            token.attrSet("class", "code wrap")
     html = markdown.renderer.render(_scrolling(tokens), markdown.options, {})
     return Document(name, title, tuple(sections), mark_safe(html))  # noqa: S308 - our own files, and HTML in them is off
 
@@ -205,13 +203,13 @@ def _address(target: str, path: Path) -> str | None:
 
 
 def _scrolling(tokens: list[Token]) -> list[Token]:
-    """Wide tables scroll by themselves, so that the page does not; they can be focused for the keyboard."""
+    """Wide tables and code scroll by themselves, so that the page does not; they can be focused for the keyboard."""
     wrapped: list[Token] = []
     for token in tokens:
-        if token.type == "table_open":
-            wrapped.append(_html('<div class="wide-table" tabindex="0">'))
+        if token.type in ("table_open", "fence"):
+            wrapped.append(_html('<div class="wide" tabindex="0">'))
         wrapped.append(token)
-        if token.type == "table_close":
+        if token.type in ("table_close", "fence"):
             wrapped.append(_html("</div>"))
     return wrapped
 

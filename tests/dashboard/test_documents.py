@@ -13,7 +13,7 @@ from tests.support.signed_in import a_service, browser, words
 
 pytestmark = pytest.mark.django_db
 NO_PART = {"docs", "docs-picture", "document", "logout", "login", "setup", "healthz", "readyz", "metrics", "view-save",
-           "view-delete", "attempt-body"}  # fmt: skip
+           "view-delete", "attempt-body", "theme"}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", sorted(documents.names()))
