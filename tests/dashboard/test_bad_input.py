@@ -189,7 +189,9 @@ def test_spite_is_text_on_every_page(world: World) -> None:
         page = read(answer)
         if answer["Content-Type"].startswith("text/html"):
             assert not Markup(page).live, name
-            assert len(page) < 400_000, f"{name} is {len(page)} long"
+            # The lab has the whole request of a call in its form, to be sent again.
+            in_a_form = len(SPITE) + MEGABYTE if name == "lab-result" else 0
+            assert len(page) < 400_000 + in_a_form, f"{name} is {len(page)} long"
         if "&lt;x-spite" in page:
             shown.add(name)
     assert shown >= {
