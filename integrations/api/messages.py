@@ -162,8 +162,8 @@ def _accepted_json(message: Message, draft: Draft, waiting: Waiting | None) -> d
 
 # ---- read ---------------------------------------------------------------------------------------------------------
 SEARCH = (
-    "Search as in the console: words of method and path, message ids, and qualifiers such as `service:billing`, "
-    "`-status:delivered`, `code:500..599`, `older:1h` or `tag:customer=acme`."
+    "Search as in the console: words of ids, paths, ordering keys, tags and declared fields, and qualifiers such as "
+    "`service:billing`, `-status:delivered`, `code:500..599`, `older:1h` or `tag:customer=acme`."
 )
 
 

@@ -399,7 +399,7 @@ def _undeclared(path: str) -> str:
         return f"names no field: {problem}"
     return (
         f"uses a field that no service has declared: add {path} to its service's fields of the body to search "
-        "(search_fields); it finds messages accepted from then on"
+        "(search_fields); it finds messages accepted from then on, and Body fields in the console indexes older ones"
     )
 
 
