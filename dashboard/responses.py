@@ -7,6 +7,7 @@ from typing import Any
 from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
 from django.shortcuts import render, resolve_url
+from django.utils.http import url_has_allowed_host_and_scheme
 
 
 class ExplainedNotFound(Http404):
@@ -21,6 +22,12 @@ class SeeOther(HttpResponseRedirect):
 
 def see_other(to: Any, *args: Any, **kwargs: Any) -> SeeOther:
     return SeeOther(resolve_url(to, *args, **kwargs))
+
+
+def own_page(address: str) -> str:
+    """The address if it is a path of this console, which a form may lead back to; else empty."""
+    is_ours = address.startswith("/") and url_has_allowed_host_and_scheme(address, allowed_hosts=None)
+    return address if is_ours else ""
 
 
 def say_done(request: HttpRequest, text: str, undo: str = "", *args: Any) -> None:

@@ -10,7 +10,6 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.urls import reverse
 from django.utils import timezone
-from django.utils.http import url_has_allowed_host_and_scheme
 
 from dashboard import live
 from dashboard.access import actor, operator, viewer
@@ -21,7 +20,7 @@ from dashboard.presenters.sentences import breaker_rules
 from dashboard.presenters.service_list import ServiceFilters, matching
 from dashboard.presenters.service_stats import Standing, standings, standings_in_brief
 from dashboard.presenters.slowdowns import slowdowns_of
-from dashboard.responses import form_page, posted, see_other
+from dashboard.responses import form_page, own_page, posted, see_other
 from integrations.errors import Conflict
 from integrations.models import Runtime, Service
 from integrations.operators import traffic
@@ -130,5 +129,4 @@ def _state(runtime: Runtime) -> str:
 
 
 def _next(request: HttpRequest) -> str:
-    target = (request.POST or request.GET).get("next", "")
-    return target if target.startswith("/") and url_has_allowed_host_and_scheme(target, allowed_hosts=None) else ""
+    return own_page((request.POST or request.GET).get("next", ""))

@@ -15,7 +15,6 @@ from django.contrib.auth.views import LoginView, LogoutView
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
-from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_POST
@@ -23,7 +22,7 @@ from django.views.decorators.http import require_POST
 from dashboard import sign_in_limits
 from dashboard.access import actor, person, public, viewer
 from dashboard.forms.people import FirstAdminForm, OwnPasswordForm
-from dashboard.responses import form_page, posted, see_other
+from dashboard.responses import form_page, own_page, posted, see_other
 from dashboard.theme import remember
 from integrations.api.problems import BUSY_RETRY
 from integrations.models import Account, AuditEntry, Role, SetupLink
@@ -125,9 +124,7 @@ def logout(request: HttpRequest) -> HttpResponse:
 @require_POST
 def theme(request: HttpRequest) -> HttpResponse:
     """Remember the theme in the browser, and go back. With JavaScript the page changes without this request."""
-    came_from = request.POST.get("next", "")
-    is_ours = url_has_allowed_host_and_scheme(came_from, {request.get_host()}, require_https=request.is_secure())
-    response = see_other(came_from if is_ours else "overview")
+    response = see_other(own_page(request.POST.get("next", "")) or "overview")
     remember(response, request.POST.get("theme", ""))
     return response
 

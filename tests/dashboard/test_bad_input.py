@@ -55,9 +55,9 @@ class World:
     ids: dict[str, str] = field(default_factory=dict)
 
     def addresses(self) -> Iterator[tuple[str, str]]:
-        """Every page by its name."""
+        """Every page by its name; a picture is none."""
         for pattern in routes():
-            if pattern.name not in ("logout", "setup"):
+            if pattern.name not in ("logout", "setup", "docs-picture"):
                 yield str(pattern.name), self.address(pattern)
 
     def address(self, pattern: URLPattern) -> str:
