@@ -15,7 +15,7 @@ from pygments.lexers.data import JsonLexer
 from pygments.lexers.html import XmlLexer
 from pygments.token import Comment, Keyword, Name, Number, String
 
-COLOURED = 32 * 1024  # characters: more than the lines before the fold usually have; the rest is plain text
+COLOURED = 16 * 1024  # characters: more than the lines before the fold usually have; the rest is plain text
 WITHIN = 0.1  # seconds: a body made for it keeps the lexer of XML busy for half a minute, with a regex per character
 LEXERS = {"json": JsonLexer(), "xml": XmlLexer()}
 # Pygments' token types, and our classes in static/console.css. Punctuation and the like stay as they are.
