@@ -206,6 +206,7 @@ def test_every_page_is_clean(signed_in: Page, town: dict[str, str], part: str, s
         answer = signed_in.goto(address.format_map(town))
         assert answer is not None
         assert answer.status == 200, address
+        assert signed_in.locator("main .button.primary:visible").count() <= 1, f"two first actions at {address}"
         clean_in_both_looks(signed_in, shot, re.sub(r"[^a-z]+", "-", address).strip("-") or "overview")
 
 
