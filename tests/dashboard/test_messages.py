@@ -700,3 +700,13 @@ def test_a_search_without_a_result_stays_within_its_queries(
     for q in ("9010", "nothing", "order.id:9010", "body.order.id:1 tag:a=b key:c service:billing"):
         with django_assert_max_num_queries(12):
             viewer.get("/messages/", {"q": q, "status": "dead"})
+
+
+def test_a_filter_over_many_services_is_a_field_and_not_a_list(viewer: Client, queue: Any, billing: Service) -> None:
+    queue()
+    assert '<option value="billing">' in viewer.get("/messages/").content.decode()
+    Service.objects.bulk_create(Service(name=f"service-{number:03}") for number in range(100))
+    page = viewer.get("/messages/?service=billing").content.decode()
+    assert "service-042" not in page
+    assert 'name="service" value="billing"' in page
+    assert len(viewer.get("/messages/?service=billing").context["rows"]) == 1
