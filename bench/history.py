@@ -185,7 +185,7 @@ def _checks() -> None:
 def _services() -> None:
     from django.utils import timezone
 
-    from integrations.models import Runtime, Service, Tally
+    from integrations.models import Event, Runtime, Service, Tally
 
     minute = timezone.now().replace(second=0, microsecond=0)
     services = Service.objects.bulk_create(
@@ -199,6 +199,12 @@ def _services() -> None:
             opened_at=minute if number % 90 == 0 else None,
         )
         for number, service in enumerate(services)
+    )
+    opened = [service for number, service in enumerate(services) if number % 90 == 0]
+    facts = {"cause": "5 calls in a row failed", "attempts": []}
+    Event.objects.bulk_create(
+        Event(type="breaker.opened", at=minute, service=service, facts=facts, position=EVENTS + place)
+        for place, service in enumerate(opened, 1)
     )
     Tally.objects.bulk_create(
         (
