@@ -66,6 +66,7 @@ class World:
             thing = "lab"
         text = str(pattern.pattern).replace("<slug:name>", "billing").replace("<slug:endpoint>", "invoices")
         text = text.replace("<str:name>", "csv").replace("<slug:group>", "retries")
+        text = text.replace("<path:name>", "start")
         for parameter in ("<str:public_id>", "<int:pk>"):
             if parameter in text:
                 text = text.replace(parameter, self.ids["call" if pattern.name == "service-call" else thing])
