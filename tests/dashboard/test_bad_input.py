@@ -55,9 +55,9 @@ class World:
     ids: dict[str, str] = field(default_factory=dict)
 
     def addresses(self) -> Iterator[tuple[str, str]]:
-        """Every page by its name; a picture is none."""
+        """Every page by its name, but for those that an address alone does not show."""
         for pattern in routes():
-            if pattern.name not in ("logout", "setup", "docs-picture"):
+            if pattern.name not in ("logout", "setup", "docs-picture", "_start"):
                 yield str(pattern.name), self.address(pattern)
 
     def address(self, pattern: URLPattern) -> str:
