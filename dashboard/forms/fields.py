@@ -39,13 +39,15 @@ def as_seconds(text: str) -> float:
 
 
 def as_share(text: str) -> float:
-    """“20 %” or “0.2” as 0.2. Raises ValueError."""
+    """“20 %”, “20” or “0.2” as 0.2. Other numbers stay, so that the schema refuses 1.1, which may mean either.
+
+    Raises ValueError."""
     number, percent = re.sub(r"\s*%$", "", text.strip()), text.strip().endswith("%")
     try:
         share = float(number)
     except ValueError:
         raise ValueError("Write a share such as 20 %.") from None
-    return round(share / 100, 12) if percent or share > 1 else share
+    return round(share / 100, 12) if percent or (share > 1 and share.is_integer()) else share
 
 
 class LinesField(forms.CharField):

@@ -331,4 +331,5 @@ def _error_text(row: ErrorDetails) -> str:
     """A broken rule as its field shows it, with the entry of a list that breaks it."""
     text = rule_text(row)
     in_a_list = any(isinstance(part, int) for part in row["loc"])
-    return f"“{row['input']}”: {text}" if in_a_list else f"{text[:1].upper()}{text[1:]}"
+    given = f"{row['input']:g}" if isinstance(row["input"], float) else row["input"]
+    return f"“{given}”: {text}" if in_a_list else f"{text[:1].upper()}{text[1:]}"

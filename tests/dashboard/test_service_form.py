@@ -43,7 +43,7 @@ def test_a_duration_survives_the_form(seconds: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("typed", "share"), [("20 %", 0.2), ("20%", 0.2), ("0.2", 0.2), ("20", 0.2), ("1", 1), ("1 %", 0.01)]
+    ("typed", "share"), [("20 %", 0.2), ("20%", 0.2), ("0.2", 0.2), ("20", 0.2), ("1", 1), ("1 %", 0.01), ("1.1", 1.1)]
 )
 def test_a_share_is_read_as_people_write_it(typed: str, share: float) -> None:
     assert as_share(typed) == share

@@ -63,6 +63,7 @@ def test_old_messages_are_found_by_a_field_that_is_declared_later(billing: Servi
 def test_messages_older_than_the_days_stay_as_they_are(billing: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("integrations.registration.indexing.SLACK", 0)
     monkeypatch.setattr("integrations.search.pages.CLOSE", 0)
+    monkeypatch.setattr("integrations.search.pages.ROUNDS", 20)
     old, new = sent(billing, {"order": {"id": 1}}, {"order": {"id": 1}})
     Message.objects.filter(pk=old).update(created_at=timezone.now() - timedelta(days=9))
     finished(declared(billing, days=7))
