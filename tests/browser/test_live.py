@@ -116,14 +116,15 @@ def test_paused_is_paused_until_it_goes_on(signed_in: Page, service: str, api: h
 
 
 def test_focus_and_what_is_unfolded_survive_a_refresh(signed_in: Page, service: str, api: httpx.Client) -> None:
+    steer(api, service, "open")  # only those in trouble have a tile
     signed_in.goto("/breakers/")
     is_live(signed_in)
     details = signed_in.locator(f"#rules-{service}")
     details.locator("> summary").click()
     expect(details).to_have_attribute("open", "")
     summary = signed_in.evaluate_handle("document.activeElement")
-    steer(api, service, "open")
-    expect(signed_in.locator("#breakers")).to_contain_text("a move of theirs", timeout=BEFORE_THE_POLL)
+    steer(api, service, "half_open")
+    expect(signed_in.locator(f"#tile-{service}")).to_contain_text("half-open", timeout=BEFORE_THE_POLL)
     expect(details).to_have_attribute("open", "")
     assert signed_in.evaluate("before => before === document.activeElement", summary)
     steer(api, service, "close")
