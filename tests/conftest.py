@@ -11,7 +11,7 @@ The folders mirror the code. The others are:
   spreads a run with `-n` over processes. `installation` is a `manage.py up`, `pumps` are workers, `receiver` and
   `upstreams` are the other side of a call. `queueing` registers services, queues messages and delivers them.
   `calling` is a caller of the API, `signed_in` an operator of the console, `serving` the ASGI application on a port.
-  `records` makes rows, `waiting` waits for a condition.
+  `records` makes rows, `searching` reads a search in each way, `waiting` waits for a condition.
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import models, transaction
-from django.utils import timezone
 
 from integrations.errors import Conflict
 from integrations.history import retention
@@ -84,7 +83,7 @@ def _delete_now(service: Service, *, actor: str) -> None:
 
 def _cancel_waiting(service: Service, *, actor: str) -> None:
     with transaction.atomic():
-        cancelled = Message.objects.for_service(service).cancel(timezone.now())
+        cancelled = Message.objects.for_service(service).cancel(database_now())
         if cancelled:
             AuditEntry.objects.record(actor, "service.emptied", service.name, after={"cancelled": len(cancelled)})
 

@@ -13,9 +13,8 @@ from integrations.models import AuditEntry, Draft, FieldValue, Message, Operatio
 from integrations.models.operation import Kind, State
 from integrations.operators import bulk_operations
 from integrations.registration import deletion, indexing
-from integrations.search.grammar import parse
-from integrations.search.pages import SearchResults
 from tests.support.records import work
+from tests.support.searching import found_by
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -38,12 +37,6 @@ def finished(operation: Operation) -> Operation:
         if work(operation).state == State.FINISHED:
             break
     return operation
-
-
-def found_by(text: str) -> set[int]:
-    asked = parse(text)
-    assert asked.problems == []
-    return {row.pk for row in SearchResults(asked).older(None, 50).rows}
 
 
 def test_old_messages_are_found_by_a_field_that_is_declared_later(billing: Service) -> None:

@@ -16,7 +16,8 @@ from integrations.models import Draft, Failure, FieldValue, Message, Operation, 
 from integrations.models.field_value import VALUES_LIMIT
 from integrations.schemas.service import ServiceIn
 from integrations.search.grammar import parse
-from integrations.search.pages import SearchResults, selection
+from integrations.search.pages import SearchResults
+from tests.support.searching import found_by
 
 pytestmark = pytest.mark.django_db
 
@@ -26,16 +27,6 @@ def a_message(service: Service, **fields: Any) -> Message:
     Message.objects.filter(pk=message.pk).update(**fields)
     message.refresh_from_db()
     return message
-
-
-def found_by(text: str) -> set[int]:
-    """By pages and by operations, which must agree."""
-    asked = parse(text)
-    assert asked.problems == []
-    paged = {message.pk for message in SearchResults(asked).older(None, 50).rows}
-    assert paged == {message.pk for message in SearchResults(asked).newer(0, 50).rows}
-    assert paged == set(selection(asked).values_list("pk", flat=True))
-    return paged
 
 
 def test_every_qualifier_finds_its_messages_and_its_negation_the_others(billing: Service) -> None:

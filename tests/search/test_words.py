@@ -12,7 +12,8 @@ from integrations.search import alternatives as looks
 from integrations.search import pages
 from integrations.search.alternatives import Alternatives, alternatives
 from integrations.search.grammar import parse
-from integrations.search.pages import SearchResults, selection
+from integrations.search.pages import SearchResults
+from tests.support.searching import found_by
 
 pytestmark = pytest.mark.django_db
 
@@ -20,16 +21,6 @@ pytestmark = pytest.mark.django_db
 def sent(service: Service, body: Any = None, path: str = "/orders", **fields: Any) -> int:
     draft = Draft(service, "POST", path, json.dumps(body or {}).encode(), "application/json", **fields)
     return Message.objects.accept([draft])[0].pk
-
-
-def found_by(text: str) -> set[int]:
-    """By pages and by operations, which must agree."""
-    asked = parse(text)
-    assert asked.problems == []
-    paged = {message.pk for message in SearchResults(asked).older(None, 50).rows}
-    assert paged == {message.pk for message in SearchResults(asked).newer(0, 50).rows}
-    assert paged == set(selection(asked).values_list("pk", flat=True))
-    return paged
 
 
 @pytest.fixture

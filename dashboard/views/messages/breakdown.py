@@ -27,9 +27,7 @@ def breakdown(request: HttpRequest) -> HttpResponse:
 @require_GET
 def breakdown_panel(request: HttpRequest) -> HttpResponse:
     """The part of other pages, fetched once they are shown: they stay as fast as they are."""
-    response = render(request, "messages/_breakdown.html", _context(request))
-    response["Cache-Control"] = "no-store"
-    return response
+    return render(request, "messages/_breakdown.html", _context(request))
 
 
 def _context(request: HttpRequest) -> dict[str, Any]:
