@@ -75,8 +75,8 @@ input.addEventListener("keydown", (event) => {
     point();
   } else if ((event.key === "Enter" || event.key === "Tab") && options[at] && !event.shiftKey) {
     choose(options[at]);
-  } else if (event.key === "Escape" && !list.hidden) {
-    show(false);
+  } else if (event.key === "Escape") {
+    show(false); // a browser would also empty the field, and a long search be lost
   } else return;
   event.preventDefault();
 });

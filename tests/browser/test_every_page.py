@@ -100,6 +100,8 @@ PAGES = {
     ],
 }
 WIDTHS = (320, 768, 1024)  # CSS pixels: the narrowest of WCAG 1.4.10, a tablet, and half of a screen
+A_PAGE = 50  # messages, so that the list has a page of older ones
+LONG_NAME = "a-service-whose-name-is-as-long-as-the-field-of-the-form-allows"
 LOCKED_OUT_AFTER = 5  # failures with one name, as the settings have it
 LOOKED_AT_BELOW = {"service-restore", "lab-result", "service-preview", "login", "setup"}
 NO_PAGES = {  # they answer with a file, or do what a form asks and lead back
@@ -130,6 +132,7 @@ def town(installation: Installation, token: str) -> Iterator[dict[str, str]]:
             "town-paused": {},
             "town-down": {"breaker": {"consecutive_failures": 1, "open_for": 3600}},
             "town-signed": {},
+            LONG_NAME: {"owner": LONG_NAME, "tags": [LONG_NAME[:30]]},
         }
         for name, fields in services.items():
             _made(api.post("services", json={"name": name, "base_url": sink.url, **fields}))
@@ -141,6 +144,9 @@ def town(installation: Installation, token: str) -> Iterator[dict[str, str]]:
         def send(service: str, path: str) -> str:
             sent = {"service": service, "path": path, "body": {"order": 1, "path": path}}
             return str(_made(api.post("messages", json=sent))["id"])
+
+        waiting = [{"service": "town-paused", "path": f"/later/{number}"} for number in range(A_PAGE)]
+        _made(api.post("messages/batch", json={"messages": waiting}))
 
         def operation(**fields: object) -> str:
             return str(
@@ -162,6 +168,9 @@ def town(installation: Installation, token: str) -> Iterator[dict[str, str]]:
         ids["replay"] = str(_made(api.post(f"messages/{ids['delivered']}/replay", json=edited))["id"])
         taken = f"messages/{ids['replay']}"
         until(lambda: _state(api, taken) == "delivered", WORKERS / 1000, lambda: "the replay is not delivered")
+        long = send(LONG_NAME, f"/{LONG_NAME}/taken")
+        until(lambda: _state(api, f"messages/{long}") == "delivered", WORKERS / 1000, lambda: "it is not delivered")
+        _made(api.post(f"messages/{long}/replay"))
         ids["failure"] = api.get("failures", params={"service": "town"}).json()["items"][0]["id"]
         ids["planned"] = operation(filter=f"id:{dead[1]}", dry_run=True)
         ids["running"] = operation(filter=f"id:{dead[1]},{dead[2]}", rate=0.01)
@@ -351,6 +360,12 @@ def is_clean_at(address: str, heading: str, page: Page, shot: Callable[..., None
     clean_in_both_looks(page, shot, name)
 
 
+# The elements that reach beyond the screen, but for those that scroll by themselves or are hidden.
+RUNS_OFF = """() => [...document.querySelectorAll("main *")]
+    .filter((element) => element.getBoundingClientRect().right > innerWidth + 1 && !element.closest(".tabs, thead"))
+    .slice(0, 6).map((element) => element.outerHTML.slice(0, 240))"""
+
+
 def clean_in_both_looks(page: Page, shot: Callable[..., None], name: str) -> None:
     for look in (AT_A_DESK, AT_NIGHT_BY_PHONE):
         look.put_on(page)
@@ -360,7 +375,8 @@ def clean_in_both_looks(page: Page, shot: Callable[..., None], name: str) -> Non
         page.set_viewport_size({"width": width, "height": 800})
         shot(f"page-{name}-{width}")
         runs_to = page.evaluate("document.documentElement.scrollWidth")
-        assert runs_to <= width, f"{page.url} is {runs_to} px wide on a screen of {width} px"
+        wide = page.evaluate(RUNS_OFF) if runs_to > width else []
+        assert runs_to <= width, f"{page.url} is {runs_to} px wide on a screen of {width} px: {wide}"
 
 
 def answer_with(html: str, route: Route) -> None:
