@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: help run demo setup test test-fast test-sqlite test-postgres test-browser check format faults bench lock vendor clean
+.PHONY: help run demo setup test test-fast test-sqlite test-postgres test-browser check format faults bench lock vendor wheel clean
 .DEFAULT_GOAL := help
 # With it each process of a test run would compile the project again.
 export PYTHONDONTWRITEBYTECODE :=
@@ -89,5 +89,8 @@ lock:  ## Write requirements.txt and requirements-test.txt from pyproject.toml
 vendor: $(VENV)/bin/python  ## Take the browser libraries in static/vendor again from npm
 	$(PY) scripts/vendor.py fetch
 
+wheel: $(VENV)/.test  ## Build the wheel in dist
+	$(PY) -m hatchling build --target wheel
+
 clean:  ## Remove the virtual environment and the caches
-	rm -rf $(VENV) bench/.venv bench/node_modules .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) dist bench/.venv bench/node_modules .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from django.conf import settings
 from django.db.models import Q, QuerySet, Value
 from django.http import HttpRequest
 from django.utils.functional import SimpleLazyObject
@@ -20,15 +21,16 @@ SECTIONS = {"": "overview", "start": "overview", "attempts": "messages"}
 
 
 def console(request: HttpRequest) -> dict[str, Any]:
-    """``theme``; for people who signed in ``trouble`` (services that are down), ``failing`` (open failure groups), the
-    sidebar's ``section``, and the account's permissions."""
+    """``theme`` and ``program``, the name of the command line; for people who signed in ``trouble`` (services that are
+    down), ``failing`` (open failure groups), the sidebar's ``section``, and the account's permissions."""
     if not hasattr(request, "user") or not request.user.is_authenticated:
-        return {"theme": theme_of(request)}
+        return {"theme": theme_of(request), "program": settings.PROGRAM}
     first = request.path.strip("/").split("/")[0]
     section = "person" if request.path == "/settings/password/" else SECTIONS.get(first, first)
     counts: Any = SimpleLazyObject(needs_attention)
     return {
         "theme": theme_of(request),
+        "program": settings.PROGRAM,
         "trouble": SimpleLazyObject(lambda: counts["trouble"]),
         "failing": SimpleLazyObject(lambda: counts["failing"]),
         "section": section,

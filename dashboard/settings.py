@@ -4,10 +4,12 @@ defaults; `manage.py check` reports wrong ones."""
 from __future__ import annotations
 
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
 import dj_database_url
+import platformdirs
 
 from dashboard import environment
 from dashboard.compression import cache_headers
@@ -15,8 +17,15 @@ from dashboard.compression import cache_headers
 environment.use_safe_sqlite()
 SQLITE_WITHOUT_WAL_RESET_BUG = environment.SQLITE_WITHOUT_WAL_RESET_BUG
 
-BASE_DIR = Path(__file__).resolve().parent.parent
-DATA_DIR = Path(environment.text("DATA") or BASE_DIR / "data").resolve()
+# Where templates/, static/ and docs/ are: in a checkout next to this package, in a wheel inside it (pyproject.toml).
+PACKAGE = Path(__file__).resolve().parent
+IS_INSTALLED = (PACKAGE / "templates").is_dir()
+BASE_DIR = PACKAGE if IS_INSTALLED else PACKAGE.parent
+PROGRAM = "switchboard" if IS_INSTALLED else "manage.py"  # in texts that name a command
+# What starts it again as a child. -P: the folder in which an installed program is started is no place of modules.
+COMMAND_LINE = [sys.executable, *(["-P", "-m", "dashboard"] if IS_INSTALLED else [str(BASE_DIR / "manage.py")])]
+USUAL_DATA_DIR = platformdirs.user_data_path("switchboard", appauthor=False) if IS_INSTALLED else BASE_DIR / "data"
+DATA_DIR = Path(environment.text("DATA") or USUAL_DATA_DIR).resolve()
 DATABASE_URL = environment.database_url()
 REDIS_URL = environment.text("REDIS_URL")
 EMBEDDED = not DATABASE_URL or DATABASE_URL.startswith("sqlite")

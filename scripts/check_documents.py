@@ -1,8 +1,8 @@
 """Check that the documents point to files, sections, targets, commands and settings that exist.
 
 Checked in every Markdown file: links and the sections that they name, paths in `backticks`, `make` targets,
-`manage.py` commands and SWITCHBOARD_ variables. Also: every `docs/….md` that a comment or docstring names, and that
-docs/reference/configuration.md lists every variable that the code reads.
+`manage.py` and `switchboard` commands and SWITCHBOARD_ variables. Also: every `docs/….md` that a comment or docstring
+names, and that docs/reference/configuration.md lists every variable that the code reads.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ EXAMPLES = re.compile(r"[…<>*{}]|_name\.|FILE\.|000N")  # not a path, but the 
 PATH = re.compile(r"`([\w.-]+(?:/[\w.…<>*-]+)+/?|[\w-]+\.(?:py|md|js|html|toml|json|yaml|yml))`")
 LINK = re.compile(r"\]\(([^)\s#]*)(?:#([^)\s]*))?\)")
 TARGET = re.compile(r"(?:^|`|&& )make ([a-z][a-z-]+)\b", re.MULTILINE)
-COMMAND = re.compile(r"\bmanage\.py ([a-z][a-z-]+)")
+COMMAND = re.compile(r"(\bmanage\.py|(?:(?<![^`\n])|(?<=&& )|(?<=\$\())switchboard) ([a-z][a-z-]+)")
 VARIABLE = re.compile(r"\bSWITCHBOARD_[A-Z_]+\b")
 NAMED_IN_CODE = re.compile(r"(?<![\w./-])(?:[\w-]+/)*[\w-]+\.md\b")
 READ_BY_CODE = re.compile(r"\b(?:text|flag|number|listed)\(\"([A-Z_]+)\"|environ\b[^\n]*\"SWITCHBOARD_([A-Z_]+)\"")
@@ -57,9 +57,9 @@ def problems_of_document(name: str) -> Iterator[tuple[int, str]]:
     code = "\n".join(re.findall(r"`[^`\n]+`|^```.*?^```", text, re.DOTALL | re.MULTILINE))
     for target in sorted(set(TARGET.findall(code)) - _targets()):
         yield _line_of(text, f"make {target}"), f"there is no target `make {target}`"
-    for command in sorted(set(COMMAND.findall(code)) - _commands()):
-        if f"`manage.py {command}`" not in _not_yet(text):
-            yield _line_of(text, f"manage.py {command}"), f"there is no command `manage.py {command}`"
+    for program, command in sorted(set(COMMAND.findall(code))):
+        if command not in _commands() and f"`{program} {command}`" not in _not_yet(text):
+            yield _line_of(text, f"{program} {command}"), f"there is no command `{program} {command}`"
 
 
 def _problem_of_link(name: str, target: str, section: str | None) -> str | None:

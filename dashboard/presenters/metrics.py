@@ -6,7 +6,6 @@ https://prometheus.io/docs/instrumenting/exposition_formats/ (text format 0.0.4,
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 from itertools import accumulate
 
 from django.db import connection
@@ -17,6 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from dashboard.presenters.service_stats import DEAD_CAP, WAITING_CAP, Standing, standings
+from integrations import __version__
 from integrations.models import Failure, Service, TallyDay, Worker, storage
 from integrations.models.tally import COARSER, COUNTER_COLUMNS
 
@@ -55,12 +55,8 @@ class _Switchboard(Collector):
 
 
 def _info() -> Metric:
-    try:
-        number = version("switchboard")
-    except PackageNotFoundError:  # runs from a checkout
-        number = "checkout"
     family = GaugeMetricFamily("switchboard_info", "Always 1; its label is the running version.", labels=["version"])
-    family.add_metric([number], 1)
+    family.add_metric([__version__], 1)
     return family
 
 

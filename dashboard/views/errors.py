@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from django.conf import settings
 from django.core.exceptions import BadRequest, DisallowedHost, RequestDataTooBig, TooManyFieldsSent, TooManyFilesSent
 from django.http import (
     HttpRequest,
@@ -47,7 +48,7 @@ def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpR
 
 def broken(request: HttpRequest) -> HttpResponse:
     """500, rendered without the request, so that no context processor reads the database, which may be down."""
-    return HttpResponseServerError(render_to_string("errors/broken.html"))
+    return HttpResponseServerError(render_to_string("errors/broken.html", {"program": settings.PROGRAM}))
 
 
 def csrf_refused(request: HttpRequest, reason: str = "") -> HttpResponse:

@@ -41,10 +41,10 @@ def readyz(request: HttpRequest) -> HttpResponse:
         report["migrations"] = _migrations_are_applied()
         report["database"] = True
         if not report["migrations"]:
-            report["reason"] = "Migrations are not applied: run manage.py migrate."
+            report["reason"] = f"Migrations are not applied: run {settings.PROGRAM} migrate."
         elif trouble := schema.trouble():
             report["reason"] = (
-                f"The database does not have the tables of this version: {trouble}. Run manage.py doctor."
+                f"The database does not have the tables of this version: {trouble}. Run {settings.PROGRAM} doctor."
             )
         else:
             report["schema"] = True

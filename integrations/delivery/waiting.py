@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from django.conf import settings
 from django.db.models import Count, Q
 
 from integrations.models import Message, Priority, Runtime, Service, ServiceStatus, Status, Worker
@@ -96,4 +97,4 @@ def _service_reason(message: Message, service: Service, runtime: Runtime, load: 
 def _no_worker(load: Load) -> Waiting:
     if load.has_workers:
         return Waiting("worker", "It is due and waits for a free worker.")
-    return Waiting("worker", "No worker is running. Start one with manage.py up.")
+    return Waiting("worker", f"No worker is running. Start one with {settings.PROGRAM} up.")

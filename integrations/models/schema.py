@@ -12,14 +12,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from django.apps import apps
+from django.conf import settings
 from django.db import connection, models
 
 LOOK_AGAIN = 60.0  # seconds that a result holds for a process that asks again and again
 SHOWN = 5  # differences that a sentence names
 WHAT_TO_DO = (
     "Another version made this database, or it was changed by hand; migrations do not repair it. Start the version "
-    "that made it, restore a backup of this version, or add the missing column: manage.py sqlmigrate integrations NAME "
-    "prints the statements of a migration."
+    "that made it, restore a backup of this version, or add the missing column: "
+    f"{settings.PROGRAM} sqlmigrate integrations NAME prints the statements of a migration."
 )
 
 # Tables, columns and names of indexes and constraints in two statements, for any number of tables.

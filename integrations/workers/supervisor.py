@@ -21,7 +21,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 from ipaddress import ip_address
-from pathlib import Path
 
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, connection
@@ -35,7 +34,6 @@ from integrations.outbound.own_listeners import machine_addresses
 
 log = logging.getLogger("switchboard.up")
 
-MANAGE = Path(sys.argv[0]).resolve() if sys.argv[0].endswith("manage.py") else settings.BASE_DIR / "manage.py"
 CHECK_EVERY = 1.0  # seconds between checks of the children and their heartbeats
 QUIET = timedelta(seconds=7)  # a heartbeat comes every 5 s; after 7 s without one the lane is requested again
 FROZEN = 15.0  # seconds with too few heartbeats before the silent lane, and as long again before the cluster, is killed
@@ -165,7 +163,7 @@ class Child:
         return self.process is not None and self.process.poll() is None
 
     def start(self) -> None:
-        command = [sys.executable, str(MANAGE), *self.arguments]
+        command = [*settings.COMMAND_LINE, *self.arguments]
         self.process = subprocess.Popen(  # noqa: S603 - our own command line
             command, env=self.environment, pass_fds=self.fds, start_new_session=True
         )

@@ -45,6 +45,7 @@ def _forget() -> None:
         ("It is in `gone.py`.", "gone.py"),
         ("Run `make gone`.", "make gone"),
         ("```sh\nmanage.py gone\n```", "manage.py gone"),
+        ("```sh\nswitchboard gone\n```", "switchboard gone"),
     ],
 )
 def test_a_reference_that_leads_nowhere_is_found(problems: Problems, text: str, word: str) -> None:
@@ -59,7 +60,7 @@ def test_a_reference_that_leads_nowhere_is_found(problems: Problems, text: str, 
         "See [it](docs/other.md#the-other), [there](https://example.com/a.md) and [here](#page).",
         "It is in `app/models/message.py`, `message.py`, `app/models/` and `app/models`.",
         "The type is `application/json`, the form `app/<name>.py`.",
-        "Run `make run` or `manage.py up`, and make sense of it.",
+        "Run `make run`, `manage.py up` or `switchboard up`, and make sense of it.",
     ],
 )
 def test_references_that_lead_somewhere_pass(problems: Problems, text: str) -> None:

@@ -51,6 +51,8 @@ class Installation:
         self.data = folder / "data"
         self.arguments = arguments
         self.port = free_port()
+        self.program: tuple[str, ...] = (sys.executable, str(ROOT / "manage.py"))
+        self.started_in = ROOT
         self.inside: tuple[str, ...] = ()  # a command that runs it elsewhere, such as ("ip", "netns", "exec", …)
         self.process: subprocess.Popen[bytes] | None = None
         self._mark = f"{os.getpid()}-{next(_numbers)}"
@@ -95,8 +97,8 @@ class Installation:
         web = ("--host", "127.0.0.1", "--port", str(self.port)) if self.has_web else ()
         with self._log.open("ab") as output:
             self.process = subprocess.Popen(
-                [*self.inside, sys.executable, "manage.py", "up", *web, *self.arguments],
-                cwd=ROOT,
+                [*self.inside, *self.program, "up", *web, *self.arguments],
+                cwd=self.started_in,
                 env=self.env,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -162,8 +164,8 @@ class Installation:
     ) -> subprocess.CompletedProcess[str]:
         """Runs a command of manage.py in this installation; its output is in `.stdout` and `.stderr`."""
         run = subprocess.run(
-            [sys.executable, "manage.py", *arguments],
-            cwd=ROOT,
+            [*self.program, *arguments],
+            cwd=self.started_in,
             env=self.env,
             input=stdin,
             stdin=subprocess.DEVNULL if stdin is None else None,

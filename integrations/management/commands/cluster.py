@@ -4,8 +4,8 @@ from django.core.management.base import BaseCommand
 
 
 class Command(BaseCommand):
-    help = "Run the worker processes. Internal: `manage.py up` starts this command."
-    requires_system_checks: list[str] = []  # `manage.py up` has run them
+    help = "Run the worker processes. Internal: `up` starts this command."
+    requires_system_checks: list[str] = []  # `up` has run them
 
     def handle(self, *args: Any, **options: Any) -> None:
         from integrations.workers.supervisor import run_cluster

@@ -11,7 +11,7 @@ from integrations.management.commands import up
 
 
 class Command(up.Command):
-    help = "Run Switchboard with sandbox services and some traffic, in its own data folder (data/demo)."
+    help = "Run Switchboard with sandbox services and some traffic, in its own data folder (demo in the usual one)."
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
@@ -25,7 +25,7 @@ class Command(up.Command):
         if options["only_sandbox"]:
             self._run_sandbox(options["sandbox_port"], with_traffic=not options["no_traffic"])
         elif not (os.environ.get("SWITCHBOARD_DATA") or os.environ.get("SWITCHBOARD_DATABASE_URL")):
-            self._restart_in(str(settings.BASE_DIR / "data" / "demo"))
+            self._restart_in(str(settings.DATA_DIR / "demo"))
         else:
             super().handle(*args, **options)
 
@@ -33,7 +33,7 @@ class Command(up.Command):
         """Run this command line again with another data folder: the settings already use the real one."""
         sys.stdout.flush()
         os.execve(  # noqa: S606 - the same command line
-            sys.executable, [sys.executable, *sys.argv], {**os.environ, "SWITCHBOARD_DATA": folder}
+            sys.executable, [*settings.COMMAND_LINE, *sys.argv[1:]], {**os.environ, "SWITCHBOARD_DATA": folder}
         )
 
     def _run_sandbox(self, port: int, *, with_traffic: bool) -> None:

@@ -122,7 +122,7 @@ def _old_keys() -> Iterator[CheckResult]:
     except ValueError:  # a key has the wrong form, which the settings check reports
         return
     if count:
-        yield CheckResult("warn", f"{count} rows of secrets need an old key; run manage.py rotate-keys")
+        yield CheckResult("warn", f"{count} rows of secrets need an old key; run {settings.PROGRAM} rotate-keys")
     else:
         yield CheckResult("ok", "the newest key reads every secret; the old keys can be removed")
 
@@ -139,7 +139,7 @@ def _database() -> Generator[CheckResult, None, bool]:
     name = "SQLite" if connection.vendor == "sqlite" else "PostgreSQL"
     yield CheckResult("ok", f"the {name} database is reachable")
     if missing:
-        yield CheckResult("fail", f"{missing} migrations are not applied; run manage.py migrate")
+        yield CheckResult("fail", f"{missing} migrations are not applied; run {settings.PROGRAM} migrate")
     else:
         yield CheckResult("ok", "all migrations are applied")
     if connection.vendor == "sqlite":
@@ -213,7 +213,7 @@ def _leap() -> Iterator[CheckResult]:
             "warn",
             f"the clock went from {clock.leapt_from:%F %H:%M} to {clock.leapt_to:%F %H:%M} UTC without a worker in "
             f"between: no history is deleted until workers have run for {clock.hold_left.total_seconds() / 3600:.1f} h "
-            "more. If the time is right, run manage.py doctor --accept-clock",
+            "more. If the time is right, run {settings.PROGRAM} doctor --accept-clock",
         )
 
 
@@ -238,7 +238,7 @@ def _workers(no_writes: Trouble | None) -> CheckResult:
     if not count and no_writes:
         return CheckResult("warn", "no worker holds a lease, and none can renew it while the database takes no writes")
     if not count:
-        return CheckResult("warn", "no worker is running; start manage.py up")
+        return CheckResult("warn", f"no worker is running; start {settings.PROGRAM} up")
     return CheckResult("ok", f"{count} worker{'s are' if count > 1 else ' is'} running")
 
 

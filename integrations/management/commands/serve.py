@@ -5,8 +5,8 @@ from django.core.management.base import BaseCommand, CommandParser
 
 
 class Command(BaseCommand):
-    help = "Run the web server. Internal: `manage.py up` starts this command."
-    requires_system_checks: list[str] = []  # `manage.py up` has run them
+    help = "Run the web server. Internal: `up` starts this command."
+    requires_system_checks: list[str] = []  # `up` has run them
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--host", default="127.0.0.1")

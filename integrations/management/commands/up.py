@@ -47,6 +47,8 @@ class Command(BaseCommand):
             raise CommandError(
                 f"Cannot listen on {options['host']} port {options['port']}: {error.strerror}. Use another --port."
             ) from error
+        if settings.EMBEDDED:
+            self.stdout.write(f"The data folder is {settings.DATA_DIR}.")
         self.stdout.write(f"Switchboard is starting{'' if options['no_web'] else f' on {_address(options)}/'}.")
         sys.stdout.flush()
         supervisor.run()
