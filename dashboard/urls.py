@@ -111,6 +111,7 @@ urlpatterns = [
     path("settings/people/<int:pk>/edit/", settings.person_edit, name="person-edit"),
     path("settings/tokens/new/", settings.token_new, name="token-new"),
     path("settings/tokens/<int:pk>/delete/", settings.token_delete, name="token-delete"),
+    path("settings/backups/", settings.backups_edit, name="backups"),
     path("settings/retention/", settings.retention_edit, name="retention"),
     path("settings/password/", people.password, name="password"),
     # fragments for htmx

@@ -1,4 +1,4 @@
-"""Forms of the actions on services: pause, resume, rotate, override a breaker, delete, set retention."""
+"""Forms of actions: pause, resume, rotate, override a breaker, delete, set retention and backups."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from dashboard.forms.schema import SchemaForm
 from integrations.models import Runtime
-from integrations.schemas.actions import BreakerIn, PauseIn, ResumeIn, RetentionIn, RotateIn
+from integrations.schemas.actions import BackupsIn, BreakerIn, PauseIn, ResumeIn, RetentionIn, RotateIn
 
 
 class RotateForm(SchemaForm):
@@ -56,6 +56,12 @@ class RetentionForm(SchemaForm):
     schema = RetentionIn
     names = ("messages_days", "audit_days")
     labels = {"messages_days": "Keep finished messages (days)", "audit_days": "Keep audit entries (days)"}
+
+
+class BackupsForm(SchemaForm):
+    schema = BackupsIn
+    names = ("every_hours", "folder", "keep")
+    labels = {"every_hours": "Hours between two backups", "folder": "Folder", "keep": "Backups to keep"}
 
 
 class BreakerForm(SchemaForm):

@@ -73,6 +73,7 @@ OF_PAGES = {
     "password": Place("operating", "users-and-tokens"),
     "token": Place("integrating", "get-a-token"),
     "retention": Place("operating", "history"),
+    "backups": Place("operating", "backups"),
 }
 
 

@@ -15,7 +15,7 @@ from dashboard.access import viewer
 from dashboard.presenters.attention import with_failures
 from dashboard.presenters.charts import chart, time_range_of
 from dashboard.presenters.service_stats import WAITING_CAP, HourStats, Standing, add_certificates, standings
-from integrations.models import Installation, Operation, Service, Worker, storage
+from integrations.models import BackupSchedule, Installation, Message, Operation, Service, Worker, storage
 from integrations.operators import failures
 
 SHOWN = 12  # services in the table; the services page has the rest
@@ -48,6 +48,10 @@ def _context(request: HttpRequest) -> dict[str, Any]:
     new_failures = failures.needing_attention(now).new_or_regressed(now).only(*SHOWN_OF_GROUPS)[:GROUPS_READ]
     troubled, groups = with_failures([standing for standing in found if standing.rank[0] < 5], new_failures)
     clock = Installation.objects.clock()
+    backups = BackupSchedule.objects.current()
+    restored_at, held = backups.restored_at, 0
+    if restored_at:
+        held = Message.objects.held_by_restore(restored_at)[:WAITING_CAP].count()
     stopped = list(Operation.objects.stopped_since(now - DAY)[:STOPPED])
     return {
         "standings": found[:SHOWN],
@@ -63,10 +67,15 @@ def _context(request: HttpRequest) -> dict[str, Any]:
         + (0 if workers else 1)
         + int(no_writes is not None)
         + int(wal_bytes > storage.WAL_LIMIT)
-        + int(clock.is_on_hold),
+        + int(clock.is_on_hold)
+        + int(bool(held))
+        + int(backups.trouble(now) is not None),
         "no_writes": no_writes,
         "wal_bytes": wal_bytes if wal_bytes > storage.WAL_LIMIT else 0,
         "clock": clock,
+        "backups": backups,
+        "backup_trouble": backups.trouble(now),
+        "held_by_restore": held,
         "workers": workers,
         "total": sum((standing.hour for standing in found), HourStats()),
         "waiting": waiting,

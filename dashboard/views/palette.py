@@ -41,6 +41,7 @@ ERRANDS = (
     Errand("Get started", "start", also="first steps sandbox demo begin"),
     Errand("Create a token", "token-new", Role.ADMIN, "api key secret access"),
     Errand("Change the retention", "retention", Role.ADMIN, "history delete days keep prune"),
+    Errand("Schedule backups", "backups", Role.ADMIN, "backup restore dump copy"),
     Errand("Add a person", "person-new", Role.ADMIN, "user account invite role"),
     Errand("People and tokens", "settings", Role.ADMIN, "settings users api accounts"),
     Errand("Change your password", "password", also="account sign in"),

@@ -1,4 +1,4 @@
-"""Settings: accounts, API tokens and retention."""
+"""Settings: accounts, API tokens, retention and backups."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_POST
 
 from dashboard.access import actor, admin, person
-from dashboard.forms.actions import RetentionForm
+from dashboard.forms.actions import BackupsForm, RetentionForm
 from dashboard.forms.people import NAME_TAKEN, PersonEditForm, PersonForm, TokenForm
 from dashboard.responses import form_page, posted, see_other
+from integrations.backups import schedule
 from integrations.history import retention
-from integrations.models import Account, AuditEntry, Retention, Role, Token
+from integrations.models import Account, AuditEntry, BackupSchedule, Retention, Role, Token
 
 LISTED = 500
 
@@ -36,6 +37,8 @@ def settings(request: HttpRequest) -> HttpResponse:
             "tokens": Token.objects.select_related("created_by")[:LISTED],
             "retention": Retention.objects.current(),
             "oldest": retention.oldest_message_at(),
+            "backups": (backups := BackupSchedule.objects.current()),
+            "backup_folder": schedule.folder_of(backups),
             "now": timezone.now(),
         },
     )
@@ -174,4 +177,17 @@ def retention_edit(request: HttpRequest) -> HttpResponse:
     kept = retention.change(given, actor=actor(request))
     messages_days, audit_days = retention.for_days(kept.messages_days), retention.for_days(kept.audit_days)
     messages.success(request, f"Saved. Finished messages are kept {messages_days}, audit entries {audit_days}.")
+    return see_other("settings")
+
+
+# ---- backups ------------------------------------------------------------------------------------------------------
+@admin
+def backups_edit(request: HttpRequest) -> HttpResponse:
+    form = BackupsForm(posted(request), present=BackupSchedule.objects.current().settings)
+    if not form.is_valid():
+        return form_page(request, "settings/backups.html", {"form": form}, is_refused=form.is_bound)
+    saved = schedule.change(form.value, actor=actor(request))
+    hours = saved.every_hours
+    every = "hour" if hours == 1 else f"{hours} hours"
+    messages.success(request, f"Saved. A backup is made every {every}." if hours else "Saved. Backups are off.")
     return see_other("settings")

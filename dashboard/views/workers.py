@@ -12,7 +12,7 @@ from django.views.decorators.http import require_GET
 
 from dashboard import live
 from dashboard.access import viewer
-from integrations.models import Worker, database_now, storage
+from integrations.models import BackupSchedule, Worker, database_now, storage
 from integrations.models.worker import BEATS_WITHIN
 
 ALIVE_SHOWN = 200
@@ -44,5 +44,6 @@ def _context() -> dict[str, Any]:
         "no_writes": storage.trouble_to_show(is_quiet),
         "lapsed": lapsed,
         "gone": list(Worker.objects.filter(stopped_at__gt=now - RECENT).order_by("-stopped_at")[:RECENT_SHOWN]),
+        "backups": BackupSchedule.objects.current(),
         "panel_url": reverse("_workers"),
     }

@@ -57,7 +57,8 @@ def waiting_for(message: Message, now: datetime, load: Load | None = None) -> Wa
 
 def _own_reason(message: Message, now: datetime) -> Waiting | None:
     if message.held:
-        return Waiting("held", "It was held when the service was resumed. Retry it now or cancel it.")
+        why = "It was held when the service was resumed or a backup restored. Retry it now or cancel it."
+        return Waiting("held", why)
     if message.service.status == ServiceStatus.PAUSED:
         reason = f": {message.service.paused_reason}" if message.service.paused_reason else ""
         return Waiting("paused", f"{message.service.name} is paused{reason}.", message.service.paused_until)

@@ -3,6 +3,7 @@
 from integrations.errors import Conflict
 from integrations.models.account import Account, Role, SetupLink, Token
 from integrations.models.attempt import Attempt, Result, Trigger
+from integrations.models.backup_schedule import BackupSchedule
 from integrations.models.certificate import Certificate
 from integrations.models.clock import database_now
 from integrations.models.event import MESSAGES_CHANGED, AuditEntry, Event, Feed
@@ -39,6 +40,7 @@ __all__ = [
     "Account",
     "Attempt",
     "AuditEntry",
+    "BackupSchedule",
     "Certificate",
     "Conflict",
     "Draft",

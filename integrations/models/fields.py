@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,11 @@ class Unreadable(Exception):
 def is_current(text: str) -> bool:
     """Return whether the newest key reads this stored text."""
     return _reads(_cipher_for((settings.ENCRYPTION_KEYS[0],)), text)
+
+
+def is_readable(text: str, keys: Sequence[str]) -> bool:
+    """Return whether one of these keys reads a stored text."""
+    return _reads(_cipher_for(tuple(keys)), text)
 
 
 def reencrypted(text: str) -> str:

@@ -7,6 +7,8 @@ from typing import Any, ClassVar
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import models
+from django.db.models import F
+from django.db.models.functions import Cast
 
 from integrations.models.fields import EncryptedJSONField
 from integrations.models.service import Service
@@ -61,6 +63,11 @@ class InstallationManager(models.Manager["Installation"]):
         except ImproperlyConfigured:
             return False
         return True
+
+    def stored_check(self) -> str:
+        """The stored text that only the keys of this database read; empty in one from before the check."""
+        stored = self.filter(pk=1).annotate(stored=Cast(F("key_check"), models.TextField()))
+        return stored.values_list("stored", flat=True).first() or ""
 
     def note_keys(self) -> None:
         """Store a text that these keys encrypt, unless there is one."""

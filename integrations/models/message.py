@@ -6,9 +6,10 @@
         not now      |  |  +---- retry at T ------+  +-- attempts spent, 410, expired, 3 lost claims --> DEAD
    (attempt kept) ---+  +---------------- cancel ----------------------------------------------> CANCELLED
 
-A pending message is *due* once ``due_at`` has passed. It has no ``due_at`` while it is *held* (a resume excluded it)
-or *parked* (an earlier message of its ordering key is unfinished). A claim checks breaker, rate, concurrency, budget
-and pause for the whole service, and writes nothing here: waiting costs no attempt and no row.
+A pending message is *due* once ``due_at`` has passed. It has no ``due_at`` while it is *held* (a resume excluded it, or
+a restored backup had it unfinished) or *parked* (an earlier message of its ordering key is unfinished). A claim checks
+breaker, rate, concurrency, budget and pause for the whole service, and writes nothing here: waiting costs no attempt
+and no row.
 
 A claim is fenced by the worker's id and the number of the call: a result is written only if both are unchanged.
 """
@@ -424,6 +425,10 @@ class MessageQuerySet(models.QuerySet["Message"]):
     def hold(self) -> int:
         """Make pending messages wait for retry-now or cancel."""
         return self.filter(status=Status.PENDING).update(held=True, due_at=None)
+
+    def held_by_restore(self, restored_at: datetime) -> MessageQuerySet:
+        """Those that a restore has held and that no operator has released since."""
+        return self.unfinished().filter(held=True, created_at__lte=restored_at)
 
     def retry_now(self, now: datetime, priority: Priority = Priority.FIRST) -> int:
         """Make pending messages due: without schedule, retry time or hold, and outside the retry budget by priority."""

@@ -23,6 +23,8 @@ WHAT_TO_DO = (
     f"{settings.PROGRAM} sqlmigrate integrations NAME prints the statements of a migration."
 )
 
+RESTORING = "switchboard_restoring"  # a table that is there from the first to the last step of a restore, on PostgreSQL
+
 # Tables, columns and names of indexes and constraints in two statements, for any number of tables.
 COLUMNS = {
     "sqlite": 'SELECT t.name, c.name, c."notnull" AND NOT c.pk, c.dflt_value IS NOT NULL '
@@ -65,10 +67,29 @@ def differences() -> list[Difference]:
     """Compare now: two queries."""
     tables = _tables()
     found: list[Difference] = []
+    if RESTORING in tables:
+        found.append(Difference("the restore of a backup has not ended, so run it again"))
     for model in sorted(apps.get_models(include_auto_created=True), key=lambda model: model._meta.db_table):
         if model._meta.managed and not model._meta.proxy and not model._meta.swapped:
             found += _differences(model, tables.get(model._meta.db_table))
     return found
+
+
+def own_tables() -> list[str]:
+    """The tables of this database that are ours, whatever version made them."""
+    ours = {model._meta.db_table for model in apps.get_models(include_auto_created=True)}
+    with connection.cursor() as cursor:
+        names = connection.introspection.table_names(cursor)
+    others = ("django_migrations", RESTORING)
+    return sorted(name for name in names if name in ours or name in others or name.startswith("integrations_"))
+
+
+def end_restore() -> None:
+    """End what the table RESTORING stands for, and let PostgreSQL learn the sizes of the new tables."""
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute(f"DROP TABLE {RESTORING}")
+            cursor.execute("ANALYZE")
 
 
 def sentence(found: list[Difference]) -> str:

@@ -18,7 +18,7 @@ from functools import lru_cache
 from operator import itemgetter
 from typing import Any
 
-from django.db import Error, connection, models
+from django.db import Error, connection, models, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 from django.db.models.sql.compiler import SQLCompiler
@@ -86,6 +86,17 @@ connection_created.connect(_on_new_connection, dispatch_uid="limit_lock_waits")
 def is_lock_timeout(error: Error) -> bool:
     """Whether a statement failed because another transaction held a lock for too long."""
     return getattr(error.__cause__, "sqlstate", None) == LOCK_NOT_AVAILABLE
+
+
+@contextmanager
+def shared_snapshot() -> Iterator[str]:
+    """A transaction that reads one state of the database for as long as it takes, and the name by which another session
+    reads the same state. PostgreSQL only."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+        cursor.execute("SELECT pg_export_snapshot()")
+        yield cursor.fetchone()[0]
 
 
 PLANNED_FOR = 5.0  # seconds

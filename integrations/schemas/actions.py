@@ -16,6 +16,7 @@ from pydantic import (
 from integrations.schemas.fields import StrictModel, Timestamp
 
 MAX_RETENTION_DAYS = 3650
+MAX_BACKUP_HOURS = 31 * 24
 
 
 class FailureIn(StrictModel):
@@ -46,6 +47,24 @@ class RetentionIn(StrictModel):
         "direct calls. Unfinished messages are never deleted.",
     )
     audit_days: int | None = Field(None, ge=1, le=MAX_RETENTION_DAYS, description="Days to keep audit entries.")
+
+
+class BackupsIn(StrictModel):
+    """When workers back up the database, where to, and how many backups they keep."""
+
+    every_hours: int | None = Field(None, ge=1, le=MAX_BACKUP_HOURS, description="Empty: no backups by schedule.")
+    folder: Annotated[str, StringConstraints(strip_whitespace=True, max_length=400)] = Field(
+        "",
+        description="On the machine whose worker writes it, best on another disk. Empty: backups in the data folder.",
+    )
+    keep: int = Field(7, ge=1, le=1000, description="Older ones are deleted after each new backup.")
+
+    @field_validator("folder")
+    @classmethod
+    def is_absolute(cls, value: str) -> str:
+        if value and (not value.startswith("/") or not value.isprintable() or ".." in value.split("/")):
+            raise ValueError("write the whole path from / on, such as /backups/switchboard")
+        return value
 
 
 class PauseIn(StrictModel):

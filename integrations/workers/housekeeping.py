@@ -22,6 +22,7 @@ from integrations.logs import line
 from integrations.models import (
     Attempt,
     AuditEntry,
+    BackupSchedule,
     Certificate,
     Event,
     IdempotentAnswer,
@@ -115,6 +116,7 @@ def tidy(certificates: Collection[Shown] = ()) -> None:
     Message.objects.complete_lineages()
     rollups.roll()
     replay_results.keep(now)
+    BackupSchedule.objects.forget_restore()
     if not Installation.objects.look_at_clock(now).is_on_hold:
         _prune(now)
 
@@ -134,13 +136,13 @@ def unpark_stuck() -> int:
 
 
 # ---- workers that end ----------------------------------------------------------------------------------------------
-def stop_worker(worker_id: int) -> int:
+def stop_worker(worker_id: int, detail: str = "the worker was stopped before a result was written") -> int:
     """Mark a worker as stopped, and return its claims to pending with an attempt that is lost. Returns how many."""
     now = database_now()
     with transaction.atomic():
         Worker.objects.filter(pk=worker_id, stopped_at=None).update(stopped_at=now, heartbeat_at=now, in_flight=0)
         worker = Worker.objects.get(pk=worker_id)
-        return _return_claims(worker, now, "the worker was stopped before a result was written", counts_as_loss=False)
+        return _return_claims(worker, now, detail, counts_as_loss=False)
 
 
 def rescue() -> int:

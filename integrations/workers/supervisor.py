@@ -28,7 +28,7 @@ from django.db.models import Max
 from redis import RedisError
 
 from integrations.logs import line
-from integrations.models import Message, Runtime, WebServer, Worker, database_now, storage
+from integrations.models import BackupSchedule, Message, Runtime, WebServer, Worker, database_now, storage
 from integrations.models.web_server import ANNOUNCE_AGAIN, ANNOUNCE_EVERY
 from integrations.outbound.own_listeners import machine_addresses
 
@@ -44,6 +44,7 @@ WEB_STARTS_WITHIN = 60.0  # seconds to its first heartbeat: a start takes some s
 STALL = 5.0  # seconds between two checks of the children that mean that the supervisor itself stood still
 STOP_WITHIN = 18.0  # seconds; docs/contract.md promises 20
 BACKLOG = 2048  # connections waiting to be accepted
+LOOK_FOR_BACKUPS = 30.0  # seconds between two looks whether a backup is due, a quarter of the lease of one
 REMIND_EVERY = 60.0  # seconds between two prints of the set-up link, which logs push out of sight
 RESTART_PAUSE = (0.2, 1.0, 2.0, 5.0)
 
@@ -273,11 +274,12 @@ class Supervisor:
         self.quarantine = Child("quarantine", ["deliver", "--suspects"], with_lifeline, (self.lifeline,))
         self.others = [Child(name, arguments, environment) for name, arguments in (others or {}).items()]
         self.sandbox = Child("sandbox", [], environment)
+        self.backup = Child("backup", ["backup", "--scheduled"], environment)
         self.stopping = False
         self._remind, self._next_reminder = remind, 0.0
         self._last_request = self._last_all_alive = time.monotonic()
         self._has_killed_lane = False  # since all lanes were last alive
-        self._next_announcement = 0.0
+        self._next_announcement = self._next_look_for_backups = 0.0
 
     def run(self) -> None:
         """Run until SIGTERM or SIGINT, then stop cleanly."""
@@ -292,6 +294,7 @@ class Supervisor:
                 if self.workers:
                     self._keep_workers(self.workers)
                     self._tolerate_outage(self._keep_sandbox)
+                    self._tolerate_outage(self._keep_backups)
                 self._tolerate_outage(self._remind_again)
                 self._pause(CHECK_EVERY)
         finally:
@@ -332,6 +335,21 @@ class Supervisor:
             self.sandbox.keep_running()
         elif self.sandbox.is_running:
             self.sandbox.kill()
+
+    def _keep_backups(self) -> None:
+        """Start the backup that is due, in a process of its own, unless another cluster writes it."""
+        if time.monotonic() < self._next_look_for_backups:
+            return
+        self._next_look_for_backups = time.monotonic() + LOOK_FOR_BACKUPS
+        now = database_now()
+        if self.backup.is_running:
+            BackupSchedule.objects.renew(self.cluster, now)
+            return
+        if self.backup.process is not None:  # it notes its result, unless it was killed
+            code = self.backup.process.returncode
+            BackupSchedule.objects.note_failure(self.cluster, f"its process ended with code {code}", now)
+        if BackupSchedule.objects.begin(self.cluster, now):
+            self.backup.start()
 
     def _keep_workers(self, workers: Child) -> None:
         if workers.keep_running():
@@ -434,7 +452,7 @@ class Supervisor:
         os.close(self._lifeline_end)  # the lanes notice and drain
         for listener in self._listeners:
             listener.close()
-        children = [*self.web, self.quarantine, self.sandbox, *self.others]
+        children = [*self.web, self.quarantine, self.sandbox, self.backup, *self.others]
         for child in children:
             child.terminate()
         if self.workers:
@@ -446,6 +464,8 @@ class Supervisor:
         for child in children:
             child.kill()
         self._tolerate_outage(self._delete_queue)
+        if self.backup.process is not None:
+            self._tolerate_outage(BackupSchedule.objects.give_up, self.cluster)
         if self._listeners and time.monotonic() < deadline - 4:  # an unreachable database takes 5 s; the row lapses
             self._tolerate_outage(self._withdraw)
 

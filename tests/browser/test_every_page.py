@@ -96,6 +96,7 @@ PAGES = {
         "/settings/people/1/edit/",
         "/settings/tokens/new/",
         "/settings/retention/",
+        "/settings/backups/",
         "/settings/password/",
     ],
 }

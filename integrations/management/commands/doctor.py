@@ -21,7 +21,17 @@ from django.db.models import Min
 from django.utils import timezone
 
 from integrations.checks import WRONG_KEYS
-from integrations.models import AuditEntry, Installation, Message, ServiceStatus, Worker, database_now, schema, storage
+from integrations.models import (
+    AuditEntry,
+    BackupSchedule,
+    Installation,
+    Message,
+    ServiceStatus,
+    Worker,
+    database_now,
+    schema,
+    storage,
+)
 from integrations.models.storage import Trouble
 from integrations.registration import key_rotation
 
@@ -88,6 +98,7 @@ def check_results() -> Iterator[CheckResult]:
         yield from _wal()
         yield _workers(no_writes)
         yield _backlog()
+        yield _backups()
     else:
         yield CheckResult("warn", "clock, workers and backlog were not checked: the database is not ready")
     yield _redis()
@@ -250,6 +261,22 @@ def _backlog() -> CheckResult:
     age = now - oldest
     level: Level = "warn" if age > LATE else "ok"
     return CheckResult(level, f"the oldest due message has waited for {age.total_seconds():.0f} s")
+
+
+def _backups() -> CheckResult:
+    schedule, now = BackupSchedule.objects.current(), database_now()
+    if schedule.taken_at:
+        age = (now - schedule.taken_at).total_seconds() / 3600
+        last = f"the last backup is {age:,.1f} h old: {schedule.place}"
+    else:
+        last = "no backup is known"
+    match schedule.trouble(now):
+        case "failed":
+            return CheckResult("fail", f"the backup failed: {schedule.failure}; {last}")
+        case "overdue":
+            return CheckResult("fail", f"the backup is overdue, it is planned every {schedule.every_hours} h; {last}")
+    off = "" if schedule.every_hours else "; no schedule is set, see docs/operating.md"
+    return CheckResult("ok", f"{last}{off}")
 
 
 # ---- Redis and disk -----------------------------------------------------------------------------------------------
