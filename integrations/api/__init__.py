@@ -95,7 +95,11 @@ api = Api(
     description=DESCRIPTION,
     urls_namespace="api",
     parser=StrictParser(),
-    openapi_extra={"externalDocs": {"url": "https://www.rfc-editor.org/rfc/rfc9457", "description": "Errors"}},
+    servers=[{"url": "/", "description": "The installation that serves this document."}],
+    openapi_extra={
+        "info": {"license": {"name": "MIT", "identifier": "MIT"}},
+        "externalDocs": {"url": "https://www.rfc-editor.org/rfc/rfc9457", "description": "Errors"},
+    },
 )
 add_problem_handlers(api)
 api.add_router("", services.router)

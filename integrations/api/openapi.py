@@ -139,7 +139,6 @@ LINKS: dict[tuple[str, str], list[tuple[str, str, str]]] = {
 def complete(schema: dict[str, Any], authentication: dict[str, Bearer]) -> None:
     """Complete ninja's document in place. ``authentication``: by operation id."""
     components = schema["components"]
-    components["schemas"]["Problem"] = ProblemOut.model_json_schema()
     components["headers"] = deepcopy(HEADERS)
     components["responses"] = {f"Problem{status}": _problem(status) for status in KINDS}
     for name, model in CHANGES.values():
@@ -147,6 +146,7 @@ def complete(schema: dict[str, Any], authentication: dict[str, Bearer]) -> None:
     for path, methods in schema["paths"].items():
         for method, operation in methods.items():
             _complete_operation(operation, authentication[operation["operationId"]], method, path)
+    _drop_unused(schema)
 
 
 def _complete_operation(operation: dict[str, Any], bearer: Bearer, method: str, path: str) -> None:
@@ -177,6 +177,16 @@ def _complete_response(response: dict[str, Any], method: str, status: str, *, ta
         response["description"] = texts.get(status, "The current state.")
 
 
+def _drop_unused(schema: dict[str, Any]) -> None:
+    """Drop components without a reference, such as a body for which `CHANGES` has another."""
+    written = str(schema)
+    for kind in ("schemas", "responses"):
+        named = schema["components"][kind]
+        schema["components"][kind] = {
+            name: value for name, value in named.items() if f"'#/components/{kind}/{name}'" in written
+        }
+
+
 def _refusals(operation: dict[str, Any], name: str, method: str, path: str) -> set[int]:
     refusals = set(ALWAYS)
     if "{" in path or name == "follow_events":  # 404 if a message to follow does not exist
@@ -199,7 +209,7 @@ def _problem(status: int) -> dict[str, Any]:
     _, title = KINDS[status]
     response: dict[str, Any] = {
         "description": f"{title}.",
-        "content": {MEDIA_TYPE: {"schema": {"$ref": REFERENCE.format(model="Problem")}}},
+        "content": {MEDIA_TYPE: {"schema": {"$ref": REFERENCE.format(model=ProblemOut.__name__)}}},
     }
     if header := HEADERS_OF.get(status):
         response["headers"] = {header: {"$ref": f"#/components/headers/{header}"}}

@@ -69,7 +69,9 @@ class BreakerPolicy(BaseModel):
     slow_call_duration: float | None = Field(
         None, gt=0, le=300, validate_default=True, description="A call that takes longer than this is slow."
     )
-    window: WindowPolicy = Field(WindowPolicy(), description="The calls that the rates are measured over.")
+    window: WindowPolicy = Field(
+        default_factory=WindowPolicy, description="The calls that the rates are measured over."
+    )
     minimum_calls: int = Field(
         20,
         ge=1,
