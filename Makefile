@@ -58,7 +58,7 @@ test-browser: $(VENV)/.test
 check: $(VENV)/.test  ## Check format, lint, types, imports, migrations, OpenAPI and deployment
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
-	$(VENV)/bin/mypy integrations dashboard scripts tests bench manage.py
+	$(VENV)/bin/mypy integrations dashboard scripts tests bench clients/python manage.py
 	$(VENV)/bin/lint-imports
 	$(PY) scripts/check_migrations.py
 	$(PY) scripts/check_documents.py

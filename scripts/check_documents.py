@@ -21,7 +21,7 @@ EXAMPLES = re.compile(r"[…<>*{}]|_name\.|FILE\.|000N")  # not a path, but the 
 PATH = re.compile(r"`([\w.-]+(?:/[\w.…<>*-]+)+/?|[\w-]+\.(?:py|md|js|html|toml|json|yaml|yml))`")
 LINK = re.compile(r"\]\(([^)\s#]*)(?:#([^)\s]*))?\)")
 TARGET = re.compile(r"(?:^|`|&& )make ([a-z][a-z-]+)\b", re.MULTILINE)
-COMMAND = re.compile(r"(\bmanage\.py|(?:(?<![^`\n])|(?<=&& )|(?<=\$\())switchboard) ([a-z][a-z-]+)")
+COMMAND = re.compile(r"(\bmanage\.py|(?:(?<![^`\n])|(?<=&& )|(?<=\$\())switchboard) ([a-z][a-z_-]+)")
 VARIABLE = re.compile(r"\bSWITCHBOARD_[A-Z_]+\b")
 NAMED_IN_CODE = re.compile(r"(?<![\w./-])(?:[\w-]+/)*[\w-]+\.md\b")
 READ_BY_CODE = re.compile(r"\b(?:text|flag|number|listed)\(\"([A-Z_]+)\"|environ\b[^\n]*\"SWITCHBOARD_([A-Z_]+)\"")

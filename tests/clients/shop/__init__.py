@@ -1,0 +1,1 @@
+"""A Django project with an outbox, such as a team has that sends through Switchboard."""

@@ -1,0 +1,115 @@
+"""The Django outbox: a project that dies at each bad moment, in front of a running installation."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from switchboard_client import Client
+from tests.support.backends import ROOT, Servers
+from tests.support.installation import Installation, clean_environment
+from tests.support.receiver import Receiver
+from tests.support.waiting import until
+
+ENDS_WITHIN = 60  # seconds
+
+
+class Shop:
+    """The project in tests/clients/shop, with a database of its own."""
+
+    def __init__(self, database: str, switchboard: str, token: str) -> None:
+        self.environment = clean_environment() | {
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'clients' / 'python'}",
+            "DJANGO_SETTINGS_MODULE": "tests.clients.shop.settings",
+            "SHOP_DATABASE": database,
+            "SHOP_SWITCHBOARD": switchboard,
+            "SHOP_TOKEN": token,
+        }
+
+    def run(self, *steps: str | int) -> dict[str, Any]:
+        """Do the steps and return its orders and its outbox."""
+        process = self._start("tests.clients.shop", *steps)
+        printed, log = process.communicate(timeout=ENDS_WITHIN)
+        assert process.returncode == 0, log
+        result: dict[str, Any] = json.loads(printed)
+        return result
+
+    def is_killed_at(self, *steps: str | int) -> None:
+        process = self._start("tests.clients.shop", *steps)
+        process.communicate(timeout=ENDS_WITHIN)
+        assert process.returncode == -signal.SIGKILL
+
+    def outbox(self, *options: str) -> subprocess.Popen[str]:
+        return self._start("django", "switchboard_outbox", *options)
+
+    def _start(self, module: str, *arguments: str | int) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", module, *map(str, arguments)],
+            cwd=ROOT,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+
+@pytest.fixture
+def shop(installation: Installation, token: str, database: str, servers: Servers, tmp_path: Path) -> Shop:
+    url = servers.new_postgres_database() if database == "postgres" else f"sqlite:///{tmp_path}/shop.sqlite3"
+    return Shop(url, installation.url, token)
+
+
+def test_every_committed_message_is_stored_once_and_in_order_whenever_the_project_dies(
+    shop: Shop, switchboard: Client, register: Callable[..., None], sink: Receiver
+) -> None:
+    register("shop", ordering="key")
+    shop.is_killed_at(
+        "migrate", "sell", 1, "roll-back", 2, "sell-what-switchboard-refuses", 3, "sell", 4, "die-before-sending", 5
+    )
+    shop.is_killed_at("sell", *range(6, 26), "die-before-writing-the-answer", 26)
+    both = [shop.outbox("--once"), shop.outbox("--once")]
+    assert [process.wait(ENDS_WITHIN) for process in both] == [0, 0]
+
+    stored = shop.run()
+    sold = [1, 4, *range(5, 27)]
+    assert stored["orders"] == [1, 3, *sold[1:]]
+    assert [number for number, state, _, _ in stored["outbox"] if state == "handed_over"] == sold
+    ((refused, _, _, why),) = [row for row in stored["outbox"] if row[1] == "refused"]
+    assert (refused, "no-such-service" in why) == (3, True)
+    found = list(switchboard.search("service:shop"))
+    assert [message["id"] for message in reversed(found)] == [row[2] for row in stored["outbox"] if row[2]]
+    calls = sink.wait_for(len(sold))
+    assert [call.json()["order"] for call in calls] == sold
+
+
+def test_an_outage_delays_one_caller_and_the_command_delivers_afterwards(
+    shop: Shop, register: Callable[..., None], sink: Receiver, start_receiver: Callable[..., Receiver]
+) -> None:
+    register("outage", ordering="key")
+    away = start_receiver()
+    away.answer(503)
+    switchboard, shop.environment["SHOP_SWITCHBOARD"] = shop.environment["SHOP_SWITCHBOARD"], away.url
+    waiting = shop.run("migrate", "sell-to-outage", 1, 2, 3)
+    assert [state for _, state, _, _ in waiting["outbox"]] == ["waiting"] * 3
+    assert len(away.calls) == 1
+    once = shop.outbox("--once")
+    _, log = once.communicate(timeout=ENDS_WITHIN)
+    assert (once.returncode, "3 messages still wait" in log) == (1, True)
+
+    shop.environment["SHOP_SWITCHBOARD"] = switchboard
+    command = shop.outbox("--interval", "0.1")
+    try:
+        calls = sink.wait_for(3)
+        assert [call.json()["order"] for call in calls] == [1, 2, 3]
+        until(lambda: all(state == "handed_over" for _, state, _, _ in shop.run()["outbox"]))
+    finally:
+        command.terminate()
+    assert command.wait(ENDS_WITHIN) == 0
