@@ -50,8 +50,8 @@ def test_changes_are_counted_and_leaving_with_them_asks(
     shot("form-changed", full_page=False)
     signed_in.get_by_label("Owner").fill("")
     expect(changes).to_have_text("1 change")
-    signed_in.locator(".rail").get_by_role("link", name="Workers").click()
-    signed_in.wait_for_timeout(300)
+    with signed_in.expect_event("dialog"):
+        signed_in.locator(".rail").get_by_role("link", name="Workers").click()
     assert asked == ["beforeunload"]
     assert signed_in.url.endswith(f"/services/{service}/edit/")
     signed_in.get_by_label("Owner").press("Enter")  # saves: no other button may be the form's first

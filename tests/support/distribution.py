@@ -13,7 +13,8 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 BROWSER_TESTS = "tests/browser/"
-BROWSER_PARTS = 2  # each takes a Chromium and an installation, which cost 5 s of CPU
+BROWSER_PARTS = 2  # and one more; each takes a Chromium and an installation, which cost 5 s of CPU
+EVERY_PAGE = "tests/browser/test_every_page.py"  # takes as long as either part of the others
 
 
 def is_worker(config: pytest.Config) -> bool:
@@ -55,7 +56,9 @@ class Schedule(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return f"browser-{crc32(file.encode()) % BROWSER_PARTS}" if file.startswith(BROWSER_TESTS) else nodeid
+        if not file.startswith(BROWSER_TESTS):
+            return nodeid
+        return file if file == EVERY_PAGE else f"browser-{crc32(file.encode()) % BROWSER_PARTS}"
 
 
 class Worker:
