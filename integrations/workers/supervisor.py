@@ -31,6 +31,8 @@ from integrations.logs import line
 from integrations.models import BackupSchedule, Message, Runtime, WebServer, Worker, database_now, storage
 from integrations.models.web_server import ANNOUNCE_AGAIN, ANNOUNCE_EVERY
 from integrations.outbound.own_listeners import machine_addresses
+from integrations.workers import service_manager
+from integrations.workers.service_manager import ALIVE, READY, STOPPING
 
 log = logging.getLogger("switchboard.up")
 
@@ -296,6 +298,7 @@ class Supervisor:
                     self._tolerate_outage(self._keep_sandbox)
                     self._tolerate_outage(self._keep_backups)
                 self._tolerate_outage(self._remind_again)
+                service_manager.tell(*([READY, ALIVE] if self._is_serving else [ALIVE]))
                 self._pause(CHECK_EVERY)
         finally:
             self._shut_down()
@@ -317,9 +320,12 @@ class Supervisor:
         )
         self._next_announcement = time.monotonic() + ANNOUNCE_EVERY
 
+    @property
+    def _is_serving(self) -> bool:
+        return not any(child.heartbeat and child.heartbeat.is_first_awaited for child in self.web)
+
     def _remind_again(self) -> None:
-        is_serving = not any(child.heartbeat and child.heartbeat.is_first_awaited for child in self.web)
-        if self._remind and is_serving and time.monotonic() >= self._next_reminder:
+        if self._remind and self._is_serving and time.monotonic() >= self._next_reminder:
             self._next_reminder = time.monotonic() + REMIND_EVERY
             if not self._remind():
                 self._remind = None
@@ -449,6 +455,7 @@ class Supervisor:
     def _shut_down(self) -> None:
         """Let calls in flight finish or return to pending, then kill the remaining processes."""
         deadline = time.monotonic() + STOP_WITHIN
+        service_manager.tell(STOPPING)
         os.close(self._lifeline_end)  # the lanes notice and drain
         for listener in self._listeners:
             listener.close()
