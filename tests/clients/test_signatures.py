@@ -39,7 +39,7 @@ def test_a_rotation_needs_no_common_moment() -> None:
         check(signed(NEW), OLD.secret, OLD.public_key)
 
 
-@pytest.mark.parametrize("key", [NEW.secret, NEW.public_key])
+@pytest.mark.parametrize("key", [NEW.secret, NEW.public_key], ids=["secret", "public key"])
 def test_a_changed_call_is_refused(key: str) -> None:
     for changed in ({"Webhook-Id": "msg_2"}, {"Webhook-Timestamp": "1767225601"}, {"Webhook-Signature": "v1,AAAA x"}):
         headers = {name.lower(): value for name, value in {**signed(NEW)}.items()}
