@@ -8,6 +8,8 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import OperationalError
 
+from integrations.backups import upgrade
+from integrations.backups.errors import BackupError
 from integrations.checks import WRONG_KEYS
 
 
@@ -22,10 +24,13 @@ class Command(BaseCommand):
         parser.add_argument("--web-workers", type=int, default=1, help="web processes that share the port (default 1)")
         parser.add_argument("--no-web", action="store_true", help="run only the workers")
         parser.add_argument("--no-workers", action="store_true", help="run only the web server")
+        parser.add_argument(
+            "--migrate", action="store_true", help="on PostgreSQL: bring an older database to this version first"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         self._refuse_unsafe()
-        self._prepare_database()
+        self._prepare_database(may_migrate=options["migrate"])
         self._check_schema()
         self._check_keys()
         self._discover()
@@ -58,11 +63,24 @@ class Command(BaseCommand):
         if errors:
             raise CommandError("\n".join(f"{error.msg} {error.hint or ''}".strip() for error in errors))
 
-    def _prepare_database(self) -> None:
+    def _prepare_database(self, may_migrate: bool) -> None:
+        """Bring the tables to this version: an empty database and the embedded one by itself, the latter after a
+        backup; PostgreSQL's, which other machines may share, only if told."""
         if settings.EMBEDDED:
             settings.DATA_DIR.mkdir(parents=True, exist_ok=True)
         try:
+            missing, is_new = upgrade.missing_migrations()
+            if missing and not is_new:
+                if not settings.EMBEDDED and not may_migrate:
+                    raise CommandError(upgrade.refusal(missing))
+                if settings.EMBEDDED:
+                    self.stdout.write(f"Backed up to {upgrade.back_up()} before the migration.")
             call_command("migrate", verbosity=0, interactive=False)
+        except BackupError as error:
+            raise CommandError(
+                f"Nothing was migrated, since the backup before it failed: {error} To go on without one, run "
+                f"{settings.PROGRAM} migrate."
+            ) from error
         except OperationalError as error:
             where = settings.DATABASES["default"]["NAME"] if settings.EMBEDDED else "SWITCHBOARD_DATABASE_URL"
             raise CommandError(f"The database ({where}) cannot be opened: {str(error).strip()}") from error
