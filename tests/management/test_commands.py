@@ -111,6 +111,22 @@ def test_a_database_that_others_can_read_fails(tmp_path: Path) -> None:
     assert next(_file_modes(file)).level == "ok"
 
 
+@pytest.mark.parametrize(
+    ("https", "host", "link"),
+    [(False, "0.0.0.0", "http://localhost:8000/setup/"), (True, "0.0.0.0", "https://console.example/setup/")],
+)
+@pytest.mark.django_db
+def test_the_set_up_link_can_be_opened_from_outside_of_a_container(
+    https: bool, host: str, link: str, settings: Any
+) -> None:
+    settings.HTTPS, settings.ALLOWED_HOSTS = https, ["console.example"]
+    printed = io.StringIO()
+    remind = up.Command(stdout=printed)._greeting({"host": host, "port": 8000, "no_web": False})
+    assert remind is not None
+    remind()
+    assert link in printed.getvalue()
+
+
 @pytest.mark.django_db
 def test_the_set_up_link_is_printed_again_until_it_is_used() -> None:
     printed = io.StringIO()

@@ -123,12 +123,20 @@ class Command(BaseCommand):
             if not SetupLink.objects.valid(secret):
                 return False
             self.stdout.write(
-                f"\nCreate the first account here (the link works once): {_address(options)}/setup/{secret}/\n"
+                f"\nCreate the first account here (the link works once): {_console(options)}/setup/{secret}/\n"
             )
             sys.stdout.flush()
             return True
 
         return print_link
+
+
+def _console(options: dict[str, Any]) -> str:
+    """Return the console's URL for a browser: of the proxy in front, or of this machine if it listens everywhere."""
+    if settings.HTTPS:
+        return f"https://{settings.ALLOWED_HOSTS[0].lstrip('.')}"
+    host = "localhost" if options["host"] in ("0.0.0.0", "::") else options["host"]  # noqa: S104 - read, not bound
+    return _address({**options, "host": host})
 
 
 def _address(options: dict[str, Any]) -> str:
