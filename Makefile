@@ -74,7 +74,7 @@ format: $(VENV)/.test  ## Format the code and fix the lint that can be fixed
 	$(VENV)/bin/ruff check --fix .
 
 faults: $(VENV)/.test  ## Run the long proofs: kill every process, on both databases
-	$(PY) -m pytest -m "faults or long" --long --database postgres
+	$(PY) -m pytest -m "faults or long or any_database" --long --database postgres
 	$(PY) -m pytest -m "faults or long" --long
 
 bench: $(VENV)/.test  ## Measure against the queues that can be installed, then the scenarios

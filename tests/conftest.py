@@ -135,7 +135,7 @@ def _belongs(item: pytest.Item, config: pytest.Config) -> bool:
         return False
     if config.option.database == "sqlite" or item.get_closest_marker("postgres"):
         return True
-    if item.get_closest_marker("faults") and not config.option.long:
+    if not config.option.long and (item.get_closest_marker("faults") or item.get_closest_marker("any_database")):
         return False
     return not item.get_closest_marker("browser") and _touches_a_database(item)
 

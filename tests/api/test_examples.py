@@ -37,6 +37,7 @@ def house(start_installation: Callable[..., Installation], sink: Receiver) -> In
     return installation
 
 
+@pytest.mark.any_database
 def test_the_clients_in_the_documents_run(house: Installation, sink: Receiver) -> None:
     token = house.token("operator")
     environment = os.environ | {"TOKEN": token, "NO_PROXY": "*"}

@@ -12,6 +12,7 @@ from tests.support.installation import Installation
 PROXY, CLIENT = "127.0.0.2", "127.0.0.1"  # where the requests come from
 
 
+@pytest.mark.any_database
 @pytest.mark.slow
 def test_only_a_trusted_proxy_says_that_a_client_came_by_https(
     start_installation: Callable[..., Installation],

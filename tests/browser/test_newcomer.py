@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable
 from urllib.parse import SplitResult, urlsplit
 
+import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.conftest import WORKERS, expect_clean
@@ -93,6 +94,7 @@ def is_refused(address: SplitResult) -> bool:
         return probe.connect_ex((address.hostname or "", address.port or 0)) != 0
 
 
+@pytest.mark.any_database
 def test_the_set_up_link_is_the_last_that_a_start_prints(
     start_installation: Callable[..., Installation],
 ) -> None:

@@ -48,6 +48,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.any_database
 def test_a_generated_client_has_every_call_and_talks_to_an_installation(
     installation: Installation, token: str, sink: Receiver, tmp_path: Path
 ) -> None:

@@ -57,6 +57,7 @@ def sink(installation: Installation, token: str) -> Iterator[Receiver]:
         yield one
 
 
+@pytest.mark.any_database
 def test_every_command_succeeds_as_written(installation: Installation, token: str, sink: Receiver) -> None:
     written = [block for guide in GUIDES for block in blocks(guide, "sh")]
     wanted = [block for block in dict.fromkeys(written) if not all(map(starts_a_server, commands(block)))]
@@ -77,6 +78,7 @@ def test_every_command_succeeds_as_written(installation: Installation, token: st
     sink.wait_until(lambda: any(call.body == b'{"order":42}' for call in sink.calls))
 
 
+@pytest.mark.any_database
 def test_the_python_sends_a_message(installation: Installation, token: str, sink: Receiver) -> None:
     (block,) = blocks("docs/integrating.md", "python")
     exec(block.replace(ADDRESS, installation.url), {"token": token})

@@ -43,6 +43,7 @@ def test_every_page_has_a_rule() -> None:
         assert (rule is None) == (pattern.name in PUBLIC), pattern.name
 
 
+@pytest.mark.any_database
 @pytest.mark.slow
 @pytest.mark.django_db
 @pytest.mark.parametrize("method", ["get", "post"])

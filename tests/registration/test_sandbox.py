@@ -145,6 +145,7 @@ def test_traffic_varies_and_stops_at_what_may_wait():
     assert Message.objects.values("ordering_key").distinct().count() > 10
 
 
+@pytest.mark.any_database
 def test_the_demo_lives_and_stops_like_up(start_installation):
     demo = start_installation(on="sqlite", start=False, migrated=False, SWITCHBOARD_ALLOW_PRIVATE=None)
     with (demo.folder / "up.log").open("ab") as output:

@@ -36,6 +36,16 @@ START_WITHIN = 30.0  # seconds; 0.7 is usual
 POSTGRES_SETTINGS = ("logging_collector=off",)
 WITHOUT_FSYNC = ("fsync=off", "full_page_writes=off")
 FSYNC = "SWITCHBOARD_TEST_FSYNC"
+TOKEN = "sbt_of-an-admin-in-every-migrated-database"
+MIGRATE = f"""
+import django
+django.setup()
+from django.core.management import call_command
+from integrations.models import Role, Token
+from integrations.models.account import digest
+call_command("migrate", verbosity=0)
+Token.objects.create(name="tests", role=Role.ADMIN, prefix={TOKEN[:10]!r}, digest=digest({TOKEN!r}))
+"""
 LISTEN = "SWITCHBOARD_TEST_LISTEN"  # an address for TCP in addition to the sockets, for simulated machines
 
 
@@ -91,10 +101,9 @@ class Servers:
             connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
 
     def _migrate(self, url: str) -> None:
+        """Migrates a database, and makes TOKEN: an installation would take a second for one of its own."""
         environment = os.environ | {"SWITCHBOARD_DATABASE_URL": url, "SWITCHBOARD_DATA": str(self.folder / "data")}
-        subprocess.run(
-            [sys.executable, "manage.py", "migrate", "--verbosity", "0"], cwd=ROOT, env=environment, check=True
-        )
+        subprocess.run([sys.executable, "-c", MIGRATE], cwd=ROOT, env=environment, check=True)
 
     def redis_url(self, database: int = 0) -> str:
         self.start("redis")

@@ -11,6 +11,7 @@ import pytest
 from tests.support.installation import Installation
 
 
+@pytest.mark.any_database
 @pytest.mark.parametrize("address", ["{folder}/notify", "@switchboard{folder}"], ids=["file", "abstract"])
 def test_systemd_hears_that_it_is_ready_that_it_lives_and_that_it_stops(
     start_installation: Callable[..., Installation], tmp_path: Path, address: str
