@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 
 from dashboard.presenters.service_stats import DEAD_CAP, WAITING_CAP, Standing, standings
 from integrations import __version__
-from integrations.models import Failure, Service, TallyDay, Worker, storage
+from integrations.models import BackupSchedule, Failure, Service, TallyDay, Worker, database_now, storage
 from integrations.models.tally import COARSER, COUNTER_COLUMNS
 
 COUNTERS = {
@@ -50,6 +50,7 @@ class _Switchboard(Collector):
         if connection.vendor == "sqlite":
             size = storage.wal_bytes()
             yield GaugeMetricFamily("switchboard_sqlite_wal_bytes", "Size of SQLite's write-ahead log.", size)
+        yield from _backups()
         yield from _counted({standing.service.pk: standing.service.name for standing in found})
         yield from _standing(found)
 
@@ -58,6 +59,15 @@ def _info() -> Metric:
     family = GaugeMetricFamily("switchboard_info", "Always 1; its label is the running version.", labels=["version"])
     family.add_metric([__version__], 1)
     return family
+
+
+def _backups() -> Iterator[Metric]:
+    schedule = BackupSchedule.objects.current()
+    if schedule.taken_at:
+        description = "Time of the last good backup, in seconds since 1970; absent without one."
+        yield GaugeMetricFamily("switchboard_backup_timestamp_seconds", description, schedule.taken_at.timestamp())
+    is_wrong = schedule.trouble(database_now()) is not None
+    yield GaugeMetricFamily("switchboard_backup_trouble", "1 if the last backup failed or one is overdue.", is_wrong)
 
 
 def _counted(names: dict[int, str]) -> Iterator[Metric]:

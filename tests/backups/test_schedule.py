@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from django.conf import settings as present
 
+from dashboard.presenters import metrics
 from integrations.backups import schedule
 from integrations.backups.errors import BackupError
 from integrations.management.commands.doctor import check_results
@@ -99,8 +100,10 @@ def test_a_run_that_fails_is_said_by_the_doctor_and_the_pages(new_database: Call
     assert "The backup failed" in page
     assert "There is no good one." in page
     assert "Not a directory" in words(admin.get("/workers/"))
+    assert b"switchboard_backup_trouble 1.0" in metrics.text()
     BackupSchedule.objects.note_success(taken_at=database_now(), place="here:/b", size=1, seconds=1)
     assert "The backup failed" not in words(admin.get("/"))
+    assert b"switchboard_backup_trouble 0.0" in metrics.text()
 
 
 @pytest.mark.django_db

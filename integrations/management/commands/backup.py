@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from argparse import SUPPRESS
+from contextlib import suppress
 from getpass import getpass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -38,7 +39,8 @@ class Command(BaseCommand):
         try:
             if scheduled:
                 die_with_parent()
-                os.nice(NICE)
+                with suppress(OSError):  # a sandbox may forbid it
+                    os.nice(NICE)
                 schedule.run()
                 return
             if target is None:
