@@ -1,4 +1,5 @@
-"""The clients in the documents run as written against a server; the script for a page is in tests/browser/."""
+"""The shell commands of the documents run as written against a server; tests/clients/test_guides.py has the Python, and
+tests/browser/ the script for a page."""
 
 from __future__ import annotations
 
@@ -7,7 +8,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
@@ -53,9 +53,6 @@ def test_the_clients_in_the_documents_run(house: Installation, sink: Receiver) -
     for document in ("README.md", "docs/start.md", GUIDE):
         first = curl("curl -X POST http://127.0.0.1:8000/api/v1/messages ", document)
         assert '"status":"pending"' in run("sh", "-ec", first), document
-
-    python = f"token = {token!r}\n" + example("python", "httpx.Client(").replace(IN_DOCUMENTS, house.url)
-    assert run(sys.executable, "-c", python).startswith("msg_")
 
     block = curl("/api/v1/process")
     answer, told = json.loads(run("sh", "-ec", block)), json.loads(block.rpartition("# ")[2])

@@ -66,7 +66,7 @@ def test_a_dripping_body_arrives_whole(sink: Receiver) -> None:
 
 
 def test_it_counts_what_is_in_flight(sink: Receiver) -> None:
-    sink.answer(delay=0.3)
+    sink.answer(delay=1)  # a busy machine starts the eighth thread half a second after the first
     threads = [threading.Thread(target=httpx.get, args=(sink.url,)) for _ in range(8)]
     for thread in threads:
         thread.start()
