@@ -50,6 +50,9 @@ class Shop:
     def outbox(self, *options: str) -> subprocess.Popen[str]:
         return self._start("django", "switchboard_outbox", *options)
 
+    def sells(self, numbers: range) -> subprocess.Popen[str]:
+        return self._start("tests.clients.shop", "sell", *numbers)
+
     def _start(self, module: str, *arguments: str | int) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, "-m", module, *map(str, arguments)],
@@ -90,6 +93,18 @@ def test_every_committed_message_is_stored_once_and_in_order_whenever_the_projec
     assert [call.json()["order"] for call in calls] == sold
 
 
+def test_a_project_without_an_address_or_a_token_does_not_start(settings: Any) -> None:
+    from switchboard_client.django.apps import check_settings
+
+    for given, problems in (
+        (None, 1),
+        ({"url": "http://127.0.0.1"}, 1),
+        ({"url": "http://127.0.0.1", "token": "t"}, 0),
+    ):
+        settings.SWITCHBOARD = given
+        assert len(check_settings()) == problems
+
+
 def test_an_outage_delays_one_caller_and_the_command_delivers_afterwards(
     shop: Shop, register: Callable[..., None], sink: Receiver, start_receiver: Callable[..., Receiver]
 ) -> None:
@@ -113,3 +128,44 @@ def test_an_outage_delays_one_caller_and_the_command_delivers_afterwards(
     finally:
         command.terminate()
     assert command.wait(ENDS_WITHIN) == 0
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_nothing_is_lost_doubled_or_overtaken_while_all_sides_are_killed(
+    start_installation: Callable[..., Installation], database: str, servers: Servers, tmp_path: Path, sink: Receiver
+) -> None:
+    installation = start_installation()
+    token = installation.token("operator", "client")
+    with installation.api(token) as api:
+        service = {"name": "shop", "base_url": sink.url, "ordering": "key"}
+        api.post("services", json=service).raise_for_status()
+    url = servers.new_postgres_database() if database == "postgres" else f"sqlite:///{tmp_path}/shop.sqlite3"
+    shop = Shop(url, installation.url, token)
+    shop.run("migrate")
+    for round_ in range(6):  # each seller and each command dies in the middle, and in every second round Switchboard
+        seen = len(sink.calls)
+        first = round_ * 1000
+        sellers = [shop.sells(range(first + start, first + start + 80)) for start in (0, 500)]
+        commands = [shop.outbox("--interval", "0.05") for _ in range(2)]
+        sink.wait_for(seen + 40, timeout=30)
+        if round_ % 2:
+            installation.kill()
+        for process in (*sellers, *commands):
+            process.kill()
+            process.communicate(timeout=ENDS_WITHIN)
+        if round_ % 2:
+            installation.wait_until_gone()
+            installation.start()
+    assert shop.outbox("--once").wait(ENDS_WITHIN) == 0
+
+    committed = shop.run()
+    assert len(committed["orders"]) > 200
+    assert [state for _, state, _, _ in committed["outbox"]] == ["handed_over"] * len(committed["orders"])
+    with Client(installation.url, token) as switchboard:
+        until(lambda: not list(switchboard.search("-status:delivered")), within=60)
+        stored = [switchboard.get(found["id"])["body"]["order"] for found in switchboard.search()]
+    assert sorted(stored) == sorted(committed["orders"])
+    for seller in (0, 500):  # each is a process, and sells one order after the other
+        sold = [order for order in reversed(stored) if order % 1000 // 500 == seller // 500]
+        assert sold == sorted(sold)

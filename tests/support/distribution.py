@@ -14,6 +14,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 BROWSER_TESTS = "tests/browser/"
 BROWSER_PARTS = 2  # and one more; each takes a Chromium and an installation, which cost 5 s of CPU
+CLIENT_TESTS = "tests/clients/"  # share one installation
 EVERY_PAGE = "tests/browser/test_every_page.py"  # takes as long as either part of the others
 
 
@@ -48,7 +49,8 @@ class Controller:
 
 
 class Schedule(LoadScopeScheduling):
-    """Hands out test after test, and the browser tests in a few parts, so that few workers start what they need.
+    """Hands out test after test, the browser tests in a few parts and those of clients together, so that few workers
+    start what they need.
 
     The same as `--dist loadgroup`, which does nothing with pytest 9.2 and xdist 3.8: the one sets `_nodeid`, which the
     other no longer reads.
@@ -56,6 +58,8 @@ class Schedule(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
+        if file.startswith(CLIENT_TESTS):
+            return CLIENT_TESTS
         if not file.startswith(BROWSER_TESTS):
             return nodeid
         return file if file == EVERY_PAGE else f"browser-{crc32(file.encode()) % BROWSER_PARTS}"
