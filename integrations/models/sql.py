@@ -83,6 +83,21 @@ def _on_new_connection(connection: BaseDatabaseWrapper, **_: Any) -> None:
 connection_created.connect(_on_new_connection, dispatch_uid="limit_lock_waits")
 
 
+@contextmanager
+def short_lock_waits() -> Iterator[None]:
+    """The same for the present connection alone, until the block ends."""
+    if connection.vendor != "postgresql":
+        yield
+        return
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET lock_timeout = '{LOCK_TIMEOUT}'")
+    try:
+        yield
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("RESET lock_timeout")
+
+
 def is_lock_timeout(error: Error) -> bool:
     """Whether a statement failed because another transaction held a lock for too long."""
     return getattr(error.__cause__, "sqlstate", None) == LOCK_NOT_AVAILABLE

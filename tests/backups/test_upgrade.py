@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 from django.conf import global_settings
 from django.core.management import CommandError, call_command
@@ -145,6 +148,43 @@ def test_up_migrates_postgresql_only_if_told(old: str) -> None:
     assert "\n" not in str(no.value)
     Command()._prepare_database(may_migrate=True)
     Command()._prepare_database(may_migrate=False)
+
+
+def test_rows_are_checked_once_after_the_migrations(old: str) -> None:
+    """Django does it in each of them, with SQLite's write lock."""
+    if connection.vendor != "sqlite":
+        return
+    with connection.cursor() as cursor:
+        cursor.execute("PRAGMA foreign_keys = OFF")
+        cursor.execute("DELETE FROM integrations_service WHERE name = 'good'")
+    with pytest.raises(CommandError, match=r"a row is broken, and was so before: .*integrations_service"):
+        Command(stdout=io.StringIO())._prepare_database(may_migrate=False)
+    assert upgrade.missing_migrations()[0] == []
+
+
+@pytest.mark.servers_only
+def test_a_migration_that_waits_for_a_lock_lets_writers_go_on(old: str) -> None:
+    """A dump holds each table. The migration waited for it, and every delivery behind the migration."""
+    info = connection.get_connection_params()
+    address = {name: info[name] for name in ("host", "user", "dbname")}
+    with psycopg.connect(**address) as reader, psycopg.connect(**address, autocommit=True) as writer:
+        reader.execute("LOCK TABLE integrations_message IN ACCESS SHARE MODE")
+        waits: list[float] = []
+
+        def write() -> None:
+            for _ in range(20):
+                began = time.monotonic()
+                writer.execute("UPDATE integrations_message SET priority = priority WHERE id = 1")
+                waits.append(time.monotonic() - began)
+                time.sleep(0.1)
+            reader.rollback()
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        Command()._prepare_database(may_migrate=True)
+        thread.join()
+    assert 0.2 < max(waits) < 1.0
+    assert upgrade.missing_migrations()[0] == []
 
 
 def test_a_backup_of_a_released_version_is_restored_into_this_one(

@@ -4,7 +4,6 @@ from typing import Any
 
 from django.conf import settings
 from django.core import checks
-from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import OperationalError
 
@@ -75,12 +74,10 @@ class Command(BaseCommand):
                     raise CommandError(upgrade.refusal(missing))
                 if settings.EMBEDDED:
                     self.stdout.write(f"Backed up to {upgrade.back_up()} before the migration.")
-            call_command("migrate", verbosity=0, interactive=False)
+            if missing:
+                upgrade.migrate()
         except BackupError as error:
-            raise CommandError(
-                f"Nothing was migrated, since the backup before it failed: {error} To go on without one, run "
-                f"{settings.PROGRAM} migrate."
-            ) from error
+            raise CommandError(str(error)) from error
         except OperationalError as error:
             where = settings.DATABASES["default"]["NAME"] if settings.EMBEDDED else "SWITCHBOARD_DATABASE_URL"
             raise CommandError(f"The database ({where}) cannot be opened: {str(error).strip()}") from error
