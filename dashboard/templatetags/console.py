@@ -132,6 +132,12 @@ def short(number: float | None) -> SafeString:
 
 
 @register.filter
+def per_second(rate: float) -> str:
+    """“0.01 per second”, “33.3 per second”."""
+    return f"{rate:,.0f} per second" if rate >= 100 else f"{rate:.3g} per second"
+
+
+@register.filter
 def times(number: int) -> str:
     return {1: "once", 2: "twice"}.get(number, f"{number:,} times")
 

@@ -121,3 +121,11 @@ def test_a_version_changes_with_the_news_and_not_with_the_clock() -> None:
     assert first in moved_on[0]
     assert version("b", at) != first
     assert version("a", at - timedelta(seconds=1)) != first
+
+
+@pytest.mark.parametrize(
+    ("rate", "text"),
+    [(0.01, "0.01 per second"), (33.333, "33.3 per second"), (50.0, "50 per second"), (1234.5, "1,234 per second")],
+)
+def test_a_slow_rate_was_shown_as_none(rate: float, text: str) -> None:
+    assert console.per_second(rate) == text
