@@ -67,9 +67,11 @@ REPORT_EVERY = timedelta(seconds=1)
 
 Rate = float | Literal["auto"]
 
-# As measured by this process, by operation: rows in the next step without a rate, ids in the next step of planning.
+# As measured by this process, by operation: rows in the next step without a rate, ids in the next step of planning,
+# and the seconds that the last commit took, in which SQLite may also write its log back into the database.
 _steps: dict[int, int] = {}
 _windows: dict[int, int] = {}
+_commits: dict[int, float] = {}
 
 
 # ---- actions of operators ------------------------------------------------------------------------------------------
@@ -316,9 +318,12 @@ def step(pk: int) -> bool:
                 return False
             now = database_now()
             may_follow = _freeze(operation, now) if operation.state == State.PLANNING else _run(operation, now)
+            worked = time.monotonic() - began
             if not operation.has_limit:
-                _rest(operation, now, time.monotonic() - began)
-            return may_follow
+                _rest(operation, now, worked + _commits.get(pk, 0.0))
+        if operation.finished_at is None:
+            _commits[pk] = time.monotonic() - began - worked
+        return may_follow
     except (OperationalError, InterfaceError) as error:  # the database is down or busy: try again in a second
         log.warning(line("operation", operation=pk, error=str(error).partition("\n")[0]))
         return False
@@ -666,6 +671,7 @@ def _end(operation: Operation, state: State, now: datetime, note: str = "") -> N
     operation.save()
     _steps.pop(operation.pk, None)
     _windows.pop(operation.pk, None)
+    _commits.pop(operation.pk, None)
     _record_event(operation, now)
     log.info(line("operation", operation=operation.public_id, by=operation.created_by, **operation.facts))
 
