@@ -187,7 +187,7 @@ def fresh_keys(model: type[models.Model], count: int) -> tuple[datetime, list[in
 def last_keys(*given: type[models.Model]) -> list[int]:
     """The last key of each model that was given to a row, which may be deleted or not committed; reads no rows."""
     last = (
-        "last_value FROM {}_id_seq"
+        "last_value - (NOT is_called)::int FROM {}_id_seq"  # a sequence begins with 1, not yet given
         if connection.vendor == "postgresql"
         else "seq FROM sqlite_sequence WHERE name = '{}'"
     )
