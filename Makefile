@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: help run demo setup test test-fast test-sqlite test-postgres test-browser check format faults bench lock vendor wheel check-deploy clean
+.PHONY: help run demo setup test test-fast test-sqlite test-postgres test-browser check format faults bench lock vendor wheel try-wheel check-deploy clean
 .DEFAULT_GOAL := help
 # With it each process of a test run would compile the project again.
 export PYTHONDONTWRITEBYTECODE :=
@@ -91,6 +91,10 @@ vendor: $(VENV)/bin/python  ## Take the browser libraries in static/vendor again
 
 wheel: $(VENV)/.test  ## Build the wheel in dist
 	$(PY) -m hatchling build --target wheel
+
+try-wheel:  ## Install the wheel for PYTHON, with the newest dependencies, and deliver a message in an empty folder
+	folder=$$(mktemp -d) && $(PYTHON) -m venv $$folder && $$folder/bin/pip install --quiet . && \
+		$$folder/bin/python scripts/try_wheel.py $$folder/bin/switchboard
 
 # Needs uv and systemd. The tools have 160 MB, so this is not in `make check`.
 check-deploy:  ## Check the files for containers, Kubernetes and systemd with the tools of their formats
