@@ -75,6 +75,7 @@ def _context(request: HttpRequest) -> dict[str, Any]:
         "clock": clock,
         "backups": backups,
         "backup_trouble": backups.trouble(now),
+        "backup_is_being_written": backups.is_being_written(now),
         "held_by_restore": held,
         "workers": workers,
         "total": sum((standing.hour for standing in found), HourStats()),

@@ -103,9 +103,11 @@ class BackupSchedule(models.Model):
         planned = self.taken_at + timedelta(hours=self.every_hours) if self.taken_at else self.changed_at
         return max(planned, self.failed_at + AGAIN) if self.failed_at else planned
 
+    def is_being_written(self, now: datetime) -> bool:
+        return self.lease_until is not None and self.lease_until > now
+
     def is_due(self, now: datetime) -> bool:
-        is_free = self.lease_until is None or self.lease_until <= now
-        return is_free and self.next_at is not None and self.next_at <= now
+        return not self.is_being_written(now) and self.next_at is not None and self.next_at <= now
 
     def is_overdue(self, now: datetime) -> bool:
         """Whether half an interval more than planned has passed without a backup."""

@@ -67,6 +67,12 @@ def queue(service: Service, count: int = 1, **fields: Any) -> list[Message]:
 
 
 @pytest.fixture
+def _quick_passphrase(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key is derived in a third of a second, so that a passphrase cannot be guessed."""
+    monkeypatch.setitem(keys_file.COST, "n", 2**10)
+
+
+@pytest.fixture
 def rows(new_database: Callable[[], None]) -> list[Message]:
     """A message in each status, one of them in flight, with a running operation and an account."""
     service = a_service()
@@ -322,6 +328,7 @@ def test_a_backup_is_one_moment_while_others_write(new_database: Callable[[], No
     assert Message.objects.filter(content=None).count() == 0
 
 
+@pytest.mark.usefixtures("_quick_passphrase")
 def test_keys_come_back_with_the_passphrase_and_no_other(
     rows: list[Message], new_database: Callable[[], None], tmp_path: Path, settings: Any
 ) -> None:
@@ -351,6 +358,7 @@ def test_the_keys_are_encrypted_with_the_passphrase() -> None:
     assert keys_file.decrypt(stored, PASSPHRASE) == keys
 
 
+@pytest.mark.usefixtures("_quick_passphrase")
 def test_the_commands_say_what_they_did(
     rows: list[Message], new_database: Callable[[], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -161,7 +161,7 @@ def test_messages_of_a_restored_backup_are_said_until_none_is_held() -> None:
     assert "restored backup" not in words(viewer.get("/"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_up_writes_the_backup_that_is_due(start_installation: Callable[..., Any], tmp_path: Path) -> None:
     path = f"{postgres_programs()}{os.pathsep}{os.environ['PATH']}"
     installation = start_installation("--no-web", start=False, PATH=path)

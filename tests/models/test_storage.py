@@ -20,7 +20,7 @@ from django.utils import timezone
 
 from integrations.api import problems
 from integrations.management.commands.doctor import check_results
-from integrations.models import storage
+from integrations.models import BackupSchedule, storage
 from integrations.models.storage import Trouble
 from tests.support.database import held_by_another
 from tests.support.records import a_worker
@@ -210,6 +210,9 @@ def test_a_write_ahead_log_behind_a_reader_is_said(monkeypatch: pytest.MonkeyPat
     page = words(browser().get("/"))
     assert "write-ahead log has 120.0 MB" in page
     assert "Nothing needs attention" not in page
+    BackupSchedule.objects.create(pk=1, holder="one", lease_until=timezone.now() + timedelta(minutes=1))
+    assert "End that process" in page
+    assert "A backup is being written" in words(browser(name="bob").get("/")), "it ends by itself"
 
 
 @pytest.mark.django_db(transaction=True)

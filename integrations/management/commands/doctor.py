@@ -236,11 +236,11 @@ def _writes(no_writes: Trouble | None) -> CheckResult:
 
 def _wal() -> Iterator[CheckResult]:
     if (size := storage.wal_bytes()) > storage.WAL_LIMIT:
-        yield CheckResult(
-            "warn",
-            f"SQLite's write-ahead log has {size / 1024**2:.0f} MiB and grows with each message: a process reads the "
-            "database for a long time, such as an open sqlite3 session or a backup. End it",
-        )
+        reader = "a process reads the database for a long time, such as an open sqlite3 session or a backup. End it"
+        if BackupSchedule.objects.current().is_being_written(database_now()):
+            reader = "a backup is being written; look again when it has ended"
+        text = f"SQLite's write-ahead log has {size / 1024**2:.0f} MiB and grows with each message: {reader}"
+        yield CheckResult("warn", text)
 
 
 # ---- traffic ------------------------------------------------------------------------------------------------------
