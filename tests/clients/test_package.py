@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from email.parser import Parser
@@ -25,6 +26,15 @@ def test_the_wheel_holds_the_package_with_its_types_migrations_and_command(tmp_p
     files = (path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     assert held == {path.relative_to(FOLDER).as_posix() for path in files}
     assert [need for need in described.get_all("Requires-Dist", []) if "extra ==" not in need] == ["httpx<1,>=0.27"]
+
+
+def test_the_migrations_of_the_outbox_make_its_tables(tmp_path: Path) -> None:
+    shop = {"SHOP_DATABASE": "sqlite://:memory:", "SHOP_SWITCHBOARD": "http://127.0.0.1:9", "SHOP_TOKEN": "t"}
+    look = [sys.executable, "-m", "django", "makemigrations", "--check", "--dry-run", "switchboard_outbox"]
+    paths = f"{ROOT}{os.pathsep}{FOLDER}"
+    environment = os.environ | shop | {"PYTHONPATH": paths, "DJANGO_SETTINGS_MODULE": "tests.clients.shop.settings"}
+    ran = subprocess.run(look, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
 def test_sending_and_verifying_by_secret_load_neither_django_nor_cryptography() -> None:

@@ -93,19 +93,19 @@ class Client:
         Give an ``idempotency_key`` that follows from your own data, such as ``order-42``, if your program may call this
         again for the same thing; without one, the retries of this call share a random key.
         """
-        return self.send_encoded(encode_message(service, **fields), idempotency_key=idempotency_key)
-
-    def send_encoded(self, encoded: bytes, *, idempotency_key: str | None = None) -> Message:
-        """Queue a message that `encode_message` has made. The same key needs the same bytes."""
-        return cast(Message, self._post("/messages", encoded, idempotency_key or new_key()))
+        return cast(Message, self._post("/messages", encode_message(service, **fields), idempotency_key or new_key()))
 
     def send_many(self, messages: Sequence[Mapping[str, Any]], *, idempotency_key: str | None = None) -> BatchResult:
         """Queue up to 1,000 messages in one transaction. An invalid one does not reject the others.
 
         Each has ``service`` and the fields of `send`.
         """
-        encoded = _json({"messages": [_message(**message) for message in messages]})
-        return cast(BatchResult, self._post("/messages/batch", encoded, idempotency_key or new_key()))
+        return self.send_many_encoded([encode_message(**message) for message in messages], idempotency_key)
+
+    def send_many_encoded(self, encoded: Sequence[bytes], idempotency_key: str | None = None) -> BatchResult:
+        """The same for messages that `encode_message` has made. The same key needs the same bytes."""
+        content = b'{"messages":[' + b",".join(encoded) + b"]}"
+        return cast(BatchResult, self._post("/messages/batch", content, idempotency_key or new_key()))
 
     def process(self, service: str, *, timeout: float | None = None, **fields: Unpack[CallFields]) -> ProcessResult:
         """Call a service now and return its response.

@@ -35,6 +35,12 @@ def sell_what_switchboard_refuses(number: int) -> None:
     sell(number, service="no-such-service")
 
 
+def sell_what_no_batch_may_hold(number: int) -> None:
+    with transaction.atomic():
+        Order.objects.create(number=number)
+        send("outage", path="/orders", body={"order": number, "rows": [[]] * 100_001})
+
+
 def sell_to_outage(number: int) -> None:
     sell(number, service="outage")
 
@@ -53,19 +59,20 @@ def die(*_: Any, **__: Any) -> None:
 
 
 def die_before_sending(number: int) -> None:
-    outbox.hand_over = die
+    outbox.hand_over_oldest = die
     sell(number)
 
 
 def die_before_writing_the_answer(number: int) -> None:
     sell(number)
-    outbox._finish = die
+    outbox._write = die
     outbox.hand_over_waiting(outbox.client(attempts=1, timeout=5))
 
 
 STEPS: dict[str, Callable[[int], None]] = {
     "sell": sell,
     "sell-what-switchboard-refuses": sell_what_switchboard_refuses,
+    "sell-what-no-batch-may-hold": sell_what_no_batch_may_hold,
     "sell-to-outage": sell_to_outage,
     "roll-back": roll_back,
     "die-before-sending": die_before_sending,

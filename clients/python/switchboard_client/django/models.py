@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import ClassVar
-from uuid import uuid4
 
 from django.db import models
 
@@ -17,8 +16,8 @@ class State(models.TextChoices):
 class OutboxMessage(models.Model):
     """A message of this project: waiting until Switchboard has stored it, or refused by Switchboard for good."""
 
-    key = models.UUIDField(default=uuid4, unique=True, editable=False)  # the Idempotency-Key of every attempt
-    request = models.TextField()  # the request's exact text: a repeated key needs the same bytes
+    batch = models.UUIDField(null=True, db_index=True)  # sent with these others, and this is the Idempotency-Key
+    request = models.TextField()  # the message's exact text: a repeated key needs the same bytes
     state = models.CharField(max_length=11, choices=State.choices, default=State.WAITING)
     created_at = models.DateTimeField(auto_now_add=True)
     finished_at = models.DateTimeField(null=True)
@@ -34,4 +33,4 @@ class OutboxMessage(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.key} ({self.state})"
+        return f"{self.pk} ({self.state})"

@@ -1,5 +1,3 @@
-import uuid
-
 from django.db import migrations, models
 
 
@@ -13,7 +11,7 @@ class Migration(migrations.Migration):
             name="OutboxMessage",
             fields=[
                 ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
-                ("key", models.UUIDField(default=uuid.uuid4, editable=False, unique=True)),
+                ("batch", models.UUIDField(db_index=True, null=True)),
                 ("request", models.TextField()),
                 (
                     "state",

@@ -38,9 +38,12 @@ class Command(BaseCommand):
         )
         parser.add_argument("--interval", type=float, default=INTERVAL, help="seconds between two looks; default 1")
         parser.add_argument("--keep-days", type=int, default=KEEP_DAYS, help="days to keep handed-over rows; default 7")
+        parser.add_argument("--retry-refused", action="store_true", help="first, let refused messages wait again")
         parser.add_argument("--database", default=DEFAULT_DB_ALIAS, help="the database of the outbox")
 
-    def handle(self, *_: Any, once: bool, interval: float, keep_days: int, database: str, **__: Any) -> None:
+    def handle(self, *_: Any, once: bool, interval: float, keep_days: int, database: str, **options: Any) -> None:
+        if options["retry_refused"]:
+            self.stdout.write(f"{outbox.retry_refused(database)} refused messages wait again.")
         with outbox.client(attempts=1, timeout=TIMEOUT) as switchboard:
             if once:
                 try:
