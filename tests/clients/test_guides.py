@@ -16,6 +16,7 @@ import httpx
 import pytest
 from django.core.management import call_command
 
+from switchboard_client import Client
 from tests.support.backends import ROOT
 from tests.support.installation import Installation, clean_environment, free_port
 from tests.support.receiver import Receiver
@@ -83,6 +84,24 @@ def test_the_python_sends_a_message(installation: Installation, token: str, sink
     (block,) = blocks("docs/integrating.md", "python")
     exec(block.replace(ADDRESS, installation.url), {"token": token})
     sink.wait_until(lambda: any(call.body == b'{"order":43}' for call in sink.calls))
+
+
+@pytest.mark.any_database
+def test_the_python_of_the_package_sends_calls_and_replays(
+    installation: Installation, token: str, sink: Receiver, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sends, calls, replays, *_ = blocks("clients/python/README.md", "python")
+    exec(sends.replace("https://switchboard.example.com", installation.url), {"token": token})
+    sink.wait_until(lambda: any(call.body == b'{"order":44}' for call in sink.calls))
+    sink.answer(200, body={"total": 1200})
+    with Client(installation.url, token) as switchboard:
+        exec(calls, {"switchboard": switchboard})
+        assert capsys.readouterr().out.endswith("{'total': 1200}\n")
+        sink.answer(422)
+        dead = switchboard.send("billing", path="/refused")["id"]
+        until(lambda: switchboard.get(dead)["status"] == "dead")
+        exec(replays, {"switchboard": switchboard})
+        assert len(switchboard.get(dead)["replays"]) == 1
 
 
 @pytest.mark.django_db
