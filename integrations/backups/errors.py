@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class BackupError(Exception):
-    """A backup or a restore cannot go on. The text says why, and what to do."""
+    """A backup, a restore or an upgrade cannot go on. The text says why, and what to do."""

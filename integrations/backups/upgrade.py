@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from django.conf import settings
-from django.core.management import call_command
 from django.db import IntegrityError, OperationalError, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone
@@ -32,8 +31,8 @@ def missing_migrations() -> tuple[list[str], bool]:
     return [migration.name for migration, _ in plan], is_new
 
 
-def migrate(to: str | None = None) -> None:
-    """Apply the migrations, up to one of ours or all.
+def let_writers_go_on(migrate: Callable[[], object]) -> None:
+    """Run the migrations.
 
     One that waits for a lock on PostgreSQL has all writers wait behind it, as long as a dump or an open transaction
     holds a table. So it waits for half a second, lets the writers go on, and tries again. Raises BackupError.
@@ -41,7 +40,7 @@ def migrate(to: str | None = None) -> None:
     for left in reversed(range(ATTEMPTS)):
         try:
             with sql.short_lock_waits(), _foreign_keys_checked_last():
-                call_command("migrate", *(("integrations", to) if to else ()), verbosity=0, interactive=False)
+                migrate()
             return
         except OperationalError as error:
             if not sql.is_lock_timeout(error):

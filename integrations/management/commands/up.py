@@ -4,6 +4,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core import checks
+from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import OperationalError
 
@@ -75,7 +76,7 @@ class Command(BaseCommand):
                 if settings.EMBEDDED:
                     self.stdout.write(f"Backed up to {upgrade.back_up()} before the migration.")
             if missing:
-                upgrade.migrate()
+                call_command("migrate", verbosity=0, interactive=False)
         except BackupError as error:
             raise CommandError(str(error)) from error
         except OperationalError as error:

@@ -1,0 +1,25 @@
+"""`manage.py migrate`: Django's command, while writers go on. `up` and the Jobs of containers run it, too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.management.base import CommandError
+from django.core.management.commands import migrate
+
+from integrations.backups import upgrade
+from integrations.backups.errors import BackupError
+
+
+class Command(migrate.Command):
+    def handle(self, *args: Any, **options: Any) -> None:
+        def run() -> None:
+            super(Command, self).handle(*args, **options)
+
+        try:
+            if upgrade.missing_migrations()[0]:
+                upgrade.let_writers_go_on(run)
+            else:
+                run()
+        except BackupError as error:
+            raise CommandError(str(error)) from error
