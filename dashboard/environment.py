@@ -27,6 +27,14 @@ def flag(name: str, default: bool = False) -> bool:
     return default if not value else value.lower() in ("1", "true", "yes", "on")
 
 
+def choice(name: str, *choices: str) -> str:
+    """One of these words, by default the first. Raises ImproperlyConfigured for any other value."""
+    value = text(name) or choices[0]
+    if value not in choices:
+        raise ImproperlyConfigured(f"SWITCHBOARD_{name} must be {' or '.join(choices)}, not “{value}”.")
+    return value
+
+
 def number(name: str, default: float) -> float:
     """A number from 0 to below 1,000,000. Raises ImproperlyConfigured for any other value."""
     value = text(name)

@@ -255,8 +255,13 @@ HOST_NAME = socket.gethostname()
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"()": "integrations.logs.LineFormatter"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "formatters": {
+        "line": {"()": "integrations.logs.LineFormatter"},
+        "json": {"()": "integrations.logs.JsonFormatter"},
+    },
+    "handlers": {
+        "stderr": {"class": "logging.StreamHandler", "formatter": environment.choice("LOG_FORMAT", "line", "json")}
+    },
     "root": {"handlers": ["stderr"], "level": "INFO"},
     "loggers": {
         "django-q": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},

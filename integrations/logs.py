@@ -1,4 +1,4 @@
-"""Log lines: one line for each event, `key=value`, even if an upstream's text with line breaks is a value."""
+"""Log lines: one line for each event, `key=value` or JSON, even if an upstream's text with line breaks is a value."""
 
 from __future__ import annotations
 
@@ -9,9 +9,19 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 
-def line(event: str, **facts: object) -> str:
-    """Return `event key=value …`. A value with spaces or control characters is quoted as JSON."""
-    return " ".join([event, *(f"{key}={_word(value)}" for key, value in facts.items())])
+class Line(str):
+    """The text `event key=value …`, and what it was made of. A value with spaces or control characters is quoted as
+    JSON."""
+
+    __slots__ = ("event", "facts")
+    event: str
+    facts: dict[str, object]
+
+
+def line(event: str, **facts: object) -> Line:
+    made = Line(" ".join([event, *(f"{key}={_word(value)}" for key, value in facts.items())]))
+    made.event, made.facts = event, facts
+    return made
 
 
 def write(log: logging.Logger, lines: Sequence[str]) -> None:
@@ -38,11 +48,37 @@ class LineFormatter(logging.Formatter):
     """Format time, level, logger and message. Escapes line breaks inside a message, so that each event is one line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        start = f"{moment} {record.levelname.lower()} {record.name} "
+        start = f"{_moment(record)} {record.levelname.lower()} {record.name} "
         messages = [record.getMessage(), *getattr(record, "further", ())]
         text = "\n".join(start + message.replace("\r", "\\r").replace("\n", "\\n") for message in messages)
-        # A refusal (4xx) is no fault: Django attaches the exception, and clients without an account can cause many.
-        if record.exc_info and getattr(record, "status_code", 500) >= 500:
+        if record.exc_info and _is_fault(record):
             text += "\n" + self.formatException(record.exc_info)
         return text
+
+
+class JsonFormatter(logging.Formatter):
+    """Format each event as one JSON object: `time`, `level`, `logger`, `event`, and its facts under their own names.
+    `event` is the whole text of a record that another library wrote; a traceback is in `exception`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        start = {"time": _moment(record), "level": record.levelname.lower(), "logger": record.name}
+        first = record.args[0] if isinstance(record.args, tuple) and record.msg == "%s" and record.args else record.msg
+        if not isinstance(first, Line):
+            first = record.getMessage()
+        documents = [{**start, **_document(message)} for message in (first, *getattr(record, "further", ()))]
+        if record.exc_info and _is_fault(record):
+            documents[-1]["exception"] = self.formatException(record.exc_info)
+        return "\n".join(json.dumps(document, default=str, ensure_ascii=False) for document in documents)
+
+
+def _moment(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+
+
+def _is_fault(record: logging.LogRecord) -> bool:
+    """A refusal (4xx) is none: Django attaches the exception, and clients without an account can cause many."""
+    return getattr(record, "status_code", 500) >= 500
+
+
+def _document(message: str) -> dict[str, object]:
+    return {"event": message.event, **message.facts} if isinstance(message, Line) else {"event": message}

@@ -24,7 +24,9 @@ TARGET = re.compile(r"(?:^|`|&& )make ([a-z][a-z-]+)\b", re.MULTILINE)
 COMMAND = re.compile(r"(\bmanage\.py|(?:(?<![^`\n])|(?<=&& )|(?<=\$\())switchboard) ([a-z][a-z_-]+)")
 VARIABLE = re.compile(r"\bSWITCHBOARD_[A-Z_]+\b")
 NAMED_IN_CODE = re.compile(r"(?<![\w./-])(?:[\w-]+/)*[\w-]+\.md\b")
-READ_BY_CODE = re.compile(r"\b(?:text|flag|number|listed)\(\"([A-Z_]+)\"|environ\b[^\n]*\"SWITCHBOARD_([A-Z_]+)\"")
+READ_BY_CODE = re.compile(
+    r"\b(?:text|flag|number|listed|choice)\(\"([A-Z_]+)\"|environ\b[^\n]*\"SWITCHBOARD_([A-Z_]+)\""
+)
 
 
 @cache

@@ -72,16 +72,17 @@ def queue(requests: Sequence[tuple[HttpRequest, MessageIn]]) -> Answers:
         data = [requests[position][1] for position in wanted]
         services, endpoints = {item.service for item in data}, {item.endpoint for item in data if item.endpoint}
         known = accept.Lookup.for_names(services, endpoints)
-        actors = [caller(requests[position][0]).actor for position in wanted]
-        drafts = [_drafted(item, known, by) for item, by in zip(data, actors, strict=True)]
+        sent = [requests[position][0] for position in wanted]
+        drafts = [_drafted(item, known, request) for item, request in zip(data, sent, strict=True)]
         return lambda: _queued(drafts)
 
     return all_once([request for request, _ in requests], prepare)
 
 
-def _drafted(data: MessageIn, known: accept.Lookup, by: str) -> Draft | Exception:
+def _drafted(data: MessageIn, known: accept.Lookup, request: HttpRequest) -> Draft | Exception:
     try:
-        return replace(accept.make_draft(data, known), created_by=by)
+        draft = accept.make_draft(data, known, request=request.headers)
+        return replace(draft, created_by=caller(request).actor)
     except (Conflict, Invalid, TooLarge) as refusal:
         return refusal
 
@@ -108,7 +109,7 @@ def queue_batch(request: HttpRequest, data: BatchIn) -> HttpResponse:
     """Queue up to 1,000 messages in one transaction. An invalid one does not reject the others."""
 
     def prepare(_: Sequence[int]) -> Callable[[], Answers]:
-        drafts, rejected = _drafts_of(data, caller(request).actor)
+        drafts, rejected = _drafts_of(data, request)
 
         def work() -> Answers:
             messages = Message.objects.accept([draft for _, draft in drafts])
@@ -125,14 +126,15 @@ def queue_batch(request: HttpRequest, data: BatchIn) -> HttpResponse:
     return response
 
 
-def _drafts_of(data: BatchIn, by: str) -> tuple[list[tuple[int, Draft]], list[dict[str, Any]]]:
+def _drafts_of(data: BatchIn, request: HttpRequest) -> tuple[list[tuple[int, Draft]], list[dict[str, Any]]]:
     """Return the valid drafts by index, and the problems of the others."""
+    by = caller(request).actor
     drafts: list[tuple[int, Draft]] = []
     rejected: list[dict[str, Any]] = []
     known = accept.Lookup.for_names(_named(data, "service"), _named(data, "endpoint"))
     for index, entry in enumerate(data.messages):
         try:
-            draft = accept.make_draft(MessageIn.model_validate(entry), known)
+            draft = accept.make_draft(MessageIn.model_validate(entry), known, request=request.headers)
             drafts.append((index, replace(draft, created_by=by)))
         except Exception as error:
             if (problem := problem_of(error, ("body", "messages", index))) is None:

@@ -28,7 +28,7 @@ def process_now(request: HttpRequest, data: ProcessIn) -> HttpResponse:
     The call obeys breaker, rate, concurrency and pause, and counts for them. All attempts have the same `webhook-id`.
     After a 503 the call *may* have been made.
     """
-    return result_response(async_to_sync(_run)(direct_call.prepare(data, caller(request).actor)))
+    return result_response(async_to_sync(_run)(direct_call.prepare(data, caller(request).actor, request.headers)))
 
 
 async def _run(prepared: DirectRequest) -> DirectResult:

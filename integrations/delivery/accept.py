@@ -6,7 +6,7 @@ time and size limits are checked.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from integrations.errors import Conflict, Invalid, TooLarge
 from integrations.models import Draft, Endpoint, Message, Service
 from integrations.models.message import merge_endpoint
 from integrations.outbound.urls import query_refusal
+from integrations.policies import trace
 from integrations.schemas.fields import BODY_LIMIT
 from integrations.schemas.message import MessageIn, ReplayIn, body_bytes
 
@@ -50,8 +51,8 @@ class Lookup:
         return cls(by_name, {(endpoint.service_id, endpoint.name): endpoint for endpoint in found})
 
 
-def make_draft(data: MessageIn, lookup: Lookup | None = None) -> Draft:
-    """Resolve a message's names and merge in its endpoint.
+def make_draft(data: MessageIn, lookup: Lookup | None = None, *, request: Mapping[str, str] | None = None) -> Draft:
+    """Resolve a message's names, merge in its endpoint, and take in the trace of ``request``, the headers it came with.
 
     Raises Invalid, TooLarge for the body, or Conflict for a service that is being deleted. The draft is final: replays
     and retries send the same content.
@@ -69,7 +70,7 @@ def make_draft(data: MessageIn, lookup: Lookup | None = None) -> Draft:
         raise Invalid((("expires_at",), "this time has passed"))
     body, content_type = _content(data, endpoint)
     path = endpoint.path if endpoint else (data.path or "/")
-    parameters_and_headers = merge_endpoint(endpoint, data.query, data.headers)
+    parameters_and_headers = merge_endpoint(endpoint, data.query, trace.taken_in(request or {}, data.headers))
     if refusal := query_refusal(service.base_url, path, parameters_and_headers["query"]):
         raise Invalid((("query",), refusal))
     return Draft(

@@ -19,7 +19,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -54,7 +54,7 @@ from integrations.outbound.client import Call, Client
 from integrations.outbound.connection import READ_CAP
 from integrations.outbound.outcome import Fault, Outcome
 from integrations.outbound.redaction import redacted_text
-from integrations.policies import breaker, freshness, limits
+from integrations.policies import breaker, freshness, limits, trace
 from integrations.policies.verdict import Verdict, judge
 from integrations.schemas.message import ProcessIn
 
@@ -127,8 +127,11 @@ def calls_in_flight(service: Service) -> set[int]:
 
 
 # ---- prepare --------------------------------------------------------------------------------------------------------
-def prepare(data: ProcessIn, actor: str) -> DirectRequest:
-    """Validate a request and resolve its names. Raises Invalid, or TooLarge for the body."""
+def prepare(data: ProcessIn, actor: str, request: Mapping[str, str] | None = None) -> DirectRequest:
+    """Validate a direct call and resolve its names; ``request`` has the headers that it came with.
+
+    Raises Invalid, or TooLarge for the body.
+    """
     listeners.refresh_if_old()
     service = Service.objects.filter(name=data.service).first()
     endpoint = Endpoint.objects.filter(service=service, name=data.endpoint).first() if data.endpoint else None
@@ -136,7 +139,7 @@ def prepare(data: ProcessIn, actor: str) -> DirectRequest:
         {service.name: service} if service else {},
         {(endpoint.service_id, endpoint.name): endpoint} if endpoint else {},
     )
-    draft = accept.make_draft(data.as_message(), lookup)
+    draft = accept.make_draft(data.as_message(), lookup, request=request)
     key = _cache_key(draft)
     return DirectRequest(
         draft=draft,
@@ -337,6 +340,7 @@ def _end(
             status=outcome.status_code,
             duration=outcome.duration,
             next=verdict.action,
+            **trace.logged(call.headers if call else ()),
         )
     )
     return body
@@ -376,7 +380,8 @@ def _cache_key(draft: Draft) -> str:
     """Return the cache key of a GET to a service that allows caching, else an empty string.
 
     Two requests share a key only if the receiver cannot tell them apart: all headers are part of it, and so is any
-    that ``Vary`` may name. The service's revision is part of it too, so a changed registration starts afresh.
+    that ``Vary`` may name, but for the trace, which is another one each time. The service's revision is part of it too,
+    so a changed registration starts afresh.
     """
     service = draft.service
     if draft.method != "GET" or not service.cache.get("ttl"):
@@ -387,7 +392,7 @@ def _cache_key(draft: Draft) -> str:
     except ValueError:
         return ""
     headers = sorted((name.lower(), value) for name, value in call.headers)
-    stable = [pair for pair in headers if not pair[0].startswith("webhook-")]
+    stable = [pair for pair in headers if not pair[0].startswith(("webhook-", trace.PARENT, trace.STATE))]
     text = json.dumps([service.pk, target.revision.isoformat(), call.url, stable])
     return f"process:{hashlib.sha256(text.encode() + call.body).hexdigest()}"
 

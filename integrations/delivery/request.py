@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import secrets
 from base64 import b64encode
 from datetime import datetime
 from typing import Any, Protocol
@@ -12,6 +13,7 @@ from integrations.delivery.target import Target, target_of
 from integrations.models import Service
 from integrations.outbound.client import Call
 from integrations.outbound.urls import path_refusal, url_below
+from integrations.policies import trace
 
 
 class RequestParts(Protocol):
@@ -56,6 +58,9 @@ def build_call(
         *target.signer.headers(identifier, now, body),
     ]:
         merged[name.lower()] = (name, value)
+    if trace.PARENT in merged:  # each call is a span of its own
+        name, value = merged[trace.PARENT]
+        merged[trace.PARENT] = (name, trace.child(value, secrets.token_hex(8)))
     return Call(
         method=parts.method,
         url=url_below(service.base_url, parts.path, parts.query),

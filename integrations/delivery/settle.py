@@ -33,7 +33,7 @@ from integrations.models import (
 )
 from integrations.models.message import Outgoing, Settled
 from integrations.outbound.redaction import redacted_text
-from integrations.policies import breaker
+from integrations.policies import breaker, trace
 from integrations.policies.retry import DeadReason, next_attempt
 from integrations.policies.verdict import Verdict, judge
 
@@ -248,7 +248,7 @@ def _complete_lost(result: CallResult) -> None:
 
 
 def _log_line(decision: _Decision) -> str:
-    claimed, outcome = decision.result.claim, decision.result.outcome
+    claimed, outcome, call = decision.result.claim, decision.result.outcome, decision.result.call
     return line(
         "attempt",
         service=claimed.target.service.name,
@@ -261,4 +261,5 @@ def _log_line(decision: _Decision) -> str:
         status=outcome.status_code,
         duration=outcome.duration,
         next=decision.due_at.isoformat() if decision.due_at else decision.status,
+        **trace.logged(call.headers if call else ()),
     )

@@ -59,7 +59,7 @@ class DirectCalls:
 
 
 def _prepared(request: ASGIRequest) -> DirectRequest:
-    return direct_call.prepare(body_as(request, ProcessIn), caller(request).actor)
+    return direct_call.prepare(body_as(request, ProcessIn), caller(request).actor, request.headers)
 
 
 route = route_for(operator, DirectCalls().respond)
