@@ -23,6 +23,7 @@ from dashboard.responses import form_page, posted, see_other
 from integrations.backups import schedule
 from integrations.history import retention
 from integrations.models import Account, AuditEntry, BackupSchedule, Retention, Role, Token
+from integrations.operators import backup_schedule
 
 LISTED = 500
 
@@ -186,7 +187,7 @@ def backups_edit(request: HttpRequest) -> HttpResponse:
     form = BackupsForm(posted(request), present=BackupSchedule.objects.current().settings)
     if not form.is_valid():
         return form_page(request, "settings/backups.html", {"form": form}, is_refused=form.is_bound)
-    saved = schedule.change(form.value, actor=actor(request))
+    saved = backup_schedule.change(form.value.model_dump(), actor=actor(request))
     hours = saved.every_hours
     every = "hour" if hours == 1 else f"{hours} hours"
     messages.success(request, f"Saved. A backup is made every {every}." if hours else "Saved. Backups are off.")

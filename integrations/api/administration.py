@@ -1,4 +1,4 @@
-"""Tokens, the audit log and the retention of history, for admins only."""
+"""Tokens, the audit log, the retention of history and backups, for admins only."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from integrations.api.auth import admin, caller
 from integrations.api.json_io import api_path, json_response, no_content
 from integrations.api.pagination import LIMIT, Cursor, Limit, list_json, page
 from integrations.api.problems import CHALLENGE, Problem
-from integrations.api.responses import AuditPage, IssuedTokenOut, RetentionOut, TokenPage
+from integrations.api.responses import AuditPage, BackupsOut, IssuedTokenOut, RetentionOut, TokenPage
 from integrations.history import retention
-from integrations.models import Account, AuditEntry, Retention, Role, Token
-from integrations.schemas.actions import RetentionIn
+from integrations.models import Account, AuditEntry, BackupSchedule, Retention, Role, Token, database_now
+from integrations.operators import backup_schedule
+from integrations.schemas.actions import BackupsIn, RetentionIn
 from integrations.schemas.fields import StrictModel
 
 router = Router(tags=["Administration"], auth=admin)
@@ -110,6 +111,25 @@ def change_retention(request: HttpRequest, data: RetentionIn) -> HttpResponse:
     """Change how long history is kept; workers delete older history. Omitted fields keep their values."""
     given = {name: getattr(data, name) for name in data.model_fields_set}
     return json_response(retention.change(given, actor=caller(request).actor).periods)
+
+
+@router.get("/backups", response=BackupsOut)
+def get_backups(request: HttpRequest) -> HttpResponse:
+    """Return the schedule of backups and the result of the last one."""
+    return json_response(_backups_json(BackupSchedule.objects.current()))
+
+
+@router.patch("/backups", response=BackupsOut)
+def change_backups(request: HttpRequest, data: BackupsIn) -> HttpResponse:
+    """Change the schedule of backups. Omitted fields keep their values."""
+    given = {name: getattr(data, name) for name in data.model_fields_set}
+    return json_response(_backups_json(backup_schedule.change(given, actor=caller(request).actor)))
+
+
+def _backups_json(schedule: BackupSchedule) -> dict[str, Any]:
+    results = ("taken_at", "place", "size", "seconds", "failed_at", "failure", "next_at")
+    trouble = schedule.trouble(database_now())
+    return {**schedule.settings, **{name: getattr(schedule, name) for name in results}, "trouble": trouble}
 
 
 def token_json(token: Token) -> dict[str, Any]:

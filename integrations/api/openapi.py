@@ -94,6 +94,7 @@ EXAMPLES: dict[str, Any] = {
     "change_operation": {"rate": 20},
     "process_now": {"service": "billing", "method": "GET", "path": "/invoices/42", "timeout": 10},
     "change_retention": {"messages_days": 30},
+    "change_backups": {"every_hours": 6, "keep": 14},
     "issue_token": {"name": "billing-backend", "role": "operator", "expires_in": 7776000},
 }
 

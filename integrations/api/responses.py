@@ -422,6 +422,20 @@ class RetentionOut(ResponseModel):
     audit_days: int | None = Field(description="Days to keep audit entries; null keeps them forever.")
 
 
+class BackupsOut(ResponseModel):
+    every_hours: int | None = Field(description="Hours from one backup to the next; null: no backups by schedule.")
+    folder: str = Field(description="Folder of the backups; empty: backups in the data folder.")
+    keep: int = Field(description="Number of backups that are kept.")
+    taken_at: datetime | None = Field(description="Time whose state the last good backup holds.")
+    place: str = Field(description="Host and folder of the last good backup.")
+    size: int = Field(description="Size of the last good backup in bytes.")
+    seconds: float = Field(description="Time that the last good backup took.")
+    failed_at: datetime | None = Field(description="Time of a failure after the last good backup.")
+    failure: str = Field(description="Why it failed.")
+    next_at: datetime | None = Field(description="Time of the next backup.")
+    trouble: Literal["failed", "overdue"] | None = Field(description="Why the backups need an operator.")
+
+
 class AuditEntryOut(ResponseModel):
     id: int
     at: datetime

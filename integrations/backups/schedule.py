@@ -1,4 +1,4 @@
-"""Backups by schedule: the settings of an admin, and one run of them."""
+"""Backups by schedule: one run of it, and the backups that are kept."""
 
 from __future__ import annotations
 
@@ -7,26 +7,12 @@ import shutil
 from pathlib import Path
 
 from django.conf import settings
-from django.db import transaction
 
 from integrations.backups.errors import BackupError
 from integrations.backups.take import Backup, take
-from integrations.models import AuditEntry, BackupSchedule, database_now
-from integrations.schemas.actions import BackupsIn
+from integrations.models import BackupSchedule, database_now
 
 MADE = re.compile(r"switchboard-\d{8}T\d{6}Z")  # names of its backups; other files of the folder are not touched
-
-
-def change(data: BackupsIn, *, actor: str) -> BackupSchedule:
-    with transaction.atomic():
-        schedule = BackupSchedule.objects.locked()
-        before = schedule.settings
-        schedule.every_hours, schedule.folder, schedule.keep = data.every_hours, data.folder, data.keep
-        if schedule.settings != before:
-            schedule.changed_at = database_now()
-            schedule.save(update_fields=[*before, "changed_at"])
-            AuditEntry.objects.record(actor, "backups.changed", "backups", before=before, after=schedule.settings)
-    return schedule
 
 
 def folder_of(schedule: BackupSchedule) -> Path:

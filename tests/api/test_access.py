@@ -16,6 +16,8 @@ from tests.support.calling import Api, is_problem
 ADMIN_ONLY = {"delete_service", "list_tokens", "issue_token", "revoke_token", "list_audit"} | {
     "get_retention",
     "change_retention",
+    "get_backups",
+    "change_backups",
 }
 
 

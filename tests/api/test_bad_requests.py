@@ -61,6 +61,7 @@ def calls(invoices: Endpoint, queue: Callable[..., Message]) -> list[tuple[str, 
         ("PATCH", f"/failures/{failure}"),
         ("POST", "/tokens"),
         ("PATCH", "/retention"),
+        ("PATCH", "/backups"),
     ]
 
 

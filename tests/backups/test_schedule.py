@@ -16,6 +16,7 @@ from integrations.backups import schedule
 from integrations.backups.errors import BackupError
 from integrations.management.commands.doctor import check_results
 from integrations.models import AuditEntry, BackupSchedule, Message, Role, Status, database_now
+from integrations.operators import backup_schedule
 from integrations.schemas.actions import BackupsIn
 from integrations.workers import housekeeping
 from tests.support.backends import postgres_programs
@@ -27,7 +28,7 @@ PAGE = "/settings/backups/"
 
 
 def _set(**given: Any) -> BackupSchedule:
-    return schedule.change(BackupsIn(**given), actor="person ada")
+    return backup_schedule.change(BackupsIn(**given).model_dump(), actor="person ada")
 
 
 def _move_back(by: timedelta) -> None:
@@ -167,8 +168,8 @@ def test_up_writes_the_backup_that_is_due(start_installation: Callable[..., Any]
     installation = start_installation("--no-web", start=False, PATH=path)
     folder = tmp_path / "backups"
     code = (
-        "from integrations.backups import schedule; from integrations.schemas.actions import BackupsIn; "
-        f"schedule.change(BackupsIn(every_hours=1, folder={str(folder)!r}), actor='tests')"
+        "from integrations.operators import backup_schedule; "
+        f"backup_schedule.change({{'every_hours': 1, 'folder': {str(folder)!r}}}, actor='tests')"
     )
     installation.manage("shell", "-c", code)
     with installation:
