@@ -166,9 +166,10 @@ def _anchor(title: str) -> str:
 
 def _linked(children: list[Token], path: Path) -> Iterator[Token]:
     """Links to other documents lead to their pages; a link to a file that the console does not serve is plain text."""
-    is_dropped, linked = False, None
+    is_dropped, linked, file = False, None, path
     for child in children:
         if child.type == "link_open":
+            file = path.parent / str(child.attrs["href"]).partition("#")[0]
             target = _address(str(child.attrs["href"]), path)
             is_dropped = target is None
             if target is not None:
@@ -179,8 +180,8 @@ def _linked(children: list[Token], path: Path) -> Iterator[Token]:
             if not is_dropped:
                 yield child
             is_dropped, linked = False, None
-        elif child.type == "text" and linked and (file := re.fullmatch(r"[\w/-]+\.md", child.content)):
-            child.content = _title_of(path.parent / file[0])
+        elif child.type == "text" and linked and re.fullmatch(r"[\w/-]+\.md", child.content):
+            child.content = _title_of(file)
             yield child
         elif child.type == "image":
             child.attrSet("src", f"/docs/{Path(str(child.attrs['src'])).name}")

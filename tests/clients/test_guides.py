@@ -1,4 +1,4 @@
-"""The guides: every shell block of README.md, docs/start.md and docs/integrating.md does what it says."""
+"""The guides: every shell block of README.md, docs/start.md, docs/integrating.md and the recipes does what it says."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from tests.support.installation import Installation, clean_environment, free_por
 from tests.support.receiver import Receiver
 from tests.support.waiting import until
 
-GUIDES = ("README.md", "docs/start.md", "docs/integrating.md")
+RECIPES = tuple(f"docs/recipes/{path.name}" for path in sorted((ROOT / "docs/recipes").glob("*.md")))
+GUIDES = ("README.md", "docs/start.md", "docs/integrating.md", *RECIPES)
 ADDRESS = "http://127.0.0.1:8000"
 PYTHON = ".venv/bin/python"
 INSTALLED = ("pipx install", "switchboard up")  # tests/test_wheel.py installs the wheel and runs it
@@ -74,7 +75,7 @@ def test_every_command_succeeds_as_written(installation: Installation, token: st
         check=False,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    for promised in ('"status":"pending"', '"success":true', '"kind":"replay"', "event: hello"):
+    for promised in ('"status":"pending"', '"success":true', '"kind":"replay"', "event: hello", '"secret":"whsec_'):
         assert promised in ran.stdout
     sink.wait_until(lambda: any(call.body == b'{"order":42}' for call in sink.calls))
 
