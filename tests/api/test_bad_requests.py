@@ -118,7 +118,8 @@ def test_a_time_is_no_number(operator: Api, calls: list[tuple[str, str]]) -> Non
     is_problem(operator.post("/messages", {"service": "billing", "path": "/", "deliver_at": 4e9}), 422)
 
 
-def test_the_native_route_refuses_the_same(installation: Installation) -> None:
+def test_the_native_route_refuses_the_same(start_installation: Callable[..., Installation]) -> None:
+    installation = start_installation("--no-workers")
     viewer = installation.token("viewer")
     with installation.api() as api:
         service = {"name": "billing", "base_url": "http://127.0.0.1:9"}

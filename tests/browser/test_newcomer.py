@@ -98,7 +98,7 @@ def is_refused(address: SplitResult) -> bool:
 def test_the_set_up_link_is_the_last_that_a_start_prints(
     start_installation: Callable[..., Installation],
 ) -> None:
-    installation = start_installation()
+    installation = start_installation("--no-workers")
     until(lambda: LINK.search(installation.log), 10, lambda: installation.log)
     before = installation.log.partition("/setup/")[0]
     assert "child=web-1" in before  # after the lines of the start, which would push it out of sight
