@@ -58,6 +58,17 @@ def database_url() -> str:
     return url
 
 
+def direct_url(pooled: str) -> str:
+    """The URL that reaches the database of ``pooled`` past a pooler; empty if none is given."""
+    url = text("DATABASE_DIRECT_URL")
+    if url and not (url.startswith(("postgres://", "postgresql://")) and pooled.startswith("postgres")):
+        raise ImproperlyConfigured(
+            "SWITCHBOARD_DATABASE_DIRECT_URL must begin with postgres:// or postgresql://, like "
+            "SWITCHBOARD_DATABASE_URL: it reaches the same database without the pooler."
+        )
+    return url
+
+
 def listed(name: str, default: str = "") -> list[str]:
     return [part.strip() for part in text(name, default).split(",") if part.strip()]
 

@@ -11,5 +11,5 @@ class ReporterFilter(SafeExceptionReporterFilter):
     """Django hides settings by their names. These are addresses, which contain a password."""
 
     hidden_settings = re.compile(
-        f"{SafeExceptionReporterFilter.hidden_settings.pattern}|DATABASE_URL|REDIS|LOCATION", re.IGNORECASE
+        f"{SafeExceptionReporterFilter.hidden_settings.pattern}|DATABASE_URL|DIRECT_URL|REDIS|LOCATION", re.IGNORECASE
     )

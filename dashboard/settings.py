@@ -27,6 +27,7 @@ COMMAND_LINE = [sys.executable, *(["-P", "-m", "dashboard"] if IS_INSTALLED else
 USUAL_DATA_DIR = platformdirs.user_data_path("switchboard", appauthor=False) if IS_INSTALLED else BASE_DIR / "data"
 DATA_DIR = Path(environment.text("DATA") or USUAL_DATA_DIR).resolve()
 DATABASE_URL = environment.database_url()
+DIRECT_URL = environment.direct_url(DATABASE_URL)
 REDIS_URL = environment.text("REDIS_URL")
 EMBEDDED = not DATABASE_URL or DATABASE_URL.startswith("sqlite")
 
@@ -115,10 +116,9 @@ SQLITE_OPTIONS = {
     "PRAGMA temp_store=MEMORY;PRAGMA journal_size_limit=67108864",
 }
 
-# A machine that is cut off must not keep its locks: PostgreSQL ends an idle transaction after 5 s, and both sides drop
-# a dead connection. Five seconds are a quarter of a lease. Options in the URL override these.
-# PostgreSQL prepares the statements that every delivery repeats (integrations/models/sql.py). So no pooler in
-# transaction mode can stand in between, which would also break LISTEN.
+# integrations/postgresql/base.py has the timeouts of a session. Options in the URL override these.
+# PostgreSQL prepares the statements that every delivery repeats (integrations/models/sql.py), unless a pooler stands
+# before it.
 POSTGRES_OPTIONS = {
     "prepare_threshold": 3,
     "connect_timeout": 5,
@@ -126,9 +126,15 @@ POSTGRES_OPTIONS = {
     "keepalives_idle": 3,
     "keepalives_interval": 1,
     "keepalives_count": 3,
-    "options": "-c idle_in_transaction_session_timeout=5s -c tcp_user_timeout=5s"
-    " -c tcp_keepalives_idle=3 -c tcp_keepalives_interval=1 -c tcp_keepalives_count=3",
 }
+
+
+def _postgres(url: str) -> dict[str, Any]:
+    parsed: dict[str, Any] = dict(
+        dj_database_url.parse(url, engine="integrations.postgresql", conn_max_age=60, conn_health_checks=True)
+    )
+    return parsed | {"OPTIONS": POSTGRES_OPTIONS | parsed.get("OPTIONS", {})}
+
 
 if EMBEDDED:
     DATABASES: dict[str, Any] = {
@@ -141,10 +147,8 @@ if EMBEDDED:
         }
     }
 else:
-    DATABASES = {
-        "default": dj_database_url.parse(DATABASE_URL, conn_max_age=60, conn_health_checks=True),
-    }
-    DATABASES["default"]["OPTIONS"] = POSTGRES_OPTIONS | DATABASES["default"].get("OPTIONS", {})
+    DATABASES = {"default": _postgres(DATABASE_URL)}
+DIRECT_DATABASE = _postgres(DIRECT_URL) if DIRECT_URL else None  # the same database past a pooler
 
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 

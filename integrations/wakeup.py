@@ -1,15 +1,20 @@
 """Wake-ups: a lane learns at once that another process has committed something, and not only at its next look.
 
 On PostgreSQL this is LISTEN/NOTIFY, on SQLite a counter that changes with every commit of another connection. A lost
-wake-up costs a quarter of a second and nothing else, because a lane also looks by itself.
+wake-up costs a quarter of a second and nothing else, because a lane also looks by itself. So does a pooler, through
+which no LISTEN works, unless SWITCHBOARD_DATABASE_DIRECT_URL leads past it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import secrets
 import sqlite3
+import time
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 from django.db import DatabaseError, connection, transaction
@@ -19,6 +24,11 @@ from integrations.logs import line
 log = logging.getLogger("switchboard.wakeup")
 
 CHANNEL = "switchboard_due"
+ARRIVES_WITHIN = 2.0  # seconds
+POOLED = (
+    "a pooler stands before PostgreSQL, so nothing wakes a worker, and a message waits up to 0.25 s longer; set "
+    "SWITCHBOARD_DATABASE_DIRECT_URL to the server itself"
+)
 LOOK_EVERY = 0.01  # seconds between looks at SQLite's counter; one look takes 4.5 µs
 
 
@@ -37,12 +47,30 @@ def _notify() -> None:
         cursor.execute(f"NOTIFY {CHANNEL}")
 
 
+def round_trip() -> float | None:
+    """Return how long a NOTIFY takes to a listener, in seconds; infinity if it does not arrive, and None if a pooler
+    lets no process listen. On PostgreSQL."""
+    channel = f"switchboard_probe_{secrets.token_hex(8)}"
+    session = connection.own_session()  # type: ignore[attr-defined]
+    if session is None:
+        return None
+    usual = connection.copy()  # outside of any transaction, whose NOTIFY would come with the commit
+    with connection.wrap_database_errors, session, closing(usual):
+        session.execute(f"LISTEN {channel}")
+        with usual.cursor() as cursor:
+            begun = time.monotonic()
+            cursor.execute(f"NOTIFY {channel}")
+        arrived = list(session.notifies(timeout=ARRIVES_WITHIN, stop_after=1))
+        return time.monotonic() - begun if arrived else math.inf
+
+
 class WakeupListener:
     """Call ``on_wakeup`` on the running loop. Call ``open`` regularly: it replaces a lost connection."""
 
     def __init__(self, on_wakeup: Callable[[], None]) -> None:
         self._on_wakeup = on_wakeup
         self._listener: Any = None
+        self._is_deaf = False
         self._watched = -1  # the file descriptor of its socket
         self._counter: sqlite3.Connection | None = None
         self._seen = 0
@@ -64,20 +92,18 @@ class WakeupListener:
 
     # ---- PostgreSQL ------------------------------------------------------------------------------------------------
     def _listen(self) -> None:
-        if self._listener is not None and not self._listener.closed:
+        if self._is_deaf or (self._listener is not None and not self._listener.closed):
             return
-        import psycopg
-
         self._disconnect()
         try:
-            parameters = connection.get_connection_params()
-            parameters = {
-                name: value for name, value in parameters.items() if name not in ("context", "cursor_factory")
-            }
-            parameters.pop("prepare_threshold", None)
-            self._listener = psycopg.connect(**parameters, autocommit=True)
-            self._listener.execute(f"LISTEN {CHANNEL}")
-        except (psycopg.Error, DatabaseError) as error:
+            self._listener = connection.own_session()  # type: ignore[attr-defined]
+            if self._listener is None:
+                self._is_deaf = True
+                log.warning(line("wake-ups off", reason=POOLED))
+                return
+            with connection.wrap_database_errors:
+                self._listener.execute(f"LISTEN {CHANNEL}")
+        except DatabaseError as error:
             log.warning(line("wake-ups unavailable", error=str(error).partition("\n")[0]))
             self._listener = None
             return

@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Django's ways to a statement of one's own, and ``prepared`` of integrations/models/sql.py.
 BY_HAND = {"cursor", "raw", "extra", "RawSQL", "sql_with_params", "prepared"}
 NOT_MODELS = {
+    "integrations/postgresql/base.py",  # what a connection is told when it begins
     "integrations/wakeup.py",  # NOTIFY, LISTEN and PRAGMA data_version: the doorbell, which models import
     "integrations/management/commands/doctor.py",  # PRAGMA journal_mode: a setting of the database, not a row
 }

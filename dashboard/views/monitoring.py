@@ -18,9 +18,10 @@ from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from dashboard.access import public
 from dashboard.presenters import metrics as measured
 from dashboard.presenters.service_stats import oldest_due
+from integrations import wakeup
 from integrations.api.auth import identify
 from integrations.api.problems import Problem
-from integrations.models import Worker, schema, storage
+from integrations.models import Worker, pooler, schema, storage
 from integrations.outbound.addresses import parse_networks
 
 
@@ -53,6 +54,8 @@ def readyz(request: HttpRequest) -> HttpResponse:
             else:
                 report["writable"] = True
                 report |= _work()
+                if pooler.is_deaf():
+                    report["note"] = f"{wakeup.POOLED[0].upper()}{wakeup.POOLED[1:]}."
     except DatabaseErrors as error:
         report |= {"database": False, "error": type(error).__name__, "reason": "The database cannot be read."}
     report["redis"] = _redis()

@@ -12,7 +12,8 @@ from django.views.decorators.http import require_GET
 
 from dashboard import live
 from dashboard.access import viewer
-from integrations.models import BackupSchedule, Worker, database_now, storage
+from integrations import wakeup
+from integrations.models import BackupSchedule, Worker, database_now, pooler, storage
 from integrations.models.worker import BEATS_WITHIN
 
 ALIVE_SHOWN = 200
@@ -42,6 +43,7 @@ def _context() -> dict[str, Any]:
         "hosts": len({worker.host for worker in alive}),
         "in_flight": sum(worker.in_flight for worker in alive),
         "no_writes": storage.trouble_to_show(is_quiet),
+        "polling": wakeup.POOLED if pooler.is_deaf() else "",
         "lapsed": lapsed,
         "gone": list(Worker.objects.filter(stopped_at__gt=now - RECENT).order_by("-stopped_at")[:RECENT_SHOWN]),
         "backups": BackupSchedule.objects.current(),

@@ -6,8 +6,8 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from django.db import connection
@@ -38,8 +38,7 @@ def copy_to(folder: Path) -> dict[str, int]:
     """Dump our tables while others write to them, and count what the dump holds: both read the same snapshot."""
     require_programs("pg_dump", "pg_restore")
     dump = folder / NAME
-    connection.ensure_connection()
-    with sql.shared_snapshot() as snapshot:
+    with _directly(), sql.shared_snapshot() as snapshot:
         chosen = [f"--table={_quoted(table)}" for table in schema.own_tables() if table != schema.RESTORING]
         options = ["--format=custom", *PLAIN, f"--snapshot={snapshot}", f"--lock-wait-timeout={LOCK_WAIT}s"]
         _run(["pg_dump", *_to_server(), *options, *chosen, f"--file={dump}", f"--dbname={_database()}"])
@@ -53,9 +52,10 @@ def restore_from(folder: Path, prepare: Callable[[], None]) -> None:
     """Replace our tables by those of the dump, in one transaction, and run ``prepare`` in them. A table is there until
     ``prepare`` has dropped it, so that nothing starts with messages that are not held yet."""
     require_programs("pg_restore", "psql")
-    present = schema.own_tables()
-    connection.close()
-    _replace(folder / NAME, present)
+    with _directly():
+        present = schema.own_tables()
+        connection.close()
+        _replace(folder / NAME, present)
     prepare()
 
 
@@ -91,6 +91,18 @@ def _replace(dump: Path, present: list[str]) -> None:
         if source.returncode or target.returncode:
             errors.seek(0)
             raise BackupError(f"Nothing was restored: {_first_error(errors.read())}")
+
+
+@contextmanager
+def _directly() -> Iterator[None]:
+    """Past a pooler: what the programs set for their session would meet its other clients."""
+    with sql.directly():
+        if sql.is_pooled():
+            raise BackupError(
+                "PostgreSQL's programs do not work through a pooler. Set SWITCHBOARD_DATABASE_DIRECT_URL to the "
+                "server itself, or back up the server by its own means."
+            )
+        yield
 
 
 # ---- the programs ---------------------------------------------------------------------------------------------------

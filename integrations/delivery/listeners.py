@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import datetime
+from typing import Any
 from urllib.parse import urlsplit
 
 from django.conf import settings
@@ -90,16 +91,20 @@ def _named() -> Iterator[tuple[str, str, int]]:
         host, port = parse_listener(text)
         yield "console", host, port
     if not settings.EMBEDDED:
-        database = settings.DATABASES["default"]
-        options = database.get("OPTIONS", {})
-        hosts = str(database.get("HOST") or options.get("host") or "").split(",")  # libpq tries each of a list
-        ports = str(database.get("PORT") or options.get("port") or POSTGRES_PORT).split(",")
-        for number, host in enumerate(hosts):
-            if host and not host.startswith(("/", "@")):
-                yield "database", host, int((ports[number] if len(ports) == len(hosts) else ports[0]) or POSTGRES_PORT)
+        yield from _databases(settings.DATABASES["default"])
+        yield from _databases(settings.DIRECT_DATABASE or {})
     if settings.REDIS_URL and not settings.REDIS_URL.startswith("unix:"):
         url = urlsplit(settings.REDIS_URL)
         yield "Redis", url.hostname or "localhost", url.port or REDIS_PORT
+
+
+def _databases(database: dict[str, Any]) -> Iterator[tuple[str, str, int]]:
+    options = database.get("OPTIONS", {})
+    hosts = str(database.get("HOST") or options.get("host") or "").split(",")  # libpq tries each of a list
+    ports = str(database.get("PORT") or options.get("port") or POSTGRES_PORT).split(",")
+    for number, host in enumerate(hosts):
+        if host and not host.startswith(("/", "@")):
+            yield "database", host, int((ports[number] if len(ports) == len(hosts) else ports[0]) or POSTGRES_PORT)
 
 
 # ---- their names ----------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from enum import Enum
 from functools import lru_cache
@@ -20,7 +20,6 @@ from typing import Any
 
 from django.db import Error, connection, models, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.backends.signals import connection_created
 from django.db.models.sql.compiler import SQLCompiler
 from django.utils import timezone
 
@@ -65,22 +64,29 @@ def server_address() -> tuple[str, int] | None:
 
 LOCK_TIMEOUT = "500ms"  # lanes hold a lock for some milliseconds; PostgreSQL looks for deadlocks after a second
 LOCK_NOT_AVAILABLE = "55P03"
-_limits_lock_waits = threading.local()
 
 
 def limit_lock_waits() -> None:
     """Let the statements of this thread wait for a lock for LOCK_TIMEOUT only, then fail with OperationalError. On
-    PostgreSQL; SQLite has one lock, and a timeout of its own."""
-    _limits_lock_waits.on = True
+    PostgreSQL, behind a pooler in transactions only; SQLite has one lock, and a timeout of its own."""
+    if connection.vendor == "postgresql":
+        connection.lock_timeout = LOCK_TIMEOUT  # type: ignore[attr-defined]
 
 
-def _on_new_connection(connection: BaseDatabaseWrapper, **_: Any) -> None:
-    if connection.vendor == "postgresql" and getattr(_limits_lock_waits, "on", False):
-        with connection.cursor() as cursor:
-            cursor.execute(f"SET lock_timeout = '{LOCK_TIMEOUT}'")
+def is_pooled() -> bool:
+    """Whether a pooler stands between this thread and PostgreSQL."""
+    if connection.vendor != "postgresql":
+        return False
+    connection.ensure_connection()
+    return bool(connection.is_pooled)  # type: ignore[attr-defined]
 
 
-connection_created.connect(_on_new_connection, dispatch_uid="limit_lock_waits")
+def directly() -> AbstractContextManager[None]:
+    """Use a connection past the pooler in the meantime, outside of transactions, where the settings have one."""
+    if connection.vendor != "postgresql":
+        return nullcontext()
+    direct: AbstractContextManager[None] = connection.directly()  # type: ignore[attr-defined]
+    return direct
 
 
 @contextmanager
@@ -135,7 +141,7 @@ def prepared() -> Iterator[Any]:
     connection.close_if_health_check_failed()
     connection.ensure_connection()
     with connection.wrap_database_errors, psycopg.Cursor(connection.connection) as cursor:
-        if time.monotonic() >= getattr(_planned, "until", 0.0):
+        if not is_pooled() and time.monotonic() >= getattr(_planned, "until", 0.0):
             cursor.execute("DISCARD PLANS", prepare=False)
             _planned.until = time.monotonic() + PLANNED_FOR
         yield cursor

@@ -115,8 +115,16 @@ DATABASES = [
 
 def with_settings(monkeypatch: pytest.MonkeyPatch, **given: Any) -> None:
     """For the gate alone: the test itself stays connected to its database."""
-    others = {"OWN_PORTS": [], "EMBEDDED": False, "REDIS_URL": ""}
+    others = {"OWN_PORTS": [], "EMBEDDED": False, "DIRECT_DATABASE": None, "REDIS_URL": ""}
     monkeypatch.setattr(listeners, "settings", SimpleNamespace(**(others | given)))
+
+
+@pytest.mark.django_db
+def test_the_database_behind_a_pooler_is_no_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    way, pooled = {"HOST": HERE, "PORT": "5432"}, {"HOST": HERE, "PORT": "6432"}
+    with_settings(monkeypatch, DATABASES={"default": pooled}, DIRECT_DATABASE=way)
+    for port in (5432, 6432):
+        assert "own database" in (refreshed().refusal("any.example", port, ["127.0.0.5"]) or "")
 
 
 @pytest.mark.django_db

@@ -188,7 +188,7 @@ class Guardian:
 
     def start_postgres(self) -> None:
         data, log = self.folder / "postgres", self.folder / "postgres.log"
-        owner = _somebody_but_root()
+        owner = somebody_but_root()
         binaries = _postgres_binaries(self.folder if owner else None)
         if not data.exists():
             data.mkdir(mode=0o700)
@@ -265,7 +265,7 @@ def processes_of_run(mark: str, variable: str = MARK) -> list[Any]:
     return found
 
 
-def _somebody_but_root() -> dict[str, Any]:
+def somebody_but_root() -> dict[str, Any]:
     """Whom PostgreSQL runs as, in subprocess's words: it refuses to be root."""
     if os.geteuid() != 0:
         return {}

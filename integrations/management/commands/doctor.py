@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sqlite3
 import stat
@@ -20,6 +21,7 @@ from django.db.migrations.executor import MigrationExecutor
 from django.db.models import Min
 from django.utils import timezone
 
+from integrations import wakeup
 from integrations.checks import WRONG_KEYS
 from integrations.models import (
     AuditEntry,
@@ -29,6 +31,7 @@ from integrations.models import (
     ServiceStatus,
     Worker,
     database_now,
+    pooler,
     schema,
     storage,
 )
@@ -153,9 +156,28 @@ def _database() -> Generator[CheckResult, None, bool]:
         yield CheckResult("fail", f"{missing} migrations are not applied; run {settings.PROGRAM} migrate")
     else:
         yield CheckResult("ok", "all migrations are applied")
-    if connection.vendor == "sqlite":
-        yield from _sqlite()
+    yield from _sqlite() if connection.vendor == "sqlite" else _pooler()
     return not missing
+
+
+def _pooler() -> Iterator[CheckResult]:
+    """Check what a pooler in between takes away, and that a NOTIFY arrives."""
+    try:
+        if refusal := pooler.refusal():
+            yield CheckResult("fail", refusal)
+            return
+        for warning in pooler.warnings():
+            yield CheckResult("warn", warning)
+        if not pooler.is_deaf():
+            took = wakeup.round_trip()
+            if took is None or took == math.inf:
+                yield CheckResult(
+                    "fail", f"no NOTIFY arrives within {wakeup.ARRIVES_WITHIN:g} s, so none wakes a worker"
+                )
+            else:
+                yield CheckResult("ok", f"a NOTIFY wakes a listener, after {took * 1000:.1f} ms")
+    except DatabaseError as error:
+        yield CheckResult("fail", f"the database works badly: {_line(error)}")
 
 
 def _missing_migrations() -> int:
@@ -303,6 +325,6 @@ def _disk() -> CheckResult:
 def _line(error: BaseException) -> str:
     """Return the error in one line, without URLs that may contain a password."""
     text = " ".join(str(error).split())[:200] or type(error).__name__
-    for url in (settings.DATABASE_URL, settings.REDIS_URL):
+    for url in (settings.DATABASE_URL, settings.DIRECT_URL, settings.REDIS_URL):
         text = text.replace(url, "…") if url else text
     return text

@@ -1,4 +1,5 @@
-"""`manage.py migrate`: Django's command, while writers go on. `up` and the Jobs of containers run it, too."""
+"""`manage.py migrate`: Django's command, while writers go on, and past a pooler. `up` and the Jobs of containers run it,
+too."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from django.core.management.commands import migrate
 
 from integrations.backups import upgrade
 from integrations.backups.errors import BackupError
+from integrations.models import sql
 
 
 class Command(migrate.Command):
@@ -17,9 +19,10 @@ class Command(migrate.Command):
             super(Command, self).handle(*args, **options)
 
         try:
-            if upgrade.missing_migrations()[0]:
-                upgrade.let_writers_go_on(run)
-            else:
-                run()
+            with sql.directly():
+                if upgrade.missing_migrations()[0]:
+                    upgrade.let_writers_go_on(run)
+                else:
+                    run()
         except BackupError as error:
             raise CommandError(str(error)) from error

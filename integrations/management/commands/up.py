@@ -6,7 +6,7 @@ from django.conf import settings
 from django.core import checks
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import OperationalError
+from django.db import DatabaseError, OperationalError
 
 from integrations.backups import upgrade
 from integrations.backups.errors import BackupError
@@ -30,6 +30,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         self._refuse_unsafe()
+        self._check_pooler()
         self._prepare_database(may_migrate=options["migrate"])
         self._check_schema()
         self._check_keys()
@@ -63,6 +64,19 @@ class Command(BaseCommand):
         if errors:
             raise CommandError("\n".join(f"{error.msg} {error.hint or ''}".strip() for error in errors))
 
+    def _check_pooler(self) -> None:
+        if settings.EMBEDDED:
+            return
+        from integrations.models import pooler
+
+        try:
+            if refusal := pooler.refusal():
+                raise CommandError(refusal)
+            for warning in pooler.warnings():
+                self.stderr.write(f"{warning[0].upper()}{warning[1:]}.")
+        except DatabaseError as error:
+            raise CommandError(_cannot_open(error)) from error
+
     def _prepare_database(self, may_migrate: bool) -> None:
         """Bring the tables to this version: an empty database and the embedded one by itself, the latter after a
         backup; PostgreSQL's, which other machines may share, only if told."""
@@ -80,8 +94,7 @@ class Command(BaseCommand):
         except BackupError as error:
             raise CommandError(str(error)) from error
         except OperationalError as error:
-            where = settings.DATABASES["default"]["NAME"] if settings.EMBEDDED else "SWITCHBOARD_DATABASE_URL"
-            raise CommandError(f"The database ({where}) cannot be opened: {str(error).strip()}") from error
+            raise CommandError(_cannot_open(error)) from error
 
     def _check_schema(self) -> None:
         from integrations.models import schema
@@ -127,6 +140,11 @@ class Command(BaseCommand):
             return True
 
         return print_link
+
+
+def _cannot_open(error: Exception) -> str:
+    where = settings.DATABASES["default"]["NAME"] if settings.EMBEDDED else "SWITCHBOARD_DATABASE_URL"
+    return f"The database ({where}) cannot be opened: {str(error).strip()}"
 
 
 def _console(options: dict[str, Any]) -> str:
