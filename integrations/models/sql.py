@@ -70,7 +70,7 @@ def limit_lock_waits() -> None:
     """Let the statements of this thread wait for a lock for LOCK_TIMEOUT only, then fail with OperationalError. On
     PostgreSQL, behind a pooler in transactions only; SQLite has one lock, and a timeout of its own."""
     if connection.vendor == "postgresql":
-        connection.lock_timeout = LOCK_TIMEOUT  # type: ignore[attr-defined]
+        connection.limit_lock_waits(LOCK_TIMEOUT)  # type: ignore[attr-defined]
 
 
 def is_pooled() -> bool:
@@ -95,13 +95,11 @@ def short_lock_waits() -> Iterator[None]:
     if connection.vendor != "postgresql":
         yield
         return
-    with connection.cursor() as cursor:
-        cursor.execute(f"SET lock_timeout = '{LOCK_TIMEOUT}'")
+    limit_lock_waits()
     try:
         yield
     finally:
-        with connection.cursor() as cursor:
-            cursor.execute("RESET lock_timeout")
+        connection.limit_lock_waits("")  # type: ignore[attr-defined]
 
 
 def is_lock_timeout(error: Error) -> bool:

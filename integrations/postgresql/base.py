@@ -50,6 +50,13 @@ class DatabaseWrapper(base.DatabaseWrapper):
             # of ours reaches (integrations/models/sql.py).
             self.connection.prepare_threshold = None
 
+    def limit_lock_waits(self, timeout: str) -> None:
+        """Set ``lock_timeout``, now and in later connections of this thread."""
+        self.lock_timeout = timeout
+        if self.connection is not None and not self.is_pooled:
+            with self.cursor() as cursor:
+                cursor.execute(f"SET lock_timeout = '{timeout}'" if timeout else "RESET lock_timeout")
+
     def _set_autocommit(self, autocommit: bool) -> None:
         super()._set_autocommit(autocommit)  # type: ignore[misc]
         if self.is_pooled and self.lock_timeout and not autocommit:

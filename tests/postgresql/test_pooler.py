@@ -91,8 +91,8 @@ def test_nothing_of_ours_stays_in_a_session_that_others_use(
     Service.objects.bulk_create([Service(name=f"s{number}", base_url="http://a.test") for number in range(30)])
     url = start_pooler("transaction", size=1).url(direct_url(servers))
     with connected(url) as ours:
-        sql.limit_lock_waits()
         ours.ensure_connection()
+        sql.limit_lock_waits()
         ours.set_autocommit(False)
         assert ask(ours, "SHOW lock_timeout") == "500ms"
         ours.commit()
