@@ -1,5 +1,5 @@
-"""`manage.py migrate`: Django's command, while writers go on, and past a pooler. `up` and the Jobs of containers run it,
-too."""
+"""`manage.py migrate`: Django's command, while writers go on, and past a pooler. `up` runs it too, and so do the Jobs
+of containers."""
 
 from __future__ import annotations
 
