@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +20,7 @@ from integrations.models import AuditEntry, BackupSchedule, Message, Role, Statu
 from integrations.operators import backup_schedule
 from integrations.schemas.actions import BackupsIn
 from integrations.workers import housekeeping
+from integrations.workers.supervisor import Child, Supervisor
 from tests.support.backends import postgres_programs
 from tests.support.signed_in import a_service, browser, messages_of, words
 from tests.support.waiting import until
@@ -160,6 +162,30 @@ def test_messages_of_a_restored_backup_are_said_until_none_is_held() -> None:
     housekeeping.tidy()
     assert BackupSchedule.objects.current().restored_at is None
     assert "restored backup" not in words(viewer.get("/"))
+
+
+@pytest.mark.django_db
+def test_a_backup_whose_process_is_killed_is_a_failure_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("integrations.workers.supervisor.LOOK_FOR_BACKUPS", 0.0)
+    supervisor = Supervisor(host="127.0.0.1", port=0, lanes=1, web=0, workers=False)
+    monkeypatch.setattr(supervisor.backup, "start", lambda: _start_sleeper(supervisor.backup))
+    _set(every_hours=1)
+    supervisor._keep_backups()
+    assert BackupSchedule.objects.current().holder == supervisor.cluster
+    supervisor._keep_backups()
+    assert supervisor.backup.is_running
+    supervisor.backup.kill()
+    supervisor._keep_backups()
+    row = BackupSchedule.objects.current()
+    assert (row.failure, row.holder) == ("its process ended with code -9", "")
+    BackupSchedule.objects.update(failed_at=database_now() - HOUR)
+    supervisor._keep_backups()
+    assert BackupSchedule.objects.current().holder == supervisor.cluster
+    supervisor.backup.kill()
+
+
+def _start_sleeper(child: Child) -> None:
+    child.process = subprocess.Popen(["sleep", "60"], start_new_session=True)
 
 
 @pytest.mark.long
