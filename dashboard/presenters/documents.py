@@ -17,6 +17,7 @@ from markdown_it.token import Token
 FOLDER: Path = settings.BASE_DIR / "docs"
 INDEX = "index"  # docs/README.md
 FOUND = 6  # sections in the palette
+PICTURE_TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ def names() -> dict[str, Path]:
 
 @cache
 def pictures() -> dict[str, Path]:
-    return {path.name: path for path in sorted(FOLDER.glob("*.png"))}
+    return {path.name: path for path in sorted(FOLDER.iterdir()) if path.suffix in PICTURE_TYPES}
 
 
 def document(name: str) -> Document | None:

@@ -23,9 +23,10 @@ def document(request: HttpRequest, name: str = documents.INDEX) -> HttpResponse:
 @viewer
 @require_GET
 def picture(request: HttpRequest, name: str) -> HttpResponse:
-    if (path := documents.pictures().get(f"{name}.png")) is None:
+    if (path := documents.pictures().get(name)) is None:
         raise Http404
-    return HttpResponse(path.read_bytes(), content_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
+    kind = documents.PICTURE_TYPES[path.suffix]
+    return HttpResponse(path.read_bytes(), content_type=kind, headers={"Cache-Control": "private, max-age=3600"})
 
 
 @viewer

@@ -50,6 +50,7 @@ def test_a_document_is_a_page_and_a_stranger_reads_none() -> None:
     assert "At least once" in words(page)
     assert page.content.decode().count("<h1") == 1
     assert browser(Role.VIEWER, "v2").get("/docs/overview.png")["Content-Type"] == "image/png"
+    assert browser(Role.VIEWER, "v3").get("/docs/message-life.svg")["Content-Type"] == "image/svg+xml"
 
 
 @pytest.mark.parametrize("address", ["nothing", "../README", "..%2f..%2fARCHITECTURE", "reference/../../pyproject"])
