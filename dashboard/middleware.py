@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from django.core.exceptions import BadRequest
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
+
+from integrations.models import meter
 
 ZONE_COOKIE = "switchboard_zone"  # written by console.js with the browser's own zone
 
@@ -26,6 +29,20 @@ def any_host_for_monitoring(
         if request.path in MONITORING:
             vars(request)["get_host"] = lambda: request.META.get("HTTP_HOST", "")
         return get_response(request)
+
+    return middleware
+
+
+def timed_pages(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
+    """Measure how long each view takes, by its name, for `/metrics`."""
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        began = time.perf_counter()
+        try:
+            return get_response(request)
+        finally:
+            if (match := request.resolver_match) is not None and request.path not in MONITORING:
+                meter.observe("page", time.perf_counter() - began, label=match.view_name)
 
     return middleware
 

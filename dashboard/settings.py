@@ -68,6 +68,7 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "dashboard.middleware.any_host_for_monitoring",
+    "dashboard.middleware.timed_pages",
     "dashboard.middleware.browser_restrictions",
     "django.middleware.security.SecurityMiddleware",
     "dashboard.compression.Compression",

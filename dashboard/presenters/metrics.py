@@ -5,20 +5,30 @@ https://prometheus.io/docs/instrumenting/exposition_formats/ (text format 0.0.4,
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Iterator
 from itertools import accumulate
+from typing import Any
 
 from django.db import connection
-from django.db.models import Sum
 from django.utils import timezone
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+    SummaryMetricFamily,
+)
 from prometheus_client.registry import Collector
 
 from dashboard.presenters.service_stats import DEAD_CAP, WAITING_CAP, Standing, standings
 from integrations import __version__
-from integrations.models import BackupSchedule, Failure, Service, TallyDay, Worker, database_now, storage
-from integrations.models.tally import COARSER, COUNTER_COLUMNS
+from integrations.api.asgi.events import broadcaster
+from integrations.models import BackupSchedule, Failure, Meter, Service, Worker, database_now, storage, tally
+from integrations.models.meter import BOUNDS, COLUMNS
+from integrations.models.tally import COARSER, DURATIONS, FINER
 
 COUNTERS = {
     "calls": "Calls made for messages and through POST /process.",
@@ -28,6 +38,51 @@ COUNTERS = {
     "dead": "Messages that became dead.",
     "lost": "Calls for messages whose worker was lost before it wrote a result.",
 }
+# Three finer ones, for receivers on the same network; all of them would double the page for 1,000 services.
+CALL_BOUNDS = {
+    name: bound
+    for name, bound in DURATIONS.items()
+    if name in COARSER or name in ("within_1ms", "within_2ms", "within_5ms")
+}
+COUNTED = (*COUNTERS, "seconds", *CALL_BOUNDS)
+# For each service some of the bounds: with all of them, 1,000 services took a third longer.
+SERVICE_BOUNDS = (0.05, 0.25, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 21600.0, math.inf)
+# By the name of the sum: the metric, its description, and its label.
+METERED_COUNTERS = {
+    "accepted": (
+        "switchboard_accepted",
+        "Messages accepted, by source: api, console, replay, operation or other.",
+        "source",
+    ),
+    "held_back": (
+        "switchboard_held_back",
+        "Looks for work that left due messages waiting, by reason: breaker, concurrency, rate or budget (of retries).",
+        "reason",
+    ),
+}
+METERED_HISTOGRAMS = {
+    "queue_wait": (
+        "switchboard_queue_wait_seconds",
+        "Time from acceptance, or the scheduled time, to the start of the first call.",
+        "service",
+    ),
+    "end_to_end": (
+        "switchboard_end_to_end_seconds",
+        "Time from acceptance, or the scheduled time, to delivery.",
+        "service",
+    ),
+    "database": (
+        "switchboard_database_seconds",
+        "Time of the transactions that accept, claim and settle messages, by step.",
+        "step",
+    ),
+    "page": (
+        "switchboard_page_duration_seconds",
+        "Time that Django took for a page or an API request, by the name of its view.",
+        "view",
+    ),
+}
+RATE_WAIT = "Time that claimed messages waited for their send slot, of services with a rate."
 UP = {"up": 1, "half_open": 0, "down": 0}
 BREAKER_STATES = ("closed", "open", "half_open")
 
@@ -35,6 +90,8 @@ BREAKER_STATES = ("closed", "open", "half_open")
 def text() -> bytes:
     """All metrics, in the text format."""
     registry = CollectorRegistry()
+    ProcessCollector(registry=registry)  # of the web server that answers
+    PlatformCollector(registry=registry)
     registry.register(_Switchboard())
     return generate_latest(registry)
 
@@ -51,7 +108,11 @@ class _Switchboard(Collector):
             size = storage.wal_bytes()
             yield GaugeMetricFamily("switchboard_sqlite_wal_bytes", "Size of SQLite's write-ahead log.", size)
         yield from _backups()
-        yield from _counted({standing.service.pk: standing.service.name for standing in found})
+        streams = len(broadcaster.streams)
+        yield GaugeMetricFamily("switchboard_streams", "Open event streams of the web server that answers.", streams)
+        names = {standing.service.pk: standing.service.name for standing in found}
+        yield from _counted(names)
+        yield from _metered(names)
         yield from _standing(found)
 
 
@@ -71,24 +132,64 @@ def _backups() -> Iterator[Metric]:
 
 
 def _counted(names: dict[int, str]) -> Iterator[Metric]:
-    """Counters as sums of the daily tallies. Those are kept forever, so the sums never decrease; they are updated twice
-    a minute."""
-    sums = TallyDay.objects.values_list("service_id").annotate(*(Sum(name) for name in COUNTER_COLUMNS)).order_by()
-    rows = {names[pk]: dict(zip(COUNTER_COLUMNS, row, strict=True)) for pk, *row in sums if pk in names}
+    """Counters as sums of the tallies, which are kept forever, so the sums never decrease."""
+    rows = {names[pk]: row for pk, row in tally.totals(COUNTED).items() if pk in names}
     for counted, description in COUNTERS.items():
         counter = CounterMetricFamily(f"switchboard_{counted}", description, labels=["service"])
         for name, row in rows.items():
             counter.add_metric([name], row[counted])
         yield counter
-    # Not the finer columns: a bucket that appears later would count fewer calls than the smaller ones before it.
     durations = HistogramMetricFamily(
         "switchboard_call_duration_seconds", "Duration of calls from start to end.", labels=["service"]
     )
-    bounds = [*(str(bound) for bound in list(COARSER.values())[:-1]), "+Inf"]
     for name, row in rows.items():
-        counts = accumulate(row[column] for column in COARSER)
-        durations.add_metric([name], list(zip(bounds, counts, strict=True)), row["seconds"])
+        durations.add_metric([name], _call_buckets(row), row["seconds"])
     yield durations
+
+
+def _call_buckets(row: dict[str, float]) -> list[tuple[str, float]]:
+    """The cumulative counts. A finer column counts a part of the next coarser one's calls; calls from before there were
+    finer columns are in the coarser ones alone, and the counts increase with the bound all the same."""
+    buckets, below, parts = list[tuple[str, float]](), 0.0, 0.0
+    for column, bound in CALL_BOUNDS.items():
+        if column in FINER:
+            parts += row[column]
+            buckets.append((str(bound), below + parts))
+        else:
+            below, parts = below + row[column], 0.0
+            buckets.append((_bound(bound), below))
+    return buckets
+
+
+def _metered(names: dict[int, str]) -> Iterator[Metric]:
+    """The sums of integrations/models/meter.py. Those of the whole installation have the service 0."""
+    rows: dict[str, list[list[Any]]] = defaultdict(list)
+    for name, service_id, *row in Meter.objects.values_list(
+        "name", "service_id", "label", "count", "seconds", *COLUMNS
+    ):
+        if not service_id or service_id in names:
+            rows[name].append([names.get(service_id), *row])
+    for name, (exported, description, label) in METERED_COUNTERS.items():
+        counter = CounterMetricFamily(exported, description, labels=["service", label])
+        for service, value, times, *_ in rows[name]:
+            counter.add_metric([service, value], times)
+        yield counter
+    for name, (exported, description, label) in METERED_HISTOGRAMS.items():
+        histogram = HistogramMetricFamily(exported, description, labels=[label])
+        exposed = SERVICE_BOUNDS if label == "service" else BOUNDS
+        for service, value, _, seconds, *buckets in rows[name]:
+            counts = zip(BOUNDS, accumulate(buckets), strict=True)
+            cumulative = [(_bound(bound), number) for bound, number in counts if bound in exposed]
+            histogram.add_metric([service if label == "service" else value], cumulative, seconds)
+        yield histogram
+    rate_waits = SummaryMetricFamily("switchboard_rate_wait_seconds", RATE_WAIT, labels=["service"])
+    for service, _, times, seconds, *_ in rows["rate_wait"]:
+        rate_waits.add_metric([service], times, seconds)
+    yield rate_waits
+
+
+def _bound(seconds: float) -> str:
+    return "+Inf" if math.isinf(seconds) else str(seconds)
 
 
 def _standing(found: list[Standing]) -> Iterator[Metric]:

@@ -5,7 +5,7 @@ Each decision is made under the lock of the service's runtime row, so all proces
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -32,6 +32,7 @@ class Admission:
     candidates: list[int] = field(default_factory=list)
     decided: bool = False  # whether the runtime row has changed and must be saved
     retries_chosen: int = 0
+    limit: str = ""  # that allows no call now: breaker, concurrency or rate
 
     def wanted(self, priority: Priority, capacity: int) -> int:
         """How many more messages of this priority may be chosen."""
@@ -41,6 +42,11 @@ class Admission:
         if priority == Priority.BULK and self.bulk_permits is not None:
             return min(room, self.bulk_permits - len(self.candidates))
         return room
+
+    def held_back(self, due: Collection[Priority]) -> str:
+        """The limit for which due messages of these priorities wait, if it is one of the service."""
+        is_spent = Priority.RETRY in due and self.retries < 1 and not self.is_probing
+        return self.limit or ("budget" if is_spent else "")
 
 
 def with_load(runtimes: Iterable[Runtime], now: datetime) -> list[tuple[Runtime, Target]]:
@@ -69,10 +75,13 @@ def admit(runtime: Runtime, target: Target, now: datetime) -> Admission:
         Event.objects.record_changes(target.service, changes, now)
     allowed = breaker.allowance(state, target.breaker, runtime.probes_in_flight, now)
     permits = max(0, breaker.ceiling(state, target.limits.concurrency) - runtime.in_flight)
+    limit = "" if permits else "concurrency"
     if allowed is not None:
         permits = min(permits, allowed)
+        limit = limit or ("" if permits else "breaker")
     if target.limits.rate:
         permits = len(send_slots(target, runtime, now, permits)[0])
+        limit = limit or ("" if permits else "rate")
     return Admission(
         runtime=runtime,
         target=target,
@@ -81,6 +90,7 @@ def admit(runtime: Runtime, target: Target, now: datetime) -> Admission:
         is_probing=state.state == "half_open" and allowed is not None,
         bulk_permits=_bulk_permits(runtime, target, now),
         decided=state is not before,
+        limit=limit,
     )
 
 

@@ -12,7 +12,7 @@ from django.db import transaction
 from integrations.delivery.admission import Admission, admit, send_slots, with_load
 from integrations.delivery.target import Target, log
 from integrations.logs import line
-from integrations.models import Message, Ordering, Priority, Runtime, Trigger, database_now, queue
+from integrations.models import Message, Ordering, Priority, Runtime, Trigger, database_now, meter, queue
 from integrations.models import message as messages
 from integrations.models.message import Outgoing
 from integrations.models.runtime import as_recent
@@ -58,7 +58,7 @@ def claim(
     now, due = queue.serving(SERVICES_AT_ONCE)
     if not due or capacity <= 0:
         return []
-    with transaction.atomic():
+    with meter.timed("database", "claim"), transaction.atomic():
         runtimes = Runtime.objects.free(list(due), worker_id=worker_id, now=now, may_wait=not skip_locked)
         admissions = [admit(runtime, target, now) for runtime, target in with_load(runtimes, now)]
         for admission in admissions:
@@ -69,6 +69,9 @@ def claim(
             [(a, a.candidates[:count]) for a, count in zip(admissions, counts, strict=True)], worker_id, now
         )
         Runtime.objects.save_decided([admission.runtime for admission in admissions if admission.decided])
+    for admission in admissions:
+        if reason := admission.held_back(due[admission.runtime.pk]):
+            meter.count("held_back", admission.runtime.pk, reason)
     return _with_content(batches, worker_id, now)
 
 

@@ -27,6 +27,7 @@ from integrations.models import (
     Status,
     Trigger,
     identifiers,
+    meter,
     queue,
     sql,
     tally,
@@ -43,7 +44,7 @@ os.register_at_fork(after_in_child=random.seed)  # forked lanes must not draw th
 
 def settle(results: Sequence[CallResult]) -> None:
     """Write a batch of results in one transaction. A late result, whose claim was lost, only completes the history."""
-    with transaction.atomic():
+    with meter.timed("database", "settle"), transaction.atomic():
         now, fences = queue.fence([result.claim.message.pk for result in results])
         current, late = _split_late(results, fences)
         decisions = [_decide(result, now) for result in current]
@@ -64,6 +65,7 @@ def settle(results: Sequence[CallResult]) -> None:
         for result in late:
             _complete_lost(result)
         tally.add(_counts(decisions), now)
+    _measure(decisions, now)
     write(log, [_log_line(decision) for decision in decisions])
 
 
@@ -235,6 +237,19 @@ def _counts(decisions: Sequence[_Decision]) -> dict[int, tally.Counts]:
         totals.dead += decision.status == Status.DEAD
         totals.took(decision.result.outcome.duration)
     return counts
+
+
+def _measure(decisions: Sequence[_Decision], now: datetime) -> None:
+    for decision in decisions:
+        claimed, message = decision.result.claim, decision.message
+        if message.calls == 0:
+            wait = (decision.result.started_at - message.first_due).total_seconds()
+            meter.observe("queue_wait", wait, message.service_id)
+        if claimed.target.limits.rate:
+            wait = (claimed.send_at - claimed.claimed_at).total_seconds()
+            meter.observe("rate_wait", wait, message.service_id)
+        if decision.status == Status.DELIVERED:
+            meter.observe("end_to_end", (now - message.first_due).total_seconds(), message.service_id)
 
 
 def _complete_lost(result: CallResult) -> None:

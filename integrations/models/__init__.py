@@ -22,6 +22,7 @@ from integrations.models.message import (
     Priority,
     Status,
 )
+from integrations.models.meter import Meter
 from integrations.models.operation import Item, Operation
 from integrations.models.retention import Retention
 from integrations.models.runtime import Runtime
@@ -57,6 +58,7 @@ __all__ = [
     "Item",
     "Message",
     "MessageContent",
+    "Meter",
     "Operation",
     "Ordering",
     "Priority",

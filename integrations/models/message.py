@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cache
+from functools import cache, partial
 from typing import Any, ClassVar, NamedTuple, cast
 
 from django.db import connection, models, transaction
@@ -30,7 +30,7 @@ from django.db.models.functions import Coalesce, RowNumber
 
 from integrations import wakeup
 from integrations.errors import Conflict
-from integrations.models import field_value, identifiers, sql, tally
+from integrations.models import field_value, identifiers, meter, sql, tally
 from integrations.models.clock import database_now
 from integrations.models.service import Endpoint, Service
 from integrations.policies.retry import DeadReason
@@ -57,6 +57,9 @@ class Priority(models.IntegerChoices):
     BULK = 2
 
 
+SOURCES = {"token": "api", "person": "console"}  # by the first word of an actor
+
+
 @dataclass(frozen=True, slots=True)
 class Draft:
     """A message before it is accepted: everything that stays fixed for its whole life."""
@@ -79,6 +82,15 @@ class Draft:
     webhook_id: str = ""
     operation_id: int | None = None
     created_by: str = ""
+
+    @property
+    def source(self) -> str:
+        """The way on which it came, for the metrics."""
+        if self.operation_id is not None:
+            return "operation"
+        if self.replay_of is not None:
+            return "replay"
+        return SOURCES.get(self.created_by.partition(" ")[0], "other")
 
     @property
     def lineage_id(self) -> int | None:
@@ -270,7 +282,10 @@ class MessageQuerySet(models.QuerySet["Message"]):
         """Queue messages in one transaction; after this returns, outside another transaction, they are on disk."""
         if not drafts:
             return []
-        with transaction.atomic(savepoint=False):  # inside another transaction it commits or rolls back with that one
+        with (
+            meter.timed("database", "accept"),
+            transaction.atomic(savepoint=False),
+        ):  # inside another transaction it commits or rolls back with that one
             # Claims ask the database's clock too: by that of a web server ahead of it, messages would wait for nothing.
             now, keys = sql.fresh_keys(Message, len(drafts))
             accepted = [_accepted(draft, key, now) for draft, key in zip(drafts, keys, strict=True)]
@@ -283,6 +298,7 @@ class MessageQuerySet(models.QuerySet["Message"]):
                 if draft.service.search_fields
             )
             wakeup.notify()
+            transaction.on_commit(partial(_count_accepted, drafts))
         messages = [Message.from_db(self.db, list(row), list(row.values())) for row in accepted]
         for message, draft in zip(messages, drafts, strict=True):
             message.service, message.endpoint, message.replay_of = draft.service, draft.endpoint, draft.replay_of
@@ -777,6 +793,11 @@ class MessageContent(models.Model):
 
     def __str__(self) -> str:
         return f"content of {self.message_id}"
+
+
+def _count_accepted(drafts: Sequence[Draft]) -> None:
+    for (service_id, source), number in Counter((draft.service.pk, draft.source) for draft in drafts).items():
+        meter.count("accepted", service_id, source, number)
 
 
 def is_replayed() -> Q:

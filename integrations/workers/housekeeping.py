@@ -28,6 +28,7 @@ from integrations.models import (
     IdempotentAnswer,
     Installation,
     Message,
+    Meter,
     Result,
     Runtime,
     Service,
@@ -117,6 +118,7 @@ def tidy(certificates: Collection[Shown] = ()) -> None:
     rollups.roll()
     replay_results.keep(now)
     BackupSchedule.objects.forget_restore()
+    Meter.objects.forget_deleted()
     if not Installation.objects.look_at_clock(now).is_on_hold:
         _prune(now)
 

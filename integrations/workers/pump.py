@@ -30,7 +30,7 @@ from integrations.delivery.claim import Claim, claim, claim_suspect, give_back, 
 from integrations.delivery.send import CallResult, new_client, send
 from integrations.delivery.settle import settle, settle_bare, settle_free
 from integrations.logs import line
-from integrations.models import Event, Worker, database_now, sql
+from integrations.models import Event, Worker, database_now, meter, sql
 from integrations.models.worker import LEASE, RENEW_EVERY
 from integrations.operators import bulk_operations
 from integrations.outbound.client import Client
@@ -148,6 +148,7 @@ class Pump:
         await asyncio.gather(*tasks, *self._checks, return_exceptions=True)
         if await self._try_settle_all() and self.worker_id:
             await self._in_database(housekeeping.stop_worker, self.worker_id)
+            await self._in_database(_write_meters)
         await self._disconnect()
         self._wakeups.close()
         await self.client.aclose()
@@ -219,6 +220,7 @@ class Pump:
         if renewed:
             # If the reply to a claim's commit was lost, only this worker can return the claim while its lease lasts.
             give_back_unknown(self.worker_id, in_flight, now)
+            _write_meters()
         return renewed
 
     # ---- housekeeping ----------------------------------------------------------------------------------------------
@@ -553,6 +555,11 @@ def freeze_startup_objects() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
+
+
+def _write_meters() -> None:
+    with suppress(DatabaseError, InterfaceError):  # no call waits for a metric; the sums are written the next time
+        meter.write()
 
 
 def _database_thread(name: str) -> ThreadPoolExecutor:

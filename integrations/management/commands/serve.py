@@ -1,7 +1,10 @@
 import socket
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
+from django.db import Error
 
 
 class Command(BaseCommand):
@@ -21,6 +24,8 @@ class Command(BaseCommand):
 
         from integrations.api.asgi import http_protocol
         from integrations.api.asgi.events import broadcaster
+        from integrations.api.asgi.routes import with_connection_check
+        from integrations.models import meter, sql
         from integrations.outbound.addresses import parse_networks
         from integrations.workers.pump import freeze_startup_objects
         from integrations.workers.supervisor import beat, die_with_parent
@@ -29,12 +34,20 @@ class Command(BaseCommand):
             async def on_tick(self, counter: int) -> bool:
                 if options["heartbeat"] is not None and counter % 10 == 0:  # ten ticks are a second
                     beat(options["heartbeat"])
+                if counter % int(meter.WRITE_EVERY * 10) == 0:
+                    measuring.submit(_write_meters)
                 return await super().on_tick(counter)
 
             async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
                 broadcaster.close()  # otherwise the server would wait for event streams, which do not end
                 await super().shutdown(sockets)
 
+        @with_connection_check
+        def _write_meters() -> None:
+            with suppress(Error):  # the database is unreachable or busy: the sums are written the next time
+                meter.write()
+
+        measuring = ThreadPoolExecutor(1, "meters", initializer=sql.limit_lock_waits)
         die_with_parent()
         http_protocol.waiting.limit = settings.IDLE_CONNECTIONS
         http_protocol.waiting.unlimited = parse_networks(settings.TRUSTED_PROXIES)
