@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 from bench import scenarios
-from bench.scenarios import latency
+from bench.scenarios import latency, pages
 
 
 @pytest.fixture
@@ -69,3 +69,10 @@ def test_measuring_waits_for_others_who_measure(monkeypatch, tmp_path):
 def test_percentiles():
     p50, p99 = latency._percentiles([*range(1, 101)])
     assert (p50, p99) == (50.5, 100)
+
+
+@pytest.mark.django_db
+def test_every_page_is_measured() -> None:
+    """A new route without an example ended the scenario after the hours in which its messages are made."""
+    measured = {address for address, _ in pages._addresses()}
+    assert {"/", "/docs/operating/", "/services/seeded-01/"} <= measured
