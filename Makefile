@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: help run demo setup test test-fast test-sqlite test-postgres test-browser check format faults bench lock vendor wheel try-wheel check-deploy clean
+.PHONY: help run demo setup test test-fast test-sqlite test-postgres test-browser check format faults bench lock vendor docs wheel try-wheel check-deploy clean
 .DEFAULT_GOAL := help
 # With it each process of a test run would compile the project again.
 export PYTHONDONTWRITEBYTECODE :=
@@ -27,6 +27,11 @@ $(VENV)/bin/python:
 
 $(VENV)/.run: requirements.txt | $(VENV)/bin/python
 	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	@touch $@
+
+$(VENV)-docs/.made: requirements-docs.txt
+	$(PYTHON) -m venv $(VENV)-docs
+	$(VENV)-docs/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-docs.txt
 	@touch $@
 
 $(VENV)/.test: requirements-test.txt | $(VENV)/bin/python
@@ -82,12 +87,16 @@ bench: $(VENV)/.test  ## Measure against the queues that can be installed, then 
 	$(PY) -m bench scenarios
 
 # The exact, hash-checked locks come from pyproject.toml alone; they name no host and no path.
-lock:  ## Write requirements.txt and requirements-test.txt from pyproject.toml
+lock:  ## Write the locked requirements from pyproject.toml
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml -o requirements.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --extra test pyproject.toml -o requirements-test.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --group docs -o requirements-docs.txt
 
 vendor: $(VENV)/bin/python  ## Take the browser libraries in static/vendor again from npm
 	$(PY) scripts/vendor.py fetch
+
+docs: $(VENV)-docs/.made  ## Build docs/ as a site in dist/docs, with MkDocs
+	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --strict
 
 wheel: $(VENV)/.test  ## Build the wheel in dist
 	$(PY) -m hatchling build --target wheel
@@ -104,4 +113,4 @@ check-deploy:  ## Check the files for containers, Kubernetes and systemd with th
 		systemd-analyze verify --man=no $$unit && systemd-analyze security --offline=true --threshold=20 $$unit | tail -1
 
 clean:  ## Remove the virtual environment and the caches
-	rm -rf $(VENV) dist bench/.venv bench/node_modules .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(VENV)-docs dist bench/.venv bench/node_modules .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
