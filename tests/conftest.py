@@ -28,6 +28,7 @@ import pytest
 from tests.support import distribution
 from tests.support.backends import Servers
 from tests.support.installation import Installation, clean_environment, fresh_keys
+from tests.support.pooler import Pooler
 from tests.support.receiver import Receiver
 
 pytest_plugins = ["tests.support.queueing", "tests.support.pumps", "tests.support.upstreams"]
@@ -51,6 +52,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="sqlite",
         help="sqlite: the whole suite; postgres: all that touches a database, on a PostgreSQL and Redis of its own",
     )
+    group.addoption(
+        "--pooler",
+        choices=("session", "transaction"),
+        help="with --database postgres: reach the database of the tests themselves through a PgBouncer in this mode",
+    )
     group.addoption("--long", action="store_true", help="also run the long proofs (marked `long`)")
 
 
@@ -72,6 +78,12 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.database == "postgres":
         environment["SWITCHBOARD_DATABASE_URL"] = servers.postgres_url("switchboard")
         environment["SWITCHBOARD_REDIS_URL"] = servers.redis_url()
+        if config.option.pooler:
+            # The guardian of the servers ends it. It keeps sessions open, so that no database can be dropped.
+            servers.set_idle_timeout("5s")  # as docs/deploying.md says
+            bouncer = Pooler(servers, config.option.pooler)
+            environment["SWITCHBOARD_DATABASE_URL"] = bouncer.url(environment["SWITCHBOARD_DATABASE_URL"])
+            config.option.reuse_db = True
     for name in [name for name in os.environ if name.startswith("SWITCHBOARD_") and not _is_for_tests(name)]:
         del os.environ[name]
     os.environ.update(environment)

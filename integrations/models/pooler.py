@@ -53,6 +53,6 @@ def warnings() -> Iterator[str]:
         if timeout == "0":
             quote = connection.ops.quote_name
             yield (
-                "a machine that is cut off keeps its locks, since the pooler does not pass our timeouts on; run "
+                "a console that is cut off keeps its locks, since the pooler does not pass our timeouts on; run "
                 f"ALTER ROLE {quote(user)} IN DATABASE {quote(database)} SET {TIMEOUT} = '5s', and restart the pooler"
             )

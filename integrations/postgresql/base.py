@@ -17,8 +17,9 @@ from django.db.backends.postgresql import base
 
 # A machine that is cut off must not keep its locks: PostgreSQL ends an idle transaction after 5 s, and both sides drop
 # a dead connection. Five seconds are a quarter of a lease.
+IDLE_TIMEOUT = "5s"
 SESSION = {
-    "idle_in_transaction_session_timeout": "5s",
+    "idle_in_transaction_session_timeout": IDLE_TIMEOUT,
     "tcp_user_timeout": "5s",
     "tcp_keepalives_idle": "3",
     "tcp_keepalives_interval": "1",
@@ -29,6 +30,7 @@ BEGIN = (
     "SELECT pg_backend_pid(), (SELECT count(set_config(name, value, false)) "
     "FROM unnest(%s::text[], %s::text[]) AS wanted(name, value) WHERE pg_backend_pid() = %s)"
 )
+LOCAL = "SELECT set_config('lock_timeout', %s, true), set_config('idle_in_transaction_session_timeout', %s, true)"
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
@@ -60,9 +62,10 @@ class DatabaseWrapper(base.DatabaseWrapper):
     def _set_autocommit(self, autocommit: bool) -> None:
         super()._set_autocommit(autocommit)  # type: ignore[misc]
         if self.is_pooled and self.lock_timeout and not autocommit:
+            # Only in the threads that limit their waits for locks, which are those that lock for all: a statement more.
             try:
                 with self.wrap_database_errors:
-                    self.connection.execute(f"SET LOCAL lock_timeout = '{self.lock_timeout}'")
+                    self.connection.execute(LOCAL, [self.lock_timeout, IDLE_TIMEOUT])
             except Exception:
                 self.close()
                 raise

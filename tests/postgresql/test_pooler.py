@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,12 +23,12 @@ from integrations.management.commands.doctor import check_results
 from integrations.models import Service, pooler, sql
 from integrations.postgresql.base import DatabaseWrapper
 from tests.faults.traffic import Traffic
-from tests.support.backends import Servers
-from tests.support.installation import Installation
+from tests.support.backends import ROOT, Servers
+from tests.support.installation import Installation, clean_environment
 from tests.support.pooler import Pooler
 from tests.support.receiver import Receiver
 
-pytestmark = pytest.mark.servers_only
+pytestmark = [pytest.mark.servers_only, pytest.mark.postgres]
 
 SHARED = 4  # sessions for a console and two lanes of three threads each
 
@@ -95,6 +97,7 @@ def test_nothing_of_ours_stays_in_a_session_that_others_use(
         sql.limit_lock_waits()
         ours.set_autocommit(False)
         assert ask(ours, "SHOW lock_timeout") == "500ms"
+        assert ask(ours, "SHOW idle_in_transaction_session_timeout") == "5s"
         ours.commit()
         ours.set_autocommit(True)
         for _ in range(6):
@@ -105,6 +108,7 @@ def test_nothing_of_ours_stays_in_a_session_that_others_use(
         try:
             assert ask(others, "SELECT pg_backend_pid()") == ask(ours, "SELECT pg_backend_pid()"), "they share it"
             assert ask(others, "SHOW lock_timeout") == "0"
+            assert ask(others, "SHOW idle_in_transaction_session_timeout") == "0"
             assert ask(others, "SELECT count(*) FROM pg_prepared_statements") == 0
             assert ask(others, "SELECT count(*) FROM pg_cursors WHERE name <> ''") == 0
         finally:
@@ -241,3 +245,15 @@ def test_a_pooler_costs_no_message_and_little_time(
     print(mode, {name: f"{seconds * 1000:.1f} ms" for name, seconds in took.items()})
     assert took["pooled"] <= 2 * took["direct"], took
     assert took["polling"] <= took["direct"] + 0.3, took
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("mode", ["session", "transaction"])
+def test_the_journey_behind_a_pooler(mode: str) -> None:
+    """`--pooler` runs any tests like this, without a direct URL."""
+    chosen = ["tests/test_journey.py", "tests/api/test_messages.py", "tests/workers/test_locks.py"]
+    run = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--database", "postgres", "--pooler", mode]
+    done = subprocess.run(
+        [*run, *chosen], cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=280, check=False
+    )
+    assert done.returncode == 0, done.stdout[-4000:]

@@ -100,6 +100,13 @@ class Servers:
         with psycopg.connect(self.postgres_url(), autocommit=True) as connection:
             connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
 
+    def set_idle_timeout(self, timeout: str) -> None:
+        """Ends idle transactions of all sessions to come, unless they ask for another time."""
+        import psycopg
+
+        with psycopg.connect(self.postgres_url(), autocommit=True) as connection:
+            connection.execute(f"ALTER ROLE postgres SET idle_in_transaction_session_timeout = '{timeout}'")
+
     def _migrate(self, url: str) -> None:
         """Migrates a database, and makes TOKEN: an installation would take a second for one of its own."""
         environment = os.environ | {"SWITCHBOARD_DATABASE_URL": url, "SWITCHBOARD_DATA": str(self.folder / "data")}
