@@ -109,6 +109,12 @@ def test_an_alert_fires_in_a_real_prometheus(
         # Wrong types and names that Prometheus tolerates are found by its own linter.
         text = httpx.get(f"{installation.url}/metrics").text
         promtool("check", "metrics", given=text)
+    # A console that is restarted writes what it had summed.
+    send(web)
+    installation.stop()
+    installation.start()
+    text = httpx.get(f"{installation.url}/metrics").text
+    assert 'switchboard_accepted_total{service="billing",source="api"} 3.0' in text
 
 
 def send(web: httpx.Client) -> None:

@@ -1,3 +1,4 @@
+import asyncio
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -41,6 +42,8 @@ class Command(BaseCommand):
             async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
                 broadcaster.close()  # otherwise the server would wait for event streams, which do not end
                 await super().shutdown(sockets)
+                # Waited for, because the signal ends the process without its threads.
+                await asyncio.wait([asyncio.wrap_future(measuring.submit(_write_meters))], timeout=1)
 
         @with_connection_check
         def _write_meters() -> None:
