@@ -1,6 +1,6 @@
 """Every address of the console; the API's are under /api/v1."""
 
-from django.urls import path, re_path
+from django.urls import path
 
 from dashboard.views import (
     audit,
@@ -99,7 +99,7 @@ urlpatterns = [
     path("audit/", audit.listing, name="audit"),
     # documentation
     path("docs/", documents.document, name="docs"),
-    re_path(r"^docs/(?P<name>[\w-]+\.(?:png|svg))$", documents.picture, name="docs-picture"),
+    path("docs/<slug:name>.<slug:kind>", documents.picture, name="docs-picture"),
     path("docs/<path:name>/", documents.document, name="document"),
     # people and settings
     path("login/", people.login, name="login"),

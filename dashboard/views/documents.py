@@ -22,11 +22,11 @@ def document(request: HttpRequest, name: str = documents.INDEX) -> HttpResponse:
 
 @viewer
 @require_GET
-def picture(request: HttpRequest, name: str) -> HttpResponse:
-    if (path := documents.pictures().get(name)) is None:
+def picture(request: HttpRequest, name: str, kind: str) -> HttpResponse:
+    if (path := documents.pictures().get(f"{name}.{kind}")) is None:
         raise Http404
-    kind = documents.PICTURE_TYPES[path.suffix]
-    return HttpResponse(path.read_bytes(), content_type=kind, headers={"Cache-Control": "private, max-age=3600"})
+    headers = {"Cache-Control": "private, max-age=3600"}
+    return HttpResponse(path.read_bytes(), content_type=documents.PICTURE_TYPES[path.suffix], headers=headers)
 
 
 @viewer

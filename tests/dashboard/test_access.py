@@ -27,6 +27,7 @@ def address(pattern: URLPattern) -> str:
         "<slug:endpoint>": "nothing",
         "<str:public_id>": "msg_1_00000000",
         "<slug:group>": "retries",
+        "<slug:kind>": "png",
         "<str:secret>": "nothing",
         "<str:name>": "csv",
         "<int:pk>": "999",
