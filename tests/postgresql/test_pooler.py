@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -23,7 +25,7 @@ from integrations.management.commands.doctor import check_results
 from integrations.models import Service, pooler, sql
 from integrations.postgresql.base import DatabaseWrapper
 from tests.faults.traffic import Traffic
-from tests.support.backends import ROOT, Servers
+from tests.support.backends import ROOT, Servers, postgres_programs
 from tests.support.installation import Installation, clean_environment
 from tests.support.pooler import Pooler
 from tests.support.receiver import Receiver
@@ -161,6 +163,29 @@ def test_doctor_says_what_a_pooler_takes_away_and_that_a_notify_arrives(
         with sql.directly():
             assert not sql.is_pooled()
         assert sql.is_pooled()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_backup_and_the_migrations_go_past_the_pooler(
+    servers: Servers,
+    start_pooler: Callable[..., Pooler],
+    settings: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """pg_dump sets the search path of its session: through the pooler, another client would find no table."""
+    monkeypatch.setenv("PATH", f"{postgres_programs()}{os.pathsep}{os.environ['PATH']}")
+    direct = direct_url(servers)
+    url = start_pooler("transaction", size=1).url(direct)
+    settings.DIRECT_DATABASE = _postgres(direct)
+    Service.objects.create(name="billing", base_url="http://a.test")
+    with connected(url) as wrapper:
+        postgres.copy_to(tmp_path)
+        assert (tmp_path / postgres.NAME).stat().st_size > 0
+        call_command("migrate", verbosity=0)
+        assert ask(wrapper, "SHOW search_path") == '"$user", public'
+        assert Service.objects.count() == 1
+        assert wrapper.is_pooled
 
 
 # ---- a whole installation -------------------------------------------------------------------------------------------
