@@ -25,9 +25,11 @@ TIMES = 20
 PAGE_WITHIN, SEARCH_WITHIN = 150, 300  # ms at p95
 QUERIES, WEIGHT = 12, 120 * 1024
 # These take a POST only, stream a file of any size, are no pages, or need a change that no seeded service has.
-LEFT_OUT = {"logout", "login", "setup", "message-export", "service-restore", "docs-picture"}
+LEFT_OUT = {"logout", "login", "setup", "message-export", "service-restore", "docs-picture", "_start"}
 NOT_SHOWN = (302, 303, 405)  # these routes take a POST, or lead to another page
-NOTICE, TYPO = b"Searched the newest", "typo"
+NOTICE = b"Searched the newest"
+# The API refuses a qualifier that does not exist; the page offers the searches that it may have meant.
+REFUSED = ("typo", "q=customer%3Ac42", "q=order.id%3A4242")
 SEARCHES = (
     "",
     "status:dead",
@@ -83,7 +85,7 @@ def run(options: Options) -> dict[str, Any]:
 
 def _missed(row: dict[str, Any]) -> Iterator[str]:
     within = SEARCH_WITHIN if row["is_search"] else PAGE_WITHIN
-    if row["status"] >= 400 and (row["status"] >= 500 or TYPO not in row["address"]):
+    if row["status"] >= 400 and (row["status"] >= 500 or not row["address"].endswith(REFUSED)):
         yield f"{row['address']} answers {row['status']}"
     if row["p95"] > within and not row["is_bounded"]:
         yield f"{row['address']} takes {row['p95']:.0f} ms, at most {within}"

@@ -14,7 +14,14 @@ from dashboard import live
 from dashboard.access import viewer
 from dashboard.presenters.attention import with_failures
 from dashboard.presenters.charts import chart, time_range_of
-from dashboard.presenters.service_stats import WAITING_CAP, HourStats, Standing, add_certificates, standings
+from dashboard.presenters.service_stats import (
+    WAITING_CAP,
+    WITH_REASONS,
+    HourStats,
+    Standing,
+    add_certificates,
+    standings_in_brief,
+)
 from integrations.models import BackupSchedule, Installation, Message, Operation, Service, Worker, storage
 from integrations.operators import failures
 
@@ -39,7 +46,7 @@ def overview_panel(request: HttpRequest) -> HttpResponse:
 def _context(request: HttpRequest) -> dict[str, Any]:
     now = timezone.now()
     time_range = time_range_of(request.GET, now)
-    found = standings(Service.objects.all(), now)
+    found = standings_in_brief(Service.objects.all(), now, with_latency=True, columns=WITH_REASONS)
     add_certificates(found, now)
     found.sort(key=lambda standing: standing.rank)
     workers, is_quiet = Worker.objects.pulse(now)

@@ -12,11 +12,11 @@ from django.views.decorators.http import require_GET
 from dashboard import live
 from dashboard.access import viewer
 from dashboard.presenters.charts import latest
-from dashboard.presenters.service_stats import Standing, standings
+from dashboard.presenters.service_stats import Standing, standings_in_brief
 from dashboard.presenters.uptime import uptimes
 from integrations.models import Service
 
-SHOWN = 200  # services, worst first
+SHOWN = 100  # services, worst first
 
 
 @viewer
@@ -33,7 +33,7 @@ def status_panel(request: HttpRequest) -> HttpResponse:
 
 def _context() -> dict[str, Any]:
     now = timezone.now()
-    found = sorted(standings(Service.objects.all(), now), key=lambda standing: standing.rank)
+    found = sorted(standings_in_brief(Service.objects.all(), now), key=lambda standing: standing.rank)
     shown = found[:SHOWN]
     days, months = (
         uptimes([standing.service.pk for standing in shown], latest(name, now)) for name in ("day", "month")

@@ -239,7 +239,8 @@ class Chaos:
         return self.metrics().get((f"switchboard_{name}_total", "chaos"), 0)
 
     def _is_calm(self, needs: frozenset[str]) -> bool:
-        """Whether pages show no trouble but the failures of calls that timed out, and what the caller names."""
+        """Whether pages show no trouble but the failures of calls that timed out, and what the caller names: kinds of
+        rows in the list of problems, such as "service"."""
         lines = set(re.findall(r'id="needs-(\w+)', self._html("/")))
         workers = self.page("/workers/")
         return lines <= {"failure", *needs} and "takes no writes" not in workers and "2 lanes on" in workers

@@ -278,7 +278,7 @@ def test_a_message_that_kills_its_worker_ends_dead_and_takes_no_other_with_it(
         chaos.measure_recovery()
     assert ended["dead_reason"] == "worker_lost"
     print(f"\n{form}: dead after {took:.0f} s and {ended['attempts']} attempts")
-    chaos.judge(f"poison: {form}", dead=frozenset({poisonous}), needs=frozenset({"dead"}), counters=True)
+    chaos.judge(f"poison: {form}", dead=frozenset({poisonous}), needs=frozenset({"service"}), counters=True)
 
 
 # ---- random kills ---------------------------------------------------------------------------------------------------
