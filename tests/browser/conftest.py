@@ -41,6 +41,10 @@ WORKERS = 60_000  # milliseconds for what workers do, who share two cores with t
 SIGNALLED = 20_000  # the same, for what a live panel shows by a signal: its slow poll comes 25 s after it or later
 
 
+# htmx says both when a page is left while it loads suggestions; of a request that fails it says `htmx:sendError`, too.
+ABORTED = re.compile(r"htmx:(afterRequest|sendAbort), ")
+
+
 @dataclass
 class Complaints:
     """Complaints of the browser about a page: console errors (broken CSP rules among them) and uncaught exceptions."""
@@ -62,6 +66,8 @@ class Complaints:
         page.on("crash", lambda _: self.heard.append("the page crashed"))
 
     def _hear(self, message: ConsoleMessage) -> None:
+        if ABORTED.search(message.text):
+            return
         if message.type == "error" or any(
             words in message.text for words in ("Content Security Policy", "duplicate ids")
         ):
