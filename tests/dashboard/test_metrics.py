@@ -15,6 +15,7 @@ from django.test import Client
 from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
+from integrations.delivery.claim import claim
 from integrations.history import rollups
 from integrations.models import (
     Attempt,
@@ -137,6 +138,9 @@ def test_waits_and_sources_are_measured_and_written_every_few_seconds(
     send(service, 3, created_by="token program")
     send(service, 1, created_by="person ada", deliver_at=timezone.now() - timedelta(seconds=40))
     deliver(lambda request: httpx.Response(200))  # the pump writes its sums when it stops
+    send(service, 2)
+    for _ in range(2):  # the second finds the service full
+        claim(a_worker().pk, 10, {})
     meter.write()
     found = samples()
     assert found["switchboard_accepted_total", "billing", "api"] == 3
