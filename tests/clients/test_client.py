@@ -135,7 +135,7 @@ def test_the_client_sends_finds_replays_and_calls_through_an_installation(
 
     replay = switchboard.replay(message["id"])
     assert replay["replay_of"] == message["id"]
-    result = switchboard.send_many([{"service": "orders", "path": "/a"}, {"service": "nobody", "path": "/"}])
+    result = switchboard.send_many([{"service": "orders", "path": "/a"}, {"service": "missing", "path": "/"}])
     assert [entry["index"] for entry in result["accepted"]] == [0]
     assert [entry["error"]["status"] for entry in result["rejected"]] == [422]
     sent = [result["accepted"][0]["id"], replay["id"], message["id"]]
@@ -144,5 +144,5 @@ def test_the_client_sends_finds_replays_and_calls_through_an_installation(
     until(lambda: all(found["status"] == "delivered" for found in switchboard.search("service:orders")))
     sink.answer(200, body={"total": 1200})
     assert switchboard.process("orders", method="GET", path="/invoices/42", timeout=5)["result"] == {"total": 1200}
-    with pytest.raises(Refused, match="nobody"):
-        switchboard.send("nobody", path="/")
+    with pytest.raises(Refused, match="missing"):
+        switchboard.send("missing", path="/")
