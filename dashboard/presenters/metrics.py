@@ -23,7 +23,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from dashboard.presenters.service_stats import DEAD_CAP, WAITING_CAP, Standing, standings
+from dashboard.presenters.service_stats import DEAD_CAP, WAITING_CAP, Standing, standings_in_brief
 from integrations import __version__
 from integrations.api.asgi.events import broadcaster
 from integrations.models import BackupSchedule, Failure, Meter, Service, Worker, database_now, storage, tally
@@ -99,7 +99,7 @@ def text() -> bytes:
 class _Switchboard(Collector):
     def collect(self) -> Iterator[Metric]:
         now = timezone.now()
-        found = standings(Service.objects.all(), now)
+        found = standings_in_brief(Service.objects.all(), now)
         yield _info()
         yield GaugeMetricFamily("switchboard_workers", "Live lanes.", Worker.objects.alive(now).count())
         failures = Failure.objects.unresolved().count()

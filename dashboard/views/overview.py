@@ -56,6 +56,7 @@ def _context(request: HttpRequest) -> dict[str, Any]:
     troubled, groups = with_failures([standing for standing in found if standing.rank[0] < 5], new_failures)
     clock = Installation.objects.clock()
     backups = BackupSchedule.objects.current()
+    backup_trouble = backups.trouble(now)
     restored_at, held = backups.restored_at, 0
     if restored_at:
         held = Message.objects.held_by_restore(restored_at)[:WAITING_CAP].count()
@@ -76,12 +77,12 @@ def _context(request: HttpRequest) -> dict[str, Any]:
         + int(wal_bytes > storage.WAL_LIMIT)
         + int(clock.is_on_hold)
         + int(bool(held))
-        + int(backups.trouble(now) is not None),
+        + int(backup_trouble is not None),
         "no_writes": no_writes,
         "wal_bytes": wal_bytes if wal_bytes > storage.WAL_LIMIT else 0,
         "clock": clock,
         "backups": backups,
-        "backup_trouble": backups.trouble(now),
+        "backup_trouble": backup_trouble,
         "backup_is_being_written": backups.is_being_written(now),
         "held_by_restore": held,
         "workers": workers,

@@ -282,10 +282,8 @@ class MessageQuerySet(models.QuerySet["Message"]):
         """Queue messages in one transaction; after this returns, outside another transaction, they are on disk."""
         if not drafts:
             return []
-        with (
-            meter.timed("database", "accept"),
-            transaction.atomic(savepoint=False),
-        ):  # inside another transaction it commits or rolls back with that one
+        # Inside another transaction it commits or rolls back with that one.
+        with meter.timed("database", "accept"), transaction.atomic(savepoint=False):
             # Claims ask the database's clock too: by that of a web server ahead of it, messages would wait for nothing.
             now, keys = sql.fresh_keys(Message, len(drafts))
             accepted = [_accepted(draft, key, now) for draft, key in zip(drafts, keys, strict=True)]

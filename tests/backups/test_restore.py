@@ -101,6 +101,8 @@ def test_a_restored_database_has_every_row_and_holds_what_was_unfinished(
     new_database()
     done = restore(backup.folder)
 
+    if connection.vendor == "sqlite":
+        assert not Path(connection.settings_dict["NAME"]).stat().st_mode & 0o077
     assert dict(Message.objects.values_list("pk", "content__body")) == before
     assert Service.objects.get().secrets == {"auth.token": {"value": "s3cret"}}
     assert schema.differences() == []

@@ -53,7 +53,7 @@ def test_an_old_call_cannot_be_sent_again_by_a_listener() -> None:
     for late in (301, -301):
         with pytest.raises(InvalidSignature, match="differs from the clock"):
             check(signed(NEW), NEW.secret, late=late)
-    for moment in ("", "soon", "-1", "１"):
+    for moment in ("", "soon", "-1", "１", "9" * 5000):
         with pytest.raises(InvalidSignature, match="number of seconds"):
             check({**signed(NEW), "Webhook-Timestamp": moment}, NEW.secret)
 

@@ -68,8 +68,7 @@ AT_ONCE = ("python",)  # the interpreters of the others are not everywhere
 )
 def test_a_program_of_the_guide_tells_our_calls_from_others(name: str, tmp_path: Path) -> None:
     language = LANGUAGES[name]
-    if not shutil.which(language.command[0]):
-        pytest.skip(f"{language.command[0]} is not installed")
+    assert shutil.which(language.command[0]), f"{language.command[0]} is missing; CONTRIBUTING.md has the packages"
     now = datetime.now(UTC)
     key, other = SigningKeys.make(now), SigningKeys.make(now)
     calls = {
@@ -79,6 +78,7 @@ def test_a_program_of_the_guide_tells_our_calls_from_others(name: str, tmp_path:
         "without a signature": ({**signed([key], now), "SIGNED": ""}, False),
         "changed": ({**signed([key], now), "BODY": BODY + " "}, False),
         "of another message": ({**signed([key], now), "ID": "msg_2"}, False),
+        "without a time": ({**signed([key], now), "TIME": "soon"}, False),
         "old": (signed([key], now - timedelta(seconds=400)), False),
     }
     program = tmp_path / language.file

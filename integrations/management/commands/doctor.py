@@ -246,7 +246,7 @@ def _leap() -> Iterator[CheckResult]:
             "warn",
             f"the clock went from {clock.leapt_from:%F %H:%M} to {clock.leapt_to:%F %H:%M} UTC without a worker in "
             f"between: no history is deleted until workers have run for {clock.hold_left.total_seconds() / 3600:.1f} h "
-            "more. If the time is right, run {settings.PROGRAM} doctor --accept-clock",
+            f"more. If the time is right, run {settings.PROGRAM} doctor --accept-clock",
         )
 
 
