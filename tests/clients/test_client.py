@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
-from switchboard_client import Client, Refused, SwitchboardError, Unavailable, backoff, verify
+from switchboard_client import Client, Refused, SwitchboardError, Unavailable, backoff, responses, verify
+from tests.support.backends import ROOT
 from tests.support.installation import Installation, free_port
 from tests.support.receiver import Answer, Receiver
 from tests.support.waiting import until
@@ -115,6 +117,25 @@ def test_bytes_times_and_filters_are_written_as_the_api_reads_them(client: Clien
     assert sink.last.query == "q=code%3A500..599&replayed=false"
     with pytest.raises(ValueError, match="time zone"):
         client.send("billing", path="/", deliver_at=datetime(2030, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "described"),
+    [
+        (responses.Message, ["MessageOut"]),
+        (responses.Last, ["LastOut"]),
+        (responses.WaitingFor, ["WaitingOut"]),
+        (responses.Attempt, ["AttemptOut"]),
+        (responses.BatchResult, ["BatchOut"]),
+        (responses.Accepted, ["AcceptedOut"]),
+        (responses.Rejected, ["RejectedOut"]),
+        (responses.ProcessResult, ["ProcessedOut", "UnprocessedOut"]),
+        (responses.ProcessError, ["ProcessErrorOut"]),
+    ],
+)
+def test_the_types_have_the_fields_of_the_api(kind: Any, described: list[str]) -> None:
+    schemas = json.loads((ROOT / "docs/openapi.json").read_text())["components"]["schemas"]
+    assert set(kind.__annotations__) == {field for name in described for field in schemas[name]["properties"]}
 
 
 # ---- a running installation -----------------------------------------------------------------------------------------
