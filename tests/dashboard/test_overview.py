@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 from django.utils import timezone
+from django.utils.html import strip_tags
 
+from dashboard.templatetags import console
 from integrations.models import (
     AuditEntry,
     Failure,
@@ -51,7 +53,7 @@ def test_an_open_breaker_comes_first_with_its_cause_and_what_it_holds() -> None:
     trip(down, "5 calls in a row failed")
     messages_of(down, Status.PENDING, 4)
     page = words(browser().get("/"))
-    since = f"{timezone.localtime(down.runtime.opened_at):%H:%M}"
+    since = strip_tags(console.at(down.runtime.opened_at, "minute"))
     assert f"down-one down since {since} 4 held 5 calls in a row failed next probe" in page
     assert page.index("down-one down since") < page.index("paused-one paused Contract ends")
 
@@ -169,7 +171,7 @@ def test_a_backlog_is_late_only_when_nothing_else_explains_it() -> None:
     for service in (late, down):
         messages_of(service, Status.PENDING, 2, due_at=long_ago)
     page = words(browser().get("/"))
-    due = f"{timezone.localtime(long_ago):%H:%M}"
+    due = strip_tags(console.at(long_ago, "minute"))
     assert f"late-one behind, oldest due at {due} 2 waiting" in page
     assert "down-one behind" not in page
 
